@@ -1,0 +1,52 @@
+"""`raybench VERB ...`: parse, call one function, print. Each verb is one file here, imported only when typed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from raybench.errors import RaybenchError, nearest
+
+VERBS = {
+    "run": "run a sweep: every missing cell, on Ray (or --local)",
+    "plan": "show what a run would do, in under a second",
+    "validate": "check a sweep file",
+    "schema": "print the JSON Schema of sweep files",
+    "leaderboard": "rank the methods of a results folder",
+    "show": "everything known of one cell",
+    "compact": "merge small result files",
+    "methods": "list importance criteria and regularizers",
+    "models": "list models",
+    "datasets": "list datasets",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the `raybench` command; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_usage())
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"raybench: unknown verb {verb!r}.{nearest(verb, VERBS)} See raybench --help", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"raybench.cli.{verb.replace('-', '_')}")
+    parser = argparse.ArgumentParser(prog=f"raybench {verb}", description=VERBS[verb])
+    module.arguments(parser)
+    try:
+        return module.run(parser.parse_args(rest)) or 0
+    except RaybenchError as error:
+        print(f"raybench {verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `raybench ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
+    return "\n".join(["usage: raybench VERB ... (raybench VERB --help tells its options)", "", *lines])

@@ -1,0 +1,1 @@
+"""Importance criteria and sparsity regularizers: one file a family, one class a name."""

@@ -1,0 +1,120 @@
+"""What a method is. Everything a method may look at is handed to it; it reaches for nothing.
+
+An importance criterion scores *one side of one layer* at a time (`layer_scores`); raybench scatters those
+scores to the group's units, reduces over the group's layers and normalises, as the criterion's class
+attributes say. A regularizer adds its penalty's gradient after each backward pass of the sparsifying stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from raybench.pipeline.records import Groups, Kind, Side
+
+Needs = Literal["nothing", "weights", "gradients", "sample-gradients", "activations"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One side of one layer, arranged so that dimension 0 of every tensor runs over that side's channels.
+
+    For `side="in"` of a convolution `weight` is transposed to (in, out, kh, kw). Where channels were already
+    removed on paper, the *other* dimension holds only what is left.
+    """
+
+    name: str
+    kind: Kind
+    side: Side
+    weight: Tensor | None  # (channels, ...); None for a layer without one
+    bias: Tensor | None = None  # (channels,); only on the out side
+    gradient: Tensor | None = None  # like weight: dL/dw of the mean loss; needs="gradients"
+    gradient_square: Tensor | None = None  # like weight: mean over samples of (dL_i/dw)^2; needs="sample-gradients"
+    state: Any = None  # what `observe` gathered; needs="activations"
+    module: nn.Module | None = None
+    unit: Tensor | None = None  # (channels,) int64: which unit of the group each channel belongs to, -1 for none
+
+
+class Importance:
+    """Base class of every criterion: high scores stay. Subclasses are frozen dataclasses; fields are parameters.
+
+    Class attributes are data, read without importing the file: `needs` decides what raybench computes before
+    scoring and which schedule `auto` picks (weights: progressive; data: iterative).
+    """
+
+    needs: ClassVar[Needs] = "weights"
+    labels: ClassVar[Literal["true", "sampled"]] = "true"  # whose loss the gradients come from
+    reduce: ClassVar[Literal["mean", "sum", "max", "first"]] = "mean"  # over the layers of a group
+    normalize: ClassVar[Literal["mean", "max", "sum", "lamp", "none"]] = "mean"  # within a group, over kept units
+    requires: ClassVar[str | None] = None  # "batch-norm": models without it are a skipped row
+    version: ClassVar[int] = 1  # raise when the numbers change: it is in trial_id
+    paper: ClassVar[str] = ""
+
+    def layer_scores(self, layer: Layer) -> Tensor | None:
+        """Score of each channel of `layer`'s side, shape (channels,), non-negative; None: this layer has no say."""
+        raise NotImplementedError(f"{type(self).__name__} must define layer_scores(layer) or saliency(layer)")
+
+    def observe(self, layer: Layer, inputs: Tensor, output: Tensor, state: Any) -> Any:
+        """Fold one calibration batch into `state` (None at first). Called for every member layer and side when
+        `needs="activations"`, in eval mode, without gradients. `inputs`/`output` are the layer's own, batch first."""
+        return state
+
+
+class ElementwiseImportance(Importance):
+    """A criterion that is a sum over weights: scores are sums of a per-weight saliency.
+
+    The progressive schedule re-scores these from (out x in) matrices reduced once, which is what makes it fast.
+    """
+
+    def saliency(self, layer: Layer) -> Tensor:
+        """Non-negative saliency of every weight, shape of `layer.weight`."""
+        raise NotImplementedError(f"{type(self).__name__} must define saliency(layer)")
+
+    def layer_scores(self, layer: Layer) -> Tensor | None:
+        """Sum of saliencies over everything but the channel."""
+        return None if layer.weight is None else self.saliency(layer).flatten(1).sum(1)
+
+
+class Regularizer:
+    """Base class of every sparsity regularizer. `bind` once, `add_gradients` after each backward pass.
+
+    Subclasses are dataclasses whose fields are parameters (`strength` first). What changes while training and
+    must survive a kill goes through `state_dict` / `load_state_dict`.
+    """
+
+    requires: ClassVar[str | None] = None
+    version: ClassVar[int] = 1
+    paper: ClassVar[str] = ""
+
+    def bind(self, model: nn.Module, groups: Groups) -> None:
+        """Remember the parameters that the penalty acts on. `model` keeps training in place."""
+        raise NotImplementedError(f"{type(self).__name__} must define bind(model, groups)")
+
+    def add_gradients(self) -> None:
+        """Add the penalty's gradient to `.grad` of the bound parameters (called between backward and step)."""
+        raise NotImplementedError(f"{type(self).__name__} must define add_gradients()")
+
+    def end_epoch(self) -> None:
+        """Called after each sparsifying epoch; most penalties have nothing to do."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """What must survive a kill, as tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the state of an interrupted stage."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The images that a data-driven criterion may look at: fixed by the seed, already normalised."""
+
+    images: Tensor  # (n, channels, height, width) float32
+    labels: Tensor  # (n,) int64
+    batch_size: int
+    loss: Any = None  # callable(model output, labels) -> mean loss; cross-entropy unless the task says otherwise
+    generator: torch.Generator | None = None  # for sampled labels

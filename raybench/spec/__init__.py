@@ -1,0 +1,1 @@
+"""What a sweep may say: trials, recipes, and the YAML that spells them."""
