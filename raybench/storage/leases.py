@@ -1,0 +1,142 @@
+"""Leases: of all processes that could do a piece of work, one does. A dead holder's lease is taken over.
+
+A lease is a file ``leases/<key>/<generation>`` that its holder renews. Rivals for a stale one all try to
+create the same next generation, which only one of them can; after that the winner looks again, and steps
+back when it sees anybody else alive. So whatever the order of events, at most one believes it holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from raybench.storage.base import Storage
+
+TTL = 60.0
+
+
+class Lease:
+    """The right to work on `key`. Times in seconds; clocks of the machines may differ by less than `ttl` / 2.
+
+    ``with lease:`` acquires it, and `held` says whether that worked; `lost` turns true when a rival took over
+    because this process did not renew in time (it slept, or its storage was away).
+    """
+
+    def __init__(self, storage: Storage, key: str, *, ttl: float = TTL, heartbeat: float | None = None) -> None:
+        self._storage, self._folder = storage, f"leases/{key}"
+        self._ttl = ttl
+        self._period = ttl / 6 if heartbeat is None else heartbeat
+        self._owner = uuid.uuid4().hex
+        self._generation = 0
+        self._stop = threading.Event()
+        self._beat: threading.Thread | None = None
+        self.held = False
+        self.lost = False
+
+    def acquire(self) -> bool:
+        """Take the lease if it is free or stale; returns at once either way."""
+        seen = self._generations()
+        if any(self._alive(name) for name in seen):
+            return False
+        self._generation = max(seen, default=0) + 1
+        if not self._storage.create(self._key(self._generation), self._content()):
+            return False
+        others = [name for name in self._generations() if name != self._generation]
+        if any(self._alive(name) for name in others):
+            self._storage.delete(self._key(self._generation))
+            return False
+        for name in others:
+            self._storage.delete(self._key(name))
+        self.held, self.lost = True, False
+        self._stop.clear()
+        self._beat = threading.Thread(target=self._renew, name=f"lease {self._folder}", daemon=True)
+        self._beat.start()
+        return True
+
+    def release(self) -> None:
+        """Give the lease back; nothing happens when it isn't held."""
+        self._stop.set()
+        if self._beat is not None:
+            self._beat.join()
+            self._beat = None
+        if self.held and not self.lost:
+            self._storage.delete(self._key(self._generation))
+        self.held = False
+
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self._period):
+            try:
+                names = self._generations()
+                if self._generation not in names or max(names) > self._generation:
+                    self.lost = True
+                    self._storage.delete(self._key(self._generation))
+                    return
+                self._storage.replace(self._key(self._generation), self._content())
+            except OSError:
+                continue  # a storage that is away for a moment: rivals see our last beat until `ttl` is over
+
+    def _key(self, generation: int) -> str:
+        return f"{self._folder}/{generation}"
+
+    def _generations(self) -> list[int]:
+        return [int(key.rpartition("/")[2]) for key in self._storage.list(self._folder)]
+
+    def _content(self) -> bytes:
+        return json.dumps({"owner": self._owner, "time": time.time(), "ttl": self._ttl, **_process()}).encode()
+
+    def _alive(self, generation: int) -> bool:
+        data = self._storage.read(self._key(generation))
+        return data is not None and is_alive(json.loads(data))
+
+
+def is_alive(holder: dict[str, Any], now: float | None = None) -> bool:
+    """Whether the holder that a lease file names still counts: it renewed in time and isn't a dead process of ours."""
+    if (time.time() if now is None else now) - holder["time"] > holder["ttl"]:
+        return False
+    if holder["machine"] != _machine():
+        return True
+    return _started(holder["pid"]) == holder["started"]
+
+
+def _process() -> dict[str, Any]:
+    return {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _machine() -> str:
+    """Names this boot of this machine and its process table: two containers of one host are two machines."""
+    boot, table = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not boot.exists():
+        return f"{socket.gethostname()}:{uuid.getnode():x}"
+    return f"{socket.gethostname()}:{boot.read_text().strip()}:{os.readlink(table)}"
+
+
+def _started(pid: int) -> str | None:
+    """When process `pid` started, so that a reused number is not mistaken for it; None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
+    except OSError:
+        pass  # gone, or a system without /proc
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return "alive"  # another user's
+    return "alive"
