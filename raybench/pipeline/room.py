@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from raybench.pipeline.exclusive import Node
 from raybench.storage.base import Storage
 
 
@@ -16,5 +17,6 @@ class Room:
     """What a stage is handed beside its trial. Nothing in here may change a number (timings aside)."""
 
     storage: Storage
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     data_roots: Mapping[str, Path] = field(default_factory=dict)
+    node: Node = field(default_factory=Node)

@@ -1,0 +1,38 @@
+# Two commands for people: `make quickstart` and `make test`. VENV=... puts the environment elsewhere.
+VENV ?= .venv
+PYTHON ?= python3
+RESULTS ?= quickstart-results
+PIP = PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet
+TEST_EXTRAS = detection,export,sql,cluster,s3,dev
+
+.PHONY: quickstart test test-all lint help
+
+help:
+	@echo "make quickstart   set everything up, run sweeps/quickstart.yaml, print the leaderboard"
+	@echo "make test         set everything up, pass the tests (about 10 minutes on 2 cores)"
+	@echo "make test-all     the long tests too: every model, repeated kills"
+	@echo "make lint         ruff's checks and format"
+
+quickstart: $(VENV)/.ready
+	$(VENV)/bin/raybench run sweeps/quickstart.yaml --storage $(RESULTS)
+	$(VENV)/bin/raybench leaderboard $(RESULTS)
+	@echo "results: $(RESULTS)/   again: $(VENV)/bin/raybench leaderboard $(RESULTS) --speedup average"
+
+test: $(VENV)/.ready-test
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.ready-test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.ready-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	$(PIP) --editable ".[$(TEST_EXTRAS)]"
+	touch $@
