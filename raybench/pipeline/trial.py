@@ -7,14 +7,15 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
-from raybench import provenance
 from raybench.errors import NotSupported, StageError
 from raybench.pipeline import artifact, base, measure, select, sparsify
 from raybench.pipeline.finetune import cut_network, finetune
 from raybench.pipeline.journal import Execution
 from raybench.pipeline.outcome import Outcome
 from raybench.pipeline.room import Room
+from raybench.pipeline.row import Parts, row_of
 from raybench.plan import Unit
+from raybench.provenance import now
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.spec.trial import Trial
@@ -49,35 +50,42 @@ def run_unit(unit: Unit, room: Room, report: Report = lambda stage: None) -> Out
 
 def run_cell(trial: Trial, room: Room, announce: Report, note: base.Note) -> Record:
     """Surgery, fine-tuning and measuring of one cell; everything it shares with others is in the stage cache."""
-    started = time.time()
+    started_at, clock = now(), _Clock()
     announce("surgery")
     task = open_task(trial, room.data_roots, room.device)
     dense, sparse, selection = base.load(trial, room), sparsify.load(trial, room), select.load(trial, room)
     pruned = cut_network(trial, selection.cut, task, room)
     measure.check_cost(pruned.model, selection.cut, task, room.device)
     after_pruning = task.evaluate(pruned.model, "test")
+    clock.lap("prune")
 
     announce("finetune")
     training = finetune(trial, pruned, task, room)
     note(resumed_from=training.resumed_from)
+    clock.lap("finetune")
 
     announce("measure")
     final = task.evaluate(pruned.model, "test")
     latency = measure.latency(trial, pruned.model, task, room)
-    artifact.publish(room.storage, trial, pruned.model, pruned.groups, selection.cut, task.data)
-    return measure.record(
-        trial,
-        task.metric,
-        dense=dense,
-        sparse=sparse,
-        selection=selection,
-        pruned=pruned,
-        after_pruning=after_pruning,
-        training=training,
-        final=final,
-        latency=latency,
-        provenance=provenance.gather(str(room.device), started=started),
-    )
+    where = artifact.publish(room.storage, trial, pruned.model, pruned.groups, selection.cut, task.data)
+    clock.lap("measure")
+    parts = Parts(
+        task.metric, dense, sparse, selection, pruned, after_pruning, training, final, latency,
+        clock.laps, started_at, where, room.device,
+    )  # fmt: skip
+    return row_of(trial, parts)
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        self.laps[name] = time.perf_counter() - self._last
+        self._last = time.perf_counter()
 
 
 def label_of(unit: Unit) -> str:

@@ -1,0 +1,76 @@
+"""The node lock: many compute together, one times alone, and a killed process holds nothing."""
+
+import subprocess
+import sys
+import threading
+import time
+
+from raybench.pipeline.exclusive import Node
+
+HOLD = """
+import sys, time, pathlib
+from raybench.pipeline.exclusive import Node
+with Node(pathlib.Path(sys.argv[1])).computing():
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(folder):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "in\n"
+    return process
+
+
+def test_alone_on_the_machine_is_exclusive_at_once(tmp_path):
+    with Node(tmp_path).computing() as node, node.exclusive(wait_s=0) as alone:
+        assert alone
+
+
+def test_another_process_that_computes_prevents_it_and_its_death_does_not(tmp_path):
+    other = hold(tmp_path)
+    with Node(tmp_path).computing() as node:
+        with node.exclusive(wait_s=0.2) as alone:
+            assert not alone
+        other.kill()
+        other.wait()
+        with node.exclusive(wait_s=5) as alone:
+            assert alone
+
+
+def test_nobody_starts_to_compute_while_somebody_times(tmp_path):
+    entered = []
+
+    def compute():
+        with Node(tmp_path).computing():
+            entered.append(time.monotonic())
+
+    with Node(tmp_path).computing() as node:
+        with node.exclusive() as alone:
+            thread = threading.Thread(target=compute)
+            thread.start()
+            time.sleep(0.2)
+            timed_until = time.monotonic()
+            assert alone
+            assert not entered
+        thread.join(timeout=5)
+    assert entered
+    assert entered[0] >= timed_until
+
+
+def test_two_that_want_to_time_get_their_turns(tmp_path):
+    turns = []
+
+    def time_something(name):
+        with Node(tmp_path).computing() as node, node.exclusive(wait_s=5) as alone:
+            turns.append((name, alone, "start"))
+            time.sleep(0.05)
+            turns.append((name, alone, "end"))
+
+    threads = [threading.Thread(target=time_something, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert all(alone for _, alone, _ in turns)
+    assert [turn for _, _, turn in turns] == ["start", "end", "start", "end"]
