@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from raybench.pipeline.records import Groups, Kind, Side
+from raybench.pipeline.records import Group, Groups, Kind, Member, Side
 
 Needs = Literal["nothing", "weights", "gradients", "sample-gradients", "activations"]
 
@@ -37,6 +37,7 @@ class Layer:
     state: Any = None  # what `observe` gathered; needs="activations"
     module: nn.Module | None = None
     unit: Tensor | None = None  # (channels,) int64: which unit of the group each channel belongs to, -1 for none
+    seed: int = 0  # of the trial; the only source of randomness that a criterion may use
 
 
 class Importance:
@@ -50,6 +51,7 @@ class Importance:
     labels: ClassVar[Literal["true", "sampled"]] = "true"  # whose loss the gradients come from
     reduce: ClassVar[Literal["mean", "sum", "max", "first"]] = "mean"  # over the layers of a group
     normalize: ClassVar[Literal["mean", "max", "sum", "lamp", "none"]] = "mean"  # within a group, over kept units
+    min_images: ClassVar[int] = 1  # fewer calibration images are an error; how many there are is the recipe's
     requires: ClassVar[str | None] = None  # "batch-norm": models without it are a skipped row
     version: ClassVar[int] = 1  # raise when the numbers change: it is in trial_id
     paper: ClassVar[str] = ""
@@ -58,9 +60,15 @@ class Importance:
         """Score of each channel of `layer`'s side, shape (channels,), non-negative; None: this layer has no say."""
         raise NotImplementedError(f"{type(self).__name__} must define layer_scores(layer) or saliency(layer)")
 
+    def watched(self, group: Group) -> tuple[Member, ...]:
+        """The members that `observe` wants to see; every member unless the criterion says otherwise."""
+        return group.members
+
     def observe(self, layer: Layer, inputs: Tensor, output: Tensor, state: Any) -> Any:
-        """Fold one calibration batch into `state` (None at first). Called for every member layer and side when
-        `needs="activations"`, in eval mode, without gradients. `inputs`/`output` are the layer's own, batch first."""
+        """Fold one calibration batch into `state` (None at first), in eval mode, without gradients.
+
+        Called once for every watched layer and side when `needs="activations"`. `inputs` and `output` are the
+        layer's own, batch first."""
         return state
 
 

@@ -1,0 +1,30 @@
+"""Network Slimming: a channel is worth the scale that batch normalisation gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from raybench.methods.protocols import Importance, Layer
+from raybench.registry import importance
+
+
+@importance("bn-scale")
+@dataclass(frozen=True)
+class BNScale(Importance):
+    """|gamma|, averaged over the batch norms of a group (Liu et al., section 3: channel-wise scaling factors).
+
+    No other layer has a say. Equal scales are ties that the selection breaks by index.
+    """
+
+    needs = "weights"
+    requires = "batch-norm"
+    paper = "Liu et al., Learning efficient convolutional networks through network slimming, ICCV 2017"
+
+    def layer_scores(self, layer: Layer) -> Tensor | None:
+        """(channels,) |gamma| of a batch norm; None for every other layer."""
+        if layer.weight is None or not isinstance(layer.module, _BatchNorm):
+            return None
+        return layer.weight.flatten().abs()

@@ -1,0 +1,40 @@
+"""Magnitude: a channel is worth the size of its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from raybench.methods.protocols import ElementwiseImportance, Layer
+from raybench.registry import importance
+
+
+@importance("magnitude-l1")
+@dataclass(frozen=True)
+class MagnitudeL1(ElementwiseImportance):
+    """Sum of absolute weights over a channel (Li et al., section 3.1: s_j = sum |F_{i,j}|).
+
+    Adapted to groups: every layer of the group has its say - filters, the next layers' input slices, norm scales
+    and depthwise filters (torch-pruning leaves depthwise ones out) - and the layers' scores are averaged.
+    """
+
+    needs = "weights"
+    paper = "Li et al., Pruning filters for efficient ConvNets, ICLR 2017"
+
+    def saliency(self, layer: Layer) -> Tensor:
+        """|w| of every weight."""
+        return layer.weight.abs()
+
+
+@importance("magnitude-l2")
+@dataclass(frozen=True)
+class MagnitudeL2(ElementwiseImportance):
+    """Sum of squared weights over a channel, as torch-pruning's group magnitude with p=2 (no square root)."""
+
+    needs = "weights"
+    paper = "Li et al., Pruning filters for efficient ConvNets, ICLR 2017; Fang et al., DepGraph, CVPR 2023, eq. 4"
+
+    def saliency(self, layer: Layer) -> Tensor:
+        """w^2 of every weight."""
+        return layer.weight.square()

@@ -1,0 +1,33 @@
+"""Random pruning: the floor that every criterion has to beat."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raybench.methods.protocols import Importance, Layer
+from raybench.registry import importance
+
+
+@importance("random")
+@dataclass(frozen=True)
+class Random(Importance):
+    """Scores drawn from U(0, 1): the same for the same seed and group, on every device, whatever was drawn before.
+
+    The draw depends on (seed, name of the group's first layer) alone, so re-scoring a half-pruned network keeps
+    each channel's rank.
+    """
+
+    needs = "nothing"
+    reduce = "first"
+    normalize = "none"
+    paper = "Mittal et al., Recovering from random pruning, WACV 2018"
+
+    def layer_scores(self, layer: Layer) -> Tensor:
+        """(channels,) in [0, 1)."""
+        digest = hashlib.sha256(f"{layer.seed}:{layer.name}:{layer.side}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return torch.rand(len(layer.unit), generator=generator)

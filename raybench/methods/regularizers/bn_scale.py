@@ -1,0 +1,42 @@
+"""Network Slimming's sparsity penalty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from raybench.errors import NotSupported
+from raybench.methods.protocols import Regularizer
+from raybench.pipeline.records import Groups
+from raybench.registry import regularizer
+
+
+@regularizer("bn-scale")
+@dataclass
+class BNScaleRegularizer(Regularizer):
+    """strength * sum |gamma| over the batch norms of prunable channels (Liu et al., eq. 1 with g(s) = |s|).
+
+    The subgradient at 0 is 0. Paper: strength 1e-4 for VGG, 1e-5 for ResNet and DenseNet.
+    """
+
+    strength: float = 1e-5
+    _scales: list[nn.Parameter] = field(default_factory=list, init=False, repr=False)
+
+    requires = "batch-norm"
+    paper = "Liu et al., Learning efficient convolutional networks through network slimming, ICCV 2017, eq. 1"
+
+    def bind(self, model: nn.Module, groups: Groups) -> None:
+        """Find the scales. NotSupported for a model whose groups hold no batch norm."""
+        names = dict.fromkeys(m.layer for g in groups for m in g.members if m.kind == "norm")
+        norms = [model.get_submodule(name) for name in names]
+        self._scales = [n.weight for n in norms if isinstance(n, _BatchNorm) and n.weight is not None]
+        if not self._scales:
+            raise NotSupported("bn-scale needs batch normalisation; no prunable channel of this model has it")
+
+    def add_gradients(self) -> None:
+        """grad += strength * sign(gamma)."""
+        for scale in self._scales:
+            if scale.grad is not None:
+                scale.grad.add_(scale.detach().sign(), alpha=self.strength)
