@@ -1,10 +1,17 @@
-"""What running one unit came to, as the driver sees it."""
+"""What running one unit came to, as the driver sees it: known without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from raybench.plan import Unit
+from raybench.results.layout import cell_key
+from raybench.results.schema import Record
+from raybench.results.store import Store
+from raybench.spec.trial import Trial
+from raybench.storage.base import Storage
 
 Status = Literal["ok", "failed", "skipped", "busy"]
 
@@ -22,3 +29,39 @@ class Outcome:
     traceback_path: str = ""  # key in the storage, empty without one
     seconds: float = 0.0
     summary: Mapping[str, float] = field(default_factory=dict)  # a few figures for the progress panel
+
+
+def is_done(unit: Unit, storage: Storage) -> bool:
+    """Whether the storage has all that `unit` makes. A compacted cell isn't seen here: its plan has seen it."""
+    if unit.kind == "cell":
+        row = unit.trials[0].model_dump(include={"dataset", "model"}) | {"trial_id": unit.key, "status": "ok"}
+        return storage.has(cell_key(row))
+    keys = [trial.select_key for trial in unit.trials] if unit.kind == "select" else [unit.key]
+    return all(storage.has(f"stages/{key}") for key in keys)
+
+
+def label_of(unit: Unit) -> str:
+    """A unit in words: what the progress panel shows."""
+    trial = unit.trials[0]
+    if unit.kind == "base":
+        return f"{trial.model} on {trial.dataset}"
+    if unit.kind == "sparsify":
+        return f"{trial.model} {trial.method} seed {trial.seed}"
+    speedups = ", ".join(f"{t.speedup:g}x" for t in unit.trials)
+    return f"{trial.model} {trial.method} {speedups} {trial.strategy} seed {trial.seed}"
+
+
+def settle(outcome: Outcome, trial: Trial, store: Store) -> None:
+    """Give `trial` its row for an outcome that is not ok: its own, or that of a shared stage it needed."""
+    if outcome.status == "skipped":
+        store.publish(Record.skipped(trial, outcome.error_message))
+    else:
+        store.publish_attempt(
+            Record.failed(
+                trial,
+                stage=outcome.stage,
+                error_type=outcome.error_type,
+                error_message=outcome.error_message,
+                traceback_path=outcome.traceback_path,
+            )
+        )

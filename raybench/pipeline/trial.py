@@ -11,7 +11,7 @@ from raybench.errors import NotSupported, StageError
 from raybench.pipeline import artifact, base, measure, select, sparsify
 from raybench.pipeline.finetune import cut_network, finetune
 from raybench.pipeline.journal import Execution
-from raybench.pipeline.outcome import Outcome
+from raybench.pipeline.outcome import Outcome, is_done, label_of, settle
 from raybench.pipeline.room import Room
 from raybench.pipeline.row import Parts, row_of
 from raybench.plan import Unit
@@ -34,9 +34,11 @@ def run_unit(unit: Unit, room: Room, report: Report = lambda stage: None) -> Out
     lease = Lease(room.storage, unit.key)
     if not lease.acquire():
         return Outcome(unit.key, unit.kind, "busy")
-    execution = Execution(room.storage, unit.key, unit.kind, label_of(unit))
     with ExitStack() as stack:
         stack.callback(lease.release)
+        if is_done(unit, room.storage):  # by another driver, since this one planned
+            return Outcome(unit.key, unit.kind, "ok")
+        execution = Execution(room.storage, unit.key, unit.kind, label_of(unit))
         stack.enter_context(room.node.computing())
         try:
             summary = _RUN[unit.kind](unit, room, _announce(execution, report), execution)
@@ -86,17 +88,6 @@ class _Clock:
     def lap(self, name: str) -> None:
         self.laps[name] = time.perf_counter() - self._last
         self._last = time.perf_counter()
-
-
-def label_of(unit: Unit) -> str:
-    """A unit in words: what the progress panel shows."""
-    trial = unit.trials[0]
-    if unit.kind == "base":
-        return f"{trial.model} on {trial.dataset}"
-    if unit.kind == "sparsify":
-        return f"{trial.model} {trial.method} seed {trial.seed}"
-    speedups = ", ".join(f"{t.speedup:g}x" for t in unit.trials)
-    return f"{trial.model} {trial.method} {speedups} {trial.strategy} seed {trial.seed}"
 
 
 def _run_base(unit: Unit, room: Room, announce: Report, execution: Execution) -> Mapping[str, float]:
@@ -149,19 +140,3 @@ def _ended(unit: Unit, room: Room, execution: Execution, status: str, error: Exc
     if unit.kind == "cell":
         settle(outcome, unit.trials[0], Store(room.storage))
     return outcome
-
-
-def settle(outcome: Outcome, trial: Trial, store: Store) -> None:
-    """Give `trial` its row for an outcome that is not ok: its own, or that of a shared stage it needed."""
-    if outcome.status == "skipped":
-        store.publish(Record.skipped(trial, outcome.error_message))
-    else:
-        store.publish_attempt(
-            Record.failed(
-                trial,
-                stage=outcome.stage,
-                error_type=outcome.error_type,
-                error_message=outcome.error_message,
-                traceback_path=outcome.traceback_path,
-            )
-        )
