@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 
 class Storage(Protocol):
@@ -13,6 +13,9 @@ class Storage(Protocol):
 
     def read(self, key: str) -> bytes | None:
         """Content of `key`, None when there is none."""
+
+    def open(self, key: str) -> BinaryIO | None:
+        """A seekable reader of `key` that fetches only what is read of it; None when there is none."""
 
     def create(self, key: str, data: bytes) -> bool:
         """Write `key` whole and at once if it does not exist; False when it already did (write-once, race-free)."""
@@ -34,3 +37,11 @@ class Storage(Protocol):
 
     def has(self, key: str) -> bool:
         """Whether `key` is a file or a published entry."""
+
+
+def key_parts(key: str) -> list[str]:
+    """The names of `key`; ValueError unless it is names joined by ``/``, none of them starting with a dot."""
+    parts = [part for part in key.split("/") if part]
+    if not parts or any(part.startswith(".") for part in parts):
+        raise ValueError(f"storage key {key!r}: expected names joined by '/', none of them starting with a dot")
+    return parts

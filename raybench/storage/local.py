@@ -8,8 +8,10 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from raybench.errors import UserError
+from raybench.storage.base import key_parts
 
 MARKER = ".complete"  # inside every published folder, so that a rename onto it can't succeed
 SCRATCH = ".tmp"  # below the root, so that a rename never crosses a file system; never listed
@@ -29,6 +31,13 @@ class LocalStorage:
         """Content of `key`, None when there is none."""
         try:
             return self._path(key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+
+    def open(self, key: str) -> BinaryIO | None:
+        """A seekable reader of `key`, good even when the key is deleted meanwhile; None when there is none."""
+        try:
+            return open(self._path(key), "rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
 
@@ -86,10 +95,7 @@ class LocalStorage:
         return path.is_file() or (path / MARKER).exists()
 
     def _path(self, key: str) -> Path:
-        parts = [part for part in key.split("/") if part]
-        if not parts or any(part.startswith(".") for part in parts):
-            raise ValueError(f"storage key {key!r}: expected names joined by '/', none of them starting with a dot")
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*key_parts(key))
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:

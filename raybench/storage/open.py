@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -9,17 +10,37 @@ from raybench.errors import UserError
 from raybench.storage.base import Storage
 from raybench.storage.local import LocalStorage
 
+OBJECT_STORES = ("s3", "gs")
+
 
 def open_storage(url: str | Path) -> Storage:
-    """The storage at `url`: a path or ``file://`` address. Nothing is written until something is stored.
+    """The storage at `url`: a path, ``file://``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
 
-    Raises UserError for another scheme, and for a path that is a file.
+    Nothing is written until something is stored. Raises UserError for another scheme, a path that is a file, a bucket
+    that isn't there or isn't ours, and a missing client library (each is an extra of its own).
     """
     text = str(url)
     scheme, separator, _ = text.partition("://")
+    if separator and scheme in OBJECT_STORES:
+        from raybench.storage.objects import ObjectStorage
+
+        return ObjectStorage(text)
     if separator and scheme != "file":
-        raise UserError(f"storage {text!r}: found scheme {scheme!r}; expected a directory or file:///directory")
+        raise UserError(
+            f"storage {text!r}: found scheme {scheme!r}; expected a directory, file:///directory, s3://bucket/prefix "
+            "or gs://bucket/prefix"
+        )
     path = Path(unquote(urlsplit(text).path)) if separator else Path(text).expanduser()
     if path.is_file():
         raise UserError(f"storage {text!r}: found a file; expected a directory")
     return LocalStorage(path)
+
+
+def check_writable(storage: Storage) -> None:
+    """Write and remove one small key, so that a sweep that can't keep its results says so before it starts.
+
+    Raises UserError (the store refuses) or OSError (it can't be reached).
+    """
+    key = f"probe/{uuid.uuid4().hex}"
+    storage.create(key, b"")
+    storage.delete(key)

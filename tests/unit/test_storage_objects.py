@@ -1,0 +1,237 @@
+"""Object stores against a real S3 server on loopback: atomic publishing, racing writers, kills, refusals."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from raybench.errors import UserError
+from raybench.storage.leases import Lease
+from raybench.storage.objects import ObjectStorage
+from raybench.storage.open import check_writable, open_storage
+
+pytest.importorskip("moto")
+boto3 = pytest.importorskip("boto3")
+
+SPAWN = multiprocessing.get_context("spawn")  # pyarrow's S3 threads do not survive a fork
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory):
+    """A moto S3 server with one bucket; the environment points at it, as it would on a worker."""
+    patch = pytest.MonkeyPatch()
+    port = _free_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "RAYBENCH_CACHE": str(tmp_path_factory.mktemp("cache")),
+    }.items():
+        patch.setenv(name, value)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/moto-api/", server)
+        boto3.client("s3").create_bucket(Bucket="sweeps")
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+        patch.undo()
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_for(url, server):
+    for _ in range(300):
+        assert server.poll() is None, "the S3 server ended"
+        try:
+            urllib.request.urlopen(url).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(url)
+
+
+@pytest.fixture
+def storage(endpoint, request):
+    return open_storage(f"s3://sweeps/{request.node.name}")
+
+
+def _folder(path: Path, **files: str) -> Path:
+    path.mkdir()
+    for name, text in files.items():
+        (path / name).write_text(text)
+    return path
+
+
+def test_keys_are_written_once_replaced_listed_and_deleted(storage):
+    assert storage.read("cells/a") is None
+    assert storage.create("cells/a", b"1")
+    assert not storage.create("cells/a", b"2")
+    assert storage.read("cells/a") == b"1"
+    storage.replace("cells/a", b"3")
+    storage.replace("cells/deep/b", b"4")
+    assert storage.read("cells/a") == b"3"
+    assert storage.list("cells") == ["cells/a", "cells/deep/b"]
+    assert storage.list("") == ["cells/a", "cells/deep/b"]
+    assert storage.list("cell") == []  # a folder, not a prefix of letters
+    storage.delete("cells/a")
+    storage.delete("cells/a")
+    assert not storage.has("cells/a")
+    assert storage.has("cells/deep/b")
+
+
+def test_hidden_and_empty_keys_are_refused(storage):
+    for key in ("", "/", ".uploads/x", "a/../b"):
+        with pytest.raises(ValueError, match="storage key"):
+            storage.create(key, b"")
+
+
+def test_an_entry_is_published_whole_fetched_and_deleted(storage, tmp_path):
+    folder = _folder(tmp_path / "f", weights="w" * 1000, meta="{}")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "c").write_text("c")
+    assert storage.fetch("stages/k") is None
+    assert storage.publish("stages/k", folder)
+    assert not folder.exists()
+    assert storage.list("stages") == ["stages/k"]
+    assert storage.has("stages/k")
+    assert storage.read("stages/k") is None  # an entry is fetched, not read
+    copy = storage.fetch("stages/k")
+    assert (copy / "weights").read_text() == "w" * 1000
+    assert (copy / "sub" / "c").read_text() == "c"
+    assert storage.fetch("stages/k") == copy
+    assert not storage.publish("stages/k", _folder(tmp_path / "g", weights="other"))
+    assert (storage.fetch("stages/k") / "weights").read_text() == "w" * 1000
+    storage.delete("stages/k")
+    assert storage.fetch("stages/k") is None
+    assert storage.uploads() == {}
+
+
+def test_a_damaged_entry_is_not_handed_out(storage, tmp_path):
+    storage.publish("stages/k", _folder(tmp_path / "f", a="1", b="2"))
+    (upload,) = storage.uploads()
+    boto3.client("s3").delete_object(Bucket="sweeps", Key=f"{storage.root.partition('/')[2]}/.uploads/{upload}/b")
+    assert storage.fetch("stages/k") is None
+
+
+def _race(url, folder, number, start, results):
+    storage = ObjectStorage(url)
+    content = str(number)
+    path = _folder(Path(folder) / content, **{f"file{i}": content for i in range(5)})
+    start.wait()
+    results.put((number, storage.publish("stages/raced", path)))
+
+
+def test_racing_writers_converge_on_one_whole_entry(storage, tmp_path):
+    start, results = SPAWN.Barrier(4), SPAWN.Queue()
+    writers = [SPAWN.Process(target=_race, args=(storage.url, str(tmp_path), n, start, results)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    outcome = dict(results.get(timeout=60) for _ in writers)
+    for writer in writers:
+        writer.join()
+    winners = [number for number, first in outcome.items() if first]
+    assert len(winners) == 1
+    copy = storage.fetch("stages/raced")
+    assert {path.read_text() for path in copy.iterdir()} == {str(winners[0])}
+    assert len(list(copy.iterdir())) == 5
+    assert set(storage.uploads()) == storage.committed()  # the losers cleaned up
+
+
+def _die_before_commit(url, folder):
+    storage = ObjectStorage(url)
+    storage._commit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    storage.publish("stages/killed", Path(folder))
+
+
+def test_a_kill_between_upload_and_commit_leaves_nothing_visible(storage, tmp_path):
+    folder = _folder(tmp_path / "f", a="half")
+    victim = SPAWN.Process(target=_die_before_commit, args=(storage.url, str(folder)))
+    victim.start()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    assert len(storage.uploads()) == 1  # the upload was complete: only the commit is missing
+    assert storage.committed() == set()
+    assert not storage.has("stages/killed")
+    assert storage.fetch("stages/killed") is None
+    assert storage.list("") == []
+    assert storage.publish("stages/killed", _folder(tmp_path / "g", a="whole"))
+    assert (storage.fetch("stages/killed") / "a").read_text() == "whole"
+
+
+def test_one_lease_implementation_works_here_too(storage):
+    first, second = Lease(storage, "k", ttl=5, heartbeat=0.2), Lease(storage, "k", ttl=5)
+    assert first.acquire()
+    assert not second.acquire()
+    time.sleep(0.5)  # a heartbeat or two
+    assert not second.acquire()
+    first.release()
+    assert second.acquire()
+    second.release()
+    assert storage.list("leases") == []
+
+
+def test_a_stale_lease_is_taken_over(storage):
+    dead = {"owner": "x", "time": time.time() - 100, "ttl": 5, "machine": "elsewhere", "pid": 1, "started": "1"}
+    storage.create("leases/k/1", json.dumps(dead).encode())
+    lease = Lease(storage, "k", ttl=5)
+    assert lease.acquire()
+    assert storage.list("leases/k") == ["leases/k/2"]
+    lease.release()
+
+
+def test_the_endpoint_can_travel_in_the_address(endpoint, monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    storage = open_storage(f"s3://sweeps/travel?endpoint_override={endpoint}&scheme=http&region=us-east-1")
+    check_writable(storage)
+    assert storage.list("") == []
+
+
+def test_a_missing_bucket_is_named(endpoint):
+    with pytest.raises(UserError, match="'sweps'"):
+        open_storage("s3://sweps/x")
+
+
+def test_a_bucket_that_cannot_be_written_is_told_before_anything_is_stored(endpoint, monkeypatch):
+    boto3.client("s3").create_bucket(Bucket="locked")
+    storage = open_storage("s3://locked/x")
+    real = storage._client._client.put_object
+
+    def denied(**request):
+        from botocore.exceptions import ClientError
+
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}, "ResponseMetadata": {}}, "PutObject")
+
+    monkeypatch.setattr(storage._client._client, "put_object", denied)
+    with pytest.raises(UserError, match=r"refuses bucket 'locked' \(AccessDenied: no\)"):
+        check_writable(storage)
+    monkeypatch.setattr(storage._client._client, "put_object", real)
+    assert storage.list("") == []
+
+
+def test_nobody_at_the_address_is_told(endpoint):
+    with pytest.raises(UserError, match="can't be reached"):
+        open_storage(f"s3://sweeps/x?endpoint_override=127.0.0.1:{_free_port()}&scheme=http&region=us-east-1")
+
+
+def test_other_schemes_are_refused():
+    with pytest.raises(UserError, match="found scheme 'azure'"):
+        open_storage("azure://x/y")
+    with pytest.raises(UserError, match="s3://BUCKET/PREFIX"):
+        open_storage("s3:///x")
