@@ -27,6 +27,7 @@ class Member:
     width: int  # all positions of this side in the unpruned layer
     positions: np.ndarray = field(repr=False)  # (m,) int64, ascending
     units: np.ndarray = field(repr=False)  # (m,) int64, the unit each position belongs to
+    folds: int = 1  # groups of a grouped convolution or group norm, which must all stay equally wide
 
 
 @dataclass(frozen=True)

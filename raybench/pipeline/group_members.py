@@ -1,0 +1,158 @@
+"""From a walk over the dependency graph to `Member` records: names, kinds, sides and positions of real layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from raybench.errors import NotSupported, UserError, nearest
+from raybench.pipeline.group_walk import GuardedGraph, Reach
+from raybench.pipeline.records import Group, Kind, Member, Side
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.LayerNorm, nn.GroupNorm)
+ROOTS = (*CONVOLUTIONS, nn.Linear)
+UNCUTTABLE = (nn.MultiheadAttention, nn.Embedding, nn.LSTM, nn.PReLU, nn.Bilinear, nn.RNN, nn.GRU)
+
+
+@dataclass
+class Layers:
+    """The layers of one model by name, and how often each was called while tracing."""
+
+    model: nn.Module
+    names: Mapping[nn.Module | nn.Parameter, str]
+    calls: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Layers:
+        """Index the modules and parameters of `model` by identity."""
+        names = {module: name for name, module in model.named_modules()}
+        names |= {parameter: name for name, parameter in model.named_parameters()}
+        return cls(model, names)
+
+    def name(self, module: nn.Module | nn.Parameter) -> str:
+        """Qualified name; empty for operations that are no part of the model."""
+        return self.names.get(module, "")
+
+    def roots(self) -> Iterator[tuple[str, nn.Module]]:
+        """Layers that can be the root of a group, in the model's own order."""
+        return ((name, module) for name, module in self.model.named_modules() if isinstance(module, ROOTS))
+
+    @contextmanager
+    def count_calls(self) -> Iterator[None]:
+        """Count forward calls of every layer that could be pruned."""
+        hooks = [
+            module.register_forward_hook(lambda m, i, o, name=name: self.calls.update([name]))
+            for name, module in self.roots()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def check_traced(self, graph: GuardedGraph) -> None:
+        """NotSupported naming the layers that ran but that autograd's graph doesn't lead to."""
+        lost = [name for name, module in self.roots() if self.calls[name] and module not in graph.module2node]
+        if lost:
+            raise NotSupported(
+                f"can't group {graph.model_name}: {', '.join(lost[:5])} ran but can't be reached from the output "
+                "through autograd (detached, or under no_grad)"
+            )
+
+    def resolve(self, protect: Sequence[str]) -> set[str]:
+        """Names of all layers at or below the protected modules; UserError for a name the model doesn't have."""
+        known = [name for name, _ in self.model.named_modules()]
+        for name in protect:
+            if name not in known:
+                raise UserError(f"protect: {type(self.model).__name__} has no module {name!r}.{nearest(name, known)}")
+        return {k for k in known if any(k == name or k.startswith(f"{name}.") for name in protect)}
+
+    def uncuttable_parameters(self, heads: Mapping[str, nn.Module], parts: Sequence[str]) -> list[nn.Parameter]:
+        """Bias tables indexed by head: the library would couple them with all of qkv. `heads` cuts them by name."""
+        tables = (getattr(module, "relative_position_bias_table", None) for module in heads.values())
+        return [table for table in tables if isinstance(table, nn.Parameter)]
+
+    def shrinks_output(self, graph: GuardedGraph, reach: Reach) -> bool:
+        """Whether `reach` is the output side of a layer that could be a root."""
+        return isinstance(reach.node.module, ROOTS) and graph.is_out_channel_pruning_fn(reach.handler)
+
+    def uncuttable(self, reaches: Sequence[Reach]) -> bool:
+        """Whether the walk meets a layer that surgery can't cut (its group is then left whole)."""
+        return any(isinstance(r.node.module, UNCUTTABLE) and _weighs(r.node.module) for r in reaches)
+
+
+def _weighs(module: nn.Module) -> bool:
+    return not (isinstance(module, nn.PReLU) and module.num_parameters == 1)
+
+
+def members_of(layers: Layers, graph: GuardedGraph, reaches: Sequence[Reach]) -> list[Member]:
+    """The members of one walk, the model's earliest output side first; `units` still count the root's channels."""
+    members = [member for reach in reaches if (member := _member(layers, graph, reach)) is not None]
+    order = {name: i for i, name in enumerate(layers.names.values())}
+    members.sort(key=lambda m: (m.side != "out" or m.kind not in ("conv", "linear"), order[m.layer], m.side))
+    return members
+
+
+def _member(layers: Layers, graph: GuardedGraph, reach: Reach) -> Member | None:
+    module, name = reach.node.module, layers.name(reach.node.module)
+    if not name:
+        return None  # an operation: concatenation, addition, reshape
+    if isinstance(module, nn.Parameter):
+        kind, side, width, folds = "parameter", "out", module.shape[reach.node.pruning_dim], 1
+    elif isinstance(module, CONVOLUTIONS):
+        kind, side, width, folds = _convolution(graph, module, name, reach)
+    elif isinstance(module, nn.Linear):
+        side = "out" if graph.is_out_channel_pruning_fn(reach.handler) else "in"
+        kind, width, folds = "linear", module.out_features if side == "out" else module.in_features, 1
+    elif isinstance(module, NORMS):
+        kind, side, width = "norm", "out", graph.get_out_channels(reach.node)
+        folds = module.num_groups if isinstance(module, nn.GroupNorm) else 1
+    elif any(True for _ in module.parameters(recurse=False)):
+        raise NotSupported(f"can't group {graph.model_name}: {name} is a {type(module).__name__}, which can't be cut")
+    else:
+        return None
+    if width is None:
+        return None
+    if reach.index[-1] >= width:
+        raise NotSupported(
+            f"can't group {graph.model_name}: {name} ({side}, {width} channels) is asked for channel {reach.index[-1]}; "
+            "the graph doesn't follow a split or reshape before it"
+        )
+    return Member(name, kind, side, int(width), reach.index, reach.root, folds)
+
+
+def _convolution(graph: GuardedGraph, conv: nn.Module, name: str, reach: Reach) -> tuple[Kind, Side, int, int]:
+    if conv.groups > 1 and conv.groups == conv.out_channels:
+        if conv.in_channels != conv.out_channels:
+            raise NotSupported(
+                f"can't group {graph.model_name}: {name} has {conv.groups} groups, {conv.in_channels} input and "
+                f"{conv.out_channels} output channels"
+            )
+        return "depthwise", "out", conv.out_channels, 1
+    if conv.groups > 1 and conv.transposed:
+        raise NotSupported(f"can't group {graph.model_name}: {name} is a grouped transposed convolution")
+    side = "out" if graph.is_out_channel_pruning_fn(reach.handler) else "in"
+    width = conv.out_channels if side == "out" else conv.in_channels
+    return "conv", side, width, conv.groups
+
+
+def check_folds(model_name: str, groups: Sequence[Group]) -> None:
+    """NotSupported where a unit owns other slots in one of a grouped layer's groups than in the next.
+
+    Such a layer would be left with groups of different widths.
+    """
+    for group in groups:
+        for member in group.members:
+            unit = np.full(member.width, -1)
+            unit[member.positions] = member.units
+            slots = unit.reshape(member.folds, -1)
+            if (slots != slots[0]).any():
+                raise NotSupported(
+                    f"can't group {model_name}: the {member.folds} groups of {member.layer} would not stay equally wide"
+                )

@@ -1,0 +1,174 @@
+"""torch-pruning's dependency graph, built once under a guard and walked with index arrays.
+
+The library walks its graph with one Python object per channel index, re-derives every index mapping for each
+group and merges in quadratic time. The graph does not change while groups are listed, so it is walked here
+with numpy arrays over the same edges and mappings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch_pruning.dependency import DependencyGraph, index_mapping
+from torch_pruning.dependency.node import Node
+
+from raybench.errors import NotSupported
+
+MAX_SECONDS = 120.0  # the slowest supported net (densenet121 at 224 px) takes under two
+MAX_INDICES = 50_000_000  # channel indices one group may gather, 16 bytes each
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where the channels of a group's root lie in one node: channel `index[i]` is the root's channel `root[i]`."""
+
+    node: Node
+    handler: Callable[..., Any]
+    index: np.ndarray  # (m,) int64
+    root: np.ndarray  # (m,) int64
+
+
+class GuardedGraph(DependencyGraph):
+    """The library's graph, stopped with the model's and a module's name when tracing it runs away."""
+
+    def __init__(self, model_name: str, max_seconds: float = MAX_SECONDS) -> None:
+        super().__init__()
+        self.model_name, self.max_seconds = model_name, max_seconds
+        self.deadline = time.monotonic() + max_seconds
+        self.output_nodes: set[Any] = set()  # autograd nodes that produce the model's outputs
+
+    def build(self, model: nn.Module, example: Tensor, ignored: list[nn.Parameter]) -> GuardedGraph:
+        """Trace `model` on `example`; `ignored` parameters outside any known layer stay out of every group."""
+
+        def remember(output: Any) -> Any:
+            self.output_nodes = {o.grad_fn for o in tp.utils.flatten_as_list(output)}
+            return output
+
+        self.build_dependency(model, example, output_transform=remember, ignored_params=ignored, verbose=False)
+        return self
+
+    def get_out_channels(self, module_or_node: Any) -> int | None:
+        """As the library's; shape inference recurses through here, so the clock is looked at here."""
+        self.check_time(module_or_node)
+        return super().get_out_channels(module_or_node)
+
+    def get_in_channels(self, module_or_node: Any) -> int | None:
+        """As the library's, under the clock."""
+        self.check_time(module_or_node)
+        return super().get_in_channels(module_or_node)
+
+    def check_time(self, where: Any) -> None:
+        """NotSupported once the tracing has taken longer than it may."""
+        if time.monotonic() > self.deadline:
+            raise NotSupported(
+                f"can't group {self.model_name}: tracing its channels took more than {self.max_seconds:.0f} s "
+                f"and was stopped at {self.name_of(where)}"
+            )
+
+    def name_of(self, where: Any) -> str:
+        """A node's or module's qualified name, or the operation it stands for."""
+        node = (
+            where if isinstance(where, Node) else self.module2node.get(where) if hasattr(self, "module2node") else None
+        )
+        return (node._name or repr(node.module)) if node is not None else type(where).__name__
+
+    def walk(self, node: Node, handler: Callable[..., Any], channels: int) -> list[Reach]:
+        """Everything that must shrink when `handler` removes channels of `node`, root first, each node once a side.
+
+        `channels`: how many channels that side of the root has.
+        """
+        everything = np.arange(channels)
+        found: dict[tuple[int, Any], list[Reach]] = {}
+        first = Reach(node, handler, everything, everything)
+        found[id(node), handler] = [first]
+        stack, total = [first], channels
+        while stack:
+            here = stack.pop()
+            self.check_time(here.node)
+            for edge in here.node.dependencies:
+                if edge.trigger != here.handler:
+                    continue
+                index, root = self._follow(edge, here.index, here.root)
+                if not len(index):
+                    continue
+                there = found.setdefault((id(edge.target), edge.handler), [])
+                if any(np.array_equal(r.index, index) and np.array_equal(r.root, root) for r in there):
+                    continue
+                total += len(index)
+                if total > MAX_INDICES:
+                    raise NotSupported(
+                        f"can't group {self.model_name}: the channel indices of {self.name_of(node)} explode "
+                        f"(more than {MAX_INDICES:,}) at {self.name_of(edge.target)}"
+                    )
+                reach = Reach(edge.target, edge.handler, index, root)
+                there.append(reach)
+                stack.append(reach)
+        ignored = {id(parameter) for parameter in self.ignored_params}
+        return [_merge(r) for r in found.values() if id(r[0].node.module) not in ignored]
+
+    def _follow(self, edge: Any, index: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for mapping in edge.index_mapping:
+            if mapping is not None:
+                if type(mapping) not in MAPPINGS:
+                    raise NotSupported(
+                        f"can't group {self.model_name}: {self.name_of(edge.target)} maps channels by "
+                        f"{type(mapping).__name__}, which raybench doesn't follow"
+                    )
+                index, root = MAPPINGS[type(mapping)](mapping, index, root)
+        return index, root
+
+
+def _merge(reaches: list[Reach]) -> Reach:
+    """One reach out of several of the same node and side; the first claim on a channel counts, as in the library."""
+    if len(reaches) == 1:
+        index, root = reaches[0].index, reaches[0].root
+    else:
+        index, root = (np.concatenate([getattr(r, a) for r in reaches]) for a in ("index", "root"))
+    index, first = np.unique(index, return_index=True)
+    return Reach(reaches[0].node, reaches[0].handler, index, root[first])
+
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def _flatten(mapping: Any, index: np.ndarray, root: np.ndarray) -> Arrays:
+    """(N, C, H, W) -> (N, C*H*W): one channel becomes `stride` neighbours, and back."""
+    stride = mapping._stride
+    if mapping.reverse:
+        pairs = np.unique(np.stack([index // stride, root]), axis=1)
+        return pairs[0], pairs[1]
+    return (index[:, None] * stride + np.arange(stride)).ravel(), np.repeat(root, stride)
+
+
+def _window(index: np.ndarray, root: np.ndarray, offset: Any) -> Arrays:
+    inside = (index >= offset[0]) & (index < offset[1])
+    return index[inside] - offset[0], root[inside]
+
+
+def _concat(mapping: Any, index: np.ndarray, root: np.ndarray) -> Arrays:
+    return _window(index, root, mapping.offset) if mapping.reverse else (index + mapping.offset[0], root)
+
+
+def _split(mapping: Any, index: np.ndarray, root: np.ndarray) -> Arrays:
+    return (index + mapping.offset[0], root) if mapping.reverse else _window(index, root, mapping.offset)
+
+
+def _slice(mapping: Any, index: np.ndarray, root: np.ndarray) -> Arrays:
+    if mapping.reverse:
+        return index * mapping.step + mapping.start, root
+    inside = (index >= mapping.start) & (index < mapping.end) & ((index - mapping.start) % mapping.step == 0)
+    return (index[inside] - mapping.start) // mapping.step, root[inside]
+
+
+MAPPINGS: dict[type, Callable[[Any, np.ndarray, np.ndarray], Arrays]] = {
+    index_mapping._FlattenIndexMapping: _flatten,
+    index_mapping._ConcatIndexMapping: _concat,
+    index_mapping._SplitIndexMapping: _split,
+    index_mapping._SliceIndexMapping: _slice,
+}
