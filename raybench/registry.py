@@ -7,40 +7,20 @@ needs and its default parameters without importing torch. Only `load` imports.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
+from raybench.catalogue import ROOT, Entry, read_entries
 from raybench.errors import UserError, unknown
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One registered name: where its code lies and what is known of it without running it."""
-
-    kind: str
-    name: str
-    file: Path
-    attribute: str
-    summary: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
-    module: str | None = None  # dotted name for packaged code, None for a plug-in file
-
-    @property
-    def source(self) -> str | None:
-        """SHA-256 of a plug-in's file, part of the trial's identity; None for packaged code, which has `version`."""
-        return None if self.module else hashlib.sha256(self.file.read_bytes()).hexdigest()
 
 
 class Registry:
@@ -61,14 +41,19 @@ class Registry:
             self._plugins.append(path)
             self._entries = None
 
+    def remove_file(self, path: Path) -> None:
+        """Forget the plug-in file `path`."""
+        self._plugins.remove(path)
+        self._entries = None
+
     def entries(self) -> Mapping[str, Entry]:
-        """Name -> entry, sorted by name. Raises UserError when two files claim one name."""
+        """Name -> entry, sorted by name. Raises UserError when a name is claimed twice."""
         if self._entries is None:
             found: dict[str, Entry] = {}
             for entry in self._scan():
-                if entry.name in found and found[entry.name].file != entry.file:
+                if entry.name in found and not _same(found[entry.name], entry):
                     raise UserError(
-                        f"{self.kind} {entry.name!r} is defined twice: {found[entry.name].file} and {entry.file}"
+                        f"{self.kind} {entry.name!r} is defined twice: {_where(found[entry.name])} and {_where(entry)}"
                     )
                 found[entry.name] = entry
             self._entries = MappingProxyType(dict(sorted(found.items())))
@@ -87,54 +72,24 @@ class Registry:
         return getattr(module, entry.attribute)
 
     def _scan(self) -> Iterator[Entry]:
-        root = Path(__file__).parent.parent / self.package.replace(".", "/")
-        for file in sorted(root.glob("*.py")):
-            yield from _read(self.kind, file, f"{self.package}.{file.stem}")
+        for file in sorted((ROOT / self.package.replace(".", "/")).glob("*.py")):
+            yield from read_entries(self.kind, file, f"{self.package}.{file.stem}")
         for point in entry_points(group=f"raybench.{self.kind}"):
             module, _, attribute = point.value.partition(":")
             spec = importlib.util.find_spec(module)
             if spec and spec.origin:
-                entries = _read(self.kind, Path(spec.origin), module)
+                entries = read_entries(self.kind, Path(spec.origin), module)
                 yield from (e for e in entries if not attribute or e.attribute == attribute)
         for file in self._plugins:
-            yield from _read(self.kind, file, None)
+            yield from read_entries(self.kind, file, None)
 
 
-def _read(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
-    """Entries that `file` defines with ``@<kind>("name", ...)``."""
-    try:
-        tree = ast.parse(file.read_bytes(), str(file))
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"can't read {kind} definitions from {file}: {error}") from error
-    for node in tree.body:
-        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            continue
-        for mark in node.decorator_list:
-            if not (isinstance(mark, ast.Call) and _last_name(mark.func) == kind and mark.args):
-                continue
-            facts, params = _class_data(node)
-            facts |= {k.arg: ast.literal_eval(k.value) for k in mark.keywords if k.arg}
-            summary = (ast.get_docstring(node) or "").partition("\n")[0]
-            yield Entry(kind, ast.literal_eval(mark.args[0]), file, node.name, summary, facts, params, module)
+def _same(one: Entry, other: Entry) -> bool:
+    return (one.file, one.attribute) == (other.file, other.attribute)
 
 
-def _class_data(node: ast.ClassDef | ast.FunctionDef) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(facts, params): plain literal class attributes, and annotated dataclass fields with their defaults."""
-    facts: dict[str, Any] = {}
-    params: dict[str, Any] = {}
-    for item in node.body if isinstance(node, ast.ClassDef) else []:
-        try:
-            if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
-                facts[item.targets[0].id] = ast.literal_eval(item.value)
-            elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                params[item.target.id] = ast.literal_eval(item.value) if item.value else None
-        except ValueError:
-            continue  # not a literal: code's own business
-    return facts, params
-
-
-def _last_name(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+def _where(entry: Entry) -> str:
+    return f"{entry.file} ({entry.attribute})"
 
 
 def _import_file(file: Path) -> ModuleType:
@@ -143,10 +98,15 @@ def _import_file(file: Path) -> ModuleType:
     name = f"raybench_plugin_{file.stem}_{digest}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, file)
-        assert spec and spec.loader
+        assert spec
+        assert spec.loader
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]  # a half-imported plug-in must not be taken for a whole one
+            raise
     return sys.modules[name]
 
 
@@ -155,3 +115,20 @@ regularizer = Registry("regularizer", "raybench.methods.regularizers")
 model = Registry("model", "raybench.models")
 dataset = Registry("dataset", "raybench.datasets")
 task = Registry("task", "raybench.tasks")
+
+KINDS = (importance, regularizer, model, dataset, task)
+
+
+def add_plugin(path: Path | str) -> None:
+    """Look for names of every kind in the file `path` too; UserError when it is not a readable Python file."""
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise UserError(
+            f"--plugin {path}: found no file; expected a Python file that registers a method, model or dataset"
+        )
+    if not any(any(True for _ in read_entries(registry.kind, file, None)) for registry in KINDS):
+        raise UserError(
+            f'--plugin {path}: nothing is registered in it; expected e.g. @registry.importance("my-name") above a class'
+        )
+    for registry in KINDS:
+        registry.add_file(file)

@@ -121,7 +121,8 @@ class Trial(Frozen):
     @property
     def base_key(self) -> str:
         """Key of the base stage (trained weights, or loaded ones, and their evaluation)."""
-        fields = {"dataset", "dataset_params", "dataset_fingerprint", "model", "model_params", "model_source", "task", "protocol", "weights"}  # fmt: skip
+        data, model = {"dataset", "dataset_params", "dataset_fingerprint"}, {"model", "model_params", "model_source"}
+        fields = data | model | {"task", "protocol", "weights"}
         own = self.model_dump(mode="json", include=fields)
         if self.weights.kind == "trained":
             own |= {"recipe": self.recipe.base.model_dump(mode="json"), "seed": self.base_seed}
@@ -132,16 +133,26 @@ class Trial(Frozen):
         """Key of the sparsifying stage, None for a method without a regularizer."""
         if self.regularizer is None:
             return None
-        own = {"regularizer": self.regularizer.model_dump(mode="json"), "recipe": self.recipe.sparsify.model_dump(mode="json"), "seed": self.seed, "prune": self.prune}  # fmt: skip
+        own = {
+            "regularizer": self.regularizer.model_dump(mode="json"),
+            "recipe": self.recipe.sparsify.model_dump(mode="json"),
+            "seed": self.seed,
+            "prune": self.prune,
+        }
         return digest("sparsify", own, self.base_key)
+
+    @property
+    def pass_key(self) -> str:
+        """Key of the selection pass that this trial shares with those that differ in speed-up (or training) only."""
+        fields = {"importance", "strategy", "schedule", "prune", "round_to", "seed", "protocol"}
+        own = self.model_dump(mode="json", include=fields)
+        own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
+        return digest("select", own, self.sparsify_key or self.base_key)
 
     @property
     def select_key(self) -> str:
         """Key of the selection for this speed-up. It never depends on which other speed-ups were asked for."""
-        fields = {"importance", "strategy", "schedule", "prune", "round_to", "speedup", "seed", "protocol"}
-        own = self.model_dump(mode="json", include=fields)
-        own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
-        return digest("select", own, self.sparsify_key or self.base_key)
+        return digest("cut", self.pass_key, self.speedup)
 
 
 def digest(*parts: Any) -> str:

@@ -1,0 +1,148 @@
+"""What a source file registers, read off its syntax tree: names, facts and default parameters, nothing imported."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raybench.errors import UserError
+
+ROOT = Path(__file__).parent.parent  # the folder that holds the package `raybench`
+REQUIRED = "<required>"  # default of a parameter that has none
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name: where its code lies and what is known of it without running it."""
+
+    kind: str
+    name: str
+    file: Path
+    attribute: str
+    summary: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)  # name -> default, REQUIRED where it has none
+    module: str | None = None  # dotted name for packaged code, None for a plug-in file
+
+    @property
+    def source(self) -> str | None:
+        """SHA-256 of a plug-in's file, part of the trial's identity; None for packaged code, which has `version`."""
+        return None if self.module else hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+
+def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
+    """Entries that `file` defines with ``@<kind>("name", ...)`` above a class or function.
+
+    Raises UserError when the file can't be read or parsed, or a name or fact is not a literal.
+    """
+    if kind.encode() not in _source(file, kind):
+        return
+    tree = _tree(file, kind)
+    for node in tree.body:
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            continue
+        for mark in node.decorator_list:
+            if not (isinstance(mark, ast.Call) and _last_name(mark.func) == kind and mark.args):
+                continue
+            facts, params = _data(node, file)
+            name = _literal(mark.args[0], file)
+            facts |= {k.arg: _literal(k.value, file) for k in mark.keywords if k.arg}
+            summary = (ast.get_docstring(node) or "").partition("\n")[0]
+            yield Entry(kind, name, file, node.name, summary, facts, params, module)
+
+
+def _data(node: ast.ClassDef | ast.FunctionDef, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(facts, params) of a class, its bases' first; a function has its keyword parameters with their defaults."""
+    if isinstance(node, ast.FunctionDef):
+        return {}, _signature(node)
+    facts: dict[str, Any] = {}
+    params: dict[str, Any] = {}
+    for base in reversed(node.bases):
+        found = _find_class(_last_name(base), file)
+        if found:
+            inherited_facts, inherited_params = _data(*found)
+            facts |= inherited_facts
+            params |= inherited_params
+    for item in node.body:
+        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+            _keep(facts, item.targets[0].id, item.value)
+        elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            if "ClassVar" in ast.dump(item.annotation):
+                _keep(facts, item.target.id, item.value)
+            else:
+                params.setdefault(item.target.id, REQUIRED)
+                _keep(params, item.target.id, item.value)
+    return facts, params
+
+
+def _signature(node: ast.FunctionDef) -> dict[str, Any]:
+    """Parameters of a function that have a literal default."""
+    params: dict[str, Any] = {}
+    positional = node.args.posonlyargs + node.args.args
+    pairs = [*zip(reversed(positional), reversed(node.args.defaults), strict=False)]
+    pairs += [*zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
+    for argument, default in pairs:
+        _keep(params, argument.arg, default)
+    return params
+
+
+def _find_class(name: str, file: Path) -> tuple[ast.ClassDef, Path] | None:
+    """The class called `name` as `file` sees it: its own, or one imported from raybench."""
+    for node in _tree(file, "class").body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node, file
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("raybench."):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    origin = ROOT.joinpath(*node.module.split(".")).with_suffix(".py")
+                    return _find_class(alias.name, origin) if origin.is_file() else None
+    return None
+
+
+def _keep(where: dict[str, Any], name: str, value: ast.expr | None) -> None:
+    """Note a literal; anything else is the code's own business."""
+    if value is None:
+        return
+    try:
+        where[name] = ast.literal_eval(value)
+    except ValueError:
+        where.pop(name, None)
+
+
+def _literal(node: ast.expr, file: Path) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise UserError(
+            f"{file}:{node.lineno}: found {ast.unparse(node)!r} in a registration; expected a literal, it is not run"
+        ) from error
+
+
+def _source(file: Path, kind: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"can't read {kind} definitions from {file}: {error.strerror}") from error
+
+
+def _tree(file: Path, kind: str) -> ast.Module:
+    return _parse(file, _source(file, kind))
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(file: Path, source: bytes) -> ast.Module:
+    try:
+        return ast.parse(source, str(file))
+    except SyntaxError as error:
+        raise UserError(f"{file}:{error.lineno}: not Python: {error.msg}") from error
+    except ValueError as error:  # null bytes
+        raise UserError(f"{file}: not Python: {error}") from error
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

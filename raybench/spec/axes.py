@@ -1,0 +1,205 @@
+"""The entries of a sweep's axes: a model, a dataset, a method, each with what it sets apart from the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from raybench import registry
+from raybench.catalogue import REQUIRED, Entry
+from raybench.errors import nearest, unknown
+from raybench.spec.trial import Recipe, Scalar
+
+Strategy = Literal["local", "global", "protected-global", "isomorphic"]
+Schedule = Literal["auto", "progressive", "iterative", "one-shot"]
+Part = Literal["embed", "heads", "head-dim", "mlp"]
+
+
+class Spec(BaseModel):
+    """Base of everything that a sweep file says: frozen, unknown keys refused, no guessing of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def mistake(told: str, *at: str | int) -> PydanticCustomError:
+    """A mistake to raise from a validator; `at` leads on from the validated value to the exact place."""
+    return PydanticCustomError("mistake", "{told}", {"told": told, "at": list(at)})
+
+
+def as_tuple(value: Any) -> Any:
+    """One value or a list of them, as a tuple: every axis accepts both."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, each of them once; a mistake otherwise."""
+    seen: list[Any] = []
+    for place, value in enumerate(values):
+        if value in seen:
+            raise mistake(f"found {getattr(value, 'name', value)!r} twice, expected each value once", place)
+        seen.append(value)
+    return values
+
+
+def named(value: Any) -> Any:
+    """A bare name stands for a mapping with nothing but the name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Many = BeforeValidator(as_tuple)
+Speedups = Annotated[tuple[Annotated[float, Field(gt=1, allow_inf_nan=False)], ...], Many, Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Many, Field(min_length=1)]
+Strategies = Annotated[tuple[Strategy, ...], Many, Field(min_length=1)]
+Parts = Annotated[tuple[Part, ...], Many, Field(min_length=1)]
+
+
+class Axis(Spec):
+    """One entry of `models`, `datasets` or `methods`. What it overrides holds for its cells only.
+
+    When several entries of one cell override the same key, the method's word goes before the model's, and the
+    model's before the dataset's.
+    """
+
+    name: str = Field(min_length=1)
+    params: dict[str, Scalar] = {}
+    speedups: Speedups | None = None
+    seeds: Seeds | None = None
+    strategies: Strategies | None = None
+    schedule: Schedule | None = None
+    prune: Parts | None = None
+    round_to: int | None = Field(None, ge=1)
+    recipe: Recipe | None = None
+
+
+class ModelAxis(Axis):
+    """A model: a registered name, `timm:NAME` or `module:function`, and where its weights come from."""
+
+    weights: str = Field("trained", min_length=1, description="trained (default), pretrained, or the path of a file")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name.startswith("timm:") and name != "timm:":
+            return name
+        if ":" in name:
+            if not re.fullmatch(r"[\w.]+:\w+", name):
+                raise mistake(f"found {name!r}, expected a registered name, timm:NAME or module:function")
+            return name
+        return _registered(name, registry.model)
+
+    @field_validator("params")
+    @classmethod
+    def _accepted(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        entry = registry.model.entries().get(info.data.get("name", ""))
+        return checked(params, entry) if entry else params
+
+    @field_validator("weights")
+    @classmethod
+    def _there(cls, weights: str, info: ValidationInfo) -> str:
+        entry = registry.model.entries().get(info.data.get("name", ""))
+        if weights == "pretrained" and entry and not entry.facts.get("pretrained"):
+            raise mistake(
+                f"found 'pretrained', expected 'trained' or a file: no published weights are known for {entry.name!r}"
+            )
+        if weights not in ("trained", "pretrained") and not Path(weights).is_file():
+            near = nearest(Path(weights).name, ("trained", "pretrained"))
+            raise mistake(
+                f"found {weights!r}, expected 'trained', 'pretrained' or a file; there is no such file.{near}"
+            )
+        return weights
+
+
+class DatasetAxis(Axis):
+    """A dataset by its registered name."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _registered(name, registry.dataset)
+
+    @field_validator("params")
+    @classmethod
+    def _accepted(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        return checked(params, registry.dataset.entries().get(info.data.get("name", "")))
+
+
+class MethodAxis(Axis):
+    """`importance` or `importance+regularizer`; `params` are the criterion's, `regularizer_params` the other's."""
+
+    regularizer_params: dict[str, Scalar] = {}
+
+    @property
+    def importance(self) -> str:
+        """Name of the criterion."""
+        return self.name.partition("+")[0]
+
+    @property
+    def regularizer(self) -> str | None:
+        """Name of the sparsity regularizer, None without one."""
+        return self.name.partition("+")[2] or None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        importance, plus, regularizer = name.partition("+")
+        _registered(importance, registry.importance)
+        if plus:
+            _registered(regularizer, registry.regularizer)
+        return name
+
+    @field_validator("params")
+    @classmethod
+    def _accepted(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        importance = info.data.get("name", "").partition("+")[0]
+        return checked(params, registry.importance.entries().get(importance))
+
+    @field_validator("regularizer_params")
+    @classmethod
+    def _accepted_too(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        name = info.data.get("name", "")
+        regularizer = name.partition("+")[2]
+        if name and not regularizer:
+            raise mistake(f"found parameters of a regularizer, but {name!r} has none; expected {name}+REGULARIZER")
+        return checked(params, registry.regularizer.entries().get(regularizer))
+
+
+def resolved(entry: Entry, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The entry's defaults with `params` over them, typed as the defaults: what is hashed and handed to the code."""
+    values = {name: value for name, value in entry.params.items() if isinstance(value, Scalar) and value != REQUIRED}
+    for name, value in params.items():
+        values[name] = float(value) if isinstance(entry.params.get(name), float) else value
+    return values
+
+
+def checked(params: dict[str, Scalar], entry: Entry | None) -> dict[str, Scalar]:
+    """`params` as `entry` takes them; a mistake for an unknown name or a value of another type than the default's."""
+    if entry is None:  # its name is the mistake
+        return params
+    for name, value in params.items():
+        if name not in entry.params:
+            known = ", ".join(entry.params) or "none"
+            raise mistake(
+                f"unknown parameter of {entry.kind} {entry.name!r}.{nearest(name, entry.params)} Known: {known}", name
+            )
+        expected = type(entry.params[name])
+        if entry.params[name] in (None, REQUIRED) or type(value) is expected:
+            continue
+        if expected is float and type(value) is int:
+            continue
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        raise mistake(f"found {value!r}, expected {words.get(expected, expected.__name__)}", name)
+    lacking = [name for name, default in entry.params.items() if default == REQUIRED and name not in params]
+    if lacking:
+        raise mistake(f"{entry.kind} {entry.name!r} needs the parameter {lacking[0]!r}")
+    return params
+
+
+def _registered(name: str, names: registry.Registry) -> str:
+    if name not in names.entries():
+        raise mistake(unknown(names.kind, name, names.entries()))
+    return name

@@ -1,0 +1,179 @@
+"""The only reader of YAML: from a sweep file to a `Sweep`, or to every mistake in it at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from raybench.catalogue import ROOT
+from raybench.errors import nearest
+from raybench.spec.mistakes import Mistake, Mistakes, explain
+from raybench.spec.nodes import Node, merge, parse
+from raybench.spec.sweep import Sweep
+
+RECIPES = (ROOT / "sweeps/recipes", Path(__file__).parent / "recipes")  # of the checkout, of an installed wheel
+_OVERRIDING = ("models", "datasets", "methods")
+
+
+def load_sweep(path: Path | str) -> Sweep:
+    """The sweep in the file `path`, with what it extends and its recipe resolved.
+
+    Paths inside a file (weights, storage, data roots, `extends`) are relative to that file.
+    Raises Mistakes (a SpecError) that lists everything wrong, each with file and line.
+    """
+    told = _extended(Path(path), ())
+    mistakes: list[Mistake] = []
+    root = _with_recipes(told, mistakes)
+    try:
+        sweep = Sweep.model_validate(root.plain())
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        mistakes += [_placed(one, root) for one in found if not (mistakes and one["loc"] == ("recipe",))]
+    if mistakes:
+        raise Mistakes(sorted(mistakes, key=lambda m: (m.file != root.file, str(m.file), m.line or 0)))
+    return sweep
+
+
+def load_recipe_names(folder: Path) -> dict[str, Path]:
+    """Every recipe that a sweep in `folder` can name, and its file; the sweep's own `recipes/` go first."""
+    found: dict[str, Path] = {}
+    for place in (folder / "recipes", *RECIPES):
+        for file in sorted(place.glob("*.yaml")):
+            found.setdefault(file.stem, file)
+    return found
+
+
+def _placed(error: Any, root: Node) -> Mistake:
+    """A pydantic error at the line that it speaks of."""
+    loc = (*error["loc"], *error.get("ctx", {}).get("at", ()))
+    node, path = root.find(loc)
+    if error["type"] == "missing":
+        path = loc
+    return Mistake(node.file, node.line, path, explain(error, Sweep))
+
+
+def _extended(file: Path, chain: tuple[Path, ...]) -> Node:
+    """The tree of `file` over those that it extends, its relative paths made absolute."""
+    node = parse(file)
+    base = node.get("extends")
+    node = _anchored(_without(node, "extends"), file.parent)
+    if base is None:
+        return node
+    chain = (*chain, file.resolve())
+    target = file.parent / _file_name(base)
+    if target.resolve() in chain:
+        names = " -> ".join(one.name for one in (*chain, target))
+        raise Mistakes([Mistake(base.file, base.line, ("extends",), f"found a circle: {names}")])
+    if not target.is_file():
+        near = nearest(target.name, (one.name for one in target.parent.glob("*.yaml")))
+        told = f"found {base.value!r}, expected a file; there is no {target}.{near}"
+        raise Mistakes([Mistake(base.file, base.line, ("extends",), told)])
+    return merge(_extended(target, chain), node)
+
+
+def _file_name(node: Node) -> str:
+    if not isinstance(node.value, str) or not node.value:
+        raise Mistakes([Mistake(node.file, node.line, ("extends",), "expected the name of one YAML file")])
+    return node.value
+
+
+def _without(node: Node, key: str) -> Node:
+    return Node({name: value for name, value in node.value.items() if name != key}, node.file, node.line)
+
+
+def _anchored(node: Node, folder: Path) -> Node:
+    """`node` with the paths it says made absolute, so that they mean the same wherever the command is typed."""
+
+    def anchor(value: Node) -> Node:
+        text = value.value
+        if not isinstance(text, str) or "://" in text:
+            return value
+        return Node(str((folder / Path(text).expanduser()).absolute()), value.file, value.line)
+
+    def weights(entry: Node) -> Node:
+        told = entry.get("weights")
+        if told is None or told.value in ("trained", "pretrained"):
+            return entry
+        return Node({**entry.value, "weights": anchor(told)}, entry.file, entry.line)
+
+    def models(part: Node) -> Node:
+        entries = part.get("models")
+        if entries is None:
+            return part
+        new = _each(entries, weights)
+        return Node({**part.value, "models": new}, part.file, part.line)
+
+    node = models(node)
+    changed = dict(node.value)
+    if "include" in changed:
+        changed["include"] = _each(changed["include"], models)
+    if "storage" in changed:
+        changed["storage"] = anchor(changed["storage"])
+    roots = node.get("data_roots")
+    if roots is not None and isinstance(roots.value, dict):
+        changed["data_roots"] = Node({k: anchor(v) for k, v in roots.value.items()}, roots.file, roots.line)
+    return Node(changed, node.file, node.line)
+
+
+def _each(node: Node, change: Any) -> Node:
+    """`change` applied to every item of a list, or to the one value that stands for a list."""
+    if isinstance(node.value, tuple):
+        return Node(tuple(change(item) for item in node.value), node.file, node.line)
+    return change(node)
+
+
+def _with_recipes(root: Node, mistakes: list[Mistake]) -> Node:
+    """`root` with every `recipe:`, its own and its entries', replaced by the whole recipe."""
+    if not isinstance(root.value, dict):
+        return root
+    changed = dict(root.value)
+    for axis in _OVERRIDING:
+        if axis in changed:
+            changed[axis] = _each(changed[axis], lambda entry: _with_recipe(entry, mistakes))
+    if "include" in changed:
+        changed["include"] = _each(changed["include"], lambda one: _with_recipes(one, mistakes))
+    return _with_recipe(Node(changed, root.file, root.line), mistakes)
+
+
+def _with_recipe(holder: Node, mistakes: list[Mistake]) -> Node:
+    told = holder.get("recipe")
+    if told is None or told.value is None:
+        return holder
+    recipe = _recipe(told, told.file.parent, mistakes, ())
+    rest = {key: value for key, value in holder.value.items() if key != "recipe"}
+    return Node(rest if recipe is None else {**rest, "recipe": recipe}, holder.file, holder.line)
+
+
+def _recipe(told: Node, folder: Path, mistakes: list[Mistake], chain: tuple[str, ...]) -> Node | None:
+    """The recipe that `told` names or describes, `name` included; None after noting a mistake."""
+    base = told if not isinstance(told.value, dict) else told.get("extends")
+    if base is None:  # written out in place
+        return told if told.get("name") else _named(told, "custom")
+    known = load_recipe_names(folder)
+    if base.value not in known or base.value in chain:
+        what = "found a circle" if base.value in chain else f"unknown recipe {base.value!r}"
+        near = nearest(str(base.value), known)
+        mistakes.append(
+            Mistake(base.file, base.line, ("recipe",), f"{what}.{near} Known: {', '.join(sorted(known)) or 'none'}")
+        )
+        return None
+    name = str(base.value)
+    read = parse(known[name])
+    whole = _recipe(read, known[name].parent.parent, mistakes, (*chain, name)) if read.get("extends") else read
+    if whole is None or base is told:
+        return whole and _named(whole, name)
+    changes = _without(told, "extends")
+    merged = merge(whole, changes)
+    return merged if changes.get("name") else _named(merged, name, changes.plain())
+
+
+def _named(recipe: Node, name: str, changes: Any = None) -> Node:
+    """`recipe` under `name`, plus four digits of what was changed, so that two recipes never share a name."""
+    if changes or name == "custom":
+        text = json.dumps(changes or recipe.plain(), sort_keys=True)
+        name += f"~{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+    return Node({**recipe.value, "name": Node(name, recipe.file, recipe.line)}, recipe.file, recipe.line)

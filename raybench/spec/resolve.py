@@ -1,0 +1,208 @@
+"""Sweep -> trials: the product of the axes, every default filled in, every code and file pinned by version or hash."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from raybench import registry
+from raybench.errors import SpecError, UserError
+from raybench.spec.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
+from raybench.spec.sweep import Exclude, Include, Sweep
+from raybench.spec.trial import MethodRef, Trial, Weights
+
+DEFAULT_PARTS = ("embed", "head-dim", "mlp")  # of attention models: their MLPs alone can't reach 4x
+DATA_ONCE = ("nothing", "weights")  # needs that change with every cut at no cost: scored progressively
+
+
+def resolve(sweep: Sweep) -> tuple[Trial, ...]:
+    """Every cell of the sweep as a resolved trial, each once, in the order of the axes.
+
+    Raises SpecError where a weights file or a user's data can't be read, or nothing is left of the grid.
+    """
+    trials: dict[str, Trial] = {}
+    resolver = _Resolver(sweep)
+    for cell in itertools.chain(_cells(sweep, None), *(_cells(sweep, one) for one in sweep.include)):
+        if not any(_matches(cell, one) for one in sweep.exclude):
+            trial = resolver.trial(*cell)
+            trials.setdefault(trial.trial_id, trial)
+    if not trials:
+        raise SpecError(f"sweep {sweep.name!r} has no cells: `exclude` takes all of them out")
+    return tuple(trials.values())
+
+
+Cell = tuple[DatasetAxis, ModelAxis, MethodAxis, str, float, int]
+
+
+def _cells(sweep: Sweep, extra: Include | None) -> Iterator[Cell]:
+    """The product of the sweep's axes, or of what `extra` puts in their place."""
+    models = _entries(sweep.models, extra and extra.models)
+    datasets = _entries(sweep.datasets, extra and extra.datasets)
+    methods = _entries(sweep.methods, extra and extra.methods)
+    for dataset, model, method in itertools.product(datasets, models, methods):
+        said = {
+            axis: (extra and getattr(extra, axis)) or overriding(axis, method, model, dataset, sweep)
+            for axis in ("strategies", "speedups", "seeds")
+        }
+        for strategy, speedup, seed in itertools.product(said["strategies"], said["speedups"], said["seeds"]):
+            yield dataset, model, method, strategy, speedup, seed
+
+
+def _entries(own: tuple[Any, ...], asked: tuple[Any, ...] | None) -> list[Any]:
+    """The entries that `asked` means: a bare name is the sweep's own entry of that name, where there is one."""
+    if asked is None:
+        return list(own)
+    found: list[Any] = []
+    for entry in asked:
+        bare = entry.model_fields_set == {"name"}
+        found += [one for one in own if bare and one.name == entry.name] or [entry]
+    return found
+
+
+def _matches(cell: Cell, one: Exclude) -> bool:
+    dataset, model, method, strategy, speedup, seed = cell
+    values = {"datasets": dataset.name, "models": model.name, "methods": method.name,
+              "strategies": strategy, "speedups": speedup, "seeds": seed}  # fmt: skip
+    return all(values[axis] in getattr(one, axis) for axis in one.model_fields_set if getattr(one, axis))
+
+
+def overriding(field: str, *holders: Any) -> Any:
+    """The first of the holders' values of `field` that was set; the last holder always has one."""
+    return next((value for holder in holders if (value := getattr(holder, field)) is not None), None)
+
+
+class _Resolver:
+    """Fills in trials; what files and sources hash to is looked up once a sweep."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self._parts: dict[tuple[int, str], dict[str, Any]] = {}
+
+    def trial(
+        self, dataset: DatasetAxis, model: ModelAxis, method: MethodAxis, strategy: str, speedup: float, seed: int
+    ) -> Trial:
+        sweep = self.sweep
+        fields = self._once(dataset, self._dataset) | self._once(model, self._model) | self._once(method, self._method)
+        attention = fields.pop("attention")
+        auto = fields.pop("auto")
+        schedule = overriding("schedule", method, model, dataset, sweep)
+        parts = overriding("prune", method, model, dataset, sweep) or DEFAULT_PARTS
+        return Trial(
+            **fields,
+            strategy=strategy,
+            speedup=speedup,
+            seed=seed,
+            base_seed=seed if sweep.base_seeds == "per-seed" else 0,
+            protocol=sweep.protocol,
+            schedule=auto if schedule == "auto" else schedule,
+            prune=() if attention is False else tuple(sorted(parts)),
+            round_to=overriding("round_to", method, model, dataset, sweep),
+            recipe=overriding("recipe", method, model, dataset, sweep),
+        )
+
+    def _once(self, entry: Any, make: Any) -> dict[str, Any]:
+        key = (id(entry), make.__name__)
+        if key not in self._parts:
+            self._parts[key] = make(entry)
+        return self._parts[key]
+
+    def _dataset(self, axis: DatasetAxis) -> dict[str, Any]:
+        entry = registry.dataset.entry(axis.name)
+        marks = [entry.source] if entry.source else []
+        if entry.facts.get("user_data"):
+            marks.append(fingerprint(data_root(axis.name, self.sweep.data_roots)))
+        return {
+            "dataset": axis.name,
+            "dataset_params": resolved(entry, axis.params),
+            "dataset_fingerprint": ":".join(marks) or None,
+            "task": entry.facts.get("task", "classification"),
+        }
+
+    def _model(self, axis: ModelAxis) -> dict[str, Any]:
+        entry = registry.model.entries().get(axis.name)
+        return {
+            "model": axis.name,
+            "model_params": resolved(entry, axis.params) if entry else axis.params,
+            "model_source": entry.source if entry else module_source(axis.name),
+            "weights": self._weights(axis, entry.facts if entry else {}),
+            "attention": entry.facts.get("attention", False) if entry else None,
+        }
+
+    def _weights(self, axis: ModelAxis, facts: Mapping[str, Any]) -> Weights:
+        if axis.weights == "trained":
+            return Weights()
+        if axis.weights == "pretrained":
+            identity = facts.get("pretrained", axis.name)  # timm names its own
+            return Weights(kind="hub", identity=identity)
+        return Weights(kind="file", identity=_sha256(Path(axis.weights), axis.name), path=axis.weights)
+
+    def _method(self, axis: MethodAxis) -> dict[str, Any]:
+        importance = registry.importance.entry(axis.importance)
+        regularizer = registry.regularizer.entry(axis.regularizer) if axis.regularizer else None
+        needs = importance.facts.get("needs", "weights")
+        return {
+            "importance": _pinned(importance, axis.params),
+            "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,
+            "auto": "progressive" if needs in DATA_ONCE else "iterative",
+        }
+
+
+def _pinned(entry: Any, params: Mapping[str, Any]) -> MethodRef:
+    version = entry.facts.get("version", 1)
+    return MethodRef(name=entry.name, params=resolved(entry, params), version=version, source=entry.source)
+
+
+def module_source(name: str) -> str | None:
+    """SHA-256 of the file behind a user's `module:function`, found without importing it; None for `timm:NAME`.
+
+    Raises SpecError when the current folder and the Python path have no such module.
+    """
+    module = name.partition(":")[0]
+    if module == "timm":
+        return None
+    path: list[str] = [os.getcwd(), *sys.path]
+    spec = None
+    for part in module.split("."):
+        spec = importlib.machinery.PathFinder.find_spec(part, path)
+        path = list(spec.submodule_search_locations or []) if spec else []
+    if spec is None or not spec.origin:
+        raise SpecError(f"model {name!r}: found no module {module!r} in this folder or on the Python path")
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
+def data_root(name: str, roots: Mapping[str, str]) -> Path:
+    """The folder of the user's data `name`: from `data_roots`, else below RAYBENCH_DATA."""
+    if name in roots:
+        root = Path(roots[name])
+    elif os.environ.get("RAYBENCH_DATA"):
+        root = Path(os.environ["RAYBENCH_DATA"]) / name
+    else:
+        raise SpecError(f"dataset {name!r} needs a folder: data_roots: {{{name}: FOLDER}}, or RAYBENCH_DATA")
+    if not root.is_dir():
+        raise SpecError(f"dataset {name!r}: found no folder {root}")
+    return root
+
+
+def fingerprint(root: Path) -> str:
+    """Hash of the sorted list of (path, size) below `root`: tells two states of a user's data apart."""
+    told = hashlib.sha256()
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            file = Path(folder, name)
+            told.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\n".encode())
+    return told.hexdigest()[:16]
+
+
+def _sha256(file: Path, model: str) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"model {model!r}: its weights {file} can't be read: {error.strerror}") from error
