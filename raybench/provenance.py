@@ -1,0 +1,110 @@
+"""Where a number comes from: code, libraries, machine, as one frozen record. Imports no library that it names."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Conditions of one row; the fields are those of column `provenance`."""
+
+    code_version: str | None
+    commit: str | None  # None where the code isn't a git checkout
+    dirty: bool | None  # uncommitted changes of tracked files
+    python: str
+    torch: str | None
+    torchvision: str | None
+    torch_pruning: str | None
+    timm: str | None
+    ultralytics: str | None
+    ray: str | None
+    cuda: str | None
+    driver: str | None
+    device_name: str | None
+    host: str
+    cpu: str
+    cores: int
+    threads: int | None
+    started_at: str | None
+    finished_at: str
+
+
+def now() -> str:
+    """The time in UTC as ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance(
+    *,
+    started_at: str | None = None,
+    device_name: str | None = None,
+    cuda: str | None = None,
+    driver: str | None = None,
+    threads: int | None = None,
+) -> Provenance:
+    """Facts of this process. What only torch knows (device, CUDA, threads) is handed in by who has it imported."""
+    commit, dirty = _git()
+    names = ("torch", "torchvision", "timm", "ultralytics", "ray")
+    return Provenance(
+        code_version=installed("raybench"),
+        commit=commit,
+        dirty=dirty,
+        python=platform.python_version(),
+        **{name: installed(name) for name in names},
+        torch_pruning=installed("torch-pruning"),
+        cuda=cuda,
+        driver=driver,
+        device_name=device_name,
+        host=socket.gethostname(),
+        cpu=cpu_name(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=threads,
+        started_at=started_at,
+        finished_at=now(),
+    )
+
+
+@cache
+def installed(package: str) -> str | None:
+    """Installed version of `package`, None when it isn't there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def cpu_name() -> str:
+    """Marketing name of the processor where Linux tells it, else the architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@cache
+def _git() -> tuple[str | None, bool | None]:
+    """(commit, dirty) of the checkout that this package runs from, (None, None) when it runs from none."""
+    if not (PACKAGE.parent / ".git").exists():
+        return None, None
+    try:
+        commit = _run("rev-parse", "HEAD").strip()
+        return commit, bool(_run("status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _run(*arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(PACKAGE.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout

@@ -1,0 +1,77 @@
+"""Rows <-> Arrow tables. Old files lack columns: they read as nulls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raybench.results.columns import BY_NAME, COLUMNS, SCHEMA_VERSION, Column
+
+VERSION_KEY = b"raybench.schema"
+_TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+
+
+def arrow_type(column: Column) -> pa.DataType:
+    """Arrow type of a column."""
+    if column.fields:
+        struct = pa.struct([(f.name, arrow_type(f)) for f in column.fields])
+        return pa.list_(struct) if column.type == "list" else struct
+    return _TYPES[column.type]
+
+
+@cache
+def arrow_schema() -> pa.Schema:
+    """Schema of every file that is written, with its version in the metadata."""
+    return pa.schema([(c.name, arrow_type(c)) for c in COLUMNS], metadata={VERSION_KEY: str(SCHEMA_VERSION)})
+
+
+def to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows (records or dicts) as a table in schema order."""
+    return pa.Table.from_pylist([_plain(row) for row in rows], schema=arrow_schema())
+
+
+def conform(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """`table` with exactly the columns `names`, in order and of the schema's types; absent ones are null.
+
+    A name may reach into a struct: ``provenance.torch``.
+    """
+    wanted = _projected(tuple(names))
+    if table.schema.equals(wanted):
+        return table
+    return pa.table([_column(table, name) for name in names], schema=wanted)
+
+
+@cache
+def _projected(names: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([(name, field_type(name)) for name in names])
+
+
+def field_type(name: str) -> pa.DataType:
+    """Type of a column, or of the field of a struct column that a dotted name means."""
+    column, _, inner = name.partition(".")
+    kind = arrow_type(BY_NAME[column])
+    return kind.field(inner).type if inner else kind
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    column, _, inner = name.partition(".")
+    kind = field_type(name)
+    if column not in table.column_names:
+        return pa.chunked_array([pa.nulls(table.num_rows, kind)])
+    values = table.column(column)
+    if inner:
+        if values.type.get_field_index(inner) < 0:
+            return pa.chunked_array([pa.nulls(table.num_rows, kind)])
+        values = pc.struct_field(values, inner)
+    return values if values.type == kind else values.cast(kind)
+
+
+def _plain(value: Any) -> Any:
+    """Nested read-only mappings and tuples as the dicts and lists that Arrow takes."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,175 @@
+"""One result row as a frozen record that can't be half a row: names, types and what a status needs are checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any
+
+from raybench.errors import RaybenchError, nearest
+from raybench.results.columns import BY_NAME, COLUMNS, SCHEMA_VERSION, Column
+from raybench.spec.trial import Trial, digest
+
+__all__ = ["BY_NAME", "COLUMNS", "SCHEMA_VERSION", "Column", "Record", "RecordError"]
+
+
+class RecordError(RaybenchError):
+    """A row that is no row: a wrong name or type, or a value that its status needs is missing."""
+
+
+@dataclass(frozen=True)
+class Record(Mapping[str, Any]):
+    """One row of table `trials`: a mapping over every column, None where there is no value."""
+
+    values_: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        values = {name: _value(_column(name), value) for name, value in self.values_.items()}
+        _check_needed(values)
+        object.__setattr__(self, "values_", MappingProxyType({c.name: values.get(c.name) for c in COLUMNS}))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values_[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_)
+
+    def __len__(self) -> int:
+        return len(self.values_)
+
+    def replaced(self, **values: Any) -> Record:
+        """This record with other values in some columns."""
+        return Record({**self.values_, **values})
+
+    @classmethod
+    def of_trial(cls, trial: Trial, *, status: str = "ok", **values: Any) -> Record:
+        """Row of `trial`: identity columns come from it, `values` are all others, by column name.
+
+        `delta` and `params_kept` are derived when not given; `provenance` may be a dataclass, `kept` a mapping
+        group -> indices. Raises RecordError for unknown names, wrong types and missing metrics.
+        """
+        return cls(identity(trial) | {"status": status} | _derived(values) | _plain(values))
+
+    @classmethod
+    def failed(
+        cls,
+        trial: Trial,
+        *,
+        stage: str,
+        error_type: str,
+        error_message: str,
+        traceback_path: str | None = None,
+        attempt: int = 1,
+        **values: Any,
+    ) -> Record:
+        """Row of an attempt that failed in `stage`; `values` are columns known before it did."""
+        error = {"stage": stage, "error_type": error_type, "error_message": error_message}
+        where = {"traceback_path": traceback_path, "attempt": attempt}
+        return cls.of_trial(trial, status="failed", **error, **where, **values)
+
+    @classmethod
+    def skipped(cls, trial: Trial, reason: str) -> Record:
+        """Row of a cell that can't be run, for `reason`."""
+        return cls.of_trial(trial, status="skipped", reason=reason)
+
+
+def identity(trial: Trial) -> dict[str, Any]:
+    """The columns that a trial knows before anything ran."""
+    same = ("dataset", "task", "model", "method", "strategy", "protocol", "schedule", "seed", "base_seed", "round_to")
+    return {name: getattr(trial, name) for name in same} | {
+        "trial_id": trial.trial_id,
+        "config_id": config_id(trial),
+        "importance": trial.importance.name,
+        "regularizer": trial.regularizer.name if trial.regularizer else None,
+        "recipe": trial.recipe.name,
+        "speedup_target": trial.speedup,
+        "base_key": trial.base_key,
+        "sparsify_key": trial.sparsify_key,
+        "select_key": trial.select_key,
+        "trial": json.dumps(trial.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False),
+    }
+
+
+def config_id(trial: Trial) -> str:
+    """Hash of everything but seeds, speed-up and the recipe's name: cells that share it may be averaged."""
+    own = trial.model_dump(mode="json", exclude={"seed": True, "base_seed": True, "speedup": True, "recipe": {"name"}})
+    return digest("config", own)
+
+
+def _derived(values: Mapping[str, Any]) -> dict[str, float]:
+    """What follows from other values; left out where those are absent or wrong, which is told of them."""
+    base, final, params, dense = (values.get(n) for n in ("metric_base", "metric_final", "params", "params_base"))
+    derived = {}
+    if _finite(base) and _finite(final):
+        derived["delta"] = final - base
+    if _finite(params) and _finite(dense) and dense:
+        derived["params_kept"] = params / dense
+    return derived
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with dataclasses as dicts and `kept` as canonical JSON."""
+    plain = {k: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for k, v in values.items()}
+    if isinstance(plain.get("kept"), Mapping):
+        kept = {group: [int(unit) for unit in units] for group, units in plain["kept"].items()}
+        plain["kept"] = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return plain
+
+
+def _column(name: str) -> Column:
+    if name not in BY_NAME:
+        raise RecordError(
+            f"a result row has no column {name!r}.{nearest(name, BY_NAME)} See raybench/results/columns.py"
+        )
+    return BY_NAME[name]
+
+
+def _value(column: Column, value: Any, where: str = "") -> Any:
+    """`value` as plain Python of the column's type; RecordError when it isn't of that type."""
+    path = where + column.name
+    if value is None:
+        return None
+    if column.type == "struct":
+        return _struct(column, value, path)
+    if column.type == "list":
+        if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+            raise RecordError(f"{path}: found {type(value).__name__}, expected a sequence of mappings")
+        return tuple(_struct(column, entry, f"{path}[{i}]") for i, entry in enumerate(value))
+    kinds = {"string": str, "bool": bool, "int": Integral, "float": Real}
+    if not isinstance(value, kinds[column.type]) or (isinstance(value, bool) and column.type != "bool"):
+        raise RecordError(f"{path}: found {value!r} ({type(value).__name__}), expected {column.type}")
+    if column.type == "float":
+        if not where and not math.isfinite(value):
+            raise RecordError(f"{path}: found {value!r}, expected a finite number; leave it out and give the reason")
+        return float(value)
+    return int(value) if column.type == "int" else value
+
+
+def _struct(column: Column, value: Any, path: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RecordError(f"{path}: found {type(value).__name__}, expected a mapping")
+    names = [f.name for f in column.fields]
+    for name in value:
+        if name not in names:
+            raise RecordError(f"{path} has no field {name!r}.{nearest(name, names)} Known: {', '.join(names)}")
+    return MappingProxyType({f.name: _value(f, value.get(f.name), f"{path}.") for f in column.fields})
+
+
+def _check_needed(values: Mapping[str, Any]) -> None:
+    status = values.get("status")
+    if status not in ("ok", "failed", "skipped"):
+        raise RecordError(f"status: found {status!r}, expected ok, failed or skipped")
+    missing = [c.name for c in COLUMNS if status in c.needed and values.get(c.name) is None]
+    if status == "ok" and values.get("timing_reason") is None:
+        timings = ["latency_ms", "step_time_s"] + ["reg_time_s"] * (values.get("regularizer") is not None)
+        missing += [f"{name} (or timing_reason)" for name in timings if values.get(name) is None]
+    if missing:
+        raise RecordError(f"row {values.get('trial_id')} has status {status!r} but no {', '.join(missing)}")
