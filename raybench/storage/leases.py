@@ -40,6 +40,11 @@ class Lease:
         self.held = False
         self.lost = False
 
+    @property
+    def taken(self) -> bool:
+        """Whether somebody alive holds it at this moment."""
+        return any(self._alive(name) for name in self._generations())
+
     def acquire(self) -> bool:
         """Take the lease if it is free or stale; returns at once either way."""
         seen = self._generations()

@@ -1,0 +1,111 @@
+"""Starting Ray here, or joining a cluster: environment, authentication, and how many units it can hold at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from raybench.errors import UserError
+from raybench.spec.sweep import Resources
+
+# Read by Ray when it is imported or started. Ours is the only output, the results are not Tune's to log or to sync,
+# trials stay in the folder where the command was typed, and Ctrl-C is ours.
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+OBJECT_STORE = 100_000_000  # bytes; units exchange files, not objects
+UNKNOWN_SCALE = 32  # units asked for at once on a cluster that doesn't tell what it can grow to
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray, started on this machine for this run alone, or the cluster at `address`. Shut down on leaving.
+
+    A Ray that this process is connected to already is used and left as it is. UserError when none answers.
+    """
+    _prepare(address)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    else:
+        options |= {"address": address}
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _prepare(address: str | None) -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if address is None:
+        os.environ["RAY_AUTH_MODE"] = "token"  # a token of this run's own: other users of the machine stay out
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        return
+    has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    has_token = has_token or (Path.home() / ".ray" / "auth_token").exists()
+    os.environ["RAY_AUTH_MODE"] = "token" if has_token else "disabled"
+
+
+def demand(resources: Resources) -> dict[str, float]:
+    """What one unit asks Ray for; memory in bytes."""
+    asked = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": float(resources.memory or 0)}
+    return {name: amount for name, amount in asked.items() if amount}
+
+
+def concurrency(asked: Mapping[str, float], address: str | None) -> int:
+    """Units to keep at Ray's door: twice what it holds, or could hold after growing, so that none of it idles.
+
+    UserError when no node, present or possible, can hold one unit.
+    """
+    import ray
+    from ray._private.state import state  # the only place where Ray tells what a cluster may grow to
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    now = sum(_fits(asked, node) for node in nodes)
+    growth = state.get_max_resources_from_cluster_config()
+    later = _fits(asked, growth) if growth else 0
+    if not now and not later and (address is None or growth):
+        raise UserError(f"resources: found {_words(asked)} a cell; expected what a node has: {_inventory(nodes)}")
+    return max(2 * now, 2 * later, UNKNOWN_SCALE if address and not growth else 1)
+
+
+def _fits(asked: Mapping[str, float], offered: Mapping[str, float]) -> int:
+    return int(min((offered.get(name, 0) + 1e-9) // amount for name, amount in asked.items()))
+
+
+def _words(amounts: Mapping[str, float]) -> str:
+    memory = {"memory": f"{amounts.get('memory', 0) / 2**30:.1f} GiB memory"}
+    return ", ".join(memory.get(name, f"{amount:g} {name}") for name, amount in amounts.items())
+
+
+def _inventory(nodes: list[dict[str, float]]) -> str:
+    shown = [{name: node[name] for name in ("CPU", "GPU", "memory") if name in node} for node in nodes]
+    return " | ".join(sorted({_words(node) for node in shown})) or "no node is alive"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,186 @@
+"""What a person sees while a sweep runs: a live panel on a terminal, a line an event elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from raybench.execution.driver import Run, Watcher
+from raybench.pipeline.journal import read_journal
+from raybench.pipeline.outcome import Outcome, label_of
+from raybench.plan import Unit
+
+RECENT = 6  # ended cells that the panel shows
+SHOWN = 12  # running units that the panel shows
+REFRESH_S = 1.0
+
+
+def watcher(console: Console | None = None) -> Watcher:
+    """The panel on a terminal, plain lines elsewhere."""
+    console = console or Console(stderr=True)
+    return Panel(console) if console.is_terminal else Lines(console)
+
+
+class Lines(Watcher):
+    """One line an event."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally = Tally()
+
+    def begin(self, run: Run) -> None:
+        """Say how much there is to do."""
+        self._tally.begin(run)
+        if run.queue.units:
+            self._print(f"{self._tally.total} cells to run, {len(run.queue.units) - self._tally.total} shared stages")
+
+    def ended(self, unit: Unit, outcome: Outcome) -> None:
+        """How a unit ended, and how far the sweep is."""
+        self._tally.ended(unit, outcome)
+        self._print(f"[{self._tally.over}/{self._tally.total}] {sentence(unit, outcome)}{self._tally.eta()}")
+
+    def say(self, text: str) -> None:
+        """Print it."""
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Panel(Watcher):
+    """A panel that is redrawn in place; what is said stays above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._tally = Tally()
+        self._recent: deque[Text] = deque(maxlen=RECENT)
+        self._run: Run | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._closed = threading.Event()
+        self._live = Live(console=console, get_renderable=self.__rich__, refresh_per_second=2, transient=True)
+
+    def begin(self, run: Run) -> None:
+        """Open the panel at the first plan."""
+        self._run = run
+        self._tally.begin(run)
+        if not self._live.is_started and run.queue.units:
+            self._live.start()
+            threading.Thread(target=self._watch, name="progress", daemon=True).start()
+
+    def ended(self, unit: Unit, outcome: Outcome) -> None:
+        """Count it, and show it if it is a cell or has failed."""
+        self._tally.ended(unit, outcome)
+        if unit.kind == "cell" or outcome.status != "ok":
+            style = {"ok": "", "failed": "red", "skipped": "dim"}[outcome.status]
+            self._recent.append(Text(sentence(unit, outcome), style=style, overflow="ellipsis", no_wrap=True))
+
+    def say(self, text: str) -> None:
+        """Print it above the panel."""
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Take the panel away; the last results stay."""
+        self._closed.set()
+        if self._live.is_started:
+            self._live.stop()
+            for line in self._recent:
+                self._live.console.print(line)
+
+    def __rich__(self) -> Group:
+        running = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("running", "stage", "since", "on"):
+            running.add_column(column, no_wrap=True, justify="right" if column == "since" else "left")
+        for row in self._rows:
+            running.add_row(row["label"], row["stage"], duration(time.time() - row["started"]), row["host"])
+        number = len(self._run.queue.running) if self._run else 0
+        more = [Text(f"and {number - SHOWN} more", style="dim")] if number > SHOWN else []
+        return Group(Text(self._tally.headline(number), style="bold"), running, *more, *self._recent)
+
+    def _watch(self) -> None:
+        """Read the journal of what runs; a slow storage must not stall the drawing."""
+        while not self._closed.wait(REFRESH_S):
+            assert self._run is not None
+            units = list(self._run.queue.running.values())
+            self._rows = [row for unit in units[:SHOWN] for row in _present(self._run, unit)]
+
+
+class Tally:
+    """Counts of cells, and when they will all be over."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.total = 0
+        self._start = time.monotonic()
+        self._done = 0.0
+        self._work = 0.0
+
+    def begin(self, run: Run) -> None:
+        """Another plan: what has ended in this run counts as before."""
+        left = [unit for unit in run.queue.units.values() if unit.kind == "cell"]
+        self.total = self.over + len(left)
+        self._work = self._done + sum(_weight(unit) for unit in run.queue.units.values())
+
+    @property
+    def over(self) -> int:
+        """Cells that have ended, one way or another."""
+        return self.counts.total()
+
+    def ended(self, unit: Unit, outcome: Outcome) -> None:
+        """A unit is over."""
+        self._done += _weight(unit)
+        if unit.kind == "cell":
+            self.counts[outcome.status] += 1
+
+    def headline(self, running: int) -> str:
+        """All counts in one line."""
+        counts = ", ".join(f"{self.counts[status]} {status}" for status in ("ok", "failed", "skipped"))
+        elapsed = duration(time.monotonic() - self._start)
+        return f"{self.over}/{self.total} cells ({counts}), {running} units running, {elapsed} gone{self.eta()}"
+
+    def eta(self) -> str:
+        """`` , about N left`` by the share of the epochs that are done; empty before there is a ground for it."""
+        share = self._done / self._work if self._work else 1.0
+        if share < 0.05 or share >= 1:
+            return ""
+        return f", about {duration((time.monotonic() - self._start) * (1 - share) / share)} left"
+
+
+def sentence(unit: Unit, outcome: Outcome) -> str:
+    """`ok resnet20 magnitude-l2 ...: metric_final 97.2 (3.1 s)`, or what went wrong where."""
+    head = f"{outcome.status} {unit.kind} {label_of(unit)}"
+    if outcome.status == "ok":
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.summary.items())
+        return f"{head}{': ' if figures else ''}{figures} ({outcome.seconds:.1f} s)"
+    if outcome.status == "skipped":
+        return f"{head}: {outcome.error_message}"
+    return f"{head} in {outcome.stage}: {outcome.error_type}: {outcome.error_message}"
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `3m 20s`, `2h 05m`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def _present(run: Run, unit: Unit) -> Iterable[dict[str, Any]]:
+    """The journal's word on a running unit; nothing before its process wrote one."""
+    entries = [entry for entry in read_journal(run.storage, unit.key) if entry["status"] == "running"]
+    for entry in entries[-1:]:
+        stage = entry["stages"][-1] if entry["stages"] else {"stage": "starting", "started": entry["started"]}
+        yield {"label": entry["label"], "host": entry["host"], **stage}
+
+
+def _weight(unit: Unit) -> float:
+    recipe = unit.trials[0].recipe
+    epochs = {"base": recipe.base.epochs, "sparsify": recipe.sparsify.epochs, "cell": recipe.finetune.epochs}
+    return 1.0 + epochs.get(unit.kind, 0)

@@ -1,0 +1,154 @@
+"""Ray Tune as the executor: one Tune run whose searcher hands out the units that are ready."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle, tune
+from ray.tune.error import TuneError
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import ConcurrencyLimiter, Searcher
+
+from raybench.execution.actor import OUTCOME, Recycle, UnitTrial
+from raybench.execution.cluster import concurrency, demand
+from raybench.execution.driver import Aborted, Run
+from raybench.execution.interrupt import first_interrupt
+from raybench.execution.message import decode_outcome, encode_unit
+from raybench.spec.sweep import Resources
+
+_RUNS: dict[str, Run] = {}  # Tune pickles searchers and callbacks: they know their run by its id
+
+
+def executor(
+    resources: Resources, address: str | None = None, trainable: type[UnitTrial] = UnitTrial
+) -> Callable[[Run], None]:
+    """A `fit` for `drive`, on the Ray that this process is connected to."""
+    asked = demand(resources)
+    limit = concurrency(asked, address)
+    return lambda run: fit(run, _named(trainable, run, asked), limit)
+
+
+def fit(run: Run, trainable: type, limit: int) -> None:
+    """One Tune run over the present plan. Raises Aborted when Tune itself breaks down under the units."""
+    _RUNS[run.id] = run
+    try:
+        with tempfile.TemporaryDirectory(prefix="raybench-tune-") as folder, first_interrupt(run.stop):
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=ConcurrencyLimiter(UnitSearcher(run.id), max_concurrent=limit),
+                    num_samples=-1,
+                    reuse_actors=True,
+                    trial_name_creator=_name,
+                    trial_dirname_creator=_name,
+                ),
+                run_config=tune.RunConfig(
+                    name=run.id,
+                    storage_path=folder,
+                    verbose=0,
+                    callbacks=[Losses(run.id)],
+                    failure_config=tune.FailureConfig(max_failures=0),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            )
+            tuner.fit()
+    except (RuntimeError, TuneError) as error:
+        raise Aborted(f"Ray Tune broke down ({_cause(error)})") from error
+    finally:
+        del _RUNS[run.id]
+
+
+class UnitSearcher(Searcher):
+    """Suggests the next unit that is ready, nothing while none is, and FINISHED at the end."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        self._run_id = run_id
+        self._keys: dict[str, str] = {}  # Tune's trial id -> unit key
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Config of the next trial."""
+        run = _RUNS[self._run_id]
+        unit = run.take()
+        if unit is None:
+            return Searcher.FINISHED if run.finished else None
+        self._keys[trial_id] = unit.key
+        return {"unit": encode_unit(unit), "key": unit.key}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A unit told its outcome. Trials that died are the business of `Losses`, which knows why."""
+        key = self._keys.pop(trial_id)
+        if error or not result or OUTCOME not in result:
+            return
+        outcome = decode_outcome(result[OUTCOME])
+        if outcome is None:
+            _RUNS[self._run_id].queue.give_back(key)
+        else:
+            _RUNS[self._run_id].over(outcome)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune's snapshots are never restored: the storage is the only state."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """See `save`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+class Losses(tune.Callback):
+    """Tells the run of units whose process died, or was replaced for its memory."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A trial ended by an exception: never the unit's own failure, which is an outcome."""
+        run, error = _RUNS[self._run_id], _error_of(trial)
+        recycled = _recycled(error)
+        if recycled is None:
+            run.lost(trial.config["key"], _cause(error))
+            return
+        run.watcher.say(f"replacing a worker: {recycled.excess}")
+        outcome = decode_outcome(recycled.outcome)
+        if outcome is not None:
+            run.over(outcome)
+
+
+def _named(trainable: type[UnitTrial], run: Run, asked: dict[str, float]) -> type:
+    """A class of its own for each run: Ray knows the trainables of one cluster by their name."""
+    name = f"raybench_{run.id}"
+    own = type(name, (trainable,), {"assignment": run.assignment, "stop_key": run.stop_key})
+    ready = tune.with_resources(own, PlacementGroupFactory([dict(asked)]))
+    ready.__name__ = name
+    return ready
+
+
+def _name(trial: TuneTrial) -> str:
+    return f"{trial.config['key']}-{trial.trial_id}"
+
+
+def _error_of(trial: TuneTrial) -> BaseException:
+    """What ended a trial; Tune keeps it in a file of its driver's."""
+    if trial.pickled_error_file:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return RuntimeError(Path(trial.error_file).read_text() if trial.error_file else "a trial ended without a word")
+
+
+def _recycled(error: BaseException) -> Recycle | None:
+    chain: BaseException | None = error
+    while chain is not None and not isinstance(chain, Recycle):
+        chain = getattr(chain, "cause", None) or chain.__cause__
+    return chain
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of an error that Ray wrapped: what went wrong, without the way there."""
+    with suppress(IndexError):
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"
+    return type(error).__name__
