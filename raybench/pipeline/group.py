@@ -162,9 +162,7 @@ def _bias_tables(name: str, attention: nn.Module) -> tuple[Member, ...]:
 
 
 def _regroup(members: list[Member], unit_of_root: np.ndarray) -> tuple[Member, ...]:
-    return tuple(
-        Member(m.layer, m.kind, m.side, m.width, m.positions, unit_of_root[m.units], m.folds) for m in members
-    )
+    return tuple(Member(m.layer, m.kind, m.side, m.width, m.positions, unit_of_root[m.units], m.folds) for m in members)
 
 
 def _part(members: list[Member], heads: dict[str, nn.Module]) -> str:

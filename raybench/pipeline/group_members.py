@@ -124,7 +124,23 @@ def _member(layers: Layers, graph: GuardedGraph, reach: Reach) -> Member | None:
             f"can't group {graph.model_name}: {name} ({side}, {width} channels) is asked for channel {reach.index[-1]}; "
             "the graph doesn't follow a split or reshape before it"
         )
-    return Member(name, kind, side, int(width), reach.index, reach.root, folds)
+    index, root = reach.index, reach.root
+    if side == "in" or kind == "norm":
+        index, root = _merged_patches(layers, name, int(width), index, root)
+    return Member(name, kind, side, int(width), index, root, folds)
+
+
+def _merged_patches(
+    layers: Layers, name: str, width: int, index: np.ndarray, root: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Swin's PatchMerging lays four neighbours' channels side by side: channel c lies at c, C+c, 2C+c and 3C+c.
+
+    The library sees the reshape before it as an element-wise operation and finds the first of the four only.
+    """
+    parent = layers.model.get_submodule(name.rpartition(".")[0])
+    if type(parent).__name__ != "PatchMerging" or width != 4 * len(index):
+        return index, root
+    return np.arange(width), np.tile(root, 4)
 
 
 def _convolution(graph: GuardedGraph, conv: nn.Module, name: str, reach: Reach) -> tuple[Kind, Side, int, int]:

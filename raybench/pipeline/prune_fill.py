@@ -1,0 +1,115 @@
+"""The exact end of a selection: from the step in which the target is met to counts that meet it.
+
+MACs depend on how many units each group keeps, not on which. So the search is over counts: stop inside the
+last step, then take or give back single units, those nearest to the threshold first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from raybench.pipeline.prune_plan import Problem
+
+CLOSE = 0.001  # wherever some single unit comes this near to the target, the target is met this well
+ENOUGH = 0.005
+LOOK_BACK = 16  # prefixes of the last step, besides the one that meets the target, from which the search may start
+
+
+def fill(
+    problem: Problem,
+    path: np.ndarray,
+    order: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray | None],
+    threshold: np.ndarray,
+    target: float,
+) -> tuple[np.ndarray, str | None]:
+    """Counts (groups,) for `target`, and the reason when they miss it by more than 0.5 %.
+
+    `path`: (n + 1, groups) counts after each candidate of the last step, meeting the target at the end. `order`: units
+    of each group, first to go first. `threshold`: (groups,) the score that separated staying from going.
+    """
+    goal = problem.goal(target)
+    meets = int(np.argmax(problem.macs(path) <= goal))
+    starts = problem.rounded(path[max(0, meets - LOOK_BACK) : meets + 1])[::-1]
+    counts, error = _nearest(problem, starts[:2], goal)
+    if error > CLOSE:
+        counts, error = _improve(problem, starts, goal, _Margins(problem, order, scores, threshold))
+    return counts, None if error <= ENOUGH else "granularity"
+
+
+def _errors(problem: Problem, counts: np.ndarray, goal: float) -> np.ndarray:
+    """|achieved / asked speed-up - 1| of each row."""
+    return np.abs(goal / problem.cost.macs(counts) - 1)
+
+
+def _nearest(problem: Problem, rows: np.ndarray, goal: float) -> tuple[np.ndarray, float]:
+    errors = _errors(problem, rows, goal)
+    best = int(np.argmin(errors))
+    return rows[best], float(errors[best])
+
+
+class _Margins:
+    """How far out of rank order a change is: the distance of the changed unit's score from the threshold."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        order: Sequence[np.ndarray],
+        scores: Sequence[np.ndarray | None],
+        threshold: np.ndarray,
+    ) -> None:
+        self.sizes, self.order, self.scores = problem.sizes, order, scores
+        spare = np.nanmax(threshold) if np.isfinite(threshold).any() else 0.0
+        self.threshold = np.where(np.isfinite(threshold), threshold, spare)
+
+    def of(self, before: np.ndarray, after: np.ndarray) -> float:
+        """Sum over the groups that differ, of the farthest unit that comes or goes."""
+        total = 0.0
+        for g in np.nonzero(before != after)[0]:
+            place = self.sizes[g] - (max if after[g] > before[g] else min)(before[g], after[g])
+            unit = self.order[g][place if after[g] > before[g] else place - 1]
+            total += abs(float(self.scores[g][unit]) - self.threshold[g])
+        return total
+
+
+def _improve(problem: Problem, starts: np.ndarray, goal: float, margins: _Margins) -> tuple[np.ndarray, float]:
+    """Change single units, then pairs, until the target is met closely or nothing comes nearer."""
+    singles = np.concatenate([_moves(problem, start, margins) for start in starts])
+    origins = np.repeat(np.arange(len(starts)), [len(_moves(problem, start, margins)) for start in starts])
+    errors = _errors(problem, singles, goal)
+    close = np.nonzero(errors <= CLOSE)[0]
+    if len(close):
+        gaps = [margins.of(starts[origins[i]], singles[i]) for i in close]
+        best = close[int(np.argmin(gaps))]
+        return singles[best], float(errors[best])
+    counts, error = _nearest(problem, np.concatenate([starts[:2], singles]), goal)
+    while error > CLOSE:
+        moves = _moves(problem, counts, margins) - counts
+        both = counts + np.concatenate([moves, (moves[:, None] + moves[None]).reshape(-1, len(counts))])
+        both = both[((both >= _least(problem)) & (both <= problem.sizes)).all(axis=1)]
+        found, nearer = _nearest(problem, both, goal) if len(both) else (counts, error)
+        if nearer >= error:
+            break
+        counts, error = found, nearer
+    return counts, error
+
+
+def _least(problem: Problem) -> np.ndarray:
+    r = problem.round_to
+    return np.minimum(-(-problem.floors // r) * r, problem.sizes)
+
+
+def _moves(problem: Problem, counts: np.ndarray, margins: _Margins) -> np.ndarray:
+    """Every row that differs from `counts` by one unit (or one step of `round_to`) of one scored group."""
+    r = problem.round_to
+    down, up = -(-counts // r) * r - r, np.minimum(counts // r * r + r, problem.sizes)
+    rows = []
+    for g, score in enumerate(margins.scores):
+        for new in (down[g], up[g]):
+            if score is not None and _least(problem)[g] <= new <= problem.sizes[g] and new != counts[g]:
+                row = counts.copy()
+                row[g] = new
+                rows.append(row)
+    return np.array(rows, dtype=np.int64).reshape(-1, len(counts))

@@ -1,0 +1,153 @@
+"""The `pruningbench` protocol: torch-pruning's own loop, decision for decision, without its surgery.
+
+Its rules differ from raybench's on purpose: a floor that only stops groups already below it, all ties removed,
+a step that would empty a group skipped, and a stop at the first step past the target by the library's own count.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from raybench.methods.scoring import Scorer
+from raybench.pipeline import surgery
+from raybench.pipeline.attention import plainly
+from raybench.pipeline.prune_plan import Problem, Solution, ranked
+from raybench.pipeline.records import Groups
+
+Counter = Callable[[Sequence[np.ndarray] | None], int]  # kept units of every group (None: all) -> MACs
+
+
+def library_counts(model: nn.Module, example: Tensor, groups: Groups) -> Counter:
+    """A function that counts MACs per image as torch-pruning does, of `model` cut to the given units.
+
+    The network and the image have shapes but no numbers (device "meta"), so a count costs no arithmetic.
+    """
+    shell = copy.deepcopy(model).to("meta")
+    image = example[:1].to("meta")
+
+    def count(kept: Sequence[np.ndarray] | None) -> int:
+        slim = copy.deepcopy(shell)
+        if kept is not None:
+            surgery.apply(slim, groups, {group.name: units for group, units in zip(groups, kept, strict=True)})
+        with plainly(slim), torch.no_grad():
+            return int(tp.utils.count_ops_and_params(slim, image)[0])
+
+    return count
+
+
+def library(
+    problem: Problem, scorer: Scorer, targets: Sequence[float], steps: int, count: Counter
+) -> dict[float, Solution]:
+    """Each target (ascending) at the first of `steps` steps whose speed-up, as the library counts, reaches it."""
+    walk = _Walk(problem, scorer, steps)
+    base = count(None)
+    return {target: _stop(walk, target, lambda kept: base / count(kept)) for target in targets}
+
+
+def _stop(walk: _Walk, target: float, speedup: Callable[[Sequence[np.ndarray]], float]) -> Solution:
+    """Bisect over the walk's steps: the speed-up only ever grows."""
+    ahead = 1.05 * target  # by raybench's count, which differs by a few percent
+    while not walk.reaches(ahead) or speedup(walk.kept(len(walk.path) - 1)) < target:
+        if walk.ended:
+            break
+        ahead *= 1.05
+    low, high = 0, len(walk.path) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if speedup(walk.kept(middle)) >= target else (middle + 1, high)
+    reached = speedup(walk.kept(low))
+    if reached < target:
+        reason = f"floor: best reachable {reached:.3f} after {walk.steps} steps"
+    else:
+        reason = (
+            f"overshoot: the library stops {reached / target - 1:.2%} past the target"
+            if reached > 1.005 * target
+            else None
+        )
+    return Solution(tuple(walk.kept(low)), reason, low, walk.seconds)
+
+
+class _Walk:
+    """The loop's states, one after each step, walked as far as somebody asks."""
+
+    def __init__(self, problem: Problem, scorer: Scorer, steps: int) -> None:
+        self.problem, self.scorer, self.steps = problem, scorer, steps
+        self.path = [[np.ones(size, dtype=bool) for size in problem.sizes]]
+        self.initial: dict[int, int] = {}
+        self.seconds = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether every step was taken."""
+        return len(self.path) > self.steps
+
+    def kept(self, step: int) -> list[np.ndarray]:
+        """Units of every group that live after `step` steps."""
+        return [np.nonzero(alive)[0] for alive in self.path[step]]
+
+    def reaches(self, speedup: float) -> bool:
+        """Walk until raybench's count shows `speedup`; False when the steps end before."""
+        cost = self.problem.cost
+        while cost.macs_base / cost.macs(np.array([a.sum() for a in self.path[-1]])) < speedup:
+            if self.ended:
+                return False
+            self._step()
+        return True
+
+    def _step(self) -> None:
+        started = time.perf_counter()
+        problem, alive = self.problem, self.path[-1]
+        scores = [None if s is None else s.astype(np.float32) for s in self.scorer.scores(alive)]
+        usable = _usable(problem, np.array([a.sum() for a in alive]))
+        after = [a.copy() for a in alive]
+        ratio = len(self.path) / float(self.steps)
+        for scope in np.unique(problem.scopes):
+            members = [g for g in np.nonzero(problem.scopes == scope)[0] if usable[g] and scores[g] is not None]
+            if members:
+                self._remove(int(scope), members, scores, alive, ratio, after)
+        self.seconds = self.seconds or time.perf_counter() - started
+        self.path.append(after)
+
+    def _remove(
+        self,
+        scope: int,
+        members: Sequence[int],
+        scores: Sequence[np.ndarray | None],
+        alive: Sequence[np.ndarray],
+        ratio: float,
+        after: Sequence[np.ndarray],
+    ) -> None:
+        group, unit, score = ranked(members, scores, alive)
+        n = len(score) - int(self.initial.setdefault(scope, len(score)) * (1 - ratio))
+        if n <= 0:
+            return
+        if self.problem.ties_go:  # `imp <= thres`; a local scope takes exactly its n lowest
+            n = int(np.searchsorted(score, score[n - 1], side="right"))
+        for g in members:
+            gone = unit[:n][group[:n] == g]
+            if len(gone) and self.problem.round_to > 1:
+                left = len(unit[group == g]) - len(gone)
+                gone = unit[group == g][: len(unit[group == g]) - left + left % self.problem.round_to]
+            if 0 < len(gone) <= alive[g].sum() - self.problem.groups.groups[g].least:
+                after[g][gone] = False
+
+
+def _usable(problem: Problem, counts: np.ndarray) -> np.ndarray:
+    """Groups none of whose layers is already below the soft floor, or down to one channel (`_check_pruning_ratio`)."""
+    widths = problem.cost.widths
+    now, before = widths.at(counts), widths.at(problem.sizes)
+    most = 1 - problem.protected_share  # written as the library does, for the same rounding
+    low = (now < before * (1 - most)) | (now == 1)
+    return np.array(
+        [
+            not any(low[widths.columns[m.layer, m.side]] for m in group.members if m.kind != "parameter")
+            for group in problem.groups
+        ]
+    )
