@@ -151,8 +151,8 @@ def batches(model: nn.Module, calibration: Calibration) -> Iterator[Batch]:
 
 
 def members_by_parameter(groups: Groups) -> dict[str, Member]:
-    """Parameter name -> one member that holds it, for every member of every group, in group order."""
-    return {weight_name(member): member for group in groups for member in group.members}
+    """Parameter name -> one member that holds it, in group order. Bare parameters have no say in any score."""
+    return {weight_name(m): m for group in groups for m in group.members if m.kind != "parameter"}
 
 
 def check_finite(found: dict[str, Tensor], what: str, names: Mapping[str, Member]) -> dict[str, Tensor]:

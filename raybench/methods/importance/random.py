@@ -17,8 +17,7 @@ from raybench.registry import importance
 class Random(Importance):
     """Scores drawn from U(0, 1): the same for the same seed and group, on every device, whatever was drawn before.
 
-    The draw depends on (seed, name of the group's first layer) alone, so re-scoring a half-pruned network keeps
-    each channel's rank.
+    The draw depends on the seed and the name of the group's first layer alone; no other layer has a say.
     """
 
     needs = "nothing"

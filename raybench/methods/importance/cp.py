@@ -1,0 +1,31 @@
+"""CP, channel pruning by LASSO: keep the channels that the next layer's output can't be explained without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raybench.methods.contributions import ChannelSelection
+from raybench.methods.lasso import entry_penalties
+from raybench.registry import importance
+
+
+@importance("cp")
+@dataclass(frozen=True)
+class ChannelPruning(ChannelSelection):
+    """The largest LASSO penalty that still keeps a channel, as a share of the output's energy.
+
+    He et al., eq. 2: min_b ||Y - sum_j b_j x_j||^2 / 2 + lambda ||b||_1, x_j = X_j W_j^T what input channel j gives to
+    the output Y. The authors raise lambda until the wanted number of channels is left; the exact LASSO path gives
+    that order for every number at once. Where several layers read a channel their scores are averaged.
+    """
+
+    points: int = 10
+
+    needs = "activations"
+    paper = "He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017, eq. 1-2"
+
+    def select(self, gram: np.ndarray) -> np.ndarray:
+        """(n,) in [0, 1]; 0 for a channel that the others reproduce exactly."""
+        return entry_penalties(gram)

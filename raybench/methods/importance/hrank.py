@@ -1,0 +1,49 @@
+"""HRank: a channel whose feature maps have low rank carries little information."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raybench.errors import NotSupported
+from raybench.methods.protocols import Importance, Layer
+from raybench.methods.ranks import map_ranks
+from raybench.pipeline.records import Group, Member
+from raybench.registry import importance
+
+
+@importance("hrank")
+@dataclass(frozen=True)
+class HRank(Importance):
+    """Mean rank of a channel's feature map over the calibration images (Lin et al., section 3.2: sum_g Rank(o(g))).
+
+    The authors take maps after the activation, where ranks differ at all. Those are what the next convolutions
+    get, so their inputs are looked at. A group that no convolution reads (the last one before a classifier) shows
+    the positive part of its norms' or convolutions' outputs instead. Groups without maps can't be scored.
+    """
+
+    needs = "activations"
+    paper = "Lin et al., HRank: Filter pruning using high-rank feature map, CVPR 2020, section 3.2"
+
+    def watched(self, group: Group) -> tuple[Member, ...]:
+        """The convolutions that read the group's channels, else its batch norms, else its convolutions."""
+        for kinds, side in ((("conv",), "in"), (("norm",), "out"), (("conv", "depthwise"), "out")):
+            found = tuple(m for m in group.members if m.kind in kinds and m.side == side)
+            if found and (side == "in" or any(m.kind in ("conv", "depthwise") for m in group.members)):
+                return found
+        raise NotSupported(f"hrank can't score {group.members[0].layer}: its channels have no two-dimensional maps")
+
+    def observe(self, layer: Layer, inputs: Tensor, output: Tensor, state: Tensor | None) -> Tensor | None:
+        """(channels, 2): sum of ranks and number of maps so far."""
+        maps = inputs if layer.side == "in" else output.clamp(min=0)
+        if maps.dim() != 4:
+            raise NotSupported(f"hrank can't score {layer.name}: its maps have shape {tuple(maps.shape[1:])}")
+        ranks = map_ranks(maps.flatten(0, 1)).view(maps.shape[:2]).sum(0).double()
+        batch = torch.stack([ranks, torch.full_like(ranks, len(maps))], 1)
+        return batch if state is None else state + batch
+
+    def layer_scores(self, layer: Layer) -> Tensor | None:
+        """(channels,) mean rank; None for a layer that wasn't watched."""
+        return None if layer.state is None else layer.state[:, 0] / layer.state[:, 1]

@@ -1,0 +1,51 @@
+"""ThiNet: greedily drop the channels whose removal changes the next layer's output least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raybench.methods.contributions import ChannelSelection
+from raybench.registry import importance
+
+STEP = 2.0**-20  # keeps the order of removal where the error falls again
+
+
+@importance("thinet")
+@dataclass(frozen=True)
+class ThiNet(ChannelSelection):
+    """Reconstruction error at the moment of a channel's greedy removal, as a share of the output's energy.
+
+    Luo et al., eq. 6: T = argmin sum_i (sum_{j in T} x_ij)^2, built up one channel at a time (algorithm 1); x_ij is
+    what input channel j gives to output i (eq. 4). The authors stop at a given compression; here the greedy order
+    goes on to the last channel, and the score is the error then reached, never below an earlier one. All output
+    channels of each sampled (image, location) are used instead of one. No weights are rescaled afterwards (eq. 7):
+    every method is finetuned alike. Where several layers read a channel their scores are averaged.
+    """
+
+    points: int = 10
+
+    needs = "activations"
+    paper = "Luo et al., ThiNet, ICCV 2017, eq. 4-6, algorithm 1"
+
+    def select(self, gram: np.ndarray) -> np.ndarray:
+        """(n,) scores in the order of removal."""
+        return greedy_errors(gram)
+
+
+def greedy_errors(gram: np.ndarray) -> np.ndarray:
+    """(n,) error sum_{i,j in T} M_ij / sum_ij M_ij after each channel joins T; T grows by the cheapest channel.
+
+    Ties go to the lower index. Never falls along the order of removal, so that the order is that of the scores.
+    """
+    n, energy = len(gram), float(gram.sum()) or 1.0
+    cost = gram.diagonal().copy()  # of adding j to T: M_jj + 2 sum_{i in T} M_ij
+    scores, error, last = np.zeros(n), 0.0, 0.0
+    for _ in range(n):
+        j = int(np.argmin(cost))
+        error += cost[j]
+        last = scores[j] = max(error / energy, last * (1 + STEP))
+        cost += 2 * gram[j]
+        cost[j] = np.inf
+    return scores
