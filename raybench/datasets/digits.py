@@ -1,0 +1,37 @@
+"""scikit-learn's handwritten digits: real images, inside the library, nothing to download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from raybench.datasets.data import Data, TensorImages
+from raybench.datasets.splits import stratified
+from raybench.registry import dataset
+from raybench.tasks.protocol import DataFacts
+
+
+@dataset(
+    "digits",
+    task="classification",
+    classes=10,
+    in_channels=1,
+    image_size=8,
+    mean=(0.305,),
+    std=(0.376,),
+    licence="CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)",
+    embedded=True,
+)
+def digits(facts: DataFacts, root: Path | None, *, split_seed: int = 0) -> Data:
+    """1,797 grey 8x8 digits: 20 % test, then 10 % of the rest validation, each stratified by class and seeded."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    pixels = torch.from_numpy(found.images).float().div_(16).unsqueeze(1)  # 17 grey levels
+    labels = torch.from_numpy(found.target).long()
+    rest, test = stratified(labels, 0.2, split_seed, facts.classes, facts.name)
+    train, val = stratified(labels[rest], 0.1, split_seed + 1, facts.classes, facts.name)
+    train, val = rest[train], rest[val]
+    splits = [TensorImages(pixels[chosen], labels[chosen]) for chosen in (train, val, test)]
+    return Data(facts, *splits, split_note=f"stratified 72/8/20 % train/val/test, seed {split_seed}")

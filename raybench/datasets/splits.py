@@ -1,0 +1,38 @@
+"""Seeded, stratified splits: the same images on every machine and with every library version."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raybench.errors import UserError
+
+
+def stratified(labels: Tensor, share: float, seed: int, classes: int, dataset: str) -> tuple[Tensor, Tensor]:
+    """(rest, held out) indices, ascending int64; `share` of every class is held out, rounded, at least one image.
+
+    UserError naming the classes that would be left empty on either side.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"{dataset}: found a validation share of {share}, expected a number between 0 and 1")
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(labels))
+    found = labels.numpy()[order]
+    held: list[np.ndarray] = []
+    poor: list[int] = []
+    for label in range(classes):
+        members = order[found == label]
+        count = max(1, round(share * len(members)))
+        if len(members) - count < 1:
+            poor.append(label)
+        held.append(members[:count])
+    if poor:
+        named = ", ".join(map(str, poor[:5])) + (f" and {len(poor) - 5} more" if len(poor) > 5 else "")
+        raise UserError(
+            f"{dataset}: splitting off {share:.0%} for validation leaves class {named} without an image on one side; "
+            "every class needs at least 2"
+        )
+    out = torch.from_numpy(np.sort(np.concatenate(held)))
+    rest = torch.ones(len(labels), dtype=torch.bool)
+    rest[out] = False
+    return rest.nonzero().flatten(), out

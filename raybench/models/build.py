@@ -1,0 +1,68 @@
+"""A model's name -> the network, built for the data at hand."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from raybench import registry
+from raybench.errors import UserError, nearest
+from raybench.tasks.protocol import DataFacts
+
+
+def build_model(name: str, data: DataFacts, params: Mapping[str, Any] | None = None) -> nn.Module:
+    """The network called `name`, in train mode, for `data`'s channels, image size and classes.
+
+    `name` is a registered model, ``timm:NAME`` or ``module:function``. Initial weights come from torch's global
+    generator, which the caller seeds. UserError for an unknown name, or parameters that the model doesn't take.
+    """
+    make, params = _maker(name), dict(params or {})
+    shape = {"num_classes": data.classes, "in_channels": data.in_channels, "image_size": data.image_size}
+    _check_params(name, make, shape | params)
+    model = make(**shape, **params)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model {name!r} returned {type(model).__name__}; expected a torch.nn.Module")
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)  # a frozen layer would be missing from the groups without a word
+    return model.train()
+
+
+def _maker(name: str) -> Callable[..., nn.Module]:
+    """The function behind `name`, with the facts of its registration already given."""
+    scheme, colon, rest = name.partition(":")
+    if scheme == "timm" and colon:
+        from raybench.models.timm_nets import any_timm
+
+        return lambda **arguments: any_timm(timm_name=rest, **arguments)
+    if colon:
+        return _imported(scheme, rest)
+    entry = registry.model.entry(name)
+    fixed = entry.facts.get("args", {})
+    function = registry.model.load(name)
+    return lambda **arguments: function(**fixed, **arguments)
+
+
+def _imported(module: str, function: str) -> Callable[..., nn.Module]:
+    """``module:function`` of the user's own code, as Python finds it."""
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"model {module}:{function}: can't import {module!r}: {error}") from error
+    if not callable(getattr(found, function, None)):
+        names = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"model {module}:{function}: {module} has no function {function!r}.{nearest(function, names)}")
+    return getattr(found, function)
+
+
+def _check_params(name: str, make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
+    """UserError unless `make` can be called with `arguments`."""
+    try:
+        inspect.signature(make).bind(**arguments)
+    except TypeError as error:
+        raise UserError(
+            f"model {name!r}: {error}; it is called with num_classes, in_channels, image_size and the sweep's params"
+        ) from error

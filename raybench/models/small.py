@@ -1,0 +1,66 @@
+"""Networks that train in seconds: the quickstart's transformer, and two nets that only tests want."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from raybench.registry import model
+
+
+@model(
+    "vit-nano", args={"embed_dim": 64, "depth": 4, "num_heads": 4}, norm="layer", attention=True, task="classification"
+)
+@model(
+    "test-vit", args={"embed_dim": 16, "depth": 2, "num_heads": 2}, norm="layer", attention=True, task="classification"
+)
+def small_vit(
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    *,
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    mlp_ratio: float = 2.0,
+    patch: int = 0,
+) -> nn.Module:
+    """timm's VisionTransformer at pocket size; `patch` 0 cuts the image into 4 x 4 patches."""
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=patch or max(1, image_size // 4),
+        in_chans=in_channels,
+        num_classes=num_classes,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=mlp_ratio,
+    )
+
+
+@model("test-convnet", norm="batch", attention=False, task="classification")
+def tiny_convnet(num_classes: int, in_channels: int, image_size: int, *, width: int = 8) -> nn.Module:
+    """Two convolutions, one residual block and a linear layer: the smallest net with every kind of coupling."""
+    return TinyConvNet(num_classes, in_channels, width)
+
+
+class TinyConvNet(nn.Module):
+    """conv-bn-relu, a residual block of two convolutions, conv-bn-relu with stride 2, average pool, linear."""
+
+    def __init__(self, num_classes: int, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(2 * width)
+        self.linear = nn.Linear(2 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, h, w) -> (n, classes)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)) + x)
+        x = F.relu(self.bn3(self.conv3(x)))
+        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))

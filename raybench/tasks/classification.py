@@ -1,0 +1,118 @@
+"""Image classification: top-1 and top-5 in percent."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybench.datasets.data import Data
+from raybench.errors import UserError
+from raybench.methods.protocols import Calibration, Regularizer
+from raybench.registry import task
+from raybench.spec.trial import TrainRecipe
+from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training
+from raybench.tasks.training.augment import check_augment
+from raybench.tasks.training.loop import Lesson, fit
+from raybench.tasks.training.seeding import deterministic, generator
+
+EVALUATION_BATCH = 250  # images; a constant, so that a figure never depends on the recipe
+
+
+@task("classification")
+class Classification:
+    """One classification dataset on one device (the Task protocol)."""
+
+    metric = "top1"
+
+    def __init__(self, data: Data, device: torch.device) -> None:
+        self.data: DataFacts = data.facts
+        self._splits, self._device = data, device
+        shape = (1, self.data.in_channels, 1, 1)
+        self._mean = torch.tensor(self.data.mean, device=device).reshape(shape)
+        self._std = torch.tensor(self.data.std, device=device).reshape(shape)
+
+    def train(
+        self,
+        model: nn.Module,
+        recipe: TrainRecipe,
+        *,
+        seed: int,
+        checkpoint: Checkpoint,
+        regularizer: Regularizer | None = None,
+        teacher: nn.Module | None = None,
+        select: Literal["val", "test", "last"] = "val",
+    ) -> Training:
+        """Train `model` in place; see `Task.train`. The curve's metric is that of the split that selects.
+
+        UserError before the first step when the model's outputs aren't the data's classes.
+        """
+        check_augment(recipe)
+        self._check_outputs(model)
+        split: Split = "test" if select == "test" else "val"
+        lesson = Lesson(self._splits.train, recipe, self._normalise, seed, self._device, teacher)
+        return fit(
+            model,
+            lesson,
+            checkpoint=checkpoint,
+            regularizer=regularizer,
+            validate=lambda net: self.evaluate(net, split),
+            metric=self.metric,
+            keep_best=select != "last",
+        )
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """top1 and top5 in percent and the mean loss, in eval mode over the whole split."""
+        images = self._splits.split(split)
+        was_training = model.training
+        model.eval()
+        first = fifth = 0
+        loss = 0.0
+        with torch.inference_mode(), deterministic(self._device):
+            order = torch.arange(len(images)).split(EVALUATION_BATCH)
+            for indices, batch in zip(order, images.batches(order, self._device, None), strict=True):
+                labels = images.labels[indices].to(self._device)
+                outputs = model(self._normalise(batch)).float()
+                ranked = outputs.topk(min(5, outputs.shape[1]), 1).indices == labels[:, None]
+                first += int(ranked[:, 0].sum())
+                fifth += int(ranked.any(1).sum())
+                loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
+        model.train(was_training)
+        count = len(images)
+        return {"top1": 100 * first / count, "top5": 100 * fifth / count, "loss": loss / count}
+
+    def calibration(self, images: int, batch_size: int, seed: int) -> Calibration:
+        """`images` training images without augmentation, drawn evenly at random by the seed (not by class)."""
+        found = self._splits.train
+        if images > len(found):
+            raise UserError(
+                f"dataset {self.data.name!r}: the recipe asks for {images} calibration images, "
+                f"the training split has {len(found)}"
+            )
+        chosen = torch.randperm(len(found), generator=generator(seed, "calibration"))[:images]
+        pixels = torch.cat(list(found.batches(chosen.split(batch_size), self._device, None)))
+        labels = found.labels[chosen].to(self._device)
+        return Calibration(
+            self._normalise(pixels), labels, batch_size, F.cross_entropy, generator(seed, "calibration labels")
+        )
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        """(pixels - mean) / std, channel by channel."""
+        return (pixels - self._mean) / self._std
+
+    @torch.no_grad()
+    def _check_outputs(self, model: nn.Module) -> None:
+        """One black image through `model` in eval mode: it must come out as (1, classes)."""
+        facts = self.data
+        was_training = model.training
+        model.eval()
+        outputs = model(torch.zeros(1, facts.in_channels, facts.image_size, facts.image_size, device=self._device))
+        model.train(was_training)
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        if shape != (1, facts.classes):
+            raise UserError(
+                f"dataset {facts.name!r} has {facts.classes} classes, so the model must give (1, {facts.classes}) "
+                f"for one image; found {shape}"
+            )

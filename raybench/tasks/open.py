@@ -1,0 +1,23 @@
+"""A trial -> its task, with the data opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from raybench import registry
+from raybench.datasets.open import data_root, open_dataset
+from raybench.errors import UserError
+from raybench.spec.trial import Trial
+from raybench.tasks.protocol import Task
+
+
+def open_task(trial: Trial, data_roots: Mapping[str, Path], device: torch.device) -> Task:
+    """The task of `trial` on its dataset; UserError when the data isn't there or is for another task."""
+    expected = registry.dataset.entry(trial.dataset).facts.get("task", "classification")
+    if expected != trial.task:
+        raise UserError(f"dataset {trial.dataset!r} is for {expected}, found task {trial.task!r}")
+    data = open_dataset(trial.dataset, trial.dataset_params, data_root(trial.dataset, data_roots))
+    return registry.task.load(trial.task)(data, device)

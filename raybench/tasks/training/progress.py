@@ -1,0 +1,61 @@
+"""Where a training stage stands after each epoch, in a form that survives a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.methods.protocols import Regularizer
+from raybench.tasks.training.ema import Average
+
+
+@dataclass
+class Progress:
+    """Everything that training changes: a loop that starts from a loaded `state()` ends with the same numbers."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+    regularizer: Regularizer | None
+    epoch: int = 0  # finished epochs
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_metric: float = -1.0
+    best: dict[str, Tensor] = field(default_factory=dict)  # weights of the best epoch
+
+    def offer(self, metric: float, weights: Mapping[str, Tensor]) -> None:
+        """Remember the weights if this epoch is better than all before (the first wins a tie)."""
+        if metric > self.best_metric:
+            self.best_epoch, self.best_metric = self.epoch, metric
+            self.best = {name: value.detach().clone() for name, value in weights.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Nested dicts of tensors, numbers and strings. No generator is in it: each epoch seeds its own."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.weights if self.average else {},
+            "regularizer": dict(self.regularizer.state_dict()) if self.regularizer else {},
+            "epoch": self.epoch,
+            "curve": self.curve,
+            "best_epoch": self.best_epoch,
+            "best_metric": self.best_metric,
+            "best": self.best,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved `state()`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load(state["average"])
+        if self.regularizer:
+            self.regularizer.load_state_dict(state["regularizer"])
+        self.epoch, self.curve = state["epoch"], [dict(one) for one in state["curve"]]
+        self.best_epoch, self.best_metric = state["best_epoch"], state["best_metric"]
+        device = next(self.model.parameters()).device
+        self.best = {name: value.to(device) for name, value in state["best"].items()}

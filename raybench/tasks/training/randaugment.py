@@ -1,0 +1,70 @@
+"""RandAugment (Cubuk et al. 2020) of a batch: two random operations an image, all at one magnitude."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+OPERATIONS_EACH = 2  # N of the paper's ImageNet setting, timm's default
+STEPS = 10  # a magnitude of 10 is the strongest, as timm counts
+
+Operation = Callable[[Tensor, float], Tensor]  # (images in 0..1, level in -1..1) -> images
+
+
+def _shear(images: Tensor, x: float, y: float) -> Tensor:
+    angles = [float(torch.rad2deg(torch.atan(torch.tensor(value)))) for value in (x, y)]
+    return TF.affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=angles)
+
+
+def _shift(images: Tensor, x: float, y: float) -> Tensor:
+    pixels = [round(x * images.shape[-1]), round(y * images.shape[-2])]
+    return TF.affine(images, angle=0.0, translate=pixels, scale=1.0, shear=[0.0, 0.0])
+
+
+def _on_bytes(function: Callable[[Tensor], Tensor]) -> Operation:
+    """An operation that is defined on 8-bit pixels."""
+
+    def run(images: Tensor, level: float) -> Tensor:
+        return function((images * 255).round().to(torch.uint8)).float() / 255
+
+    return run
+
+
+# The paper's 14 operations with the ranges of its table (Cubuk et al. 2019, appendix); level is magnitude / 10, signed.
+OPERATIONS: tuple[Operation, ...] = (
+    lambda images, level: images,
+    lambda images, level: _shear(images, 0.3 * level, 0.0),
+    lambda images, level: _shear(images, 0.0, 0.3 * level),
+    lambda images, level: _shift(images, 0.45 * level, 0.0),
+    lambda images, level: _shift(images, 0.0, 0.45 * level),
+    lambda images, level: TF.rotate(images, 30.0 * level),
+    lambda images, level: TF.adjust_brightness(images, 1 + 0.9 * level),
+    lambda images, level: TF.adjust_saturation(images, 1 + 0.9 * level),
+    lambda images, level: TF.adjust_contrast(images, 1 + 0.9 * level),
+    lambda images, level: TF.adjust_sharpness(images, 1 + 0.9 * level),
+    lambda images, level: _on_bytes(lambda b: TF.posterize(b, 8 - round(4 * abs(level))))(images, level),
+    lambda images, level: TF.solarize(images, 1 - abs(level)),
+    lambda images, level: TF.autocontrast(images),
+    _on_bytes(TF.equalize),
+)
+
+
+def randaugment(images: Tensor, magnitude: int, draw: torch.Generator) -> Tensor:
+    """(b, c, h, w) images in 0..1, each through two operations of `magnitude` (1..10) with a random sign.
+
+    Which image gets what is drawn from `draw`; images that share an operation and a sign go through it together.
+    """
+    level = min(magnitude, STEPS) / STEPS
+    for _ in range(OPERATIONS_EACH):
+        chosen = torch.randint(0, len(OPERATIONS), (len(images),), generator=draw)
+        negative = torch.rand(len(images), generator=draw) < 0.5
+        images = images.clone()
+        for number, operation in enumerate(OPERATIONS):
+            for sign, those in ((1, ~negative), (-1, negative)):
+                members = ((chosen == number) & those).nonzero().flatten().to(images.device)
+                if len(members):
+                    images[members] = operation(images[members], sign * level).clamp(0, 1)
+    return images
