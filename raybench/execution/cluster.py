@@ -29,10 +29,11 @@ UNKNOWN_SCALE = 32  # units asked for at once on a cluster that doesn't tell wha
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
     """Ray, started on this machine for this run alone, or the cluster at `address`. Shut down on leaving.
 
-    A Ray that this process is connected to already is used and left as it is. UserError when none answers.
+    `cpus`: how many this machine lends, all by default. A Ray that this process is connected to already is used and
+    left as it is. UserError when none answers.
     """
     _prepare(address)
     import ray
@@ -42,7 +43,8 @@ def connected(address: str | None) -> Iterator[None]:
         return
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        options |= {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+        options |= {"address": "local", "num_cpus": cpus}
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     else:
         options |= {"address": address}
     try:

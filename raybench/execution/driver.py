@@ -179,7 +179,7 @@ def _write_skips(plan: Plan, storage: Storage) -> None:
     store = Store(storage)
     known = store.statuses()
     for skip in plan.skips:
-        if skip.trial.trial_id not in known:
+        if known.get(skip.trial.trial_id) != "skipped":
             store.publish(Record.skipped(skip.trial, skip.reason))
 
 

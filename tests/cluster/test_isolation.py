@@ -1,0 +1,65 @@
+"""One unit leaves nothing behind in the process that the next could notice."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from raybench.execution import isolation
+from raybench.execution.isolation import MemoryBaseline, isolated, resident
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_random_numbers_depend_on_the_unit_alone():
+    with isolated("a", 1):
+        first = draws()
+    torch.rand(100)
+    with isolated("b", 1):
+        other = draws()
+    with isolated("a", 1):
+        again = draws()
+    assert first == again
+    assert first != other
+
+
+def test_what_a_unit_turns_is_turned_back():
+    before = isolation._settings(), dict(os.environ), os.getcwd()
+    with isolated("a", 2):
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(3)
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.use_deterministic_algorithms(True)
+        torch.set_float32_matmul_precision("medium")
+        torch.autograd.set_detect_anomaly(True)
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+        torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+        os.environ["LEFT_BEHIND"] = "1"
+        os.chdir("/")
+    assert (isolation._settings(), dict(os.environ), os.getcwd()) == before
+    assert not torch.nn.modules.module._global_forward_hooks
+
+
+def test_a_unit_that_raises_is_undone_too():
+    with pytest.raises(ValueError, match="boom"), isolated("a", 1):
+        torch.set_default_dtype(torch.float64)
+        raise ValueError("boom")
+    assert torch.get_default_dtype() is torch.float32
+
+
+def test_memory_that_stays_is_noticed_and_memory_that_goes_is_not(monkeypatch):
+    monkeypatch.setattr(isolation, "HOST_BOUND", 100 << 20)
+    baseline = MemoryBaseline()
+    with isolated("a", 1):
+        torch.ones(200 << 18)  # 200 MiB
+    assert baseline.excess() == ""
+    with isolated("b", 1):
+        kept = torch.ones(200 << 18)
+    assert "MiB of memory above the baseline" in baseline.excess()
+    del kept
+    assert resident() > 0
