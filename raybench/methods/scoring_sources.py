@@ -119,7 +119,7 @@ class ElementSource:
     ) -> None:
         self._sides = sides_of(groups)
         self._tables: dict[str, _Table] = {}
-        for (layer, side), owners in self._sides.items():
+        for (layer, _), owners in self._sides.items():
             member = owners[0][1]
             if member.kind in NO_SAY or layer in self._tables:
                 continue

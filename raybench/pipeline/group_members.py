@@ -121,8 +121,8 @@ def _member(layers: Layers, graph: GuardedGraph, reach: Reach) -> Member | None:
         return None
     if reach.index[-1] >= width:
         raise NotSupported(
-            f"can't group {graph.model_name}: {name} ({side}, {width} channels) is asked for channel {reach.index[-1]}; "
-            "the graph doesn't follow a split or reshape before it"
+            f"can't group {graph.model_name}: {name} ({side}, {width} channels) is asked for channel "
+            f"{reach.index[-1]}; the graph doesn't follow a split or reshape before it"
         )
     index, root = reach.index, reach.root
     if side == "in" or kind == "norm":
