@@ -1,0 +1,24 @@
+"""`raybench logs [JOB] --address URL`: what a submitted sweep has printed."""
+
+from __future__ import annotations
+
+import argparse
+
+from raybench.cli.job_arguments import add_address, add_job
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    add_job(parser)
+    add_address(parser)
+    parser.add_argument("--follow", action="store_true", help="go on until the job ends")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the output."""
+    from raybench.execution.jobs import Jobs
+
+    jobs = Jobs(args.address)
+    job = jobs.find(args.job)
+    for text in jobs.follow(job.id) if args.follow else [jobs.logs(job.id)]:
+        print(text, end="", flush=True)

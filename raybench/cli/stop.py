@@ -1,0 +1,25 @@
+"""`raybench stop [JOB] --address URL`: end a submitted sweep. Submitting it again goes on where it was."""
+
+from __future__ import annotations
+
+import argparse
+
+from raybench.cli.job_arguments import add_address, add_job
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    add_job(parser)
+    add_address(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Stop the job and wait until it has ended."""
+    from raybench.execution.jobs import Jobs
+
+    jobs = Jobs(args.address)
+    job = jobs.find(args.job)
+    if job.is_over:
+        print(f"{job.id}: {job.status} already")
+        return
+    print(f"{job.id}: {jobs.stop(job.id).status}; what it finished is in {job.storage}")

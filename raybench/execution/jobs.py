@@ -1,0 +1,239 @@
+"""Sweeps as jobs of a Ray cluster, through Ray Jobs: submit once, then list, follow and stop from anywhere.
+
+A submission id is ``raybench-<sweep hash>-<attempt>``. Ray refuses an id that it knows, so two people who submit one
+sweep share its job; the attempt rises only when the one before has ended, since Ray never takes an id twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raybench.errors import UserError, nearest
+
+ANSWER_S = 20.0  # how long a cluster may take to say anything at all
+AGENT_S = 90.0  # how long after its start a cluster may have no agent that takes jobs
+ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
+_ID = re.compile(r"raybench-([0-9a-f]{16})-([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submitted sweep, as the cluster knows it. Times in seconds since 1970."""
+
+    id: str
+    status: str  # PENDING, RUNNING, or one of ENDED
+    message: str | None
+    sweep: str | None
+    storage: str | None
+    started: float | None
+    ended: float | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.status in ENDED
+
+
+class Jobs:
+    """The jobs of the cluster whose dashboard is at `address` (``http://HEAD:8265``).
+
+    Raises UserError when nobody answers there, when the token is missing or wrong, and when it isn't a Ray cluster.
+    """
+
+    def __init__(self, address: str) -> None:
+        from ray.job_submission import JobSubmissionClient
+
+        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        self.address = address if "://" in address else f"http://{address}"
+        if not self.address.startswith(("http://", "https://")):
+            raise UserError(f"--address {address!r}: expected the dashboard's http://HEAD:8265, not the cluster's port")
+        self._headers = {"Authorization": f"Bearer {token}"} if (token := read_token()) else {}
+        self.ray_version = self._greet()
+        with _only_this_address(), self._errors():
+            self._client = JobSubmissionClient(self.address, headers=dict(self._headers))
+
+    def list(self) -> list[Job]:
+        """Every job that raybench submitted, the newest first."""
+        with self._errors():
+            found = [
+                _job(details) for details in self._client.list_jobs() if _ID.fullmatch(details.submission_id or "")
+            ]
+        return sorted(found, key=lambda job: (job.started or 0, attempt(job.id)), reverse=True)
+
+    def find(self, prefix: str | None) -> Job:
+        """The job whose id starts with `prefix` (``raybench-`` may be left out); the newest for None."""
+        jobs = self.list()
+        if prefix is None:
+            if not jobs:
+                raise UserError(f"the cluster at {self.address} has no job of raybench")
+            return jobs[0]
+        wanted = prefix if prefix.startswith("raybench-") else f"raybench-{prefix}"
+        found = [job for job in jobs if job.id == wanted] or [job for job in jobs if job.id.startswith(wanted)]
+        if not found:
+            raise UserError(f"no job {prefix!r} at {self.address}.{nearest(wanted, [job.id for job in jobs])}")
+        if len({job.id.rpartition("-")[0] for job in found}) > 1:
+            raise UserError(f"job {prefix!r} is not unique: {', '.join(job.id for job in found)}")
+        return max(found, key=lambda job: attempt(job.id))  # one sweep's attempts: the last
+
+    def submit(
+        self, sweep_hash: str, entrypoint: str, folder: Path, env: Mapping[str, str], metadata: Mapping[str, str]
+    ) -> tuple[Job, bool]:
+        """(the sweep's job, whether this call started it). A sweep whose last attempt still runs is not started again.
+
+        `entrypoint` runs on the head node in a copy of `folder`.
+        """
+        runtime = {"working_dir": str(folder), "env_vars": dict(env)}
+        while True:
+            known = [job for job in self.list() if job.id.startswith(f"raybench-{sweep_hash}-")]
+            last = max(known, key=lambda job: attempt(job.id), default=None)
+            if last is not None and not last.is_over:
+                return last, False
+            job_id = f"raybench-{sweep_hash}-{attempt(last.id) + 1 if last else 1}"
+            if self._start(job_id, entrypoint, runtime, dict(metadata)):
+                return self.find(job_id), True
+
+    def logs(self, job_id: str) -> str:
+        """What the job has printed so far."""
+        with self._errors():
+            return self._client.get_job_logs(job_id)
+
+    def follow(self, job_id: str, period: float = 1.0) -> Iterator[str]:
+        """New output of the job as it comes, until the job is over. `period` in seconds."""
+        seen = 0
+        while True:
+            over = self.find(job_id).is_over
+            text = self.logs(job_id)
+            if len(text) > seen:
+                yield text[seen:]
+                seen = len(text)
+            if over:
+                return
+            time.sleep(period)
+
+    def stop(self, job_id: str, patience: float = 60.0) -> Job:
+        """Ask the job to end and wait up to `patience` seconds for it. What it has finished stays in its storage."""
+        with self._errors():
+            self._client.stop_job(job_id)
+        end = time.monotonic() + patience
+        while not (job := self.find(job_id)).is_over:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"job {job_id} is still {job.status} after {patience:.0f} s; see raybench logs {job_id}"
+                )
+            time.sleep(0.5)
+        return job
+
+    def _start(self, job_id: str, entrypoint: str, runtime: dict[str, Any], metadata: dict[str, str]) -> bool:
+        """False when somebody else took the id meanwhile."""
+        end = time.monotonic() + AGENT_S
+        while True:
+            try:
+                with self._errors():
+                    self._client.submit_job(
+                        submission_id=job_id, entrypoint=entrypoint, runtime_env=runtime, metadata=metadata
+                    )
+                return True
+            except RuntimeError as error:
+                if "already exists" in str(error):
+                    return False
+                if "No available agent" not in str(error):
+                    raise UserError(f"the cluster at {self.address} refuses the job: {error}") from error
+                if time.monotonic() > end:
+                    raise UserError(f"the cluster at {self.address} still has no agent that takes jobs") from error
+                time.sleep(1.0)
+
+    def _greet(self) -> str:
+        """Ray's version there."""
+        import requests
+
+        try:
+            answer = requests.get(f"{self.address}/api/version", headers=self._headers, timeout=ANSWER_S)
+        except requests.exceptions.RequestException as error:
+            raise self._silent(error) from error
+        self._check_token(answer.status_code)
+        try:
+            return answer.json()["ray_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.address} answers (HTTP {answer.status_code}), but not as a Ray dashboard; "
+                "expected http://HEAD:8265"
+            ) from error
+
+    def _check_token(self, status: int) -> None:
+        if status == 401:
+            raise UserError(
+                f"the cluster at {self.address} asks for a token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+            )
+        if status == 403:
+            raise UserError(f"the cluster at {self.address} refuses this token; expected the one that its head has")
+
+    def _silent(self, error: Exception) -> UserError:
+        why = str(getattr(error, "args", [error])[0]).rpartition(": ")[2].strip("')> ") or type(error).__name__
+        return UserError(f"nobody answers at {self.address} ({why}); is the cluster up, and its dashboard's port open?")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError as error:
+            self._check_token(401 if "required" in str(error) else 403)
+            raise
+        except (requests.exceptions.RequestException, ConnectionError) as error:
+            raise self._silent(error) from error
+
+
+def attempt(job_id: str) -> int:
+    """The attempt that a submission id counts."""
+    return int(job_id.rpartition("-")[2])
+
+
+def read_token() -> str | None:
+    """The cluster's token: ``RAY_AUTH_TOKEN``, else the file ``RAY_AUTH_TOKEN_PATH`` names, else Ray's own file.
+
+    Ray's file (``~/.ray/auth_token``) counts only when ``RAY_AUTH_MODE=token`` says so: any local run may have left it.
+    """
+    if told := os.environ.get("RAY_AUTH_TOKEN"):
+        return told.strip()
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named) if named else Path.home() / ".ray/auth_token"
+    if named or (os.environ.get("RAY_AUTH_MODE") == "token" and file.exists()):
+        try:
+            return file.read_text().strip()
+        except OSError as error:
+            raise UserError(f"RAY_AUTH_TOKEN_PATH: can't read {file}: {error.strerror}") from error
+    return None
+
+
+@contextmanager
+def _only_this_address() -> Iterator[None]:
+    """Ray lets RAY_ADDRESS override what is handed to it; what the person typed counts."""
+    hidden = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _job(details: Any) -> Job:
+    told = details.metadata or {}
+    return Job(
+        id=details.submission_id,
+        status=str(getattr(details.status, "value", details.status)),
+        message=details.message,
+        sweep=told.get("sweep"),
+        storage=told.get("storage"),
+        started=details.start_time / 1000 if details.start_time else None,
+        ended=details.end_time / 1000 if details.end_time else None,
+    )
