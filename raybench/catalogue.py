@@ -31,8 +31,9 @@ class Entry:
 
     @property
     def source(self) -> str | None:
-        """SHA-256 of a plug-in's file, part of the trial's identity; None for packaged code, which has `version`."""
-        return None if self.module else hashlib.sha256(self.file.read_bytes()).hexdigest()
+        """SHA-256 of the file of a plug-in or another package, part of a trial's identity; ours has `version`."""
+        ours = (self.module or "").startswith("raybench.")
+        return None if ours else hashlib.sha256(self.file.read_bytes()).hexdigest()
 
 
 def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
@@ -40,10 +41,9 @@ def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
 
     Raises UserError when the file can't be read or parsed, or a name or fact is not a literal.
     """
-    if kind.encode() not in _source(file, kind):
+    if kind.encode() not in _source(file):
         return
-    tree = _tree(file, kind)
-    for node in tree.body:
+    for node in tree_of(file).body:
         if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
             continue
         for mark in node.decorator_list:
@@ -53,6 +53,8 @@ def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
             name = _literal(mark.args[0], file)
             facts |= {k.arg: _literal(k.value, file) for k in mark.keywords if k.arg}
             summary = (ast.get_docstring(node) or "").partition("\n")[0]
+            fixed = facts.get("args", {})
+            params = {key: default for key, default in params.items() if key not in fixed}
             yield Entry(kind, name, file, node.name, summary, facts, params, module)
 
 
@@ -81,19 +83,20 @@ def _data(node: ast.ClassDef | ast.FunctionDef, file: Path) -> tuple[dict[str, A
 
 
 def _signature(node: ast.FunctionDef) -> dict[str, Any]:
-    """Parameters of a function that have a literal default."""
+    """Keyword parameters of a function; positional ones without a default are handed over by raybench."""
     params: dict[str, Any] = {}
     positional = node.args.posonlyargs + node.args.args
-    pairs = [*zip(reversed(positional), reversed(node.args.defaults), strict=False)]
+    pairs = [*zip(positional[len(positional) - len(node.args.defaults) :], node.args.defaults, strict=True)]
     pairs += [*zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
     for argument, default in pairs:
+        params[argument.arg] = REQUIRED
         _keep(params, argument.arg, default)
     return params
 
 
 def _find_class(name: str, file: Path) -> tuple[ast.ClassDef, Path] | None:
     """The class called `name` as `file` sees it: its own, or one imported from raybench."""
-    for node in _tree(file, "class").body:
+    for node in tree_of(file).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return node, file
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("raybench."):
@@ -123,15 +126,16 @@ def _literal(node: ast.expr, file: Path) -> Any:
         ) from error
 
 
-def _source(file: Path, kind: str) -> bytes:
+def tree_of(file: Path) -> ast.Module:
+    """The syntax tree of `file`; UserError when it can't be read or is not Python."""
+    return _parse(file, _source(file))
+
+
+def _source(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise UserError(f"can't read {kind} definitions from {file}: {error.strerror}") from error
-
-
-def _tree(file: Path, kind: str) -> ast.Module:
-    return _parse(file, _source(file, kind))
+        raise UserError(f"{file} can't be read: {error.strerror}") from error
 
 
 @functools.lru_cache(maxsize=256)

@@ -49,7 +49,7 @@ def as_json(planned: Plan, name: str) -> dict[str, Any]:
             for i, trial in enumerate(planned.trials)
         ],
         "stages": [
-            {"key": unit.key, "kind": unit.kind, "serves": _told(unit), "needs": list(unit.needs)}
+            {"key": unit.key, "kind": unit.kind, "needs": list(unit.needs), "serves": [t.trial_id for t in unit.trials]}
             for unit in planned.stages
         ],
         "checked_at_start": list(planned.unchecked),
@@ -150,11 +150,6 @@ def _states(planned: Plan) -> dict[int, tuple[str, str | None]]:
 def _stage_counts(planned: Plan) -> dict[str, int]:
     counts = Counter(unit.kind for unit in planned.stages)
     return {f"{kind}_stages": counts[kind] for kind in KINDS[:-1]}
-
-
-def _told(unit: Unit) -> list[dict[str, Any]]:
-    """The axes of what a stage serves."""
-    return [{"trial_id": trial.trial_id, **_axes(trial)} for trial in unit.trials]
 
 
 def _axes(trial: Trial) -> dict[str, Any]:

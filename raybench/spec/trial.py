@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -102,23 +104,27 @@ class Trial(Frozen):
     round_to: int = 1
     recipe: Recipe
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A trial with `update` in place of some fields, validated; its keys are worked out anew."""
+        return type(self)(**(dict(self) | dict(update or {})))
+
     @property
     def method(self) -> str:
         """`importance` or `importance+regularizer`, as people type it."""
         return self.importance.name + (f"+{self.regularizer.name}" if self.regularizer else "")
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """Hash of everything this cell's numbers depend on; the base is in it by its identity."""
         own = self.model_dump(mode="json", exclude={"recipe": {"name", "base"}, "weights": True, "base_seed": True})
         return digest("cell", own, self.base_identity)
 
-    @property
+    @cached_property
     def base_identity(self) -> str:
         """The base stage's key when we train it; the file's SHA-256 or hub revision when we don't."""
         return self.base_key if self.weights.kind == "trained" else f"{self.weights.kind}:{self.weights.identity}"
 
-    @property
+    @cached_property
     def base_key(self) -> str:
         """Key of the base stage (trained weights, or loaded ones, and their evaluation)."""
         data, model = {"dataset", "dataset_params", "dataset_fingerprint"}, {"model", "model_params", "model_source"}
@@ -128,7 +134,7 @@ class Trial(Frozen):
             own |= {"recipe": self.recipe.base.model_dump(mode="json"), "seed": self.base_seed}
         return digest("base", own)
 
-    @property
+    @cached_property
     def sparsify_key(self) -> str | None:
         """Key of the sparsifying stage, None for a method without a regularizer."""
         if self.regularizer is None:
@@ -141,7 +147,7 @@ class Trial(Frozen):
         }
         return digest("sparsify", own, self.base_key)
 
-    @property
+    @cached_property
     def pass_key(self) -> str:
         """Key of the selection pass that this trial shares with those that differ in speed-up (or training) only."""
         fields = {"importance", "strategy", "schedule", "prune", "round_to", "seed", "protocol"}
@@ -149,7 +155,7 @@ class Trial(Frozen):
         own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
         return digest("select", own, self.sparsify_key or self.base_key)
 
-    @property
+    @cached_property
     def select_key(self) -> str:
         """Key of the selection for this speed-up. It never depends on which other speed-ups were asked for."""
         return digest("cut", self.pass_key, self.speedup)

@@ -1,0 +1,227 @@
+"""Names are found by reading sources: facts, parameters, inheritance, collisions, plug-ins, entry points."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+
+from raybench import registry
+from raybench.catalogue import REQUIRED, read_entries
+from raybench.cli.main import main
+from raybench.errors import UserError
+
+METHOD = '''
+"""A plug-in."""
+from dataclasses import dataclass
+from typing import ClassVar
+
+from raybench.methods.protocols import ElementwiseImportance
+from raybench.registry import importance
+
+
+@importance("my-square")
+@dataclass(frozen=True)
+class MySquare(ElementwiseImportance):
+    """Squares of the weights.
+
+    Not the first line.
+    """
+
+    power: float = 2.0
+    times: int = 1
+    note: ClassVar = "a fact"
+    version = 3
+    computed = 1 + len("not a literal")
+
+    def saliency(self, layer):
+        return layer.weight.abs() ** self.power
+
+
+@importance("my-cube", extra=(1, 2))
+@dataclass(frozen=True)
+class MyCube(MySquare):
+    power: float = 3.0
+    needs: ClassVar = "gradients"
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A plug-in file that is known while the test runs."""
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD)
+    registry.add_plugin(file)
+    yield file
+    for one in registry.KINDS:
+        one.remove_file(file)
+
+
+def entries(file: Path, kind: str = "importance") -> dict:
+    return {entry.name: entry for entry in read_entries(kind, file, None)}
+
+
+def test_facts_and_parameters_are_read_with_the_bases_defaults(plugin):
+    entry = registry.importance.entry("my-square")
+    assert entry.params == {"power": 2.0, "times": 1}
+    assert entry.summary == "Squares of the weights."
+    facts = {name: entry.facts[name] for name in ("needs", "requires", "version", "note", "reduce")}
+    assert facts == {"needs": "weights", "requires": None, "version": 3, "note": "a fact", "reduce": "mean"}
+    assert "computed" not in entry.facts
+
+
+def test_a_class_inherits_from_another_criterion_of_its_file(plugin):
+    entry = registry.importance.entry("my-cube")
+    assert entry.params == {"power": 3.0, "times": 1}
+    assert (entry.facts["version"], entry.facts["needs"], entry.facts["extra"]) == (3, "gradients", (1, 2))
+
+
+def test_a_plug_ins_source_is_its_identity_and_packaged_code_has_none(plugin):
+    before = registry.importance.entry("my-square").source
+    plugin.write_text(METHOD + "\n")
+    assert registry.importance.entry("my-square").source != before
+    assert registry.importance.entry("magnitude-l1").source is None
+
+
+def test_a_plug_in_loads_as_it_is_now(plugin):
+    assert registry.importance.load("my-square")().power == 2.0
+    plugin.write_text(METHOD.replace("power: float = 2.0", "power: float = 5.0"))
+    assert registry.importance.load("my-square")().power == 5.0
+
+
+def test_a_plug_in_that_fails_to_import_is_not_half_there(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text(METHOD + "\nraise RuntimeError('on import')\n")
+    registry.add_plugin(file)
+    try:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="on import"):
+                registry.importance.load("my-square")
+    finally:
+        for one in registry.KINDS:
+            one.remove_file(file)
+
+
+def test_a_function_has_its_keyword_parameters_less_the_fixed_ones(tmp_path):
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "from raybench.registry import model\n"
+        '@model("a", args={"depth": 1}, norm="batch")\n'
+        '@model("b", args={"depth": 2}, norm="none")\n'
+        "def net(num_classes, in_channels, image_size, width=4, *, depth, wide=False, must): ...\n"
+    )
+    found = entries(file, "model")
+    assert {name: dict(one.params) for name, one in found.items()} == {
+        name: {"width": 4, "wide": False, "must": REQUIRED} for name in "ab"
+    }
+    assert [found[name].facts["args"]["depth"] for name in "ab"] == [1, 2]
+    assert found["b"].facts["norm"] == "none"
+
+
+def test_a_field_without_a_default_is_required(tmp_path):
+    file = tmp_path / "needy.py"
+    file.write_text('@importance("needy")\nclass Needy:\n    must: str\n    may: int = 1\n')
+    assert entries(file)["needy"].params == {"must": REQUIRED, "may": 1}
+
+
+def test_an_unknown_name_tells_the_nearest():
+    with pytest.raises(
+        UserError, match=r"unknown importance 'magnitude-l3'\. Did you mean 'magnitude-l[12]'\? Known: "
+    ):
+        registry.importance.entry("magnitude-l3")
+
+
+def test_two_files_that_claim_one_name_collide(plugin, tmp_path):
+    other = tmp_path / "other.py"
+    other.write_text(METHOD)
+    registry.importance.add_file(other)
+    try:
+        with pytest.raises(UserError, match=r"importance 'my-square' is defined twice: .*mine\.py.* and .*other\.py"):
+            registry.importance.entries()
+    finally:
+        registry.importance.remove_file(other)
+    assert registry.importance.entry("my-square")
+
+
+def test_a_plug_in_may_not_shadow_a_packaged_name(tmp_path):
+    file = tmp_path / "shadow.py"
+    file.write_text(METHOD.replace("my-square", "magnitude-l1"))
+    registry.importance.add_file(file)
+    try:
+        with pytest.raises(UserError, match="'magnitude-l1' is defined twice"):
+            registry.importance.entries()
+    finally:
+        registry.importance.remove_file(file)
+
+
+def test_one_file_that_uses_a_name_twice_collides(tmp_path):
+    file = tmp_path / "twice.py"
+    file.write_text(METHOD.replace("my-cube", "my-square"))
+    registry.importance.add_file(file)
+    try:
+        with pytest.raises(UserError, match=r"'my-square' is defined twice: .*\(MySquare\) and .*\(MyCube\)"):
+            registry.importance.entries()
+    finally:
+        registry.importance.remove_file(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "found no file"),
+        ("x = 1\n", "nothing is registered in it"),
+        ("def f(:\n", r"plug\.py:1: not Python"),
+        ("# importance\n\0", "not Python"),
+        ('@importance("a" + NAME)\nclass A: ...\n', r"plug\.py:1: found .* expected a literal"),
+    ],
+)
+def test_a_bad_plug_in_says_what_is_wrong(tmp_path, text, expected):
+    file = tmp_path / "plug.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=expected):
+        registry.add_plugin(file)
+    assert registry.importance.entries()  # nothing of it stays
+
+
+def test_an_entry_point_of_another_package(tmp_path, monkeypatch):
+    package = tmp_path / "their_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "criterion.py").write_text(METHOD.replace("my-", "their-"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    point = EntryPoint("their-square", "their_package.criterion:MySquare", "raybench.importance")
+    monkeypatch.setattr(registry, "_entry_points", lambda: EntryPoints([point]))
+    names = registry.Registry("importance", "raybench.methods.importance")
+    assert names.entry("their-square").module == "their_package.criterion"
+    assert names.entry("their-square").source is not None  # another package's version is not ours: the source tells
+    assert "their-cube" not in names.entries()  # the point names one class
+    assert "their_package.criterion" not in sys.modules
+    assert names.load("their-square").__name__ == "MySquare"
+
+
+def test_methods_lists_a_plug_in(plugin, capsys):
+    assert main(["methods", "--format", "json"]) == 0
+    rows = {(row["kind"], row["name"]): row for row in json.loads(capsys.readouterr().out)}
+    assert rows["importance", "my-square"]["defaults"] == {"power": 2.0, "times": 1}
+    assert rows["importance", "bn-scale"]["requires"] == "batch-norm"
+    assert rows["regularizer", "bn-scale"]["needs"] == "training"
+
+
+def test_listing_verbs_import_neither_torch_nor_ray(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD)
+    code = textwrap.dedent("""
+        import sys
+        from raybench.cli.main import main
+        for verb in ("methods", "models", "datasets"):
+            for shape in ("table", "json"):
+                assert main([verb, "--plugin", sys.argv[1], "--format", shape]) == 0
+        assert main(["schema"]) == 0
+        heavy = {"torch", "ray", "pandas", "pyarrow", "numpy", "ultralytics"} & set(sys.modules)
+        assert not heavy, heavy
+    """)
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True, capture_output=True)
