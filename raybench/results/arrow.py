@@ -45,6 +45,11 @@ def conform(table: pa.Table, names: Sequence[str]) -> pa.Table:
     return pa.table([_column(table, name) for name in names], schema=wanted)
 
 
+def empty(names: Sequence[str]) -> pa.Table:
+    """A table with the columns `names` and no rows."""
+    return _projected(tuple(names)).empty_table()
+
+
 @cache
 def _projected(names: tuple[str, ...]) -> pa.Schema:
     return pa.schema([(name, field_type(name)) for name in names])

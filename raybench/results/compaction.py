@@ -31,7 +31,7 @@ class Compacted:
     files: int  # sources that were merged and deleted
     parts: int  # files they became
     rows: int
-    bad: tuple[str, ...]  # keys that could not be read: left where they are
+    bad: tuple[tuple[str, str], ...]  # (key, reason) of files that could not be read: left where they are
 
 
 def compact(store: Store) -> Compacted:
@@ -47,7 +47,7 @@ def compact(store: Store) -> Compacted:
                 for source in set(sources) - set(written):
                     store.storage.delete(source)
                 files, parts, rows = files + len(sources), parts + len(written), rows + table.num_rows
-    return Compacted(files, parts, rows, tuple(sorted(store.files.bad)))
+    return Compacted(files, parts, rows, tuple(sorted(store.files.bad.items())))
 
 
 def write_parts(store: Store, table: pa.Table) -> list[str]:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raybench.errors import UserError, nearest
-from raybench.results.columns import COLUMNS, NARROW
+from raybench.results.columns import COLUMNS
 from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, attempt_key, cell_key, parse
-from raybench.results.schema import Record
 from raybench.storage.base import Storage
 
-if TYPE_CHECKING:  # Arrow takes a quarter of a second to import; a plan over small files needs none of it
+if TYPE_CHECKING:  # Arrow takes a quarter of a second to import: a plan over small files needs none of it
     import pyarrow as pa
 
     from raybench.results.files import Files
+    from raybench.results.schema import Record
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
 ALL_COLUMNS = tuple(c.name for c in COLUMNS)
 ROW_GROUP = 8192  # rows: `show` decodes one group, a ranking over 100,000 rows opens a dozen
-TIMED_FILES = 32  # small files a partition that `timings` opens
+TIMED_FILES = 16  # small files a partition that `timings` opens
 
 
 class Store:
@@ -65,20 +66,19 @@ class Store:
 
         Files that can't be read are left out and named in one StoreWarning. A dotted name reaches into a struct.
         """
-        from raybench.results.arrow import arrow_schema
+        from raybench.results.arrow import arrow_schema, empty
         from raybench.results.files import concat, first_of_each
 
         names = tuple(columns or ALL_COLUMNS)
         read = tuple(dict.fromkeys(("trial_id", "status", *names)))
-        empty = self._empty(read)
 
         def gather() -> pa.Table:
             cells, attempts = self.listing(CELLS), self.listing(ATTEMPTS)
-            done = first_of_each(concat(self.files.tables(cells, read), empty))
+            done = first_of_each(concat(self.files.tables(cells, read), empty(read)))
             known = set(done["trial_id"].to_pylist()) if attempts else set()
             last = {f.trial_id: f for f in sorted(attempts, key=lambda f: f.attempt) if f.trial_id not in known}
-            failed = concat(self.files.tables([last[i] for i in sorted(last, key=str)], read), empty)
-            return concat([done, failed], empty)
+            failed = concat(self.files.tables([last[i] for i in sorted(last, key=str)], read), empty(read))
+            return concat([done, failed], empty(read))
 
         table = self._settled(gather)
         self.files.warn()
@@ -108,7 +108,7 @@ class Store:
     def timings(self) -> dict[tuple[str, str, str, str], float]:
         """(kind of unit, dataset, model, recipe) -> mean seconds of finished cells, for the cost of a plan.
 
-        Kinds are base, sparsify, select and cell. At most 32 uncompacted files a partition are looked at.
+        Kinds are base, sparsify, select and cell. At most 16 uncompacted files a partition are looked at.
         """
         from raybench.results.timings import TIMED, mean_seconds
 
@@ -173,11 +173,6 @@ class Store:
                 missing = moved
         raise UserError(f"{self.storage.url}: {missing} keeps vanishing while it is read; try again")
 
-    def _empty(self, names: Sequence[str]) -> pa.Table:
-        from raybench.results.arrow import conform, to_table
-
-        return conform(to_table([]), names)
-
 
 def encode(rows: Iterable[Row] | pa.Table) -> bytes:
     """Rows, or a table with every column, as the bytes of one Parquet file."""
@@ -197,6 +192,26 @@ def encode(rows: Iterable[Row] | pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def parquet_bytes(rows: Sequence[Row]) -> bytes:
+    """Rows of any columns, such as a leaderboard's, as the bytes of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows)), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def csv_bytes(rows: Sequence[Row]) -> bytes:
+    """Rows of any columns as CSV in UTF-8; sequences are joined by spaces, None is empty."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, (tuple, list)) else v for k, v in row.items()})
+    return text.getvalue().encode()
+
+
 def _sample(files: Sequence[ResultFile]) -> list[ResultFile]:
     """Every part, and at most TIMED_FILES small files of each partition, spread evenly."""
     partitions: dict[str, list[ResultFile]] = {}
@@ -208,6 +223,3 @@ def _sample(files: Sequence[ResultFile]) -> list[ResultFile]:
         chosen += [file for file in members if file.kind == "part"]
         chosen += small[:: -(-len(small) // TIMED_FILES) or 1]
     return chosen
-
-
-__all__ = ["ALL_COLUMNS", "NARROW", "Store", "encode"]

@@ -1,0 +1,217 @@
+"""Which method is best: one ranking per dataset, model, speed-up, strategy, protocol, recipe and track."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raybench.errors import UserError, nearest
+from raybench.results.conditions import CONDITIONS, Loss, conditions, losses
+from raybench.results.labels import told_apart
+from raybench.results.scores import SCORED, averages, scores
+from raybench.results.store import Store
+
+Track = Literal["criteria", "regularizers", "all"]
+COLUMNS = tuple(dict.fromkeys((*SCORED, *CONDITIONS)))
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to rank; None means every value that the store has."""
+
+    model: str | None = None
+    dataset: str | None = None
+    speedup: float | Literal["average"] | None = None
+    strategy: str | None = None
+    protocol: str | None = None
+    track: Track | None = None  # None: criteria and regularizers, each ranked apart, as PruningBench does
+    by: Literal["strategy"] | None = None  # rank the strategies of all methods in one table
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One ranked method. Metrics in percent, `spread` is the sample standard deviation over `n` seeds."""
+
+    rank: int
+    method: str  # with what tells it apart, where two configurations share their names
+    importance: str
+    regularizer: str | None
+    strategy: str
+    schedule: str
+    metric_base: float
+    metric_pruned: float
+    metric_final: float
+    spread: float | None
+    n: int
+    seeds: tuple[int, ...]
+    delta: float
+    top5: float | None
+    params: float
+    params_kept: float
+    macs: float
+    speedup: float
+    latency_base_ms: float | None
+    latency_ms: float | None
+    step_time_s: float | None
+    reg_time_s: float | None
+    timing_reason: str | None  # why a timing is missing
+    reason: str | None  # why a speed-up misses its target by more than 0.5 %
+    trial_id: str  # of one of its cells
+
+
+@dataclass(frozen=True)
+class Board:
+    """One ranking, best first."""
+
+    dataset: str
+    model: str
+    speedup: float | Literal["average"]
+    strategy: str | None  # None where strategies are what is compared
+    protocol: str
+    recipe: str
+    track: Track
+    metric_name: str
+    entries: tuple[Entry, ...]
+    left_out: tuple[str, ...] = ()  # methods that an average can't have, with what they lack
+
+    @property
+    def schedules(self) -> Mapping[str, tuple[str, ...]]:
+        """Schedule -> methods, to say when a table mixes them."""
+        found: dict[str, list[str]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.schedule, []).append(entry.method)
+        return {name: tuple(dict.fromkeys(found[name])) for name in sorted(found)}
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Every board that a query asks for, the conditions of its numbers, and the cells that have none."""
+
+    boards: tuple[Board, ...]
+    conditions: tuple[str, ...]  # device, versions, seeds, schedules: one line each
+    failed: tuple[Loss, ...]
+    skipped: tuple[Loss, ...]
+    source: str = ""  # address of the store
+
+    @classmethod
+    def read(cls, store: Store, query: Query | None = None) -> Leaderboard:
+        """Rank what `store` holds. UserError when it holds nothing, or nothing that the query asks for."""
+        table = store.table(COLUMNS)
+        if not table.num_rows:
+            raise UserError(f"no results in {store.storage.url}: expected the --storage folder of a run")
+        found = cls.of(table, query or Query(), lambda ids: _trials(store, ids))
+        return replace(found, source=store.storage.url)
+
+    @classmethod
+    def of(cls, table: pa.Table, query: Query, trials: Callable[[Sequence[str]], Mapping[str, Any]]) -> Leaderboard:
+        """Rank a table with the columns COLUMNS; `trials` gives trial_id -> trial where names don't tell apart."""
+        table = _chosen(table, query)
+        absent: list[dict[str, Any]] = []
+        if query.speedup == "average":
+            found, absent = averages(table)
+        else:
+            found = scores(table)
+        boards = [
+            _board(key, rows, query, trials, _left_out(absent, key))
+            for key, rows in sorted(_grouped(found, query).items(), key=lambda pair: _order(pair[0]))
+        ]
+        failed, skipped = losses(table, "failed"), losses(table, "skipped")
+        return cls(tuple(boards), conditions(table), failed, skipped)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every entry as one flat dict with the columns of its board, for CSV, JSON and Parquet."""
+        where = ("dataset", "model", "speedup", "strategy", "protocol", "recipe", "track", "metric_name")
+        return [
+            {name if name != "speedup" else "speedup_target": getattr(board, name) for name in where}
+            | {f.name: getattr(entry, f.name) for f in fields(entry)}
+            for board in self.boards
+            for entry in board.entries
+        ]
+
+
+def _chosen(table: pa.Table, query: Query) -> pa.Table:
+    """Rows that the query asks for; UserError with the nearest value when the store has none of a name."""
+    for name in ("dataset", "model", "strategy", "protocol"):
+        wanted = getattr(query, name)
+        if wanted is not None:
+            table = _with(table, name, wanted)
+    if isinstance(query.speedup, (int, float)):
+        table = _with(table, "speedup_target", float(query.speedup))
+    if query.track in ("criteria", "regularizers"):
+        without = pc.is_null(table["regularizer"])
+        table = table.filter(without if query.track == "criteria" else pc.invert(without))
+    return table
+
+
+def _with(table: pa.Table, name: str, wanted: Any) -> pa.Table:
+    chosen = table.filter(pc.equal(table[name], wanted))
+    if not chosen.num_rows:
+        values = sorted(pc.unique(table[name]).to_pylist())
+        known = ", ".join(f"{v:g}" if isinstance(v, float) else v for v in values)
+        raise UserError(f"no results with {name} {wanted!r}.{nearest(str(wanted), map(str, values))} Found: {known}")
+    return chosen
+
+
+Key = tuple[str, str, str, str, str | None, Any, Track]  # dataset, model, protocol, recipe, strategy, speed-up, track
+
+
+def _grouped(found: Iterable[dict[str, Any]], query: Query) -> dict[Key, list[dict[str, Any]]]:
+    groups: dict[Key, list[dict[str, Any]]] = {}
+    for row in found:
+        track: Track = query.track or ("regularizers" if row["regularizer"] else "criteria")
+        strategy = None if query.by == "strategy" else row["strategy"]
+        speedup = "average" if query.speedup == "average" else row["speedup_target"]
+        key = (row["dataset"], row["model"], row["protocol"], row["recipe"], strategy, speedup, track)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _order(key: Key) -> tuple:
+    dataset, model, protocol, recipe, strategy, speedup, track = key
+    return dataset, model, protocol, recipe, strategy or "", 0.0 if speedup == "average" else speedup, track
+
+
+def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Callable, left_out: tuple[str, ...]) -> Board:
+    dataset, model, protocol, recipe, strategy, speedup, track = key
+    labels = told_apart(rows, trials, both=("method", "strategy") if query.by else ("method",))
+    entries: list[Entry] = []
+    previous = None
+    ranked = sorted(rows, key=lambda row: (-_score(row), labels[row["config_id"]], row["strategy"], row["config_id"]))
+    for place, row in enumerate(ranked, 1):
+        rank = entries[-1].rank if _score(row) == previous else place  # equal metrics share a rank
+        previous = _score(row)
+        entries.append(_entry(row, rank, labels[row["config_id"]]))
+    name = ranked[0]["metric_name"]
+    return Board(dataset, model, speedup, strategy, protocol, recipe, track, name, tuple(entries), left_out)
+
+
+def _score(row: Mapping[str, Any]) -> float:
+    return round(row["metric_final"], 6)  # the last bits of a mean depend on the order of its terms
+
+
+def _entry(row: Mapping[str, Any], rank: int, label: str) -> Entry:
+    own = {f.name: row[f.name] for f in fields(Entry) if f.name in row}
+    missed = row["reason"] or ("no reason given" if row["off_target"] > 0.005 else None)
+    return Entry(**own | {"rank": rank, "method": label, "seeds": tuple(row["seeds"]), "reason": missed})
+
+
+def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:
+    told = []
+    for row in absent:
+        track = "regularizers" if row["regularizer"] else "criteria"
+        here = (row["dataset"], row["model"], row["protocol"], row["recipe"]) == key[:4]
+        if here and key[4] in (None, row["strategy"]) and key[6] in ("all", track):
+            lacks = ", ".join(f"{s:g}x" for s in row["missing"]) or "a seed with every speed-up"
+            told.append(f"{row['method']} (lacks {lacks})")
+    return tuple(sorted(told))
+
+
+def _trials(store: Store, ids: Sequence[str]) -> dict[str, Any]:
+    table = store.table(["trial_id", "trial"])
+    chosen = table.filter(pc.is_in(table["trial_id"], pa.array(ids, pa.string())))
+    return {row["trial_id"]: json.loads(row["trial"]) for row in chosen.to_pylist()}

@@ -1,0 +1,114 @@
+"""From one row a cell to one score a method: mean and spread over seeds. In Arrow: 100,000 rows take a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# Functions of the configuration: any row of it has them.
+SAME = (
+    "dataset", "model", "task", "method", "importance", "regularizer", "strategy", "protocol", "schedule",
+    "metric_name",
+)  # fmt: skip
+MEANS = (
+    "metric_base", "metric_pruned", "metric_final", "delta", "top5", "params", "params_base", "params_kept", "macs",
+    "macs_base", "speedup", "latency_base_ms", "latency_ms", "step_time_s", "reg_time_s", "off_target",
+)  # fmt: skip
+NOTES = ("reason", "timing_reason")
+SCORED = (
+    "trial_id",
+    "status",
+    "config_id",
+    "recipe",
+    "seed",
+    "base_seed",
+    "speedup_target",
+    *SAME,
+    *MEANS[:-1],
+    *NOTES,
+)
+
+_SPREAD = pc.VarianceOptions(ddof=1)  # of a sample: one seed has no spread
+_SCORE = ("config_id", "recipe", "speedup_target")
+_SEED = ("config_id", "recipe", "seed", "base_seed")
+
+
+def scores(table: pa.Table) -> list[dict[str, Any]]:
+    """One dict per configuration, recipe name and speed-up: means over seeds, `spread` (None for one seed) and `n`.
+
+    `table` has the columns SCORED; rows that are not ok don't count.
+    """
+    return _over_seeds(_finished(table), _SCORE)
+
+
+def averages(table: pa.Table) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(scores over all speed-ups, left out): a seed counts when it has every speed-up that its board has.
+
+    A board here is dataset, model, protocol, recipe and strategy. A configuration of which no seed is complete is
+    left out: a dict with `method`, the board's columns and `missing`, its absent speed-ups.
+    """
+    rows = _finished(table)
+    per_seed = rows.group_by(list(_SEED), use_threads=False).aggregate(
+        [(name, "one") for name in SAME]
+        + [(name, "mean") for name in MEANS]
+        + [(name, "max") for name in NOTES]
+        + [("trial_id", "min"), ("speedup_target", "distinct")]
+    )
+    found = [_named(row) for row in per_seed.to_pylist()]
+    whole: dict[tuple, set[float]] = {}
+    for row in found:
+        whole.setdefault(board_of(row), set()).update(row["speedup_target"])
+    complete = [set(row["speedup_target"]) == whole[board_of(row)] for row in found]
+    flat = per_seed.drop_columns(["speedup_target_distinct"]).rename_columns(_plain_names(per_seed.column_names))
+    done = _over_seeds(flat.filter(pa.array(complete, pa.bool_())), ("config_id", "recipe"))
+    ranked = {(row["config_id"], row["recipe"]) for row in done}
+    absent: dict[tuple, dict[str, Any]] = {}
+    for row in found:
+        key = (row["config_id"], row["recipe"])
+        if key not in ranked:
+            missing = sorted(whole[board_of(row)] - set(row["speedup_target"]))
+            absent.setdefault(key, {**row, "missing": missing})
+    return done, list(absent.values())
+
+
+def board_of(row: Mapping[str, Any]) -> tuple:
+    """What must be equal for two methods to be ranked together, the speed-up aside."""
+    return tuple(row[name] for name in ("dataset", "model", "protocol", "recipe", "strategy"))
+
+
+def _finished(table: pa.Table) -> pa.Table:
+    rows = table.filter(pc.equal(table["status"], "ok"))
+    off = pc.abs(pc.subtract(pc.divide(rows["speedup"], rows["speedup_target"]), 1.0))
+    return rows.append_column("off_target", off)
+
+
+def _over_seeds(rows: pa.Table, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    grouped = rows.group_by(list(keys), use_threads=False).aggregate(
+        [(name, "one") for name in SAME]
+        + [(name, "mean") for name in MEANS]
+        + [(name, "max") for name in NOTES]
+        + [("metric_final", "stddev", _SPREAD), ("trial_id", "min"), ("seed", "count"), ("seed", "distinct")]
+    )
+    return [
+        _named(row)
+        | {"spread": row["metric_final_stddev"], "n": row["seed_count"], "seeds": sorted(row["seed_distinct"])}
+        for row in grouped.to_pylist()
+    ]
+
+
+def _plain_names(names: list[str]) -> list[str]:
+    endings = ("_one", "_mean", "_max", "_min")
+    return [
+        next((n.removesuffix(e) for e in endings if n.endswith(e)), n) for n in names if n != "speedup_target_distinct"
+    ]
+
+
+def _named(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An aggregated row under the columns' own names."""
+    named = {n: row[n] for n in ("config_id", "recipe", "seed", "speedup_target") if n in row}
+    named |= {name: row[f"{name}_one"] for name in SAME} | {name: row[f"{name}_mean"] for name in MEANS}
+    named |= {name: row[f"{name}_max"] for name in NOTES} | {"trial_id": row["trial_id_min"]}
+    return named | ({"speedup_target": row["speedup_target_distinct"]} if "speedup_target_distinct" in row else {})
