@@ -21,7 +21,9 @@ KINDS = ("base", "sparsify", "select", "cell")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     add_sweep(parser)
-    parser.add_argument("--storage", metavar="DIR", help="what is in here is done already (default: the sweep's own)")
+    parser.add_argument(
+        "--storage", metavar="DIR", help="what is in here is done already (default: the sweep's, or results/NAME)"
+    )
     parser.add_argument("--no-retry-failed", action="store_true", help="leave failed cells as they are")
     add_format(parser)
 
@@ -29,8 +31,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the plan."""
     sweep = read_sweep(args)
-    url = args.storage or sweep.storage
-    planned = plan(sweep, open_storage(url) if url else None, retry_failed=not args.no_retry_failed)
+    url = args.storage or sweep.storage or f"results/{sweep.name}"  # as `run`
+    planned = plan(sweep, open_storage(url), retry_failed=not args.no_retry_failed)
     if args.format == "json":
         print_json(as_json(planned, sweep.name))
     else:
@@ -60,14 +62,13 @@ def as_json(planned: Plan, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(planned: Plan, name: str, url: str | None) -> None:
+def _print(planned: Plan, name: str, url: str) -> None:
     console = Console()
     states = Counter(status for status, _ in _states(planned).values())
     told = ", ".join(
         f"{states[status]} {status}" for status in ("planned", "done", "skipped", "failed") if states[status]
     )
-    where = f" in {url}" if url else ""
-    console.print(f"[bold]{name}[/]: {len(planned.trials)} cells: {told}{where}", highlight=False)
+    console.print(f"[bold]{name}[/]: {len(planned.trials)} cells: {told} (storage {url})", highlight=False)
     if retried := sum(planned.stored.get(unit.key) == "failed" for unit in planned.cells):
         console.print(f"{retried} of the planned ones failed before and are tried again", highlight=False)
     if planned.units:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench import registry
+from raybench.datasets.roots import data_root, fingerprint
 from raybench.errors import SpecError, UserError
 from raybench.spec.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
 from raybench.spec.sweep import Exclude, Include, Sweep
@@ -116,7 +117,8 @@ class _Resolver:
         entry = registry.dataset.entry(axis.name)
         marks = [entry.source] if entry.source else []
         if entry.facts.get("user_data"):
-            marks.append(fingerprint(data_root(axis.name, self.sweep.data_roots)))
+            root = data_root(axis.name, self.sweep.data_roots)
+            marks += [fingerprint(root)] if root else []
         return {
             "dataset": axis.name,
             "dataset_params": resolved(entry, axis.params),
@@ -174,30 +176,6 @@ def module_source(name: str) -> str | None:
     if spec is None or not spec.origin:
         raise SpecError(f"model {name!r}: found no module {module!r} in this folder or on the Python path")
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
-
-
-def data_root(name: str, roots: Mapping[str, str]) -> Path:
-    """The folder of the user's data `name`: from `data_roots`, else below RAYBENCH_DATA."""
-    if name in roots:
-        root = Path(roots[name])
-    elif os.environ.get("RAYBENCH_DATA"):
-        root = Path(os.environ["RAYBENCH_DATA"]) / name
-    else:
-        raise SpecError(f"dataset {name!r} needs a folder: data_roots: {{{name}: FOLDER}}, or RAYBENCH_DATA")
-    if not root.is_dir():
-        raise SpecError(f"dataset {name!r}: found no folder {root}")
-    return root
-
-
-def fingerprint(root: Path) -> str:
-    """Hash of the sorted list of (path, size) below `root`: tells two states of a user's data apart."""
-    told = hashlib.sha256()
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            file = Path(folder, name)
-            told.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\n".encode())
-    return told.hexdigest()[:16]
 
 
 def _sha256(file: Path, model: str) -> str:

@@ -57,6 +57,8 @@ def _either(told: dict[str, Any]) -> dict[str, Any]:
     if told.get("type") == "array" and "items" in told:
         about = {key: told[key] for key in ("default", "description", "title") if key in told}
         array = {key: value for key, value in told.items() if key not in about}
+        if "minLength" in array:  # pydantic's word for it behind a validator
+            array["minItems"] = array.pop("minLength")
         return {"anyOf": [told["items"], array], **about}
     if "anyOf" in told:
         flat = [part for one in told["anyOf"] for part in _either(one).get("anyOf", [one])]

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from raybench import registry
-from raybench.datasets.open import data_root, open_dataset
+from raybench.datasets.open import open_dataset
+from raybench.datasets.roots import data_root
 from raybench.errors import UserError
 from raybench.spec.trial import Trial
 from raybench.tasks.protocol import Task

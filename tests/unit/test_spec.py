@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raybench.datasets.roots import fingerprint
 from raybench.errors import SpecError
 from raybench.spec.reader import load_sweep
-from raybench.spec.resolve import fingerprint, resolve
+from raybench.spec.resolve import resolve
 from raybench.spec.sweep import Sweep
 
 STAGE = {"epochs": 1, "lr": 0.1}
