@@ -38,6 +38,12 @@ class Storage(Protocol):
     def has(self, key: str) -> bool:
         """Whether `key` is a file or a published entry."""
 
+    def leftovers(self, age: float) -> list[str]:
+        """Names of unfinished writes that nobody has touched for `age` seconds, sorted: killed processes left them."""
+
+    def discard(self, name: str) -> None:
+        """Remove one of the `leftovers`; nothing happens when it is gone."""
+
 
 def key_parts(key: str) -> list[str]:
     """The names of `key`; ValueError unless it is names joined by ``/``, none of them starting with a dot."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,6 +95,23 @@ class LocalStorage:
         path = self._path(key)
         return path.is_file() or (path / MARKER).exists()
 
+    def leftovers(self, age: float) -> list[str]:
+        """Names of unfinished writes that nobody has touched for `age` seconds, sorted."""
+        latest = time.time() - age
+        try:
+            found = sorted(os.listdir(self.root / SCRATCH))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [name for name in found if _newest(self.root / SCRATCH / name) <= latest]
+
+    def discard(self, name: str) -> None:
+        """Remove one of the `leftovers`; nothing happens when it is gone."""
+        path = self.root / SCRATCH / key_parts(name)[-1]
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         return self.root.joinpath(*key_parts(key))
 
@@ -153,6 +171,14 @@ def _sync_tree(top: Path) -> None:
         for name in files:
             _sync(Path(folder, name))
         _sync(Path(folder))
+
+
+def _newest(path: Path) -> float:
+    """When `path`, or anything below it, was last written (seconds since 1970); now, when it just vanished."""
+    try:
+        return max(one.stat().st_mtime for one in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _entries(top: Path) -> Iterator[Path]:

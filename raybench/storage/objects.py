@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 from typing import BinaryIO
@@ -92,7 +93,7 @@ class ObjectStorage:
             self._client.delete(self._name(key))
             return
         self._client.delete(self._name(key) + ENTRY)
-        self.discard_upload(manifest["upload"])
+        self.discard(manifest["upload"])
 
     def publish(self, key: str, folder: Path) -> bool:
         """Upload the finished local `folder`, then commit it as `key`; False when another writer was first.
@@ -105,7 +106,7 @@ class ObjectStorage:
             files = self._upload(folder, upload)
             first = self._commit(key, upload, files)
             if not first:
-                self.discard_upload(upload)
+                self.discard(upload)
         shutil.rmtree(folder)
         return first
 
@@ -125,6 +126,21 @@ class ObjectStorage:
         path = self._path(key)
         return any(info.type == pafs.FileType.File for info in self.filesystem.get_file_info([path, path + ENTRY]))
 
+    def leftovers(self, age: float) -> list[str]:
+        """Names of uploads that no manifest points to and that nobody has touched for `age` seconds, sorted."""
+        uploads = self.uploads()  # before the manifests: what is committed in between is then seen as committed
+        latest = time.time() - age
+        return sorted(name for name in set(uploads) - self.committed() if uploads[name] <= latest)
+
+    def discard(self, name: str) -> None:
+        """Remove the files of an upload that no manifest points to (any more)."""
+        top = f"{self.root}/{UPLOADS}/{name}"
+        selector = pafs.FileSelector(top, allow_not_found=True, recursive=True)
+        for info in self.filesystem.get_file_info(selector):
+            marker = "" if info.type == pafs.FileType.File else "/"  # pyarrow marks folders with an empty object
+            self._client.delete(info.path.removeprefix(f"{self._bucket}/") + marker)
+        self._client.delete(top.removeprefix(f"{self._bucket}/") + "/")
+
     def uploads(self) -> dict[str, float]:
         """Name of every upload, committed or not -> when its newest file was written (seconds since 1970)."""
         selector = pafs.FileSelector(f"{self.root}/{UPLOADS}", allow_not_found=True, recursive=True)
@@ -141,15 +157,6 @@ class ObjectStorage:
         paths = [info.path for info in self.filesystem.get_file_info(selector) if info.path.endswith(ENTRY)]
         manifests = (self.read(path.removeprefix(self.root).lstrip("/")) for path in paths)
         return {json.loads(manifest)["upload"] for manifest in manifests if manifest}
-
-    def discard_upload(self, upload: str) -> None:
-        """Remove the files of an upload that no manifest points to (any more)."""
-        top = f"{self.root}/{UPLOADS}/{upload}"
-        selector = pafs.FileSelector(top, allow_not_found=True, recursive=True)
-        for info in self.filesystem.get_file_info(selector):
-            marker = "" if info.type == pafs.FileType.File else "/"  # pyarrow marks folders with an empty object
-            self._client.delete(info.path.removeprefix(f"{self._bucket}/") + marker)
-        self._client.delete(top.removeprefix(f"{self._bucket}/") + "/")
 
     def _upload(self, folder: Path, upload: str) -> dict[str, int]:
         """Copy `folder` to the bucket; returns relative path -> size in bytes."""

@@ -1,0 +1,54 @@
+"""`raybench gc STORAGE`: what can be removed from a storage; with ``--delete``, remove it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from raybench.cli.output import add_format, print_json, print_rows
+from raybench.cli.sweep_arguments import add_plugin, load_plugins
+from raybench.results.store import Store
+from raybench.spec.reader import load_sweep
+from raybench.spec.resolve import resolve
+from raybench.storage.gc import find_garbage, remove
+from raybench.storage.open import open_storage
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("storage", metavar="STORAGE", help="what --storage of the runs was")
+    parser.add_argument("--delete", action="store_true", help="remove it (default: only show it)")
+    parser.add_argument(
+        "--keep", action="append", metavar="SWEEP", help="also remove shared stages that no cell of these sweeps needs"
+    )
+    parser.add_argument(
+        "--older", type=float, default=3600.0, metavar="S", help="unfinished writes at least this old (default: 3600)"
+    )
+    add_plugin(parser)
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Show, or remove, what nobody needs."""
+    load_plugins(args)
+    storage = open_storage(args.storage)
+    finished = [trial_id for trial_id, status in Store(storage).statuses().items() if status != "failed"]
+    found = find_garbage(storage, finished, _needed(args.keep), args.older)
+    if args.delete:
+        for garbage in found:
+            remove(storage, garbage)
+    if args.format == "json":
+        print_json({"removed": args.delete, "found": [asdict(garbage) for garbage in found]})
+        return
+    if found:
+        print_rows([asdict(garbage) for garbage in found], ("kind", "name", "reason"))
+    done = "removed" if args.delete else "to remove; nothing was touched (--delete removes it)"
+    print(f"{len(found)} {done}" if found else "nothing to remove")
+
+
+def _needed(sweeps: list[str] | None) -> set[str] | None:
+    """Keys of the stages that the cells of the sweep files need; None when no file was named."""
+    if not sweeps:
+        return None
+    trials = [trial for file in sweeps for trial in resolve(load_sweep(file))]
+    return {key for t in trials for key in (t.base_key, t.sparsify_key, t.select_key) if key}
