@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,10 @@ class Batch:
     images: Tensor
     labels: Tensor
     share: float
+
+    def only(self, i: int) -> Batch:
+        """Image `i` alone."""
+        return replace(self, images=self.images[i : i + 1], labels=self.labels[i : i + 1])
 
 
 def gather(criterion: Importance, model: nn.Module, groups: Groups, calibration: Calibration | None) -> Evidence:
@@ -78,7 +82,7 @@ def gradients(model: nn.Module, groups: Groups, labels: Labels, calibration: Cal
         leaves = {name: model.get_parameter(name).detach().requires_grad_() for name in names}
         with torch.enable_grad():
             output = functional_call(model, leaves, (batch.images,))
-            loss = labels.loss(output, batch) * batch.share
+            loss = labels.loss(output, labels.choose(output, batch)) * batch.share
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         for name, gradient in zip(leaves, found, strict=True):
             if gradient is not None:
@@ -123,22 +127,23 @@ class Labels:
     """
 
     def __init__(self, kind: str, calibration: Calibration) -> None:
-        self.kind, self._loss = kind, calibration.loss or F.cross_entropy
-        self.generator = torch.Generator()
+        self.kind, self._true_loss = kind, calibration.loss or F.cross_entropy
+        self._generator = torch.Generator().manual_seed(0)
         if calibration.generator is not None:
-            self.generator.set_state(calibration.generator.get_state())
-        else:
-            self.generator.manual_seed(0)
+            self._generator.set_state(calibration.generator.get_state())
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Mean loss of the batch, a scalar. NotSupported when labels can't be drawn from the output."""
+    def choose(self, output: Tensor, batch: Batch) -> Batch:
+        """`batch` with the labels whose loss is meant. NotSupported when labels can't be drawn from the output."""
         if self.kind == "true":
-            return self._loss(output, batch.labels)
+            return batch
         if not isinstance(output, Tensor) or output.dim() != 2:
             raise NotSupported("labels can only be sampled from class scores of shape (images, classes)")
-        chances = output.detach().double().softmax(1).cpu()
-        drawn = torch.multinomial(chances, 1, generator=self.generator).squeeze(1)
-        return F.cross_entropy(output, drawn.to(output.device))
+        drawn = torch.multinomial(output.detach().double().softmax(1).cpu(), 1, generator=self._generator).squeeze(1)
+        return replace(batch, labels=drawn.to(output.device))
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Mean loss of the batch, a scalar."""
+        return self._true_loss(output, batch.labels) if self.kind == "true" else F.cross_entropy(output, batch.labels)
 
 
 def batches(model: nn.Module, calibration: Calibration) -> Iterator[Batch]:

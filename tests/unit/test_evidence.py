@@ -125,8 +125,8 @@ def test_nan_gradients_name_the_layer(criterion):
         def backward(ctx, grad):
             return grad * float("nan")
 
-    net.bn2.register_forward_hook(lambda m, i, o: Poison.apply(o))
-    with pytest.raises(StageError, match="gradient of layer 'bn2'"):
+    net.bn2.register_forward_pre_hook(lambda m, i: (Poison.apply(i[0]),))
+    with pytest.raises(StageError, match="gradient of layer 'conv2'"):
         gather(criterion, net, groups, calibration())
 
 
