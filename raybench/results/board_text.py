@@ -13,12 +13,12 @@ NOT_MEASURED = "n/m"
 
 @dataclass(frozen=True)
 class Shown:
-    """One printed column. `keep` is how long it stays when the terminal is narrow: 0 for good, then 1, 2, ..."""
+    """One printed column. When the terminal is narrow those with the highest `leaves` go first, those with 0 never."""
 
     title: str
     unit: str
     text: Callable[[Entry], str]
-    keep: int = 0
+    leaves: int = 0
     left: bool = False
 
 
@@ -45,16 +45,16 @@ COLUMNS = (
     Shown("#", "", lambda e: str(e.rank)),
     Shown("method", "", lambda e: e.method, left=True),
     Shown("strategy", "", lambda e: e.strategy, left=True),
-    Shown("base", "%", lambda e: f"{e.metric_base:.2f}", keep=2),
+    Shown("base", "%", lambda e: f"{e.metric_base:.2f}", leaves=2),
     Shown("pruned", "%", lambda e: f"{e.metric_pruned:.2f}"),
     Shown("final", "%", _final),
-    Shown("n", "", lambda e: str(e.n), keep=3),
+    Shown("n", "", lambda e: str(e.n), leaves=3),
     Shown("Δ", "pts", lambda e: f"{e.delta:+.2f}"),
     Shown("params", "M", lambda e: _count(e.params)),
-    Shown("kept", "%", lambda e: f"{100 * e.params_kept:.1f}", keep=4),
-    Shown("MACs", "M", lambda e: _count(e.macs), keep=5),
+    Shown("kept", "%", lambda e: f"{100 * e.params_kept:.1f}", leaves=4),
+    Shown("MACs", "M", lambda e: _count(e.macs), leaves=5),
     Shown("speedup", "x", lambda e: f"{e.speedup:.2f}{'*' if e.reason else ''}"),
-    Shown("latency", "ms", lambda e: _timing(e.latency_ms, e)),
+    Shown("latency", "ms", lambda e: _timing(e.latency_ms, e), leaves=1),
     Shown("step", "s", lambda e: _timing(e.step_time_s, e)),
     Shown("reg", "s", _reg_time),
 )
@@ -66,7 +66,8 @@ def as_text(leaderboard: Leaderboard, width: int) -> str:
     for board in leaderboard.boards:
         lines = _aligned(board, width)
         title = wrap(_title(board, lines.said), width)
-        notes = [line for note in _notes(board) for line in wrap(note, width, subsequent_indent="  ")]
+        hidden = [f"not shown at this width: {', '.join(lines.hidden)}"] if lines.hidden else []
+        notes = [line for note in (*_notes(board), *hidden) for line in wrap(note, width, subsequent_indent="  ")]
         blocks.append("\n".join([*title, *lines.text, *notes]))
     return "\n\n".join([*blocks, *filter(None, ["\n".join(_losses(leaderboard))])])
 
@@ -90,29 +91,32 @@ def as_markdown(leaderboard: Leaderboard) -> str:
 class _Fitted:
     text: tuple[str, ...]
     said: str  # values that moved from a dropped column to the title
+    hidden: tuple[str, ...]  # titles of dropped columns whose values differ
 
 
 def _aligned(board: Board, width: int) -> _Fitted:
-    shown, said = list(_columns(board)), []
+    shown, said, hidden = list(_columns(board)), [], []
     while True:
         cells = [[c.title for c in shown], [c.unit for c in shown]]
         cells += [[c.text(entry) for c in shown] for entry in board.entries]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        droppable = sorted((c for c in shown if c.keep), key=_leaves_first(board))
+        droppable = sorted((c for c in shown if c.leaves), key=_leaves_first(board))
         if sum(widths) + 2 * (len(shown) - 1) <= width or not droppable:
             break
         shown.remove(droppable[0])
         values = {droppable[0].text(entry) for entry in board.entries}
         if len(values) == 1:
             said.append(f"{droppable[0].title} {values.pop()} {droppable[0].unit}".strip())
+        else:
+            hidden.append(droppable[0].title)
     gap = "  " if sum(widths) + 2 * (len(shown) - 1) <= width else " "
     lines = (gap.join(_pad(t, w, c.left) for t, w, c in zip(row, widths, shown, strict=True)).rstrip() for row in cells)
-    return _Fitted(tuple(lines), ", ".join(said))
+    return _Fitted(tuple(lines), ", ".join(said), tuple(hidden))
 
 
 def _leaves_first(board: Board) -> Callable[[Shown], tuple[bool, int]]:
-    """Columns with one value leave first, since the title can say it; then by how long they are to stay."""
-    return lambda column: (len({column.text(entry) for entry in board.entries}) > 1, -column.keep)
+    """Columns with one value leave first, since the title can say it; then by their order."""
+    return lambda column: (len({column.text(entry) for entry in board.entries}) > 1, -column.leaves)
 
 
 def _columns(board: Board) -> Sequence[Shown]:
