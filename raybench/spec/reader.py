@@ -13,10 +13,9 @@ from raybench.catalogue import ROOT
 from raybench.errors import nearest
 from raybench.spec.mistakes import Mistake, Mistakes, explain
 from raybench.spec.nodes import Node, merge, parse
-from raybench.spec.sweep import Sweep
+from raybench.spec.sweep import ENTRIES, Sweep
 
 RECIPES = (ROOT / "sweeps/recipes", Path(__file__).parent / "recipes")  # of the checkout, of an installed wheel
-_OVERRIDING = ("models", "datasets", "methods")
 
 
 def load_sweep(path: Path | str) -> Sweep:
@@ -131,7 +130,7 @@ def _with_recipes(root: Node, mistakes: list[Mistake]) -> Node:
     if not isinstance(root.value, dict):
         return root
     changed = dict(root.value)
-    for axis in _OVERRIDING:
+    for axis in ENTRIES:
         if axis in changed:
             changed[axis] = _each(changed[axis], lambda entry: _with_recipe(entry, mistakes))
     if "include" in changed:

@@ -19,7 +19,7 @@ from raybench.spec.sweep import Exclude, Include, Sweep
 from raybench.spec.trial import MethodRef, Trial, Weights
 
 DEFAULT_PARTS = ("embed", "head-dim", "mlp")  # of attention models: their MLPs alone can't reach 4x
-DATA_ONCE = ("nothing", "weights")  # needs that change with every cut at no cost: scored progressively
+NO_DATA = ("nothing", "weights")  # what these need is at hand after every step on paper: scored progressively
 
 
 def resolve(sweep: Sweep) -> tuple[Trial, ...]:
@@ -147,11 +147,11 @@ class _Resolver:
     def _method(self, axis: MethodAxis) -> dict[str, Any]:
         importance = registry.importance.entry(axis.importance)
         regularizer = registry.regularizer.entry(axis.regularizer) if axis.regularizer else None
-        needs = importance.facts.get("needs", "weights")
+        one_walk = importance.facts.get("needs", "weights") in NO_DATA or self.sweep.protocol == "pruningbench"
         return {
             "importance": _pinned(importance, axis.params),
             "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,
-            "auto": "progressive" if needs in DATA_ONCE else "iterative",
+            "auto": "progressive" if one_walk else "iterative",
         }
 
 

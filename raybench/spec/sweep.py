@@ -31,6 +31,8 @@ Datasets = Annotated[tuple[Annotated[DatasetAxis, BeforeValidator(named)], ...],
 Methods = Annotated[tuple[Annotated[MethodAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], Many, Field(min_length=1)]
 
+ENTRIES = ("models", "datasets", "methods")  # axes whose entries may override what the sweep says
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -114,6 +116,19 @@ class Sweep(Spec):
     @classmethod
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return distinct(values)
+
+    @model_validator(mode="after")
+    def _one_walk(self) -> Sweep:
+        """The published protocol is one walk of 400 steps; a schedule would say what does not happen."""
+        if self.protocol == "pruningbench":
+            for axis, holders in (("", (self,)), *((name, getattr(self, name)) for name in ENTRIES)):
+                for place, holder in enumerate(holders):
+                    if holder.schedule not in (None, "auto", "progressive"):
+                        raise mistake(
+                            f"found {holder.schedule!r}, expected none: protocol pruningbench walks its own 400 steps",
+                            *((axis, place, "schedule") if axis else ("schedule",)),
+                        )
+        return self
 
     @model_validator(mode="after")
     def _exclude_names_cells(self) -> Sweep:

@@ -105,6 +105,7 @@ def test_schedule_auto_follows_what_the_criterion_needs():
     chosen = {t.method: t.schedule for t in resolve(sweep())}
     assert chosen == {"magnitude-l1": "progressive", "magnitude-l2+group-norm": "progressive", "taylor": "iterative"}
     assert {t.schedule for t in resolve(sweep(schedule="one-shot"))} == {"one-shot"}
+    assert {t.schedule for t in resolve(sweep(protocol="pruningbench"))} == {"progressive"}
 
 
 def test_prune_is_for_attention_models_only():

@@ -98,6 +98,10 @@ BAD = {
     ),
     "protocol": (GOOD + "protocol: pruning-bench\n", ["protocol: found 'pruning-bench'", "mean 'pruningbench'?"]),
     "schedule": (GOOD + "schedule: oneshot\n", ["schedule: found 'oneshot'", "Did you mean 'one-shot'?"]),
+    "schedule of a protocol that has its own": (
+        GOOD.replace("random", "{name: random, schedule: one-shot}") + "protocol: pruningbench\n",
+        ["bad.yaml:4: methods[1].schedule: found 'one-shot', expected none: protocol pruningbench walks"],
+    ),
     "prune": (GOOD + "prune: [embed, mpl]\n", ["bad.yaml:7: prune[1]: found 'mpl'", "Did you mean 'mlp'?"]),
     "round_to": (GOOD + "round_to: 0\n", ["round_to: found 0, expected a number of at least 1"]),
     "two devices a cell": (
