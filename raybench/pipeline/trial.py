@@ -69,7 +69,7 @@ def run_cell(trial: Trial, room: Room, announce: Report, note: base.Note) -> Rec
     announce("measure")
     final = task.evaluate(pruned.model, "test")
     latency = measure.latency(trial, pruned.model, task, room)
-    where = artifact.publish(room.storage, trial, pruned.model, pruned.groups, selection.cut, task.data)
+    where = artifact.publish(room.storage, trial, pruned.model, selection.cut, task.data)
     clock.lap("measure")
     parts = Parts(
         task.metric, dense, sparse, selection, pruned, after_pruning, training, final, latency,
