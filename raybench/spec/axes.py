@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from raybench import registry
 from raybench.catalogue import REQUIRED, Entry
 from raybench.errors import nearest, unknown
+from raybench.spec.mistakes import show
 from raybench.spec.trial import Recipe, Scalar
 
 Strategy = Literal["local", "global", "protected-global", "isomorphic"]
@@ -48,6 +49,8 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def named(value: Any) -> Any:
     """A bare name stands for a mapping with nothing but the name."""
+    if not isinstance(value, (str, dict, Axis)):
+        raise mistake(f"found {show(value)}, expected a name or a mapping with a name")
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -102,9 +105,10 @@ class ModelAxis(Axis):
     @classmethod
     def _there(cls, weights: str, info: ValidationInfo) -> str:
         entry = registry.model.entries().get(info.data.get("name", ""))
-        if weights == "pretrained" and entry and not entry.facts.get("pretrained"):
+        name = info.data.get("name", "timm:")
+        if weights == "pretrained" and not (entry.facts.get("pretrained") if entry else name.startswith("timm:")):
             raise mistake(
-                f"found 'pretrained', expected 'trained' or a file: no published weights are known for {entry.name!r}"
+                f"found 'pretrained', expected 'trained' or a file: no published weights are known for {name!r}"
             )
         if weights not in ("trained", "pretrained") and not Path(weights).is_file():
             near = nearest(Path(weights).name, ("trained", "pretrained"))
@@ -182,10 +186,8 @@ def checked(params: dict[str, Scalar], entry: Entry | None) -> dict[str, Scalar]
         return params
     for name, value in params.items():
         if name not in entry.params:
-            known = ", ".join(entry.params) or "none"
-            raise mistake(
-                f"unknown parameter of {entry.kind} {entry.name!r}.{nearest(name, entry.params)} Known: {known}", name
-            )
+            near, known = nearest(name, entry.params), ", ".join(entry.params) or "none"
+            raise mistake(f"unknown parameter of {entry.kind} {entry.name!r}.{near} Known: {known}", name)
         expected = type(entry.params[name])
         if entry.params[name] in (None, REQUIRED) or type(value) is expected:
             continue

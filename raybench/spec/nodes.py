@@ -127,15 +127,19 @@ def _pairs(node: yaml.MappingNode, file: Path, path: Path_, mistakes: list[Mista
 
 def _scalar(node: yaml.ScalarNode) -> Any:
     """The Python value; only what looks like null, true/false or a number is not a string (YAML 1.2's core rules)."""
-    kind = node.tag.rpartition(":")[2]
-    text = node.value
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return text.lower() == "true"
-    if kind == "int":
-        return int(text)
-    return float(text.replace(".inf", "inf").replace(".nan", "nan")) if kind == "float" else text
+    read = _READ.get(node.tag.rpartition(":")[2], str)
+    try:
+        return read(node.value)
+    except ValueError:  # `!!int word`, or a number of 5,000 digits: words, which the model then refuses
+        return node.value
+
+
+_READ = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": int,
+    "float": lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")),
+}
 
 
 class _Loader(yaml.SafeLoader):

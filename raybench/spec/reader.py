@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from pydantic import ValidationError
 
 from raybench.catalogue import ROOT
 from raybench.errors import nearest
-from raybench.spec.mistakes import Mistake, Mistakes, explain
+from raybench.spec.mistakes import Mistake, Mistakes, explain, show
 from raybench.spec.nodes import Node, merge, parse
 from raybench.spec.sweep import ENTRIES, Sweep
 
-RECIPES = (ROOT / "sweeps/recipes", Path(__file__).parent / "recipes")  # of the checkout, of an installed wheel
+RECIPES = (ROOT / "sweeps/recipes", Path(sys.prefix) / "share/raybench/recipes")  # of the checkout, of a wheel
 
 
 def load_sweep(path: Path | str) -> Sweep:
@@ -37,10 +38,10 @@ def load_sweep(path: Path | str) -> Sweep:
     return sweep
 
 
-def load_recipe_names(folder: Path) -> dict[str, Path]:
-    """Every recipe that a sweep in `folder` can name, and its file; the sweep's own `recipes/` go first."""
+def recipe_files(folder: Path) -> dict[str, Path]:
+    """Name -> file of every recipe that a file in `folder` can name: its neighbours, those in `recipes/`, ours."""
     found: dict[str, Path] = {}
-    for place in (folder / "recipes", *RECIPES):
+    for place in (folder / "recipes", *([folder] if folder.name == "recipes" else []), *RECIPES):
         for file in sorted(place.glob("*.yaml")):
             found.setdefault(file.stem, file)
     return found
@@ -140,29 +141,32 @@ def _with_recipes(root: Node, mistakes: list[Mistake]) -> Node:
 
 def _with_recipe(holder: Node, mistakes: list[Mistake]) -> Node:
     told = holder.get("recipe")
-    if told is None or told.value is None:
+    if told is None:
         return holder
-    recipe = _recipe(told, told.file.parent, mistakes, ())
+    recipe = _recipe(told, mistakes, ())
     rest = {key: value for key, value in holder.value.items() if key != "recipe"}
     return Node(rest if recipe is None else {**rest, "recipe": recipe}, holder.file, holder.line)
 
 
-def _recipe(told: Node, folder: Path, mistakes: list[Mistake], chain: tuple[str, ...]) -> Node | None:
+def _recipe(told: Node, mistakes: list[Mistake], chain: tuple[str, ...]) -> Node | None:
     """The recipe that `told` names or describes, `name` included; None after noting a mistake."""
-    base = told if not isinstance(told.value, dict) else told.get("extends")
+    base = told.get("extends") if isinstance(told.value, dict) else told
     if base is None:  # written out in place
         return told if told.get("name") else _named(told, "custom")
-    known = load_recipe_names(folder)
-    if base.value not in known or base.value in chain:
-        what = "found a circle" if base.value in chain else f"unknown recipe {base.value!r}"
-        near = nearest(str(base.value), known)
+    if not isinstance(base.value, str):
+        words = f"found {show(base.plain())}, expected the name of a recipe, or a mapping that extends one"
+        mistakes.append(Mistake(base.file, base.line, ("recipe",), words))
+        return None
+    name, known = base.value, recipe_files(base.file.parent)
+    if name not in known or name in chain:
+        what = "found a circle" if name in chain else f"unknown recipe {name!r}"
+        known_names = ", ".join(sorted(known)) or "none"
         mistakes.append(
-            Mistake(base.file, base.line, ("recipe",), f"{what}.{near} Known: {', '.join(sorted(known)) or 'none'}")
+            Mistake(base.file, base.line, ("recipe",), f"{what}.{nearest(name, known)} Known: {known_names}")
         )
         return None
-    name = str(base.value)
     read = parse(known[name])
-    whole = _recipe(read, known[name].parent.parent, mistakes, (*chain, name)) if read.get("extends") else read
+    whole = _recipe(read, mistakes, (*chain, name)) if read.get("extends") else read
     if whole is None or base is told:
         return whole and _named(whole, name)
     changes = _without(told, "extends")

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from raybench.errors import nearest
+from raybench import registry
+from raybench.errors import nearest, unknown
 from raybench.spec.axes import (
     Axis,
     DatasetAxis,
@@ -111,6 +112,14 @@ class Sweep(Spec):
     data_roots: dict[str, str] = Field({}, description="dataset name -> folder, resolved on the worker")
     include: Annotated[tuple[Include, ...], Many] = ()
     exclude: Annotated[tuple[Exclude, ...], Many] = ()
+
+    @field_validator("data_roots")
+    @classmethod
+    def _of_datasets(cls, roots: dict[str, str]) -> dict[str, str]:
+        for name in roots:
+            if name not in registry.dataset.entries():
+                raise mistake(unknown("dataset", name, registry.dataset.entries()), name)
+        return roots
 
     @field_validator("models", "datasets", "methods", "strategies", "speedups", "seeds")
     @classmethod

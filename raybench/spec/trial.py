@@ -106,7 +106,7 @@ class Trial(Frozen):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A trial with `update` in place of some fields, validated; its keys are worked out anew."""
-        return type(self)(**(dict(self) | dict(update or {})))
+        return type(self)(**({name: getattr(self, name) for name in type(self).model_fields} | dict(update or {})))
 
     @property
     def method(self) -> str:

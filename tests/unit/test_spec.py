@@ -1,6 +1,7 @@
 """From a good sweep file to trials: axes, overrides, include, exclude, extends, recipes, and what an id depends on."""
 
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -235,6 +236,27 @@ def test_a_changed_recipe_has_a_name_of_its_own(tmp_path):
     assert first.name.startswith("small~")
     assert len({first.name, second.name, "small"}) == 3
     assert named.name == "mine"
+
+
+def test_a_recipe_may_extend_its_neighbour(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/longer.yaml").write_text("extends: small\nfinetune: {epochs: 7}\n")
+    one = load_sweep(written(tmp_path, GRID + "recipe: longer\n")).recipe
+    assert (one.name, one.finetune.epochs, one.base.epochs) == ("longer", 7, 2)
+
+
+def test_a_changed_trial_has_other_keys():
+    first = resolve(sweep())[0]
+    dumped = first.model_dump(exclude={"dataset_fingerprint"})  # before any key is asked for
+    ids = first.trial_id, first.select_key, first.pass_key, first.base_key
+    assert first.model_dump(exclude={"dataset_fingerprint"}) == dumped
+    assert first.model_copy() == first == pickle.loads(pickle.dumps(first))
+    other = first.model_copy(update={"speedup": 3.0})
+    assert (other.trial_id != ids[0], other.select_key != ids[1], other.pass_key, other.base_key) == (
+        True,
+        True,
+        *ids[2:],
+    )
 
 
 def test_a_recipe_of_one_model(tmp_path):

@@ -118,6 +118,26 @@ BAD = {
         ["resources.memory: found '2 gigs', expected bytes or a size such as 512MiB or 2GiB"],
     ),
     "resources no mapping": (GOOD + "resources: 4\n", ["bad.yaml:7: resources: found 4, expected a mapping"]),
+    "nothing for a model": (
+        GOOD.replace("test-convnet", ""),
+        ["bad.yaml:3: models: found nothing, expected a name or a mapping with a name"],
+    ),
+    "number for a dataset": (GOOD.replace("digits", "7"), ["bad.yaml:2: datasets: found 7, expected a name or a mapp"]),
+    "no recipe": (GOOD.replace("small", ""), ["bad.yaml:6: recipe: found nothing, expected the name of a recipe"]),
+    "recipes in a circle": (
+        GOOD.replace("small", "snake"),
+        ["recipes/snake.yaml:1: recipe: found a circle"],
+    ),
+    "number that is none": (GOOD + "seeds: !!int one\n", ["bad.yaml:7: seeds: found 'one', expected a whole number"]),
+    "number without end": (GOOD + "seeds: " + "9" * 5000 + "\n", ["bad.yaml:7: seeds: found '999"]),
+    "data of nobody": (
+        GOOD + "data_roots: {digit: here}\n",
+        ["bad.yaml:7: data_roots.digit: unknown dataset 'digit'. Did you mean 'digits'?"],
+    ),
+    "weights that nobody published": (
+        GOOD.replace("models: test-convnet", "models: {name: test-convnet, weights: pretrained}"),
+        ["models.weights: found 'pretrained', expected 'trained' or a file: no published weights are known for"],
+    ),
     "unknown recipe": (
         GOOD.replace("small", "smal"),
         ["bad.yaml:6: recipe: unknown recipe 'smal'. Did you mean 'small'? Known: "],
@@ -182,6 +202,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/small.yaml").write_text(RECIPE)
     (tmp_path / "recipes/broken.yaml").write_text(RECIPE.replace("0.01", "0"))
+    (tmp_path / "recipes/snake.yaml").write_text("extends: snake\n")
     (tmp_path / "good.yaml").write_text(GOOD)
     return tmp_path
 
