@@ -69,7 +69,7 @@ class Axis(Spec):
     """
 
     name: str = Field(min_length=1)
-    params: dict[str, Scalar] = {}
+    params: dict[str, Scalar] = Field({}, validate_default=True)
     speedups: Speedups | None = None
     seeds: Seeds | None = None
     strategies: Strategies | None = None
@@ -135,7 +135,7 @@ class DatasetAxis(Axis):
 class MethodAxis(Axis):
     """`importance` or `importance+regularizer`; `params` are the criterion's, `regularizer_params` the other's."""
 
-    regularizer_params: dict[str, Scalar] = {}
+    regularizer_params: dict[str, Scalar] = Field({}, validate_default=True)
 
     @property
     def importance(self) -> str:
@@ -167,7 +167,7 @@ class MethodAxis(Axis):
     def _accepted_too(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
         name = info.data.get("name", "")
         regularizer = name.partition("+")[2]
-        if name and not regularizer:
+        if params and name and not regularizer:
             raise mistake(f"found parameters of a regularizer, but {name!r} has none; expected {name}+REGULARIZER")
         return checked(params, registry.regularizer.entries().get(regularizer))
 

@@ -8,11 +8,13 @@ from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from raybench import registry
 from raybench.catalogue import REQUIRED, read_entries
 from raybench.cli.main import main
 from raybench.errors import UserError
+from raybench.spec.axes import MethodAxis
 
 METHOD = '''
 """A plug-in."""
@@ -225,3 +227,16 @@ def test_listing_verbs_import_neither_torch_nor_ray(tmp_path):
         assert not heavy, heavy
     """)
     subprocess.run([sys.executable, "-c", code, str(file)], check=True, capture_output=True)
+
+
+def test_a_parameter_without_a_default_must_be_given(tmp_path):
+    file = tmp_path / "needy.py"
+    file.write_text('@importance("needy")\nclass Needy:\n    must: str\n')
+    registry.add_plugin(file)
+    try:
+        with pytest.raises(ValidationError, match="importance 'needy' needs the parameter 'must'"):
+            MethodAxis(name="needy")
+        assert MethodAxis(name="needy", params={"must": "x"}).params == {"must": "x"}
+    finally:
+        for one in registry.KINDS:
+            one.remove_file(file)
