@@ -1,0 +1,299 @@
+"""Every criterion once more: slow, obvious, float64, written from the papers' formulas. Imports nothing of methods/.
+
+`unit_scores` gives each group's normalised unit scores. Sums, products and comparisons are spelled out weight by
+weight; only derivatives (torch's autograd) and numpy's matrix rank are taken ready-made.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def unit_scores(name, net, groups, images, labels, batch_size):
+    """list of (units,) float64, one a group, over their mean in the group (LAMP: its own way); None: no score."""
+    net = copy.deepcopy(net).double().eval()
+    images = images.double()
+    raw = WAYS[name](net, groups, images, labels, batch_size)
+    return [None if scores is None else normalise(name, np.asarray(scores, dtype=np.float64)) for scores in raw]
+
+
+def normalise(name, scores):
+    if name == "lamp":
+        # Lee et al., ICLR 2021, section 2: score(u) = W[u]^2 / sum_{v >= u} W[v]^2
+        return np.array([s / sum(t for t in scores if t >= s) for s in scores])
+    return scores / (sum(scores) / len(scores))
+
+
+def reduced(groups, member_scores):
+    """Sum a member's channel scores per unit, then average over the members that have a say."""
+    result = []
+    for group in groups:
+        rows = []
+        for member in group.members:
+            found = member_scores(group, member)
+            if found is None:
+                continue
+            units = [0.0] * group.size
+            for position, unit in zip(member.positions, member.units, strict=True):
+                units[unit] += float(found[position])
+            rows.append(units)
+        result.append([sum(column) / len(rows) for column in zip(*rows, strict=True)] if rows else None)
+    return result
+
+
+def entries(net, member, channel):
+    """Indices into the member's weight of everything that belongs to `channel` of its side."""
+    if member.kind == "parameter":
+        return []
+    module = net.get_submodule(member.layer)
+    weight = module.weight
+    every = itertools.product(*(range(size) for size in weight.shape))
+    if member.kind in ("norm", "depthwise") or member.side == "out":
+        return [index for index in every if index[0] == channel]
+    convolution_groups = getattr(module, "groups", 1)
+    per_in = weight.shape[1]
+    per_out = weight.shape[0] // convolution_groups
+    return [i for i in every if i[1] == channel % per_in and i[0] // per_out == channel // per_in]
+
+
+def weights_of(net):
+    return {name: parameter.detach() for name, parameter in net.named_parameters()}
+
+
+def sum_of_weights(net, groups, value):
+    """Sum `value(parameter name, index)` over each channel's weights, for every member that has weights."""
+
+    def scores(group, member):
+        if member.kind == "parameter":
+            return None
+        name = f"{member.layer}.weight"
+        return [sum(value(name, index) for index in entries(net, member, c)) for c in range(member.width)]
+
+    return reduced(groups, scores)
+
+
+def magnitude(power):
+    """Li et al., ICLR 2017, section 3.1: sum |w|^p over a channel's weights."""
+
+    def way(net, groups, images, labels, batch_size):
+        weights = weights_of(net)
+        return sum_of_weights(net, groups, lambda name, index: abs(float(weights[name][index])) ** power)
+
+    return way
+
+
+def bn_scale(net, groups, images, labels, batch_size):
+    """Liu et al., ICCV 2017, section 3: |gamma|."""
+
+    def scores(group, member):
+        module = None if member.kind != "norm" else net.get_submodule(member.layer)
+        return [abs(float(g)) for g in module.weight.detach()] if isinstance(module, nn.BatchNorm2d) else None
+
+    return reduced(groups, scores)
+
+
+def fpgm(net, groups, images, labels, batch_size):
+    """He et al., CVPR 2019, section 3.3: g(x) = sum_j ||x - F_j||_2 over the filters of the layer."""
+
+    def scores(group, member):
+        if member.side != "out" or member.kind not in ("conv", "linear", "depthwise"):
+            return None
+        weight = net.get_submodule(member.layer).weight
+        filters = [[float(weight[i].detach()) for i in entries(net, member, c)] for c in range(member.width)]
+        return [sum(sum((a - b) ** 2 for a, b in zip(f, g, strict=True)) ** 0.5 for g in filters) for f in filters]
+
+    return reduced(groups, scores)
+
+
+def taylor(net, groups, images, labels, batch_size):
+    """Molchanov et al., CVPR 2019, eq. 8, absolute instead of squared: |g w|, g = dL/dw of the mean loss."""
+    total = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    for image, label in zip(images, labels, strict=True):
+        for name, g in sample_gradient(net, image, label).items():
+            total[name] += g / len(images)
+    weights = weights_of(net)
+    return sum_of_weights(net, groups, lambda n, i: abs(float(weights[n][i]) * float(total[n][i])))
+
+
+def obd_hessian(net, groups, images, labels, batch_size):
+    """LeCun et al., 1989, eq. 5 without its constant: w^2 h, h = mean over samples of g^2."""
+    squares = mean_squares(net, images, labels)
+    weights = weights_of(net)
+    return sum_of_weights(net, groups, lambda n, i: float(weights[n][i]) ** 2 * float(squares[n][i]))
+
+
+def obd_c(net, groups, images, labels, batch_size):
+    """Wang et al., ICML 2019: w^2 F, labels drawn from the softmax, each layer's scores divided by their sum."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+    with torch.no_grad():
+        for start in range(0, len(images), batch_size):
+            chances = net(images[start : start + batch_size]).softmax(1)
+            drawn += torch.multinomial(chances, 1, generator=generator).flatten().tolist()
+    squares = mean_squares(net, images, torch.tensor(drawn))
+    weights = weights_of(net)
+
+    def scores(group, member):
+        if member.kind == "parameter":
+            return None
+        name = f"{member.layer}.weight"
+        found = [
+            sum(float(weights[name][i]) ** 2 * float(squares[name][i]) for i in entries(net, member, c))
+            for c in range(member.width)
+        ]
+        return [s / sum(found) for s in found]
+
+    return reduced(groups, scores)
+
+
+def sample_gradient(net, image, label):
+    net.zero_grad()
+    F.cross_entropy(net(image.unsqueeze(0)), label.unsqueeze(0)).backward()
+    return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+
+
+def mean_squares(net, images, labels):
+    total = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    for image, label in zip(images, labels, strict=True):
+        for name, g in sample_gradient(net, image, label).items():
+            total[name] += g**2 / len(images)
+    return total
+
+
+def layer_io(net, layer, images):
+    """(inputs, outputs) of `layer` for all images."""
+    seen = []
+    handle = net.get_submodule(layer).register_forward_hook(lambda m, i, o: seen.append((i[0], o)))
+    with torch.no_grad():
+        net(images)
+    handle.remove()
+    return seen[0]
+
+
+def hrank(net, groups, images, labels, batch_size):
+    """Lin et al., CVPR 2020, section 3.2: mean over images of Rank(feature map), after the activation."""
+
+    def scores(group, member):
+        if any(m.kind == "conv" and m.side == "in" for m in group.members):
+            if member.kind != "conv" or member.side != "in":
+                return None
+            maps = layer_io(net, member.layer, images)[0]
+        else:
+            kinds = {m.kind for m in group.members}
+            wanted = ("norm",) if "norm" in kinds else ("conv", "depthwise")
+            if member.kind not in wanted or member.side != "out":
+                return None
+            maps = layer_io(net, member.layer, images)[1].clamp(min=0)
+        return [
+            sum(np.linalg.matrix_rank(maps[n, c].numpy()) for n in range(len(maps))) / len(maps)
+            for c in range(member.width)
+        ]
+
+    return reduced(groups, scores)
+
+
+def contributions(net, member, group, images):
+    """(terms, points * outputs): what each unit's channels alone give to the layer's output, bias left out.
+
+    ThiNet eq. 4: x_c = sum_{k1,k2} W_{c,k1,k2} x_{c,k1,k2}; channels of other groups are terms of their own.
+    """
+    module = net.get_submodule(member.layer)
+    inputs = layer_io(net, member.layer, images)[0]
+    unit_of = dict(zip(member.positions.tolist(), member.units.tolist(), strict=True))
+    terms = {}
+    for c in range(member.width):
+        alone = torch.zeros_like(inputs)
+        if isinstance(module, nn.Linear):
+            alone[..., c] = inputs[..., c]
+            given = F.linear(alone, module.weight)
+        else:
+            alone[:, c] = inputs[:, c]
+            given = F.conv2d(alone, module.weight, None, module.stride, module.padding, 1, module.groups)
+        key = unit_of.get(c, ("other", c))
+        terms[key] = terms.get(key, 0) + given.detach().flatten().numpy()
+    return [terms[unit] for unit in range(group.size)]
+
+
+def selection(choose):
+    def way(net, groups, images, labels, batch_size):
+        result = []
+        for group in groups:
+            readers = [m for m in group.members if m.side == "in"]
+            rows = [choose(contributions(net, m, group, images)) for m in readers]
+            result.append([sum(column) / len(rows) for column in zip(*rows, strict=True)])
+        return result
+
+    return way
+
+
+def thinet_order(terms):
+    """Luo et al., ICCV 2017, eq. 6 and algorithm 1: repeatedly add to T the channel that keeps
+    sum_i (sum_{j in T} x_ij)^2 smallest; a channel's score is that sum, over the output's energy."""
+    energy = float((sum(terms) ** 2).sum())
+    dropped, scores, last = [], [0.0] * len(terms), 0.0
+    while len(dropped) < len(terms):
+        errors = {
+            j: float((sum(terms[i] for i in [*dropped, j]) ** 2).sum()) for j in range(len(terms)) if j not in dropped
+        }
+        best = min(errors, key=errors.get)
+        dropped.append(best)
+        last = scores[best] = max(errors[best] / energy, last * (1 + 2**-20))
+    return scores
+
+
+def lasso_entries(terms):
+    """He et al., ICCV 2017, eq. 2: largest lambda at which b_j != 0 minimises ||Y - sum b_j x_j||^2 / 2 + lambda |b|_1.
+
+    A channel that gives nothing never has a coefficient. Of the others every active set with every choice of signs
+    is tried: b_A = M_AA^-1 (c_A - lambda s_A) is the solution wherever its signs are s_A and no other correlation
+    exceeds lambda (the KKT conditions). All of these are linear in lambda.
+    """
+    x = np.stack(terms)
+    gram = x @ x.T
+    c, n = gram.sum(1), len(x)
+    largest = np.zeros(n)
+    for signs in itertools.product(*((-1, 0, 1) if gram[j, j] > 0 else (0,) for j in range(n))):
+        active = [i for i in range(n) if signs[i]]
+        rest = [i for i in range(n) if not signs[i]]
+        if not active:
+            continue
+        inverse = np.linalg.inv(gram[np.ix_(active, active)])
+        s = np.array([signs[i] for i in active])
+        fixed, slope = inverse @ c[active], -(inverse @ s)  # b_A = fixed + lambda slope
+        low, high = 0.0, np.inf
+        conditions = [(s[a] * fixed[a], s[a] * slope[a]) for a in range(len(active))]  # u + lambda v >= 0
+        for j in rest:
+            offset, growth = c[j] - gram[j, active] @ fixed, -(gram[j, active] @ slope)
+            conditions += [(-offset, 1 - growth), (offset, 1 + growth)]  # |offset + lambda growth| <= lambda
+        for u, v in conditions:
+            if v > 0:
+                low = max(low, -u / v)
+            elif v < 0:
+                high = min(high, -u / v)
+            elif u < 0:
+                high = -1.0
+        if low <= high * (1 + 1e-12):
+            for i in active:
+                largest[i] = max(largest[i], high)
+    return list(largest / (x.sum(0) ** 2).sum())
+
+
+WAYS = {
+    "magnitude-l1": magnitude(1),
+    "magnitude-l2": magnitude(2),
+    "lamp": magnitude(2),
+    "fpgm": fpgm,
+    "bn-scale": bn_scale,
+    "taylor": taylor,
+    "obd-c": obd_c,
+    "obd-hessian": obd_hessian,
+    "hrank": hrank,
+    "thinet": selection(thinet_order),
+    "cp": selection(lasso_entries),
+}
