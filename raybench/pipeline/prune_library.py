@@ -8,38 +8,77 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
+from torch_pruning.utils import op_counter
 
 from raybench.methods.scoring import Scorer
 from raybench.pipeline import surgery
 from raybench.pipeline.attention import plainly
-from raybench.pipeline.prune_plan import Problem, Solution, ranked
+from raybench.pipeline.prune_plan import Living, Problem, Solution
 from raybench.pipeline.records import Groups
 
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 Counter = Callable[[Sequence[np.ndarray] | None], int]  # kept units of every group (None: all) -> MACs
 
 
 def library_counts(model: nn.Module, example: Tensor, groups: Groups) -> Counter:
     """A function that counts MACs per image as torch-pruning does, of `model` cut to the given units.
 
-    The network and the image have shapes but no numbers (device "meta"), so a count costs no arithmetic.
+    It runs the library's own hooks over a network that has shapes but no numbers (device "meta"), cut and made
+    whole again in place. The library's function copies the network and computes the forward pass for each count.
     """
-    shell = copy.deepcopy(model).to("meta")
+    shapes = {id(t): _shape_only(t) for t in (*model.parameters(), *model.buffers())}
+    shell = copy.deepcopy(model, shapes)
     image = example[:1].to("meta")
+    for module in shell.modules():
+        if type(module) in op_counter.MODULES_MAPPING:
+            module.register_forward_hook(op_counter.MODULES_MAPPING[type(module)])
+            if isinstance(module, NORMS):
+                module.forward = _same  # the hooks look at shapes, and a norm keeps them
 
     def count(kept: Sequence[np.ndarray] | None) -> int:
-        slim = copy.deepcopy(shell)
-        if kept is not None:
-            surgery.apply(slim, groups, {group.name: units for group, units in zip(groups, kept, strict=True)})
-        with plainly(slim), torch.no_grad():
-            return int(tp.utils.count_ops_and_params(slim, image)[0])
+        with _restored(shell), plainly(shell), torch.no_grad():
+            if kept is not None:
+                surgery.apply(shell, groups, {g.name: units for g, units in zip(groups, kept, strict=True)})
+            for module in shell.modules():
+                module.__flops__ = 0
+            shell(image)
+            return _total(shell)
 
     return count
+
+
+def _shape_only(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _total(module: nn.Module) -> int:
+    """The library's sum: what a module it knows counted for itself, else the sum over its children."""
+    if type(module) in op_counter.MODULES_MAPPING:
+        return module.__flops__
+    return sum(map(_total, module.children()))
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Undo what a surgery replaces: parameters, buffers and attributes of every module."""
+    before = {m: {**vars(m), "_parameters": dict(m._parameters), "_buffers": dict(m._buffers)} for m in model.modules()}
+    try:
+        yield
+    finally:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 def library(
@@ -124,19 +163,25 @@ class _Walk:
         ratio: float,
         after: Sequence[np.ndarray],
     ) -> None:
-        group, unit, score = ranked(members, scores, alive)
-        n = len(score) - int(self.initial.setdefault(scope, len(score)) * (1 - ratio))
+        living = Living(members, scores, alive)
+        n = living.count - int(self.initial.setdefault(scope, living.count) * (1 - ratio))
         if n <= 0:
             return
-        if self.problem.ties_go:  # `imp <= thres`; a local scope takes exactly its n lowest
-            n = int(np.searchsorted(score, score[n - 1], side="right"))
+        # `imp <= thres` takes all ties; a scope of one group takes exactly its n lowest
+        group, unit = living.up_to(living.nth(n)) if self.problem.ties_go else living.lowest(n)
         for g in members:
-            gone = unit[:n][group[:n] == g]
-            if len(gone) and self.problem.round_to > 1:
-                left = len(unit[group == g]) - len(gone)
-                gone = unit[group == g][: len(unit[group == g]) - left + left % self.problem.round_to]
+            gone = self._rounded(unit[group == g], scores[g], alive[g])
             if 0 < len(gone) <= alive[g].sum() - self.problem.groups.groups[g].least:
                 after[g][gone] = False
+
+    def _rounded(self, gone: np.ndarray, score: np.ndarray, alive: np.ndarray) -> np.ndarray:
+        """The library rounds what stays down to a multiple: more of the lowest go."""
+        if self.problem.round_to == 1 or not len(gone):
+            return gone
+        living = np.nonzero(alive)[0]
+        stays = len(living) - len(gone)
+        stays -= stays % self.problem.round_to
+        return living[np.argsort(score[living], kind="stable")][: len(living) - stays]
 
 
 def _usable(problem: Problem, counts: np.ndarray) -> np.ndarray:

@@ -115,42 +115,61 @@ def plan_step(
     """
     parts: list[tuple[np.ndarray, ...]] = []
     threshold = np.full(len(problem.sizes), np.nan)
-    counts = np.array([a.sum() for a in alive])
-    for scope in np.unique(problem.scopes):
-        members = [
-            g for g in np.nonzero(problem.scopes == scope)[0] if scores[g] is not None and counts[g] > problem.floors[g]
-        ]
+    room = np.array([a.sum() for a in alive]) - problem.floors
+    for scope in range(problem.scopes.max() + 1):
+        members = [g for g in np.nonzero(problem.scopes == scope)[0] if scores[g] is not None and room[g] > 0]
         if not members:
             continue
-        group, unit, score = ranked(members, scores, alive)
-        initial.setdefault(int(scope), len(score))
-        n = len(score) - int(initial[int(scope)] * (1 - ratio))
+        living = Living(members, scores, alive)
+        initial.setdefault(scope, living.count)
+        n = living.count - int(initial[scope] * (1 - ratio))
         if n <= 0:
             continue
-        limit = score[n - 1]
+        limit = living.nth(n)
         threshold[members] = limit
-        n = int(np.searchsorted(score, limit, side="right"))
-        keep = _within_floor(group[:n], counts - problem.floors)
+        group, unit = living.up_to(limit)
+        keep = _within_floor(group, room)
         share = np.arange(1, keep.sum() + 1) / keep.sum()
-        parts.append((share, np.full(len(share), scope), group[:n][keep], unit[:n][keep]))
+        parts.append((share, np.full(len(share), scope), group[keep], unit[keep]))
     if not parts:
         none = np.zeros(0, dtype=np.int64)
         return Step(none, none, threshold)
-    share, scope, group, unit = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((scope, share))  # scopes advance side by side, each in its own order
+    if len(parts) == 1:
+        return Step(*parts[0][2:], threshold)
+    share, scopes, group, unit = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((scopes, share))  # scopes advance side by side, each in its own order
     return Step(group[order], unit[order], threshold)
 
 
-def ranked(
-    members: Sequence[int], scores: Sequence[np.ndarray | None], alive: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(group, unit, score) of all living units of the `members`, lowest score first."""
-    units = [np.nonzero(alive[g])[0] for g in members]
-    group = np.repeat(np.asarray(members), [len(u) for u in units])
-    unit = np.concatenate(units)
-    score = np.concatenate([scores[g][u] for g, u in zip(members, units, strict=True)])
-    order = np.argsort(score, kind="stable")
-    return group[order], unit[order], score[order]
+class Living:
+    """Every living unit of some groups, side by side: by group, then by unit."""
+
+    def __init__(
+        self, members: Sequence[int], scores: Sequence[np.ndarray | None], alive: Sequence[np.ndarray]
+    ) -> None:
+        self._members = np.asarray(members)
+        self._ends = np.cumsum([len(alive[g]) for g in members])
+        living = np.concatenate([alive[g] for g in members])
+        every = np.concatenate([scores[g] for g in members])
+        self._score = np.where(living, every, np.inf)
+        self.count = int(np.count_nonzero(living))
+
+    def nth(self, n: int) -> float:
+        """The n-th lowest score, n from 1."""
+        return float(np.partition(self._score, n - 1)[n - 1])
+
+    def up_to(self, limit: float) -> tuple[np.ndarray, np.ndarray]:
+        """(group, unit) of all scores up to `limit`, lowest first, ties by group and unit."""
+        low = np.nonzero(self._score <= limit)[0]
+        return self._named(low[np.argsort(self._score[low], kind="stable")])
+
+    def lowest(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """(group, unit) of exactly the n lowest scores, ties by group and unit."""
+        return self._named(np.argsort(self._score, kind="stable")[:n])
+
+    def _named(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        which = np.searchsorted(self._ends, index, side="right")
+        return self._members[which], index - np.concatenate([[0], self._ends])[which]
 
 
 def _within_floor(group: np.ndarray, room: np.ndarray) -> np.ndarray:

@@ -1,0 +1,181 @@
+"""Raw scores of criteria that sum a saliency over weights: running sums over matrices that are reduced once.
+
+Each layer becomes one (out x in) matrix. A unit's score is a sum of rows and columns; when positions of one side
+die, their columns or rows are subtracted from the other side's groups. A whole schedule so reads every entry
+about once, however many steps it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor, nn
+
+from raybench.methods.evidence import Evidence
+from raybench.methods.layers import view
+from raybench.methods.protocols import ElementwiseImportance
+from raybench.methods.scoring_asked import NO_SAY, other, scattered
+from raybench.pipeline.records import Group, Groups, Member
+from raybench.pipeline.widths import sides_of
+
+Positions = Callable[[np.ndarray], np.ndarray]  # units -> the positions that they own on one side
+Scatter = Callable[[np.ndarray], np.ndarray]  # values of a side's positions -> summed per unit
+
+
+@dataclass(frozen=True)
+class Touch:
+    """What happens across a layer when units of one group die: who loses, and how to find what."""
+
+    matrix: Matrix
+    side: str  # the side that loses positions
+    positions: Positions
+    places: np.ndarray | None  # living positions of that side, kept only where two groups share positions
+    losers: tuple[tuple[int, Scatter], ...]  # groups on the other side
+
+
+class RunningSums:
+    """Raw scores that follow removals by subtraction; for reductions that are linear in the layers' scores."""
+
+    def __init__(
+        self,
+        criterion: ElementwiseImportance,
+        model: nn.Module,
+        groups: Groups,
+        evidence: Evidence | None,
+        seed: int,
+    ) -> None:
+        self.groups, self._sides = groups, sides_of(groups)
+        matrices = _matrices(criterion, model, groups, evidence, seed)
+        self._full = [_whole(group, matrices) for group in groups]
+        voters = [sum(m.layer in matrices for m in group.members) for group in groups]
+        self._share = [1 / n if n and criterion.reduce == "mean" else 1.0 for n in voters]
+        places = self._shared_places()
+        self._places = [p for p in places.values() if p is not None]
+        self._touches = [
+            [t for member in group.members if (t := self._touch(member, group.size, matrices, places)) is not None]
+            for group in groups
+        ]
+
+    def start(self) -> None:
+        """Every unit lives."""
+        self._raw = [
+            None if full is None else full * share for full, share in zip(self._full, self._share, strict=True)
+        ]
+        for places in self._places:
+            places[:] = True
+        self._recounted: dict[tuple[str, str], np.ndarray] = {}
+
+    def remove(self, gone: Sequence[np.ndarray]) -> set[int]:
+        """Units `gone[g]` of each group just died; returns the groups whose raw scores or living units changed."""
+        dirty = {g for g, units in enumerate(gone) if len(units)}
+        for g in sorted(dirty):
+            for touch in self._touches[g]:
+                positions = touch.positions(gone[g])
+                if touch.places is not None:
+                    positions = positions[touch.places[positions]]
+                    touch.places[positions] = False
+                if len(touch.losers) and len(positions):
+                    lost = touch.matrix.across(touch.side, positions)
+                    for h, scatter in touch.losers:
+                        self._raw[h] -= scatter(lost) * self._share[h]
+                        dirty.add(h)
+        return dirty
+
+    def raw(self, g: int) -> np.ndarray | None:
+        """Reduced scores of one group's units, (size,) float64; None when no layer has a say."""
+        return self._raw[g]
+
+    def _touch(
+        self, member: Member, size: int, matrices: dict[str, Matrix], places: dict[tuple[str, str], np.ndarray | None]
+    ) -> Touch | None:
+        matrix = matrices.get(member.layer)
+        if matrix is None or not matrix.two_sided:
+            return None
+        owners = self._sides.get(other((member.layer, member.side)), ())
+        losers = tuple((h, _scatter(m, self.groups.groups[h].size)) for h, m in owners)
+        return Touch(matrix, member.side, _positions(member, size), places[member.layer, member.side], losers)
+
+    def _shared_places(self) -> dict[tuple[str, str], np.ndarray | None]:
+        """A mask of living positions for each side on which two groups own the same position."""
+        found: dict[tuple[str, str], np.ndarray | None] = {}
+        for key, owners in self._sides.items():
+            owned = np.concatenate([member.positions for _, member in owners])
+            shared = len(np.unique(owned)) < len(owned)
+            found[key] = np.ones(owners[0][1].width, dtype=bool) if shared else None
+        return found
+
+
+def _whole(group: Group, matrices: dict[str, Matrix]) -> np.ndarray | None:
+    rows = [scattered(m, matrices[m.layer].total(m.side), group.size) for m in group.members if m.layer in matrices]
+    return np.sum(rows, axis=0) if rows else None
+
+
+def _positions(member: Member, size: int) -> Positions:
+    if len(member.positions) == size and np.array_equal(member.units, np.arange(size)):
+        return (lambda units: units) if member.width == size else (lambda units: member.positions[units])
+    order = np.argsort(member.units, kind="stable")
+    table = member.positions[order].reshape(size, -1)  # units own equally many positions: `Widths` checks it
+    return lambda units: table[units].ravel()
+
+
+def _scatter(member: Member, size: int) -> Scatter:
+    if len(member.positions) == size and np.array_equal(member.units, np.arange(size)):
+        return (lambda values: values) if member.width == size else (lambda values: values[member.positions])
+    return lambda values: scattered(member, values, size)
+
+
+def _matrices(
+    criterion: ElementwiseImportance, model: nn.Module, groups: Groups, evidence: Evidence | None, seed: int
+) -> dict[str, Matrix]:
+    found: dict[str, Matrix] = {}
+    for (layer, _), owners in sides_of(groups).items():
+        member = owners[0][1]
+        if member.kind in NO_SAY or layer in found:
+            continue
+        width = member.width if member.side == "out" else _outputs(model.get_submodule(layer))
+        none = member.positions[:0]
+        rows = view(model, replace(member, side="out", width=width, positions=none, units=none), evidence=evidence, seed=seed)  # fmt: skip
+        saliency = None if rows.weight is None else criterion.saliency(rows)
+        if saliency is not None:
+            two_sided = member.kind in ("conv", "linear")
+            found[layer] = Matrix(saliency, two_sided, rows.module.groups if member.kind == "conv" else 1)
+    return found
+
+
+def _outputs(module: nn.Module) -> int:
+    return module.out_features if isinstance(module, nn.Linear) else module.out_channels
+
+
+class Matrix:
+    """One layer's saliency, (out, in of one convolution group), and sums over it."""
+
+    def __init__(self, saliency: Tensor, two_sided: bool, groups: int) -> None:
+        flat = saliency.flatten(2).sum(2) if saliency.dim() > 2 else saliency
+        flat = flat if two_sided else flat.flatten(1).sum(1, keepdim=True)
+        self.two_sided, self.groups = two_sided, groups
+        self.values = np.ascontiguousarray(flat.detach().float().cpu().numpy())
+
+    def total(self, side: str) -> np.ndarray:
+        """Score of each position of a side with everything alive, (width,) float64."""
+        if side == "out":
+            return self.values.sum(1, dtype=np.float64)
+        by_group = self.values.reshape(self.groups, -1, self.values.shape[1])
+        return by_group.sum(1, dtype=np.float64).ravel()
+
+    def across(self, side: str, positions: np.ndarray) -> np.ndarray:
+        """What the other side's positions lose when `positions` of `side` die, (other width,) float64."""
+        if self.groups > 1:
+            return self._across_groups(side, positions)
+        if side == "in":
+            return np.add.reduce(self.values.take(positions, axis=1), axis=1, dtype=np.float64)
+        return np.add.reduce(self.values.take(positions, axis=0), axis=0, dtype=np.float64)
+
+    def _across_groups(self, side: str, positions: np.ndarray) -> np.ndarray:
+        outs, inner = self.values.shape
+        if side == "in":  # the same slots die in every group
+            return self.values[:, np.unique(positions % inner)].sum(1, dtype=np.float64)
+        lost = np.zeros((self.groups, inner))
+        np.add.at(lost, positions // (outs // self.groups), self.values[positions])
+        return lost.ravel()
