@@ -16,8 +16,9 @@ def told_apart(
     for row in rows:
         alike.setdefault(tuple(row[name] for name in both), []).append(row)
     labels = {row["config_id"]: row["method"] for row in rows}
-    clashing = [row for same in alike.values() if len(same) > 1 for row in same]
-    found = trials([row["trial_id"] for row in clashing]) if clashing else {}
+    if len(alike) == len(rows):
+        return labels
+    found = trials([row["trial_id"] for same in alike.values() if len(same) > 1 for row in same])
     for same in alike.values():
         if len(same) > 1:
             flat = {row["config_id"]: dict(_flatten(found[row["trial_id"]])) for row in same}

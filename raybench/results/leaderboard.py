@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -104,7 +105,7 @@ class Leaderboard:
         table = store.table(COLUMNS)
         if not table.num_rows:
             raise UserError(f"no results in {store.storage.url}: expected the --storage folder of a run")
-        found = cls.of(table, query or Query(), lambda ids: _trials(store, ids))
+        found = cls.of(table, query or Query(), _trials(store))
         return replace(found, source=store.storage.url)
 
     @classmethod
@@ -132,6 +133,9 @@ class Leaderboard:
             for board in self.boards
             for entry in board.entries
         ]
+
+
+_FROM_SCORES = tuple(f.name for f in fields(Entry) if f.name not in ("rank", "method", "reason"))
 
 
 def _chosen(table: pa.Table, query: Query) -> pa.Table:
@@ -183,9 +187,10 @@ def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Callable,
     previous = None
     ranked = sorted(rows, key=lambda row: (-_score(row), labels[row["config_id"]], row["strategy"], row["config_id"]))
     for place, row in enumerate(ranked, 1):
-        rank = entries[-1].rank if _score(row) == previous else place  # equal metrics share a rank
-        previous = _score(row)
+        score = _score(row)
+        rank = entries[-1].rank if score == previous else place  # equal metrics share a rank
         entries.append(_entry(row, rank, labels[row["config_id"]]))
+        previous = score
     name = ranked[0]["metric_name"]
     return Board(dataset, model, speedup, strategy, protocol, recipe, track, name, tuple(entries), left_out)
 
@@ -195,9 +200,8 @@ def _score(row: Mapping[str, Any]) -> float:
 
 
 def _entry(row: Mapping[str, Any], rank: int, label: str) -> Entry:
-    own = {f.name: row[f.name] for f in fields(Entry) if f.name in row}
     missed = row["reason"] or ("no reason given" if row["off_target"] > 0.005 else None)
-    return Entry(**own | {"rank": rank, "method": label, "seeds": tuple(row["seeds"]), "reason": missed})
+    return Entry(rank, label, **{name: row[name] for name in _FROM_SCORES}, reason=missed)
 
 
 def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:
@@ -211,7 +215,12 @@ def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:
     return tuple(sorted(told))
 
 
-def _trials(store: Store, ids: Sequence[str]) -> dict[str, Any]:
-    table = store.table(["trial_id", "trial"])
-    chosen = table.filter(pc.is_in(table["trial_id"], pa.array(ids, pa.string())))
-    return {row["trial_id"]: json.loads(row["trial"]) for row in chosen.to_pylist()}
+def _trials(store: Store) -> Callable[[Sequence[str]], dict[str, Any]]:
+    """trial_id -> trial, out of a column that is read when it is first asked for."""
+    table = cache(lambda: store.table(["trial_id", "trial"]))
+
+    def chosen(ids: Sequence[str]) -> dict[str, Any]:
+        rows = table().filter(pc.is_in(table()["trial_id"], pa.array(ids, pa.string())))
+        return {row["trial_id"]: json.loads(row["trial"]) for row in rows.to_pylist()}
+
+    return chosen

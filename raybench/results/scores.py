@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -50,26 +50,19 @@ def averages(table: pa.Table) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     A board here is dataset, model, protocol, recipe and strategy. A configuration of which no seed is complete is
     left out: a dict with `method`, the board's columns and `missing`, its absent speed-ups.
     """
-    rows = _finished(table)
-    per_seed = rows.group_by(list(_SEED), use_threads=False).aggregate(
-        [(name, "one") for name in SAME]
-        + [(name, "mean") for name in MEANS]
-        + [(name, "max") for name in NOTES]
-        + [("trial_id", "min"), ("speedup_target", "distinct")]
-    )
-    found = [_named(row) for row in per_seed.to_pylist()]
+    per_seed = _aggregated(_finished(table), _SEED, [("speedup_target", "distinct")])
+    found = per_seed.to_pylist()
     whole: dict[tuple, set[float]] = {}
     for row in found:
-        whole.setdefault(board_of(row), set()).update(row["speedup_target"])
-    complete = [set(row["speedup_target"]) == whole[board_of(row)] for row in found]
-    flat = per_seed.drop_columns(["speedup_target_distinct"]).rename_columns(_plain_names(per_seed.column_names))
-    done = _over_seeds(flat.filter(pa.array(complete, pa.bool_())), ("config_id", "recipe"))
+        whole.setdefault(board_of(row), set()).update(row["speedup_target_distinct"])
+    complete = [len(row["speedup_target_distinct"]) == len(whole[board_of(row)]) for row in found]
+    done = _over_seeds(per_seed.filter(pa.array(complete, pa.bool_())), ("config_id", "recipe"))
     ranked = {(row["config_id"], row["recipe"]) for row in done}
     absent: dict[tuple, dict[str, Any]] = {}
     for row in found:
         key = (row["config_id"], row["recipe"])
         if key not in ranked:
-            missing = sorted(whole[board_of(row)] - set(row["speedup_target"]))
+            missing = sorted(whole[board_of(row)] - set(row["speedup_target_distinct"]))
             absent.setdefault(key, {**row, "missing": missing})
     return done, list(absent.values())
 
@@ -85,30 +78,23 @@ def _finished(table: pa.Table) -> pa.Table:
     return rows.append_column("off_target", off)
 
 
-def _over_seeds(rows: pa.Table, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    grouped = rows.group_by(list(keys), use_threads=False).aggregate(
-        [(name, "one") for name in SAME]
-        + [(name, "mean") for name in MEANS]
-        + [(name, "max") for name in NOTES]
-        + [("metric_final", "stddev", _SPREAD), ("trial_id", "min"), ("seed", "count"), ("seed", "distinct")]
+def _over_seeds(rows: pa.Table, keys: Sequence[str]) -> list[dict[str, Any]]:
+    own = [("metric_final", "stddev", _SPREAD), ("seed", "count"), ("seed", "distinct")]
+    found = _aggregated(rows, keys, own).to_pylist()
+    for row in found:
+        row |= {
+            "spread": row["metric_final_stddev"],
+            "n": row["seed_count"],
+            "seeds": tuple(sorted(row["seed_distinct"])),
+        }
+    return found
+
+
+def _aggregated(rows: pa.Table, keys: Sequence[str], own: Sequence[tuple]) -> pa.Table:
+    """One row a value of `keys`, columns under their own names; those of the aggregations `own` as Arrow names them."""
+    plain = (
+        [(n, "one") for n in SAME] + [(n, "mean") for n in MEANS] + [(n, "max") for n in NOTES] + [("trial_id", "min")]
     )
-    return [
-        _named(row)
-        | {"spread": row["metric_final_stddev"], "n": row["seed_count"], "seeds": sorted(row["seed_distinct"])}
-        for row in grouped.to_pylist()
-    ]
-
-
-def _plain_names(names: list[str]) -> list[str]:
-    endings = ("_one", "_mean", "_max", "_min")
-    return [
-        next((n.removesuffix(e) for e in endings if n.endswith(e)), n) for n in names if n != "speedup_target_distinct"
-    ]
-
-
-def _named(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An aggregated row under the columns' own names."""
-    named = {n: row[n] for n in ("config_id", "recipe", "seed", "speedup_target") if n in row}
-    named |= {name: row[f"{name}_one"] for name in SAME} | {name: row[f"{name}_mean"] for name in MEANS}
-    named |= {name: row[f"{name}_max"] for name in NOTES} | {"trial_id": row["trial_id_min"]}
-    return named | ({"speedup_target": row["speedup_target_distinct"]} if "speedup_target_distinct" in row else {})
+    grouped = rows.group_by(list(keys), use_threads=False).aggregate([*plain, *own])
+    names = {f"{name}_{how}": name for name, how in plain}
+    return grouped.rename_columns([names.get(name, name) for name in grouped.column_names])

@@ -41,7 +41,12 @@ def test_a_finished_cell_shows_all_it_has(store, capsys):
 
 
 def test_a_failure_shows_where_its_traceback_lies(store, capsys):
-    known = {"stage": "base", "error_type": "ValueError", "error_message": "no data", "traceback_path": "tracebacks/x.txt"}
+    known = {
+        "stage": "base",
+        "error_type": "ValueError",
+        "error_message": "no data",
+        "traceback_path": "tracebacks/x.txt",
+    }
     store.publish_attempt(Record.failed(trial(), **known))
     assert main(["show", trial().trial_id]) == 0
     told = capsys.readouterr().out
