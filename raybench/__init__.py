@@ -1,4 +1,4 @@
-"""raybench: structural pruning methods compared under one protocol. The public names are resolved when first used."""
+"""raybench: structural pruning methods under one protocol. The public names are resolved when first used."""
 
 from __future__ import annotations
 

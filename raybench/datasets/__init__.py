@@ -1,0 +1,1 @@
+"""Datasets, one file an on-disk format, read where they lie."""

@@ -1,0 +1,1 @@
+"""One root for everything a sweep leaves behind, on a disk or in an object store."""

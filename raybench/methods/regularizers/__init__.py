@@ -1,0 +1,1 @@
+"""Sparsity regularizers, one file each."""
