@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         from raybench.execution.cluster import connected
 
+        work.watcher.say(f"joining the Ray cluster {args.address}" if args.address else "starting Ray on this machine")
         with connected(args.address):
             from raybench.execution.tune import executor
 

@@ -46,9 +46,13 @@ def test_what_a_unit_turns_is_turned_back():
 
 
 def test_a_unit_that_raises_is_undone_too():
-    with pytest.raises(ValueError, match="boom"), isolated("a", 1):
-        torch.set_default_dtype(torch.float64)
-        raise ValueError("boom")
+    def unit():
+        with isolated("a", 1):
+            torch.set_default_dtype(torch.float64)
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        unit()
     assert torch.get_default_dtype() is torch.float32
 
 

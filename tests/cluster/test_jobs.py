@@ -1,5 +1,6 @@
 """Ray Jobs against a real head with token authentication: once per sweep, refusals that say why, a sweep end to end."""
 
+import logging
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from raybench.cli.main import main
 from raybench.errors import UserError
 from raybench.execution.jobs import Jobs
 from raybench.results.store import Store
+from raybench.storage.gc import find_garbage
 from raybench.storage.open import open_storage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -40,8 +42,8 @@ from raybench import Importance, importance
 class SmallestIndex(Importance):
     """The later the channel, the dearer."""
 
-    def score(self, layer, evidence):
-        return torch.arange(layer.channels, dtype=torch.float32)
+    def layer_scores(self, layer):
+        return torch.arange(len(layer.unit), dtype=torch.float32)
 '''
 
 
@@ -205,12 +207,30 @@ def _ray_version():
     return ray.__version__
 
 
-def test_a_sweep_with_a_plugin_end_to_end(head, jobs, tmp_path, capsys):
-    sweep, plugin, storage = tmp_path / "sweep.yaml", tmp_path / "mine.py", tmp_path / "store"
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """Address of a prefix on an S3 server on loopback; the endpoint travels in the address, the credentials don't."""
+    boto3 = pytest.importorskip("boto3")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("RAYBENCH_CACHE", str(tmp_path / "cache"))
+    host, port = server.get_host_and_port()
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(Bucket="sweeps")
+    yield f"s3://sweeps/one?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    server.stop()
+
+
+def test_a_sweep_with_a_plugin_on_s3_end_to_end(head, jobs, bucket, tmp_path, capsys):
+    sweep, plugin = tmp_path / "sweep.yaml", tmp_path / "mine.py"
     sweep.write_text(SWEEP)
     plugin.write_text(PLUGIN)
     common = ["--address", head[0]]
-    arguments = ["submit", str(sweep), "--plugin", str(plugin), "--storage", str(storage), *common]
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "RAYBENCH_CACHE")
+    arguments = ["submit", str(sweep), "--plugin", str(plugin), "--storage", bucket, *common]
+    arguments += [word for name in names for word in ("--env", name)]
     assert main(arguments) == 0
     assert "submitted" in capsys.readouterr().out
     assert main(arguments) == 0
@@ -219,11 +239,13 @@ def test_a_sweep_with_a_plugin_end_to_end(head, jobs, tmp_path, capsys):
     log = capsys.readouterr().out
     assert main(["status", *common]) == 0
     assert "SUCCEEDED" in capsys.readouterr().out, log
-    rows = Store(open_storage(storage)).table(["importance", "status"]).to_pylist()
+    storage = open_storage(bucket)
+    rows = Store(storage).table(["importance", "status"]).to_pylist()
     assert sorted((row["importance"], row["status"]) for row in rows) == [
         ("magnitude-l1", "ok"),
         ("smallest-index", "ok"),
     ]
+    assert find_garbage(storage, [], age=0) == []  # no lease, upload or checkpoint is left
     assert main(["jobs", *common, "--format", "json"]) == 0
     assert '"sweep": "submitted"' in capsys.readouterr().out
     assert main(["stop", *common]) == 0

@@ -1,0 +1,27 @@
+"""Imported before a command's own code: kills the process between upload and publish, once per mark.
+
+The folder in DEADLY remembers who died: "stage" with a stage copied and not yet renamed, "row" with a row written
+and not yet linked.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+from raybench.storage.local import LocalStorage
+
+_settle = LocalStorage._settle
+
+
+def _deadly_settle(self, target, move):
+    key = target.relative_to(self.root).as_posix()
+    word = "stage" if key.startswith("stages/") else "row" if key.startswith("results/cells/") else ""
+    mark = Path(os.environ["DEADLY"], word)
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _settle(self, target, move)
+
+
+if "DEADLY" in os.environ:
+    LocalStorage._settle = _deadly_settle
