@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from raybench.tasks.protocol import DataFacts, Split
@@ -38,21 +39,37 @@ class Data:
     train: Images
     val: Images
     test: Images
-    split_note: str  # how the three were made, in words
+    whole: Images  # train and val together, for protocols without a validation split
+    split_note: str  # how they were made, in words
 
     def split(self, name: Split) -> Images:
         """The split called `name`."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
+    def training_on_all(self) -> Data:
+        """The same data with nothing held out of `train`."""
+        return replace(self, train=self.whole, split_note=f"{self.split_note}; trained on train and val")
+
+
+class Pixels:
+    """All images of a set that fits into memory, (n, channels, h, w), uint8 or float32 in 0..1; moved once."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    def at(self, device: torch.device) -> Tensor:
+        """The pixels on `device`, which they stay on."""
+        if self._values.device != device:
+            self._values = self._values.to(device)
+        return self._values
+
 
 class TensorImages:
-    """A split that fits into memory: (n, channels, h, w) pixels, uint8 or float32 in 0..1, and labels."""
+    """The `chosen` (n,) of some pixels in memory, with the labels of all of them."""
 
-    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
-        assert len(pixels) == len(labels), (pixels.shape, labels.shape)
-        self.labels = labels.long()
-        self._pixels = pixels
-        self._there: Tensor | None = None  # the pixels on the device asked for last
+    def __init__(self, pixels: Pixels, labels: Tensor, chosen: Tensor) -> None:
+        self.labels = labels[chosen].long()
+        self._pixels, self._chosen = pixels, chosen
 
     def __len__(self) -> int:
         """Number of images."""
@@ -62,35 +79,35 @@ class TensorImages:
         self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None
     ) -> Iterator[Tensor]:
         """Images by index; see `Images.batches`."""
-        if self._there is None or self._there.device != device:
-            self._there = self._pixels.to(device)
+        pixels = self._pixels.at(device)
         for number, indices in enumerate(order):
-            images = self._there[indices.to(device)]
+            images = pixels[self._chosen[indices].to(device)]
             if images.dtype == torch.uint8:
                 images = images.float().div_(255)
             yield images if crops is None else crop_resized(images, crops[number])
 
 
-def random_boxes(draws: Tensor, height: float, width: float) -> Tensor:
-    """Boxes (b, 4) = top, left, height, width in pixels, from uniform `draws` (b, 4), each inside the image.
+def random_boxes(draws: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
+    """Boxes (b, 4) = top, left, height, width in pixels, from uniform `draws` (b, 4), each inside its image.
 
     Inception's crop (Szegedy et al. 2015, as torchvision's RandomResizedCrop): area 8-100 % of the image, aspect
     ratio 3/4 to 4/3 in log scale; a box that sticks out is cut to the image instead of drawn again.
     """
-    area = (0.08 + 0.92 * draws[:, 0]) * height * width
+    area = (0.08 + 0.92 * draws[:, 0]) * heights * widths
     ratio = torch.exp((2 * draws[:, 1] - 1) * torch.log(torch.tensor(4 / 3)))
-    tall = (area / ratio).sqrt().clamp(1, height)
-    wide = (area * ratio).sqrt().clamp(1, width)
-    return torch.stack([draws[:, 2] * (height - tall), draws[:, 3] * (width - wide), tall, wide], 1)
+    tall = torch.minimum((area / ratio).sqrt().clamp(min=1), heights)
+    wide = torch.minimum((area * ratio).sqrt().clamp(min=1), widths)
+    return torch.stack([draws[:, 2] * (heights - tall), draws[:, 3] * (widths - wide), tall, wide], 1)
 
 
 def crop_resized(images: Tensor, draws: Tensor) -> Tensor:
     """A random box of each image, (b, c, h, w), resampled bilinearly to the full size."""
     height, width = images.shape[-2:]
-    top, left, tall, wide = random_boxes(draws, height, width).to(images.device).unbind(1)
+    sizes = torch.full((len(images),), float(height)), torch.full((len(images),), float(width))
+    top, left, tall, wide = random_boxes(draws, *sizes).to(images.device).unbind(1)
     theta = torch.zeros(len(images), 2, 3, device=images.device)
     theta[:, 0, 0], theta[:, 1, 1] = wide / width, tall / height
     theta[:, 0, 2] = (2 * left + wide) / width - 1
     theta[:, 1, 2] = (2 * top + tall) / height - 1
-    grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
-    return torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from raybench.datasets.data import Data, TensorImages
+from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.splits import stratified
 from raybench.registry import dataset
 from raybench.tasks.protocol import DataFacts
@@ -28,10 +28,9 @@ def digits(facts: DataFacts, root: Path | None, *, split_seed: int = 0) -> Data:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    pixels = torch.from_numpy(found.images).float().div_(16).unsqueeze(1)  # 17 grey levels
+    pixels = Pixels(torch.from_numpy(found.images).float().div_(16).unsqueeze(1))  # 17 grey levels
     labels = torch.from_numpy(found.target).long()
     rest, test = stratified(labels, 0.2, split_seed, facts.classes, facts.name)
     train, val = stratified(labels[rest], 0.1, split_seed + 1, facts.classes, facts.name)
-    train, val = rest[train], rest[val]
-    splits = [TensorImages(pixels[chosen], labels[chosen]) for chosen in (train, val, test)]
+    splits = [TensorImages(pixels, labels, chosen) for chosen in (rest[train], rest[val], test, rest)]
     return Data(facts, *splits, split_note=f"stratified 72/8/20 % train/val/test, seed {split_seed}")

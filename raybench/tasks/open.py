@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from raybench import registry
+from raybench.datasets.data import Data
 from raybench.datasets.open import open_dataset
 from raybench.datasets.roots import data_root
 from raybench.errors import UserError
@@ -21,4 +22,6 @@ def open_task(trial: Trial, data_roots: Mapping[str, Path], device: torch.device
     if expected != trial.task:
         raise UserError(f"dataset {trial.dataset!r} is for {expected}, found task {trial.task!r}")
     data = open_dataset(trial.dataset, trial.dataset_params, data_root(trial.dataset, data_roots))
+    if trial.protocol == "pruningbench" and isinstance(data, Data):
+        data = data.training_on_all()  # the best epoch is the best on the test split: nothing is held out
     return registry.task.load(trial.task)(data, device)

@@ -1,0 +1,55 @@
+"""timm's networks: the transformers of the paper and their kin, and any other by `timm:NAME`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from raybench.errors import UserError, nearest
+from raybench.registry import model
+
+# The tags are timm's pretrained weights on ImageNet-1k; `weights: pretrained` fetches them.
+
+
+@model("vit-tiny", args={"timm_name": "vit_tiny_patch16_224"}, norm="layer", attention=True, task="classification",
+       pretrained="timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k")  # fmt: skip
+@model("vit-small", args={"timm_name": "vit_small_patch16_224"}, norm="layer", attention=True, task="classification",
+       pretrained="timm:vit_small_patch16_224.augreg_in1k")  # fmt: skip
+@model("vit-base", args={"timm_name": "vit_base_patch16_224"}, norm="layer", attention=True, task="classification",
+       pretrained="timm:vit_base_patch16_224.augreg_in1k")  # fmt: skip
+@model("deit-tiny", args={"timm_name": "deit_tiny_patch16_224"}, norm="layer", attention=True, task="classification",
+       pretrained="timm:deit_tiny_patch16_224.fb_in1k")  # fmt: skip
+@model("deit-small", args={"timm_name": "deit_small_patch16_224"}, norm="layer", attention=True, task="classification",
+       pretrained="timm:deit_small_patch16_224.fb_in1k")  # fmt: skip
+@model("deit-base", args={"timm_name": "deit_base_patch16_224"}, norm="layer", attention=True, task="classification",
+       pretrained="timm:deit_base_patch16_224.fb_in1k")  # fmt: skip
+@model("swin-tiny", args={"timm_name": "swin_tiny_patch4_window7_224"}, norm="layer", attention=True,
+       task="classification", pretrained="timm:swin_tiny_patch4_window7_224.ms_in1k")  # fmt: skip
+@model("convnext-tiny", args={"timm_name": "convnext_tiny"}, norm="layer", attention=False, task="classification",
+       pretrained="timm:convnext_tiny.fb_in1k")  # fmt: skip
+@model("efficientnet-b0", args={"timm_name": "efficientnet_b0"}, norm="batch", attention=False, task="classification",
+       pretrained="timm:efficientnet_b0.ra_in1k")  # fmt: skip
+@model("regnetx-004", args={"timm_name": "regnetx_004"}, norm="batch", attention=False, task="classification",
+       pretrained="timm:regnetx_004.pycls_in1k")  # fmt: skip
+@model("regnety-004", args={"timm_name": "regnety_004"}, norm="batch", attention=False, task="classification",
+       pretrained="timm:regnety_004.pycls_in1k")  # fmt: skip
+def from_timm(num_classes: int, in_channels: int, image_size: int, *, timm_name: str) -> nn.Module:
+    """A network of timm; transformers are built for the data's image size."""
+    return any_timm(num_classes, in_channels, image_size, timm_name=timm_name)
+
+
+def any_timm(num_classes: int, in_channels: int, image_size: int, *, timm_name: str, **params: Any) -> nn.Module:
+    """The network that timm calls `timm_name`, with timm's own `params`; UserError when timm can't build it."""
+    import timm
+
+    if not timm.is_model(timm_name):
+        raise UserError(f"timm has no model {timm_name!r}.{nearest(timm_name, timm.list_models())}")
+    shape: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
+    if timm.get_pretrained_cfg(timm_name).fixed_input_size:
+        shape["img_size"] = image_size
+    try:
+        return timm.create_model(timm_name, pretrained=False, **shape, **params)
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        asked = ", ".join(f"{key}={value}" for key, value in (shape | params).items())
+        raise UserError(f"timm can't build {timm_name} with {asked}: {error}") from error
