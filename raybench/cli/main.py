@@ -24,6 +24,7 @@ VERBS = {
     "stop": "end a submitted sweep",
     "gc": "remove what killed processes left in a storage",
     "methods": "list importance criteria and regularizers",
+    "new-method": "write a starting file for a criterion or regularizer of your own",
     "models": "list models",
     "datasets": "list datasets",
 }
