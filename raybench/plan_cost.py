@@ -27,10 +27,10 @@ class Cost:
 
 
 def estimate(units: Sequence[Unit], timings: Timings, resources: Resources) -> Cost | None:
-    """The cost of `units`; None when `timings` are empty. Each is told from the nearest that was timed: the same
-    (dataset, model, recipe), else the same dataset and model under other recipes."""
-    if not timings:
-        return None
+    """The cost of `units`; None when `timings` tell of none of them.
+
+    Each is told from the nearest that was timed: the same (dataset, model, recipe), else the same dataset and
+    model under other recipes."""
     seconds: dict[str, float] = {}
     unknown: dict[str, int] = {}
     borrowed = 0
@@ -42,6 +42,8 @@ def estimate(units: Sequence[Unit], timings: Timings, resources: Resources) -> C
         borrowed += not exact
         shares = len(unit.trials) if unit.kind == "select" else 1  # a pass was timed per cut
         seconds[unit.kind] = seconds.get(unit.kind, 0.0) + found * shares
+    if not seconds:
+        return None
     total = sum(seconds.values())
     source = "means over this storage's finished cells of the same dataset, model and recipe"
     if borrowed:

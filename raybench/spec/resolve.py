@@ -90,8 +90,13 @@ class _Resolver:
     ) -> Trial:
         sweep = self.sweep
         fields = self._once(dataset, self._dataset) | self._once(model, self._model) | self._once(method, self._method)
-        attention = fields.pop("attention")
-        auto = fields.pop("auto")
+        attention, auto, least = fields.pop("attention"), fields.pop("auto"), fields.pop("min_images")
+        recipe = overriding("recipe", method, model, dataset, sweep)
+        if recipe.calibration_images < least:
+            raise SpecError(
+                f"method {method.name!r} needs at least {least} calibration images; "
+                f"recipe {recipe.name!r} has {recipe.calibration_images}"
+            )
         schedule = overriding("schedule", method, model, dataset, sweep)
         parts = overriding("prune", method, model, dataset, sweep) or DEFAULT_PARTS
         return Trial(
@@ -104,7 +109,7 @@ class _Resolver:
             schedule=auto if schedule == "auto" else schedule,
             prune=() if attention is False else tuple(sorted(parts)),
             round_to=overriding("round_to", method, model, dataset, sweep),
-            recipe=overriding("recipe", method, model, dataset, sweep),
+            recipe=recipe,
         )
 
     def _once(self, entry: Any, make: Any) -> dict[str, Any]:
@@ -151,6 +156,7 @@ class _Resolver:
         return {
             "importance": _pinned(importance, axis.params),
             "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,
+            "min_images": importance.facts.get("min_images", 1),
             "auto": "progressive" if one_walk else "iterative",
         }
 

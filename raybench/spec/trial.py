@@ -102,6 +102,7 @@ class Trial(Frozen):
     schedule: Literal["progressive", "iterative", "one-shot"] = "progressive"
     prune: tuple[str, ...] = ()  # which parts of attention models; empty for others
     round_to: int = 1
+    ratio: float | None = Field(None, gt=0, lt=1)  # share of units that one step removes, whatever speed-up it gives
     recipe: Recipe
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -116,7 +117,8 @@ class Trial(Frozen):
     @cached_property
     def trial_id(self) -> str:
         """Hash of everything this cell's numbers depend on; the base is in it by its identity."""
-        own = self.model_dump(mode="json", exclude={"recipe": {"name", "base"}, "weights": True, "base_seed": True})
+        left_out = {"recipe": {"name", "base"}, "weights": True, "base_seed": True, "ratio": self.ratio is None}
+        own = self.model_dump(mode="json", exclude={key: what for key, what in left_out.items() if what})
         return digest("cell", own, self.base_identity)
 
     @cached_property
@@ -158,7 +160,7 @@ class Trial(Frozen):
     @cached_property
     def select_key(self) -> str:
         """Key of the selection for this speed-up. It never depends on which other speed-ups were asked for."""
-        return digest("cut", self.pass_key, self.speedup)
+        return digest("cut", self.pass_key, self.speedup if self.ratio is None else {"ratio": self.ratio})
 
 
 def digest(*parts: Any) -> str:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raybench import registry
 from raybench.datasets.roots import fingerprint
 from raybench.errors import SpecError
 from raybench.spec.reader import load_sweep
@@ -153,6 +154,19 @@ def test_what_the_numbers_depend_on_is_in_the_id(change):
 
 def test_the_recipes_name_is_not_in_the_id():
     assert {t.trial_id for t in resolve(sweep(recipe=RECIPE | {"name": "z"}))} == {t.trial_id for t in resolve(sweep())}
+
+
+def test_a_criterion_that_needs_more_images_than_the_recipe_has(tmp_path):
+    file = tmp_path / "hungry.py"
+    file.write_text('@importance("hungry", min_images=64)\nclass Hungry: ...\n')
+    registry.add_plugin(file)
+    try:
+        resolve(sweep(methods="hungry"))
+        with pytest.raises(SpecError, match="'hungry' needs at least 64 calibration images; recipe 'r' has 63"):
+            resolve(sweep(methods="hungry", recipe=RECIPE | {"calibration_images": 63}))
+    finally:
+        for one in registry.KINDS:
+            one.remove_file(file)
 
 
 def test_given_weights_are_known_by_their_content(tmp_path):

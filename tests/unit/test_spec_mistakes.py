@@ -43,8 +43,8 @@ BAD = {
         ["bad.yaml:3: models: unknown model 'test-convnett'. Did you mean 'test-convnet'?"],
     ),
     "unknown model in a mapping": (
-        GOOD.replace("models: test-convnet", "models:\n  - test-vit\n  - name: resnet-20"),
-        ["bad.yaml:5: models[1].name: unknown model 'resnet-20'. Did you mean 'cifar-resnet20'?"],
+        GOOD.replace("models: test-convnet", "models:\n  - test-vit\n  - name: cifar-resnet-20"),
+        ["bad.yaml:5: models[1].name: unknown model 'cifar-resnet-20'. Did you mean 'cifar-resnet20'?"],
     ),
     "unknown dataset": (
         GOOD.replace("digits", "digit"),
