@@ -9,10 +9,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from raybench.cli.results import add_results, open_store, plain_warnings, without_pandas
+from raybench.cli.results import add_results, hint_to_compact, open_store, plain_warnings, without_pandas
 from raybench.errors import UserError
 from raybench.results.board_text import as_markdown, as_text
 from raybench.results.leaderboard import Leaderboard, Query
+from raybench.results.leaderboard_rows import rows, table
 from raybench.results.store import csv_bytes, parquet_bytes
 
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
@@ -34,8 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Rank, render, print."""
     names = ("model", "dataset", "speedup", "strategy", "protocol", "track", "by")
+    store = open_store(args.results)
     with plain_warnings(), without_pandas():
-        found = Leaderboard.read(open_store(args.results), Query(**{name: getattr(args, name) for name in names}))
+        found = Leaderboard.read(store, Query(**{name: getattr(args, name) for name in names}))
     if args.format == "parquet" and args.output is None and sys.stdout.isatty():
         raise UserError("--format parquet: a terminal can't show it; name a file with -o FILE")
     content = _rendered(found, args.format)
@@ -44,18 +46,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
+    hint_to_compact(store)
     return 0
 
 
 def _rendered(found: Leaderboard, form: str) -> bytes:
     if form == "parquet":
-        return parquet_bytes(found.rows())
+        return parquet_bytes(table(found))
     if form == "csv":
-        return csv_bytes(found.rows())
+        return csv_bytes(rows(found))
     if form == "markdown":
         return f"{as_markdown(found)}\n".encode()
     if form == "json":
-        whole = {"conditions": found.conditions, "rows": found.rows()}
+        whole = {"conditions": found.conditions, "rows": rows(found)}
         whole |= {"failed": [asdict(x) for x in found.failed], "skipped": [asdict(x) for x in found.skipped]}
         return f"{json.dumps(whole, indent=2, allow_nan=False)}\n".encode()
     return f"{as_text(found, shutil.get_terminal_size((140, 24)).columns)}\n".encode()

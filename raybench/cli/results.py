@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
+
+MANY_FILES = 300  # each takes some 2 ms to open
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
@@ -51,3 +55,21 @@ def plain_warnings() -> Iterator[None]:
         finally:
             for warning in caught:
                 print(f"warning: {warning.message}", file=sys.stderr)
+
+
+def hint_to_compact(store: Store) -> None:
+    """Say on standard error that many small files make reading slow."""
+    count = store.uncompacted()
+    if count > MANY_FILES:
+        print(
+            f"hint: {count} uncompacted files; `raybench compact {store.storage.url}` makes this fast", file=sys.stderr
+        )
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: a diverged loss becomes null."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

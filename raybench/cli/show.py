@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from raybench.cli.output import print_json
-from raybench.cli.results import open_store, plain_warnings, without_pandas
+from raybench.cli.results import open_store, plain_warnings, without_nan, without_pandas
 from raybench.errors import UserError
 from raybench.results.cell_text import as_text
 from raybench.results.layout import ATTEMPTS, CELLS
@@ -35,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         store = _holder(args.trial_id, args.results)
         row = store.record(args.trial_id)
     if args.format == "json":
-        print_json(_without_nan(row))
+        print_json(without_nan(row))
     elif args.format == "yaml":
         print(sweep_of(row["trial"]), end="")
     else:
@@ -64,12 +61,3 @@ def _holder(trial_id: str, url: str | None) -> Store:
 def _stores_here() -> list[Path]:
     folders = [Path(), *sorted(Path().glob("*/")), *sorted(Path("results").glob("*/"))]
     return [folder for folder in folders if (folder / CELLS).is_dir() or (folder / ATTEMPTS).is_dir()]
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: a diverged loss becomes null."""
-    if isinstance(value, Mapping):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -124,16 +124,6 @@ class Leaderboard:
         failed, skipped = losses(table, "failed"), losses(table, "skipped")
         return cls(tuple(boards), conditions(table), failed, skipped)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Every entry as one flat dict with the columns of its board, for CSV, JSON and Parquet."""
-        where = ("dataset", "model", "speedup", "strategy", "protocol", "recipe", "track", "metric_name")
-        return [
-            {name if name != "speedup" else "speedup_target": getattr(board, name) for name in where}
-            | {f.name: getattr(entry, f.name) for f in fields(entry)}
-            for board in self.boards
-            for entry in board.entries
-        ]
-
 
 _FROM_SCORES = tuple(f.name for f in fields(Entry) if f.name not in ("rank", "method", "reason"))
 

@@ -59,7 +59,7 @@ class Store:
             failed = {file.trial_id: "failed" for file in self.listing(ATTEMPTS) if file.trial_id}
             return failed | self._statuses(self.listing(CELLS))
 
-        return self._settled(read)
+        return self.settled(read)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Cells, then the last attempt of ids without a cell; `columns` (all) in the order given, wide ones on demand.
@@ -76,18 +76,17 @@ class Store:
             cells, attempts = self.listing(CELLS), self.listing(ATTEMPTS)
             done = first_of_each(concat(self.files.tables(cells, read), empty(read)))
             known = set(done["trial_id"].to_pylist()) if attempts else set()
-            last = {f.trial_id: f for f in sorted(attempts, key=lambda f: f.attempt) if f.trial_id not in known}
-            failed = concat(self.files.tables([last[i] for i in sorted(last, key=str)], read), empty(read))
+            failed = concat(self.files.tables(last_attempts(attempts, known), read), empty(read))
             return concat([done, failed], empty(read))
 
-        table = self._settled(gather)
+        table = self.settled(gather)
         self.files.warn()
         metadata = arrow_schema().metadata if columns is None else None
         return table.select(names).replace_schema_metadata(metadata)
 
     def record(self, prefix: str) -> Row:
         """Everything known of the one trial whose id starts with `prefix`; UserError when none or several do."""
-        return self._settled(lambda: self._row(self.find(prefix)))
+        return self.settled(lambda: self._row(self.find(prefix)))
 
     def find(self, prefix: str) -> str:
         """The trial_id that starts with `prefix`; UserError when none or several do."""
@@ -116,13 +115,17 @@ class Store:
             sample = _sample([file for file in self.listing(CELLS) if file.status != "skipped"])
             return [row for table in self.files.tables(sample, TIMED) for row in table.to_pylist()]
 
-        return mean_seconds(self._settled(read))
+        return mean_seconds(self.settled(read))
 
     def add(self, table: pa.Table) -> int:
         """Write many cells as parts, at most 65,536 rows each; the number of files. Rows must be whole and distinct."""
         from raybench.results.compaction import write_parts
 
         return len(write_parts(self, table))
+
+    def uncompacted(self) -> int:
+        """Number of cells that still lie in a file each."""
+        return sum(file.kind == "cell" for file in self.listing(CELLS))
 
     def listing(self, prefix: str) -> list[ResultFile]:
         """Result files below `prefix`; others are noted, to be named by the next warning."""
@@ -162,8 +165,8 @@ class Store:
         self.files.warn()
         raise UserError(f"the files of trial {trial_id} can't be read: {', '.join(f.key for f in own or failed)}")
 
-    def _settled(self, read: Callable[[], T]) -> T:
-        """`read` over again while a compaction moves files from under it: rows move, they never leave."""
+    def settled(self, read: Callable[[], T]) -> T:
+        """What `read` returns, read over again while a compaction moves files: rows move, they never leave."""
         from raybench.results.moved import Moved
 
         for _ in range(20):
@@ -172,6 +175,12 @@ class Store:
             except Moved as moved:
                 missing = moved
         raise UserError(f"{self.storage.url}: {missing} keeps vanishing while it is read; try again")
+
+
+def last_attempts(attempts: Iterable[ResultFile], known: Iterable[str]) -> list[ResultFile]:
+    """The last attempt of every trial that is not `known` to have a cell, by trial_id."""
+    last = {f.trial_id: f for f in sorted(attempts, key=lambda f: (f.trial_id, f.attempt))}
+    return [file for trial_id, file in last.items() if trial_id not in known]
 
 
 def encode(rows: Iterable[Row] | pa.Table) -> bytes:
@@ -192,13 +201,12 @@ def encode(rows: Iterable[Row] | pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def parquet_bytes(rows: Sequence[Row]) -> bytes:
-    """Rows of any columns, such as a leaderboard's, as the bytes of a Parquet file."""
-    import pyarrow as pa
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table of any columns, such as a leaderboard's, as the bytes of a Parquet file."""
     import pyarrow.parquet as pq
 
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 

@@ -23,7 +23,7 @@ def test_100_000_cells_open_and_rank_in_two_seconds(tmp_path):
     found = Leaderboard.of(table, Query(), lambda ids: {})
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(
-        f"\n{rows} rows, {len(found.boards)} boards: {wall:.2f} s wall, {cpu:.2f} s of processor ({opened:.2f} s to open)"
+        f"\n{rows} rows, {len(found.boards)} boards: {wall:.2f} s wall, {cpu:.2f} s of processor ({opened:.2f} to open)"
     )
     assert sum(len(board.entries) for board in found.boards) == rows / 10
     assert cpu < ALLOWED  # of processor time: the wall clock belongs to whoever shares the machine

@@ -1,0 +1,46 @@
+"""The store as one pyarrow dataset: compacted parts stay on the storage until a scan asks for a column of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from raybench.results.arrow import arrow_schema, empty
+from raybench.results.files import concat, first_of_each
+from raybench.results.layout import ATTEMPTS, CELLS, ResultFile
+from raybench.results.store import ALL_COLUMNS, Store, last_attempts
+
+
+def dataset(store: Store) -> ds.Dataset:
+    """Table `trials` with every column, lazily where the files allow it; files that can't be read are warned of."""
+    found = store.settled(lambda: _dataset(store))
+    store.files.warn()
+    return found
+
+
+def _dataset(store: Store) -> ds.Dataset:
+    cells = store.listing(CELLS)
+    copies = Counter(file.trial_id for file in cells if file.trial_id)
+    for file in cells:
+        if file.kind == "part":
+            copies.update(trial_id for trial_id, _ in store.files.ids(file))
+    lazy = [file for file in cells if file.kind == "part" and _is_plain(store, file, copies)]
+    eager = [file for file in cells if file not in set(lazy)]
+    attempts = last_attempts(store.listing(ATTEMPTS), set(copies))
+    none = empty(ALL_COLUMNS)
+    done = first_of_each(concat(store.files.tables(eager, ALL_COLUMNS), none))
+    memory = concat([done, *store.files.tables(attempts, ALL_COLUMNS)], none).replace_schema_metadata(None)
+    schema, form = arrow_schema().remove_metadata(), ds.ParquetFileFormat()
+    fragments = [form.make_fragment(store.storage.open(file.key)) for file in lazy]
+    return ds.dataset([ds.FileSystemDataset(fragments, schema, form), ds.dataset(memory, schema=schema)])
+
+
+def _is_plain(store: Store, part: ResultFile, copies: Counter[str]) -> bool:
+    """Whether a part is of today's schema and no row of it is anywhere else, so that a scan may read it as it is."""
+    ids = store.files.ids(part)
+    if not ids or any(copies[trial_id] > 1 for trial_id, _ in ids):
+        return False
+    with store.files.open(part.key) as parquet:
+        return pa.schema(parquet.schema_arrow, metadata=None).equals(arrow_schema().remove_metadata())
