@@ -1,0 +1,161 @@
+"""Images that stay on disk: listed and checked once, decoded by threads while the network computes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from raybench.datasets.data import random_boxes
+from raybench.errors import UserError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+AHEAD = 4  # batches that are being decoded while one is trained on
+RESIZE = 256 / 224  # the shorter side before the centre crop, in units of the crop (Krizhevsky et al. 2012)
+SHOWN = 3  # files that a message names
+JPEG_END, TAIL = b"\xff\xd9", 1024  # a JPEG's last bytes; some cameras write a little behind them
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The readable images of one tree of class folders."""
+
+    folder: Path
+    classes: tuple[str, ...]  # sorted; a label is a place in here
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    def only(self, chosen: Sequence[int]) -> Listing:
+        """The images with these indices."""
+        return replace(self, files=tuple(self.files[i] for i in chosen), labels=tuple(self.labels[i] for i in chosen))
+
+    def __add__(self, other: Listing) -> Listing:
+        return replace(self, files=self.files + other.files, labels=self.labels + other.labels)
+
+
+@lru_cache(maxsize=8)  # every stage opens the data anew; the files of a run don't change
+def list_classes(folder: Path, dataset: str, max_unreadable: float) -> Listing:
+    """Every image below `folder`/CLASS/, sorted; unreadable ones are left out, named and counted in a warning.
+
+    A file is unreadable when it is empty, its header is no image's, or a JPEG lacks its end. UserError when their
+    share is above `max_unreadable`, a class is empty, or there are no classes.
+    """
+    if not folder.is_dir():
+        raise UserError(f"dataset {dataset!r}: found no folder {folder}; expected class folders in it")
+    classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    if not classes:
+        raise UserError(f"dataset {dataset!r}: found no class folders in {folder}")
+    found = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
+    with ThreadPoolExecutor(_threads()) as pool:
+        fine = list(pool.map(lambda one: is_readable(one[0]), found, chunksize=256))
+    bad = [path for (path, _), good in zip(found, fine, strict=True) if not good]
+    if bad:
+        _tell_unreadable(bad, len(found), dataset, max_unreadable)
+    kept = [one for one, good in zip(found, fine, strict=True) if good]
+    listing = Listing(folder, classes, tuple(path for path, _ in kept), tuple(label for _, label in kept))
+    empty = [name for label, name in enumerate(classes) if label not in set(listing.labels)]
+    if empty:
+        raise UserError(f"dataset {dataset!r}: no readable image in class {', '.join(empty[:SHOWN])} of {folder}")
+    return listing
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _tell_unreadable(bad: Sequence[Path], count: int, dataset: str, limit: float) -> None:
+    named = ", ".join(map(str, bad[:SHOWN])) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+    told = f"dataset {dataset!r}: {len(bad)} of {count} images can't be read: {named}"
+    if len(bad) > limit * count:
+        raise UserError(f"{told}; that is above the {limit:.1%} that `max_unreadable` allows")
+    warnings.warn(f"{told}; they are left out", stacklevel=3)
+
+
+def is_readable(path: Path) -> bool:
+    """Whether the header is an image's and a JPEG has its end; the pixels in between are not decoded."""
+    try:
+        with Image.open(path) as image:
+            kind = image.format
+        if kind != "JPEG":
+            return True
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - TAIL, 0))
+            return JPEG_END in file.read()
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+        return False
+
+
+class FileImages:
+    """A split whose images are decoded when a batch wants them."""
+
+    def __init__(self, listing: Listing, size: int) -> None:
+        self.labels = torch.tensor(listing.labels, dtype=torch.long)
+        self._files, self._size = listing.files, size
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._files)
+
+    def batches(
+        self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None
+    ) -> Iterator[Tensor]:
+        """Images by index, a few batches ahead of the one in use; see `Images.batches`."""
+        with ThreadPoolExecutor(_threads()) as pool:
+            waiting: deque[list[Future[np.ndarray]]] = deque()
+            for number, indices in enumerate(order):
+                draws = None if crops is None else crops[number]
+                waiting.append(self._submit(pool, indices, draws))
+                if len(waiting) > AHEAD:
+                    yield _gathered(waiting.popleft(), device)
+            while waiting:
+                yield _gathered(waiting.popleft(), device)
+
+    def _submit(self, pool: ThreadPoolExecutor, indices: Tensor, draws: Tensor | None) -> list[Future[np.ndarray]]:
+        files = [self._files[index] for index in indices.tolist()]
+        rows = [None] * len(files) if draws is None else list(draws)
+        return [pool.submit(decode, file, self._size, row) for file, row in zip(files, rows, strict=True)]
+
+
+def _gathered(parts: Sequence[Future[np.ndarray]], device: torch.device) -> Tensor:
+    pixels = torch.from_numpy(np.stack([part.result() for part in parts]))
+    return pixels.to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def decode(path: Path, size: int, draws: Tensor | None) -> np.ndarray:
+    """One image as (size, size, 3) uint8: a random resized crop by `draws` (4,), or the resized centre.
+
+    UserError naming the file when its pixels can't be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return _cropped(image.convert("RGB"), size, draws)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: the image can't be decoded ({error}); remove it or fetch it again") from error
+
+
+def _cropped(image: Image.Image, size: int, draws: Tensor | None) -> np.ndarray:
+    width, height = image.size
+    if draws is not None:
+        box = random_boxes(draws[None], torch.tensor([float(height)]), torch.tensor([float(width)]))[0].tolist()
+        top, left, tall, wide = box
+        bounds = (left, top, left + wide, top + tall)
+    else:
+        side = min(width, height) / RESIZE if min(width, height) > size else float(min(width, height))
+        bounds = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=bounds))
+
+
+def _threads() -> int:
+    """Decoders for this process: the cores that it may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)

@@ -1,0 +1,120 @@
+"""ImageNet and every other tree of class folders: JPEGs are read when they are needed, by a few threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from raybench.datasets.data import Data
+from raybench.datasets.files import FileImages, Listing, list_classes
+from raybench.datasets.splits import stratified
+from raybench.datasets.statistics import with_statistics
+from raybench.errors import UserError
+from raybench.registry import dataset
+from raybench.tasks.protocol import DataFacts
+
+
+@dataset(
+    "imagenet",
+    task="classification",
+    classes=1000,
+    in_channels=3,
+    image_size=224,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    licence="ImageNet's terms: non-commercial research",
+)
+def imagenet(
+    facts: DataFacts,
+    root: Path | None,
+    *,
+    image_size: int = 224,
+    val_share: float = 0.02,
+    split_seed: int = 0,
+    statistics: str = "own",
+    max_unreadable: float = 0.001,
+) -> Data:
+    """ILSVRC 2012: `train/WNID/*.JPEG` and `val/WNID/*.JPEG`; classes in the order of their WordNet ids.
+
+    `val/` is the test split (50,000 images); 2 % of each training class is held out for selection.
+    """
+    assert root is not None
+    return _open(
+        replace(facts, image_size=image_size), root, ("train", "val"), val_share, split_seed, statistics, max_unreadable
+    )
+
+
+@dataset(
+    "imagefolder",
+    task="classification",
+    classes=0,  # as many as there are folders
+    in_channels=3,
+    image_size=224,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    licence="the user's own data",
+    user_data=True,
+)
+def imagefolder(
+    facts: DataFacts,
+    root: Path | None,
+    *,
+    image_size: int = 224,
+    val_share: float = 0.1,
+    split_seed: int = 0,
+    statistics: str = "own",
+    max_unreadable: float = 0.01,
+) -> Data:
+    """`train/CLASS/*` and `val/CLASS/*`, classes in alphabetical order.
+
+    With a `test/` beside them selection reads `val/` and the final figure `test/`; without, `val/` is the test split
+    and `val_share` of each training class is held out for selection.
+    """
+    assert root is not None
+    names = ("train", "val", "test") if (root / "test").is_dir() else ("train", "val")
+    return _open(replace(facts, image_size=image_size), root, names, val_share, split_seed, statistics, max_unreadable)
+
+
+def _open(
+    facts: DataFacts,
+    root: Path,
+    names: Sequence[str],
+    val_share: float,
+    split_seed: int,
+    statistics: str,
+    max_unreadable: float,
+) -> Data:
+    """The splits of the folders `names` below `root`, which must hold the same classes."""
+    listings = [list_classes(root / name, facts.name, max_unreadable) for name in names]
+    classes = listings[0].classes
+    for listing in listings[1:]:
+        _check_same(listings[0], listing, facts.name)
+    if facts.classes and len(classes) != facts.classes:
+        raise UserError(
+            f"dataset {facts.name!r}: found {len(classes)} class folders in {root / names[0]}, "
+            f"expected {facts.classes}; `imagefolder` takes any number"
+        )
+    facts = with_statistics(replace(facts, classes=len(classes)), statistics)
+    labels = torch.tensor(listings[0].labels)
+    if len(names) == 3:
+        parts = [listings[0], listings[1], listings[2], listings[0] + listings[1]]
+        note = "train/, val/ and test/ as they lie"
+    else:
+        train, val = stratified(labels, val_share, split_seed, len(classes), facts.name)
+        parts = [listings[0].only(train.tolist()), listings[0].only(val.tolist()), listings[1], listings[0]]
+        note = f"{val_share:.0%} of train/ held out for val, stratified, seed {split_seed}; test is val/"
+    return Data(facts, *(FileImages(part, facts.image_size) for part in parts), split_note=note)
+
+
+def _check_same(one: Listing, other: Listing, name: str) -> None:
+    """UserError naming the first classes that only one of two folders has."""
+    odd = sorted(set(one.classes) ^ set(other.classes))
+    if odd:
+        lone = [f"{label} ({'only' if label in one.classes else 'not'} in {one.folder.name}/)" for label in odd[:3]]
+        raise UserError(
+            f"dataset {name!r}: {one.folder} and {other.folder} have different classes: {', '.join(lone)}"
+            + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
+        )
