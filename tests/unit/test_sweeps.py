@@ -1,0 +1,51 @@
+"""The sweeps that come with raybench: read, resolved and planned, with the counts that they promise."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from raybench.plan import plan
+from raybench.results.store import Store
+from raybench.spec.reader import load_sweep
+from raybench.storage.local import LocalStorage
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        # cells: 2 networks x 6 methods x 2 speed-ups x 2 seeds, and 2 methods for the ResNet alone
+        ("quickstart", {"base": 2, "sparsify": 2 * 2 + 2, "select": 28, "cell": 48 + 8}),
+        # 12 criteria and 5 pairs x 3 speed-ups x 3 seeds
+        ("methods-digits", {"base": 1, "sparsify": 4 * 3, "select": 17 * 3, "cell": 17 * 3 * 3}),
+        # 3 networks x 17 rows x 3 speed-ups x 3 strategies
+        ("paper-cifar100", {"base": 3, "sparsify": 3 * 4, "select": 3 * 17 * 3, "cell": 459}),
+        # 2 networks x 17 rows x 3 speed-ups, and ViT-small x 12 rows x 3
+        ("paper-imagenet", {"base": 3, "sparsify": 2 * 4 + 3, "select": 2 * 17 + 12, "cell": 102 + 36}),
+    ],
+)
+def test_a_sweep_has_the_cells_and_shared_stages_that_it_promises(name, counts):
+    planned = plan(load_sweep(SWEEPS / f"{name}.yaml"))
+    assert Counter(unit.kind for unit in planned.units) == counts
+    assert planned.skips == ()
+
+
+def test_the_paper_gives_a_transformer_nine_criteria_and_three_pairs():
+    trials = plan(load_sweep(SWEEPS / "paper-imagenet.yaml")).trials
+    methods = {trial.method for trial in trials if trial.model == "vit-small"}
+    assert sum("+" not in method for method in methods) == 9
+    assert {method for method in methods if "+" in method} == {
+        "magnitude-l2+growing-reg", "magnitude-l2+group-lasso", "magnitude-l2+group-norm",
+    }  # fmt: skip
+    assert {trial.recipe.name for trial in trials if trial.model == "vit-small"} == {"paper-vit"}
+
+
+def test_gpu_hours_are_told_when_a_pilot_was_timed(monkeypatch, tmp_path):
+    timed = {("base", "cifar100", "cifar-resnet18", "pilot"): 3600.0}
+    monkeypatch.setattr(Store, "timings", lambda self: timed)
+    monkeypatch.setattr(Store, "statuses", lambda self: {"0" * 16: "ok"})
+    cost = plan(load_sweep(SWEEPS / "paper-cifar100.yaml"), LocalStorage(tmp_path)).cost
+    assert cost.gpu_hours == pytest.approx(0.5)  # half a device a cell
+    assert cost.unknown == {"base": 2, "sparsify": 12, "select": 153, "cell": 459}
