@@ -27,7 +27,9 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"no results in {source.storage.url}: expected the --storage folder of a run")
         with plain_warnings():
             done = merge(target, source)
-        print(f"{source.storage.url}: copied {done.cells} cells and {done.attempts} failed attempts, {done.known} known")
+        print(
+            f"{source.storage.url}: copied {done.cells} cells and {done.attempts} failed attempts, {done.known} known"
+        )
         for trial_id in done.differing:
             print(f"  {trial_id} has another final metric there; the row of {target.storage.url} stays")
     print("artifacts, checkpoints and cached stages stay where they are")

@@ -12,6 +12,8 @@ from raybench.results.files import concat, first_of_each
 from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, attempt_key, cell_key
 from raybench.results.store import ALL_COLUMNS, Store, encode
 
+FEW = 100  # cells that are worth a file each
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -45,7 +47,7 @@ def _cells(source: Store) -> pa.Table:
 
 def _write(target: Store, rows: pa.Table) -> None:
     """A file a cell for a few, parts for many."""
-    if rows.num_rows > 100:
+    if rows.num_rows > FEW:
         target.add(rows)
         return
     for index in range(rows.num_rows):

@@ -22,6 +22,7 @@ CLOSED = {  # a query reads the views below and nothing else on this machine or 
     "enable_external_access": False,
     "python_enable_replacements": False,
 }
+READING = ("SELECT", "EXPLAIN", "MULTI")  # of a pivot
 _WHERE = "trial_id, dataset, model, method, strategy, protocol, recipe, speedup_target, seed"
 VIEWS = {
     "curves": f"SELECT {_WHERE}, entry.* FROM (SELECT *, unnest(curve) AS entry FROM trials)",
@@ -52,9 +53,10 @@ def query(store: Store, sql: str) -> Answer:
         for name, definition in VIEWS.items():
             connection.execute(f"CREATE VIEW {name} AS {definition}")
         try:
+            kinds = [statement.type.name for statement in connection.extract_statements(sql)]
+            if len(kinds) != 1 or kinds[0] not in READING:
+                raise UserError(f"found {' and '.join(kinds) or 'nothing'}, expected a SELECT")
             found = connection.sql(sql)
-            if found is None:
-                raise UserError(f"found a statement that returns no rows, expected a SELECT: {sql}")
             return Answer(tuple(found.columns), tuple(found.fetchall()))
         except duckdb.Error as error:
             raise UserError(f"{error}\nviews: {', '.join(('trials', 'leaderboard', 'published', *VIEWS))}") from error
