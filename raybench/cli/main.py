@@ -32,6 +32,7 @@ VERBS = {
     "new-method": "write a starting file for a criterion or regularizer of your own",
     "models": "list models",
     "datasets": "list datasets",
+    "data": "fetch a dataset, checked",
 }
 
 
