@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
 from raybench.plan import Plan, plan
+from raybench.spec.sweep import Resources
 from raybench.storage.open import check_writable, open_storage
+
+if TYPE_CHECKING:
+    from raybench.execution.driver import Run
 
 SHOWN_FAILURES = 10
 
@@ -17,9 +24,7 @@ SHOWN_FAILURES = 10
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     add_sweep(parser)
-    parser.add_argument(
-        "--storage", metavar="DIR", help="where all goes (default: the sweep's, or results/NAME)"
-    )
+    parser.add_argument("--storage", metavar="DIR", help="where all goes (default: the sweep's, or results/NAME)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--address", metavar="A", help="a Ray cluster (auto, HOST:PORT); default: start Ray here")
     where.add_argument("--local", action="store_true", help="run in this process, without Ray")
@@ -29,6 +34,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing; 0 when every cell is ok or skipped, 1 when some failed, 130 when interrupted."""
+    from raybench.execution.driver import Run, only_cell
+    from raybench.execution.progress import watcher
+    from raybench.execution.worker import Assignment
+
     sweep = read_sweep(args)
     storage = open_storage(args.storage or sweep.storage or f"results/{sweep.name}")
 
@@ -36,18 +45,29 @@ def run(args: argparse.Namespace) -> int:
         whole = plan(sweep, storage, retry_failed=not args.no_retry_failed)
         return only_cell(whole, args.only) if args.only else whole
 
-    from raybench.execution.driver import Run, drive, only_cell
-    from raybench.execution.progress import watcher
-    from raybench.execution.worker import Assignment
-
-    first = make_plan()
-    if first.units or first.skips:
-        check_writable(storage)
     plugins = {Path(file).name: Path(file).read_bytes() for file in args.plugin}
     resources = sweep.resources
     assignment = Assignment(storage.url, dict(sweep.data_roots), plugins, resources.cpus, resources.gpus)
     work = Run(storage, assignment, watcher())
+    try:
+        _execute(work, make_plan, resources, args)
+    except KeyboardInterrupt:
+        work.interrupted = True
+    if work.interrupted:
+        print(f"interrupted; to continue: {shlex.join(['raybench', *sys.argv[1:]])}")
+        return 130
+    return _conclude(work, make_plan(), storage.url)
+
+
+def _execute(work: Run, make_plan: Callable[[], Plan], resources: Resources, args: argparse.Namespace) -> None:
+    """Hand the work to this process or to Ray; to neither when there is nothing to run."""
+    from raybench.execution.driver import drive
+
+    first = make_plan()
+    if first.units or first.skips:
+        check_writable(work.storage)
     if not first.units:
+        print(f"nothing to run: {len(first.trials)} cells planned, all of them settled")
         drive(work, make_plan, lambda run: None)
     elif args.local:
         from raybench.execution.local import fit
@@ -61,21 +81,21 @@ def run(args: argparse.Namespace) -> int:
             from raybench.execution.tune import executor
 
             drive(work, make_plan, executor(resources, args.address))
-    return _conclude(args, work, storage.url)
 
 
-def _conclude(args: argparse.Namespace, work, url: str) -> int:  # noqa: ANN001 - its module is imported late
+def _conclude(work: Run, left: Plan, url: str) -> int:
     """Say what came out, where it lies and what to type next."""
-    if work.interrupted:
-        print(f"interrupted; to continue: {shlex.join(['raybench', *sys.argv[1:]])}")
-        return 130
-    cells = [outcome for outcome in work.outcomes.values() if outcome.kind == "cell"]
-    failed = [outcome for outcome in cells if outcome.status == "failed"]
-    ok = sum(outcome.status == "ok" for outcome in cells)
-    print(f"{len(cells)} cells run: {ok} ok, {len(failed)} failed, {len(cells) - ok - len(failed)} skipped")
-    for outcome in failed[:SHOWN_FAILURES]:
-        print(f"  failed {outcome.key} in {outcome.stage}: {outcome.error_type}: {outcome.error_message}")
+    statuses = {trial.trial_id: left.stored.get(trial.trial_id, "missing") for trial in left.trials}
+    counts = Counter(statuses.values())
+    print(f"{len(statuses)} cells: " + ", ".join(f"{counts[status]} {status}" for status in sorted(counts)))
+    failed = [trial_id for trial_id, status in statuses.items() if status in ("failed", "missing")]
+    for trial_id in failed[:SHOWN_FAILURES]:
+        outcome = work.outcomes.get(trial_id)
+        why = f" in {outcome.stage}: {outcome.error_type}: {outcome.error_message}" if outcome else " in an earlier run"
+        print(f"  {statuses[trial_id]} {trial_id}{why}")
+    if len(failed) > SHOWN_FAILURES:
+        print(f"  and {len(failed) - SHOWN_FAILURES} more")
     if failed:
-        print(f"everything known of one: raybench show {failed[0].key} {shlex.quote(url)}")
+        print(f"everything known of one: raybench show {failed[0]} --results {shlex.quote(url)}")
     print(f"files: {url}\nleaderboard: raybench leaderboard {shlex.quote(url)}")
     return 1 if failed else 0

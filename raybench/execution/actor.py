@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -58,9 +58,13 @@ class UnitTrial(tune.Trainable):
 
 
 class StopSignal:
-    """Interrupts the main thread of this process as soon as `key` exists in the storage."""
+    """Interrupts the main thread of this process, waits for locks included, as soon as `key` exists in the storage.
+
+    By SIGINT, which Ray blocks in its workers and a command in the background has ignored: let through in `heard`.
+    """
 
     def __init__(self, storage: Storage, key: str) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self._storage, self._key = storage, key
         self._lock = threading.Lock()
         self._listening = False
@@ -69,12 +73,14 @@ class StopSignal:
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
         """Only in here is the thread interrupted."""
+        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         self._listening = True
         try:
             yield
         finally:
             with self._lock:
                 self._listening = False
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _watch(self) -> None:
         idle = threading.Event()
@@ -83,5 +89,5 @@ class StopSignal:
                 if self._listening and self._storage.has(self._key):
                     with self._lock:
                         if self._listening:
-                            _thread.interrupt_main()
+                            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                     return

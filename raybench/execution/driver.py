@@ -122,6 +122,7 @@ class Run:
     def stop(self) -> None:
         """Start nothing more, and tell the workers to let go."""
         self.interrupted = self.queue.stopped = True
+        self.watcher.say("stopping: workers let go of their units; Ctrl-C again ends at once")
         self.storage.create(self.stop_key, b"")
 
     def _look_again(self, unit: Unit) -> None:
@@ -169,7 +170,9 @@ def only_cell(plan: Plan, trial_id: str) -> Plan:
     wanted = [found[0]] if found[0] in units else []
     for key in wanted:  # grows while it is walked
         wanted += [need for need in units[key].needs if need in units and need not in wanted]
-    return replace(plan, units=tuple(unit for unit in plan.units if unit.key in wanted))
+    trials = tuple(trial for trial in plan.trials if trial.trial_id == found[0])
+    skips = tuple(skip for skip in plan.skips if skip.trial.trial_id == found[0])
+    return replace(plan, units=tuple(u for u in plan.units if u.key in wanted), trials=trials, skips=skips)
 
 
 def _write_skips(plan: Plan, storage: Storage) -> None:

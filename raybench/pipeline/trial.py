@@ -46,6 +46,9 @@ def run_unit(unit: Unit, room: Room, report: Report = lambda stage: None) -> Out
             return _ended(unit, room, execution, "skipped", error)
         except Exception as error:
             return _ended(unit, room, execution, "failed", error)
+        except KeyboardInterrupt:
+            execution.end("interrupted")
+            raise
         execution.end("ok", summary=dict(summary))
         return Outcome(unit.key, unit.kind, "ok", execution.stage_name, seconds=execution.seconds, summary=summary)
 
@@ -54,7 +57,7 @@ def run_cell(trial: Trial, room: Room, announce: Report, note: base.Note) -> Rec
     """Surgery, fine-tuning and measuring of one cell; everything it shares with others is in the stage cache."""
     started_at, clock = now(), _Clock()
     announce("surgery")
-    task = open_task(trial, room.data_roots, room.device)
+    task = open_task(trial, room.data_roots, room.device, room.storage)
     dense, sparse, selection = base.load(trial, room), sparsify.load(trial, room), select.load(trial, room)
     pruned = cut_network(trial, selection.cut, task, room)
     measure.check_cost(pruned.model, selection.cut, task, room.device)

@@ -65,7 +65,7 @@ class Sweep:
         """The execution that is in `stage` with at least one epoch in its checkpoint."""
         for entry in read_journal(self.storage):
             stages = [s["stage"] for s in entry["stages"]]
-            if entry["status"] != "running" or stages[-1:] != [stage] or not _alive(entry["pid"]):
+            if entry["status"] != "running" or stages[-1:] != [stage] or not is_alive(entry["pid"]):
                 continue
             if self.storage.has(f"checkpoints/{entry['key']}/state.pt"):
                 return entry
@@ -118,7 +118,7 @@ def resumed(sweep: Sweep, stage: str) -> int:
     raise AssertionError(f"{stage} never ran")
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
