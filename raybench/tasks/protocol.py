@@ -65,7 +65,7 @@ class Task(Protocol):
         teacher: nn.Module | None = None,
         select: Literal["val", "test", "last"] = "val",
     ) -> Training:
-        """Train `model` in place. With `select="val"` the epoch best on the validation split is kept (first on ties),
+        """Train `model` in place. With `select="val"` the epoch best on the validation split stays (ties: lowest loss),
         "test" is the published protocol's best test epoch, "last" keeps the last (sparsifying)."""
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:

@@ -130,7 +130,7 @@ def test_a_killed_run_ends_with_the_numbers_of_an_unkilled_one(small, recipe, se
     assert again.curve == told.curve
     assert again.selected_epoch == told.selected_epoch
     assert same(whole, resumed)
-    assert [set(epoch) for epoch in told.curve] == [{"epoch", "lr", "train_loss", "top1"}] * 4
+    assert [set(epoch) for epoch in told.curve] == [{"epoch", "lr", "train_loss", "loss", "top1"}] * 4
 
 
 def test_training_ignores_and_restores_the_global_generators(small):
@@ -163,9 +163,11 @@ def test_the_best_epoch_on_the_selecting_split_is_kept(small):
     recipe = TrainRecipe(epochs=6, batch_size=16, lr=0.3, schedule="constant")
     model = fresh(small)
     told = small.train(model, recipe, seed=0, checkpoint=Kept())
-    values = [epoch["top1"] for epoch in told.curve]
-    assert told.selected_epoch == values.index(max(values)) + 1
-    assert small.evaluate(model, "val")["top1"] == max(values)
+    best = max(told.curve, key=lambda epoch: (epoch["top1"], -epoch["loss"]))
+    assert told.selected_epoch == best["epoch"]
+    assert {name: small.evaluate(model, "val")[name] for name in ("top1", "loss")} == {
+        name: best[name] for name in ("top1", "loss")
+    }
     on_test = fresh(small)
     told = small.train(on_test, recipe, seed=0, checkpoint=Kept(), select="test")
     assert small.evaluate(on_test, "test")["top1"] == max(epoch["top1"] for epoch in told.curve)

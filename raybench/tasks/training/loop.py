@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,15 +41,18 @@ class Lesson:
 
 def fit(
     model: nn.Module,
-    lesson: Lesson,
+    lesson: Any,  # a Lesson, or what `one_epoch` takes; has recipe, seed and device
     *,
     checkpoint: Checkpoint,
     regularizer: Regularizer | None,
     validate: Validate,
     metric: str,
     keep_best: bool,
+    one_epoch: Callable[[Progress, Any, int], float] | None = None,
 ) -> Training:
     """Train `model` in place, continuing at the checkpoint's epoch; it ends with the selected epoch's weights.
+
+    `one_epoch`: the pass over the training data, `run_epoch` unless the task has its own.
 
     `seconds_per_epoch` times the passes over the training images, not the validation behind each.
     StageError when the loss stops being a number.
@@ -63,7 +67,7 @@ def fit(
     with deterministic(device):
         for epoch in range(resumed, recipe.epochs):
             started = time.perf_counter()
-            loss = run_epoch(progress, lesson, epoch)
+            loss = (one_epoch or run_epoch)(progress, lesson, epoch)
             seconds += time.perf_counter() - started
             if not torch.isfinite(torch.tensor(loss)):
                 told = f"the training loss is {loss} in epoch {epoch + 1} of {recipe.epochs}"
@@ -89,17 +93,22 @@ def run_epoch(progress: Progress, lesson: Lesson, epoch: int) -> float:
             mixed = mix(erased(lesson.normalise(images), recipe, draw), labels, recipe, draw)
             with amp:
                 loss = training_loss(model(mixed.images), mixed, recipe, lesson.teacher)
-            progress.optimizer.zero_grad()
-            loss.backward()
-            if progress.regularizer is not None:
-                progress.regularizer.add_gradients()
-            if recipe.clip_grad:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-            progress.optimizer.step()
-            if progress.average is not None:
-                progress.average.update(model)
+            take_step(progress, recipe, loss)
             total += loss.detach() * len(labels)
     return float(total) / len(lesson.images)
+
+
+def take_step(progress: Progress, recipe: TrainRecipe, loss: Tensor) -> None:
+    """One update of the weights (and of their average) down the gradient of `loss` and of the penalty."""
+    progress.optimizer.zero_grad()
+    loss.backward()
+    if progress.regularizer is not None:
+        progress.regularizer.add_gradients()
+    if recipe.clip_grad:
+        torch.nn.utils.clip_grad_norm_(progress.model.parameters(), recipe.clip_grad)
+    progress.optimizer.step()
+    if progress.average is not None:
+        progress.average.update(progress.model)
 
 
 def _batch_order(lesson: Lesson, epoch: int) -> tuple[Tensor, ...]:
@@ -122,18 +131,18 @@ def _batches(lesson: Lesson, epoch: int, order: list[Tensor]) -> Iterator[tuple[
 
 
 def _close_epoch(
-    progress: Progress, lesson: Lesson, loss: float, validate: Validate, metric: str, keep_best: bool
+    progress: Progress, lesson: Any, loss: float, validate: Validate, metric: str, keep_best: bool
 ) -> None:
     """Validate, note the epoch in the curve and remember it if it is the best."""
     if progress.regularizer is not None:
         progress.regularizer.end_epoch()
     progress.epoch += 1
     with progress.average.swapped_into(progress.model) if progress.average else nullcontext():
-        value = validate(progress.model)[metric]
+        found = validate(progress.model)
         if keep_best:
-            progress.offer(value, progress.model.state_dict())
-    rate = progress.optimizer.param_groups[0]["lr"]
-    progress.curve.append({"epoch": progress.epoch, "lr": rate, "train_loss": loss, metric: value})
+            progress.offer(found[metric], found["loss"], progress.model.state_dict())
+    told = {"lr": progress.optimizer.param_groups[0]["lr"], "train_loss": loss, "loss": found["loss"]}
+    progress.curve.append({"epoch": progress.epoch, **told, metric: found[metric]})
 
 
 def _take(progress: Progress, keep_best: bool) -> None:

@@ -25,12 +25,13 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_metric: float = -1.0
+    best_loss: float = 0.0  # on the same split: among equally good epochs the surest one
     best: dict[str, Tensor] = field(default_factory=dict)  # weights of the best epoch
 
-    def offer(self, metric: float, weights: Mapping[str, Tensor]) -> None:
-        """Remember the weights if this epoch is better than all before (the first wins a tie)."""
-        if metric > self.best_metric:
-            self.best_epoch, self.best_metric = self.epoch, metric
+    def offer(self, metric: float, loss: float, weights: Mapping[str, Tensor]) -> None:
+        """Remember the weights if this epoch is better than all before: higher metric, then lower loss, then first."""
+        if (metric, -loss) > (self.best_metric, -self.best_loss):
+            self.best_epoch, self.best_metric, self.best_loss = self.epoch, metric, loss
             self.best = {name: value.detach().clone() for name, value in weights.items()}
 
     def state(self) -> dict[str, Any]:
@@ -44,6 +45,7 @@ class Progress:
             "curve": self.curve,
             "best_epoch": self.best_epoch,
             "best_metric": self.best_metric,
+            "best_loss": self.best_loss,
             "best": self.best,
         }
 
@@ -57,5 +59,6 @@ class Progress:
             self.regularizer.load_state_dict(state["regularizer"])
         self.epoch, self.curve = state["epoch"], [dict(one) for one in state["curve"]]
         self.best_epoch, self.best_metric = state["best_epoch"], state["best_metric"]
+        self.best_loss = state["best_loss"]
         device = next(self.model.parameters()).device
         self.best = {name: value.to(device) for name, value in state["best"].items()}
