@@ -21,7 +21,7 @@ from raybench.pipeline.cost import Cost
 from raybench.pipeline.prune_iterative import iterative
 from raybench.pipeline.prune_library import Counter, library, library_counts
 from raybench.pipeline.prune_plan import STRATEGIES, Problem, Solution
-from raybench.pipeline.prune_progressive import progressive
+from raybench.pipeline.prune_progressive import at_ratio, progressive
 from raybench.pipeline.records import Cut, Groups
 
 SCHEDULES = ("progressive", "iterative", "one-shot")
@@ -73,6 +73,35 @@ def select(
     base = count(None)
     cuts = {target: _cut(problem, target, solutions[target], base, count) for target in wanted}
     return {target: replace(cuts[target], seconds_scoring=scoring) for target in targets}
+
+
+def select_ratio(
+    model: nn.Module,
+    example: Tensor,
+    groups: Groups,
+    criterion: Importance,
+    ratio: float,
+    *,
+    strategy: str = "local",
+    calibration: Calibration | None = None,
+    seed: int = 0,
+    round_to: int = 1,
+) -> Cut:
+    """One cut that removes the share `ratio` of the units (of each group, for `local`), whatever it saves.
+
+    Its target is the speed-up that it came to. UserError for an unknown strategy or a ratio outside (0, 1).
+    """
+    if strategy not in STRATEGIES:
+        raise UserError(unknown("strategy", strategy, STRATEGIES))
+    if not 0 < ratio < 1:
+        raise UserError(f"a ratio must lie between 0 and 1; found {ratio}")
+    problem = Problem.of(groups, Cost.measure(model, example, groups), strategy, round_to)
+    started = time.perf_counter()
+    scorer = Scorer(criterion, model, groups, gather(criterion, model, groups, calibration), seed)
+    scoring = time.perf_counter() - started
+    count = library_counts(model, example, groups)
+    cut = _cut(problem, 1.0, at_ratio(problem, scorer, ratio), count(None), count)
+    return replace(cut, target=cut.speedup, seconds_scoring=scoring)
 
 
 def _cut(problem: Problem, target: float, solution: Solution, base_tp: int, count: Counter) -> Cut:

@@ -64,6 +64,17 @@ def progressive(problem: Problem, scorer: Scorer, targets: Sequence[float], step
     return found | {target: exhausted(paper, scores, target, steps, seconds) for target in waiting}
 
 
+def at_ratio(problem: Problem, scorer: Scorer, ratio: float) -> Solution:
+    """One step that removes `ratio` of the units that each scope ranks, as torch-pruning's one-step pruner does."""
+    started = time.perf_counter()
+    paper = Paper(problem)
+    scores = scorer.scores(paper.alive)
+    step = plan_step(problem, scores, paper.alive, ratio, {})
+    seconds = time.perf_counter() - started
+    paper.remove(step.group, step.unit)
+    return Solution(kept_of(paper.order(scores), problem.rounded(paper.counts)), None, 1, seconds)
+
+
 def finish(
     paper: Paper, scores: Sequence[np.ndarray | None], step: Step, target: float, number: int, seconds: float
 ) -> Solution:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from raybench import registry
 from raybench.errors import NotSupported
@@ -23,6 +23,7 @@ from raybench.methods.scoring import Scorer
 from raybench.pipeline import base, cache, sparsify
 from raybench.pipeline.network import example_of, groups_of, model_of
 from raybench.pipeline.prune import select as select_channels
+from raybench.pipeline.prune import select_ratio
 from raybench.pipeline.records import Cut, Groups
 from raybench.pipeline.room import Room
 from raybench.spec.trial import Trial
@@ -63,7 +64,7 @@ def load(trial: Trial, room: Room) -> Selection:
 def _select(trials: Sequence[Trial], room: Room) -> None:
     started = time.perf_counter()
     trial = trials[0]
-    task = open_task(trial, room.data_roots, room.device)
+    task = open_task(trial, room.data_roots, room.device, room.storage)
     start = sparsify.load(trial, room) or base.load(trial, room)
     model = model_of(start.folder, trial, task, room.device).eval()
     groups = groups_of(model, trial, task)
@@ -71,25 +72,31 @@ def _select(trials: Sequence[Trial], room: Room) -> None:
         raise NotSupported(f"{trial.model} has nothing to prune: no group of channels was found")
     criterion: Importance = registry.importance.load(trial.importance.name)(**trial.importance.params)
     calibration = _calibration(criterion, trial, task)
-    cuts = select_channels(
-        model,
-        example_of(task.data, room.device),
-        groups,
-        criterion,
-        [t.speedup for t in trials],
-        strategy=trial.strategy,
-        schedule=trial.schedule,
-        protocol=trial.protocol,
-        calibration=calibration,
-        seed=trial.seed,
-        round_to=trial.round_to,
-    )
+    cuts = _cuts(trials, model, example_of(task.data, room.device), groups, criterion, calibration)
     with room.node.exclusive() as alone:
         step_s = _time_step(criterion, model, groups, calibration, trial.seed) if alone else None
     reason = None if alone else "the machine was shared with other trials"
     seconds = (time.perf_counter() - started) / len(trials)
     for one in trials:
         _publish(one, cuts[one.speedup], room, {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds})
+
+
+def _cuts(
+    trials: Sequence[Trial],
+    model: nn.Module,
+    example: Tensor,
+    groups: Groups,
+    criterion: Importance,
+    calibration: Calibration | None,
+) -> dict[float, Cut]:
+    """Speed-up -> cut, for trials that differ in nothing else; a trial with a ratio is alone in its pass."""
+    trial = trials[0]
+    how = {"strategy": trial.strategy, "calibration": calibration, "seed": trial.seed, "round_to": trial.round_to}
+    if trial.ratio is not None:
+        return {trial.speedup: select_ratio(model, example, groups, criterion, trial.ratio, **how)}
+    speedups = [one.speedup for one in trials]
+    how |= {"schedule": trial.schedule, "protocol": trial.protocol}
+    return select_channels(model, example, groups, criterion, speedups, **how)
 
 
 def _calibration(criterion: Importance, trial: Trial, task: Task) -> Calibration | None:

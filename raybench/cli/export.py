@@ -1,0 +1,41 @@
+"""raybench export: a pruned network of a results folder, as safetensors, ONNX or an exported program."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from raybench.cli.results import open_store
+from raybench.errors import UserError
+
+FORMATS = ("safetensors", "onnx", "torch-export", "ultralytics")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("trial_id", metavar="TRIAL_ID", help="a finished cell's id, or the beginning of one")
+    parser.add_argument("--results", required=True, metavar="DIR", help="the --storage of the run")
+    parser.add_argument("--format", choices=FORMATS, default="safetensors", help="default: %(default)s")
+    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: TRIAL_ID, with the format's ending")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files and say what they are."""
+    store = open_store(args.results)
+    row = store.record(args.trial_id)
+    if row["status"] != "ok" or not row.get("artifact"):
+        raise UserError(f"{row['trial_id']} is {row['status']}: there is no pruned network to export")
+    folder = store.storage.fetch(row["artifact"])
+    if folder is None:
+        raise UserError(f"{row['artifact']} is no longer in {args.results}; run the cell again")
+    from raybench.pipeline.export import EXPORTS  # torch is imported from here on
+
+    ending, write = EXPORTS[args.format]
+    target = args.output or Path(row["trial_id"] + ending)
+    if ending and target.suffix != ending:
+        target = target.with_name(target.name + ending)  # readers go by it
+    if target.exists() and (target.is_file() or any(target.iterdir())):
+        raise UserError(f"{target} is there already; choose another -o")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    print(write(folder, target))
+    return 0

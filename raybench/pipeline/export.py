@@ -1,0 +1,95 @@
+"""A pruned network for other programs. Every file is checked against the network itself before it is handed over."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raybench.errors import StageError, UserError
+from raybench.pipeline.artifact import load_pruned, read_recipe
+
+TOLERANCE = 1e-4  # relative to the largest output: other runtimes sum in another order
+Writer = Callable[[Path, Path], str]
+
+
+def to_safetensors(folder: Path, target: Path) -> str:
+    """Copy ``pruned.json`` and ``model.safetensors`` into the folder `target`."""
+    load_pruned(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("pruned.json", "model.safetensors"):
+        shutil.copyfile(folder / name, target / name)
+    return f"{target}: pruned.json and model.safetensors; raybench.load_pruned({str(target)!r}) gives the network"
+
+
+def to_onnx(folder: Path, target: Path) -> str:
+    """Write `target` as ONNX with a free batch size and compare it in onnxruntime. UserError without the extras."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"ONNX needs {error.name}: pip install 'raybench[export]'") from error
+    model, images = _network(folder)
+    program = torch.onnx.export(
+        model, (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), verbose=False
+    )
+    program.save(str(target))
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    difference = _checked("onnxruntime", model, images, [torch.from_numpy(np.asarray(f)) for f in found])
+    return f"{target}: ONNX, batch size free; outputs differ from torch's by {difference:.1e} in onnxruntime"
+
+
+def to_program(folder: Path, target: Path) -> str:
+    """Write `target` as a ``torch.export`` program with a free batch size."""
+    model, images = _network(folder)
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    torch.export.save(program, target)
+    found = torch.export.load(target).module()(images)
+    difference = _checked("torch.export", model, images, [f.detach() for f in _flat(found)])
+    return f"{target}: torch.export program, batch size free; outputs differ by {difference:.1e}"
+
+
+def to_ultralytics(folder: Path, target: Path) -> str:
+    """Write a detector as a checkpoint for ``ultralytics.YOLO``. UserError for a network that is none of its models."""
+    model, data = load_pruned(folder), read_recipe(folder)["data"]
+    if not hasattr(model, "save_for_ultralytics"):
+        raise UserError(f"--format ultralytics: {type(model).__name__} is no detector of ultralytics")
+    model.save_for_ultralytics(target, [str(i) for i in range(data["classes"])], data["image_size"])
+    return f"{target}: ultralytics checkpoint; YOLO({str(target)!r}) predicts with it"
+
+
+EXPORTS: dict[str, tuple[str, Writer]] = {
+    "safetensors": ("", to_safetensors),
+    "onnx": (".onnx", to_onnx),
+    "torch-export": (".pt2", to_program),
+    "ultralytics": (".pt", to_ultralytics),
+}
+
+
+def _network(folder: Path) -> tuple[nn.Module, Tensor]:
+    """The pruned network and three random images: one more than exporters specialise on."""
+    data = read_recipe(folder)["data"]
+    generator = torch.Generator().manual_seed(0)
+    size = data["image_size"]
+    model = load_pruned(folder)
+    model = model.for_export() if hasattr(model, "for_export") else model  # one that has more outputs than people want
+    return model, torch.randn(3, data["in_channels"], size, size, generator=generator)
+
+
+def _flat(output: object) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else [t for part in output for t in _flat(part)]
+
+
+def _checked(where: str, model: nn.Module, images: Tensor, found: list[Tensor]) -> float:
+    """Largest difference relative to the largest output; StageError above the tolerance."""
+    with torch.no_grad():
+        expected = _flat(model(images))
+    difference = max(float((e - f).abs().max() / e.abs().max()) for e, f in zip(expected, found, strict=True))
+    if not difference <= TOLERANCE:
+        raise StageError("export", f"{where} gives other outputs: they differ by {difference:.1e} of the largest")
+    return difference
