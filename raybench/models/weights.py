@@ -55,7 +55,8 @@ def load_weights(model: nn.Module, path: Path | str) -> LoadReport:
     its weights belong to another architecture; then `model` is untouched.
     """
     path = Path(path)
-    return fill(model, read_state(path), str(path))
+    read = getattr(model, "read_weights", read_state)  # a model may know file formats of its own
+    return fill(model, read(path), str(path))
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> LoadReport:

@@ -32,7 +32,7 @@ def run(trial: Trial, room: Room, note: Note) -> Base:
     """Train (or load) and evaluate the dense base of `trial`, unless the stage cache has it."""
 
     def build(folder: Path) -> dict[str, Any]:
-        task = open_task(trial, room.data_roots, room.device)
+        task = open_task(trial, room.data_roots, room.device, room.storage)
         model = fresh_model(trial, task, room.device)
         curve: tuple = ()
         checkpoint = StageCheckpoint(room.storage, trial.base_key)

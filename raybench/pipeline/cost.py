@@ -8,7 +8,8 @@ one forward pass over the unpruned model is all that is ever run; the count of a
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,10 +65,14 @@ class Cost:
         full = widths.at(sizes)
         base = round(float(macs.total(full)))
         if base != counted:
-            raise NotSupported(
-                f"can't predict the cost of {type(model).__name__}: its known layers make {base:,} MACs, torch counts "
-                f"{counted:,}; look at {_strangers(model, by_module)}"
-            )
+            odd = _strangers(model, by_module)
+            if counted < base or not odd or not all(_holds_one(name, groups.protected) for name in odd):
+                raise NotSupported(
+                    f"can't predict the cost of {type(model).__name__}: its known layers make {base:,} MACs, torch "
+                    f"counts {counted:,}; look at {', '.join(odd[:5]) or 'its own forward'}"
+                )
+            # products between outputs of protected layers (YOLO's attention): no cut changes them
+            macs, base = replace(macs, constant=float(counted - base)), counted
         numel = sum(p.numel() for p in model.parameters())
         params = Terms(params.factor, params.left, params.right, params.divisor, numel - float(params.total(full)))
         return cls(widths, macs, params, sizes, base, numel)
@@ -156,13 +161,19 @@ def _table(rows: list[tuple[int, int, int, int]]) -> Terms:
     return Terms(factor.astype(float), left, right, divisor.astype(float))
 
 
-def _strangers(model: nn.Module, by_module: dict[str, int]) -> str:
-    """The modules in which torch counted products although none of the known layers is below them."""
+def _strangers(model: nn.Module, by_module: dict[str, int]) -> list[str]:
+    """The modules in which torch counted products that none of the known layers at or below them accounts for."""
     known = set(attentions(model)) | {n for n, m in model.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))}
     inner = {n.partition(".")[2]: flops for n, flops in by_module.items() if "." in n}
-    odd = [
-        name
-        for name, flops in inner.items()
-        if name not in known and flops > sum(f for n, f in inner.items() if n.rpartition(".")[0] == name)
-    ]
-    return ", ".join(odd[:5]) or "the model's own forward"
+    own = Counter(inner)
+    for name, flops in inner.items():
+        parts = name.split(".")
+        above = next((p for k in range(len(parts) - 1, 0, -1) if (p := ".".join(parts[:k])) in inner), None)
+        if above is not None:  # lists of modules are never called, so the next one above may be the one that counts
+            own[above] -= flops
+    return [name for name in inner if name not in known and own[name] > 0]
+
+
+def _holds_one(name: str, layers: Sequence[str]) -> bool:
+    """Whether one of `layers` lies below the module `name`."""
+    return any(layer.startswith(f"{name}.") for layer in layers)

@@ -37,7 +37,8 @@ def trace(
     `example`: one batch as the model takes it (n, channels, height, width). `prune`: which parts of attention models
     may shrink, of embed, head-dim, heads, mlp; empty means the default; models without attention have none of these.
     `classes`: how many outputs the classifier must have. `protect`: qualified names of modules whose outputs keep
-    their width, beside the layers that produce the model's output. The model is left as it was found.
+    their width, beside those in the model's own `protected_layers` and the layers that produce its output. The model
+    is left as it was found.
     Raises NotSupported, naming model and module, when the graph can't be traced or runs away.
     """
     parts = _check_parts(prune)
@@ -49,11 +50,14 @@ def trace(
             graph.build(model, example, layers.uncuttable_parameters(heads, parts))
         layers.check_traced(graph)
         _check_classes(layers, graph, classes)
-        protected = layers.resolve(protect)
+        protected = layers.resolve((*protect, *getattr(model, "protected_layers", ())))
         groups, kept_whole = [], []
         seen: set[str] = set()
         for name, module in layers.roots():
             if name in seen or module not in graph.module2node:
+                continue
+            if name in protected:  # not walked: the inside of what is protected may be beyond the library
+                kept_whole.append(name)
                 continue
             attention = name.rpartition(".")[0] if name.rpartition(".")[2] == "qkv" else ""
             attention = attention if attention in heads else ""

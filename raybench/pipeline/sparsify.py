@@ -38,7 +38,7 @@ def run(trial: Trial, room: Room, note: base.Note) -> Sparsified:
     assert trial.sparsify_key
 
     def build(folder: Path) -> dict[str, Any]:
-        task = open_task(trial, room.data_roots, room.device)
+        task = open_task(trial, room.data_roots, room.device, room.storage)
         dense = base.load(trial, room)
         model = model_of(dense.folder, trial, task, room.device)
         regularizer = _bound(trial, model, task)

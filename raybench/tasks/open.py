@@ -8,20 +8,27 @@ from pathlib import Path
 import torch
 
 from raybench import registry
-from raybench.datasets.data import Data
 from raybench.datasets.open import open_dataset
 from raybench.datasets.roots import data_root
 from raybench.errors import UserError
 from raybench.spec.trial import Trial
+from raybench.storage.base import Storage
 from raybench.tasks.protocol import Task
 
 
-def open_task(trial: Trial, data_roots: Mapping[str, Path], device: torch.device) -> Task:
-    """The task of `trial` on its dataset; UserError when the data isn't there or is for another task."""
+def open_task(
+    trial: Trial, data_roots: Mapping[str, Path], device: torch.device, storage: Storage | None = None
+) -> Task:
+    """The task of `trial` on its dataset; UserError when the data isn't there or is for another task.
+
+    What takes long to read and check once (a detection set's labels) is kept in `storage` between cells.
+    """
     expected = registry.dataset.entry(trial.dataset).facts.get("task", "classification")
     if expected != trial.task:
         raise UserError(f"dataset {trial.dataset!r} is for {expected}, found task {trial.task!r}")
     data = open_dataset(trial.dataset, trial.dataset_params, data_root(trial.dataset, data_roots))
-    if trial.protocol == "pruningbench" and isinstance(data, Data):
+    if hasattr(data, "opened"):
+        data = data.opened(storage)
+    if trial.protocol == "pruningbench":
         data = data.training_on_all()  # the best epoch is the best on the test split: nothing is held out
     return registry.task.load(trial.task)(data, device)

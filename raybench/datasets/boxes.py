@@ -1,0 +1,190 @@
+"""What an opened detection dataset is: images with boxes, every box checked, in flat arrays."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from raybench.errors import UserError
+from raybench.tasks.protocol import DataFacts, Split
+
+ARRAYS = ("sizes", "first", "boxes", "classes", "crowd")
+LEAST_PIXELS = 1.0  # a box that is narrower or lower inside its image is no box
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BoxImages:
+    """One split: n images with m boxes in all. Pixels lie in files below `folder`, or in memory."""
+
+    files: tuple[str, ...]  # names, relative to `folder`
+    sizes: np.ndarray  # (n, 2) int64, height and width
+    first: np.ndarray  # (n + 1,) int64: image i has the boxes first[i] to first[i + 1] - 1
+    boxes: np.ndarray  # (m, 4) float64: x1, y1, x2, y2 in pixels, inside the image
+    classes: np.ndarray  # (m,) int64
+    crowd: np.ndarray  # (m,) bool: covers many objects; neither learned nor counted as missed
+    folder: Path | None = None
+    pixels: tuple[np.ndarray, ...] = ()  # each (height, width, 3) uint8 RGB, where there is no folder
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.files)
+
+    def boxes_of(self, image: int) -> slice:
+        """Where the boxes of `image` lie in the flat arrays."""
+        return slice(int(self.first[image]), int(self.first[image + 1]))
+
+    def chosen(self, images: Sequence[int] | np.ndarray) -> BoxImages:
+        """Only `images`, in that order."""
+        spans = [self.boxes_of(int(i)) for i in images]
+        rows = np.concatenate([np.arange(s.start, s.stop) for s in spans] or [np.zeros(0, np.int64)]).astype(np.int64)
+        return replace(
+            self,
+            files=tuple(self.files[int(i)] for i in images),
+            sizes=self.sizes[np.asarray(images, np.int64)],
+            first=np.cumsum([0, *(s.stop - s.start for s in spans)]),
+            boxes=self.boxes[rows],
+            classes=self.classes[rows],
+            crowd=self.crowd[rows],
+            pixels=tuple(self.pixels[int(i)] for i in images) if self.pixels else (),
+        )
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write everything but the pixels to `folder`/`name`.npz and .json."""
+        np.savez(folder / f"{name}.npz", **{array: getattr(self, array) for array in ARRAYS})
+        (folder / f"{name}.json").write_text(json.dumps(self.files))
+
+    @classmethod
+    def load(cls, folder: Path, name: str, images: Path) -> BoxImages:
+        """What `save` wrote; the pixels lie below `images`."""
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as found:
+            arrays = {array: found[array] for array in ARRAYS}
+        return cls(tuple(json.loads((folder / f"{name}.json").read_text())), **arrays, folder=images)
+
+
+@dataclass(frozen=True)
+class BoxData:
+    """A detection dataset, opened: selection reads `val`, the final figure reads `test` once."""
+
+    facts: DataFacts
+    names: tuple[str, ...]  # of the classes
+    train: BoxImages
+    val: BoxImages
+    test: BoxImages
+    split_note: str  # how the three were made, in words
+
+    def split(self, name: Split) -> BoxImages:
+        """The split called `name`."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def training_on_all(self) -> BoxData:
+        """What was held out of `train` is trained on too; a `val` that the user keeps in a folder of its own is not."""
+        if self.train.folder != self.val.folder:
+            return self
+        note = f"{self.split_note}; val is trained on too"
+        return replace(self, train=joined(self.train, self.val), split_note=note)
+
+    def checked(self) -> BoxData:
+        """Itself; UserError naming a split without images or without a single box."""
+        for name in ("train", "val", "test"):
+            split = self.split(name)  # type: ignore[arg-type]
+            if not len(split) or not (~split.crowd).any():
+                what = "no images" if not len(split) else f"{len(split)} images without a single box"
+                raise UserError(
+                    f"dataset {self.facts.name!r}: its {name} split has {what}; expected some ({self.split_note})"
+                )
+        return self
+
+
+@dataclass
+class Collector:
+    """Takes images and boxes one by one, checks each, and counts what it had to change or leave out."""
+
+    where: str  # what messages start with
+    classes: int
+    images: list[tuple[str, int, int, list[tuple[float, ...]]]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add_image(self, file: str, height: int, width: int) -> list[tuple[float, ...]]:
+        """Note an image; returns the list that `add_box` takes for it."""
+        boxes: list[tuple[float, ...]] = []
+        self.images.append((file, height, width, boxes))
+        return boxes
+
+    def add_box(self, index: int, corners: Sequence[float], label: int, crowd: bool) -> None:
+        """Note a box (x1, y1, x2, y2 in pixels) of image number `index`, cut to the image; drop one that is none."""
+        _, height, width, boxes = self.images[index]
+        x1, y1, x2, y2 = corners
+        if not np.isfinite(corners).all() or x2 <= x1 or y2 <= y1:
+            self.counts["boxes of zero, negative or unknown size left out"] += 1
+            return
+        inside = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
+        if inside[2] - inside[0] < min(LEAST_PIXELS, x2 - x1) or inside[3] - inside[1] < min(LEAST_PIXELS, y2 - y1):
+            self.counts["boxes outside their image left out"] += 1
+            return
+        if max(abs(a - b) for a, b in zip(inside, corners, strict=True)) > 1:  # rounding is no mistake
+            self.counts["boxes cut at the border of their image"] += 1
+        row = (*inside, float(label), float(crowd))
+        if row in boxes:
+            self.counts["boxes that were there twice left out"] += 1
+            return
+        boxes.append(row)
+
+    def finish(self, folder: Path | None, pixels: Sequence[np.ndarray] = ()) -> BoxImages:
+        """All of it as arrays, sorted by file name; what was changed or left out is logged as one warning."""
+        order = sorted(range(len(self.images)), key=lambda i: self.images[i][0])
+        images = [self.images[i] for i in order]
+        table = np.array([row for image in images for row in image[3]], dtype=np.float64).reshape(-1, 6)
+        if self.counts:
+            told = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
+            log.warning("%s: %s", self.where, told)
+        return BoxImages(
+            files=tuple(image[0] for image in images),
+            sizes=np.array([image[1:3] for image in images], dtype=np.int64).reshape(-1, 2),
+            first=np.cumsum([0, *(len(image[3]) for image in images)]),
+            boxes=table[:, :4],
+            classes=table[:, 4].astype(np.int64),
+            crowd=table[:, 5].astype(bool),
+            folder=folder,
+            pixels=tuple(pixels[i] for i in order) if len(pixels) else (),
+        )
+
+
+def joined(one: BoxImages, other: BoxImages) -> BoxImages:
+    """Both, which lie in the same folder or in memory."""
+    arrays = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in ARRAYS if name != "first"}
+    first = np.concatenate([one.first, one.first[-1] + other.first[1:]])
+    return replace(one, files=one.files + other.files, first=first, pixels=one.pixels + other.pixels, **arrays)
+
+
+def size_of(file: Path) -> tuple[int, int] | None:
+    """(height, width) from the header of an image, not turned by EXIF; None for a broken or cut-off file."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            kind = image.format
+        if kind == "JPEG":
+            with open(file, "rb") as opened:
+                opened.seek(-min(64, file.stat().st_size), 2)
+                if b"\xff\xd9" not in opened.read():  # some cameras write a few bytes behind the end mark
+                    return None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return height, width
+
+
+def held_out(images: BoxImages, share: float, seed: int, dataset: str) -> tuple[BoxImages, BoxImages]:
+    """(the rest, `share` of the images), split by a seeded draw that is the same on every machine; both sorted."""
+    if not 0 < share < 1:
+        raise UserError(f"dataset {dataset!r}: val_share is {share}; expected a number between 0 and 1")
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(images))
+    count = max(1, round(share * len(images)))
+    return images.chosen(np.sort(order[count:])), images.chosen(np.sort(order[:count]))

@@ -1,0 +1,110 @@
+"""YOLO detectors from ultralytics, rewritten so that every channel can be followed, otherwise its own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.errors import UserError
+from raybench.models.offline import offline
+from raybench.models.ultralytics_blocks import halved, without_splits
+from raybench.models.ultralytics_checkpoint import read_checkpoint
+from raybench.models.weights import read_state
+from raybench.registry import model
+
+with offline():
+    from ultralytics.cfg import get_cfg
+    from ultralytics.nn.modules.block import Attention
+    from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+SCALES = {"tiny": [0.33, 0.125, 256]}  # depth, width, most channels; beside ultralytics' own n to x
+STRIDE = 32  # of the coarsest feature map
+
+
+@model("yolov8n", args={"config": "yolov8", "scale": "n"}, norm="batch", attention=False, task="detection")
+@model("yolov8s", args={"config": "yolov8", "scale": "s"}, norm="batch", attention=False, task="detection")
+@model("yolov8m", args={"config": "yolov8", "scale": "m"}, norm="batch", attention=False, task="detection")
+@model("yolo11n", args={"config": "yolo11", "scale": "n"}, norm="batch", attention=False, task="detection")
+@model("test-detector", args={"config": "yolov8", "scale": "tiny"}, norm="batch", attention=False, task="detection")
+def yolo(num_classes: int, in_channels: int, image_size: int, *, config: str, scale: str) -> nn.Module:
+    """A YOLO of ultralytics' configuration `config` at `scale`, with new weights.
+
+    Takes (n, 3, h, w) in 0..1, height and width multiples of 32. In eval mode it gives ((n, 4 + classes, anchors)
+    boxes xywh and scores, raw maps), in train mode the raw maps that ultralytics' loss takes.
+    """
+    if image_size % STRIDE:
+        raise UserError(f"image_size {image_size}: YOLO needs a multiple of {STRIDE}")
+    return Detector(architecture(config, scale), in_channels, num_classes)
+
+
+def architecture(config: str, scale: str) -> dict[str, Any]:
+    """Ultralytics' own configuration file as a dict, at one scale."""
+    found = yaml_model_load(f"{config}n.yaml")
+    found["scales"] |= SCALES
+    return found | {"scale": scale, "yaml_file": f"{config}{scale}.yaml"}
+
+
+class Detector(DetectionModel):
+    """An ultralytics detection model without split operations; `protected_layers` keep their outputs."""
+
+    def __init__(self, config: dict[str, Any], in_channels: int, num_classes: int) -> None:
+        super().__init__(config, ch=in_channels, nc=num_classes, verbose=False)
+        self.args = get_cfg()  # the gains of ultralytics' loss
+        self.args.task = self.task = "detect"
+        self.split_free = tuple(f"model.{name}" for name in without_splits(self.model))
+
+    def predict(self, *args: Any, **named: Any) -> Any:
+        """Ultralytics' outputs, with the maps that went into the head (only their shapes are of use) cut off the graph.
+
+        Otherwise they would pass for outputs of the model, and their channels could never be pruned.
+        """
+        outputs = super().predict(*args, **named)
+        if isinstance(outputs, Tensor):
+            return outputs
+        raw = outputs[1] if isinstance(outputs, tuple) else outputs
+        raw["feats"] = [features.detach() for features in raw["feats"]]
+        return outputs
+
+    @property
+    def protected_layers(self) -> tuple[str, ...]:
+        """What may not shrink: the head's last convolutions, its fixed integral, and attention with all it adds to.
+
+        Attention's queries, keys and values are views into one convolution, its scale hangs on their width, and it
+        shapes its result like its input.
+        """
+        head = f"model.{len(self.model) - 1}"
+        outputs = [f"{head}.{part}.{level}.2" for part in ("cv2", "cv3") for level in range(self.model[-1].nl)]
+        attention = [name for name, module in self.named_modules() if isinstance(module, Attention)]
+        return (*outputs, f"{head}.dfl", *attention)
+
+    def for_export(self) -> Detector:
+        """Itself, from now on giving boxes and scores (n, 4 + classes, anchors) alone, without the raw maps."""
+        self.model[-1].export = True
+        return self
+
+    def save_for_ultralytics(self, path: Path, names: Sequence[str], image_size: int) -> None:
+        """Write a checkpoint that `ultralytics.YOLO(path)` loads; none of raybench's classes is in it."""
+        from raybench.models.ultralytics_export import save
+
+        save(self, path, names, image_size)
+
+    def read_weights(self, path: Path) -> dict[str, Tensor]:
+        """The weights in `path` in this model's names: an ultralytics checkpoint, a state dict, or safetensors.
+
+        UserError when the file can't be read without running its code.
+        """
+        return self.own_names(read_state(path) if path.suffix == ".safetensors" else read_checkpoint(path))
+
+    def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict in ultralytics' names in this model's; one that is in them already is left alone."""
+        state = {name if name.startswith("model.") else f"model.{name}": value for name, value in state.items()}
+        return state if f"{self.split_free[0]}.cv0.conv.weight" in state else halved(state, self.split_free)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 images as the network takes them: float32 in 0..1, nothing else (ultralytics' models know no mean)."""
+    return images.to(torch.float32) / 255

@@ -1,0 +1,239 @@
+"""Object detection with ultralytics' loss, augmentation and validator: mAP50-95 and mAP50 in percent."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raybench.datasets.boxes import BoxData
+from raybench.datasets.label_cache import LabelSource
+from raybench.errors import UserError
+from raybench.methods.protocols import Calibration, Regularizer
+from raybench.models.offline import offline
+from raybench.models.ultralytics import Detector, normalised
+from raybench.registry import task
+from raybench.spec.trial import TrainRecipe
+from raybench.storage.base import Storage
+from raybench.tasks.detection_images import Augment, PlainImages, TrainingImages, workers_for
+from raybench.tasks.detection_metrics import Meter, detections, in_original
+from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training
+from raybench.tasks.training.loop import fit, take_step
+from raybench.tasks.training.optimize import learning_rate
+from raybench.tasks.training.progress import Progress
+from raybench.tasks.training.seeding import deterministic, generator, seeded
+
+with offline():
+    from ultralytics.utils.loss import v8DetectionLoss
+
+EVALUATION_BATCH = 16  # images; a constant, so that a figure never depends on the recipe
+NO_AUGMENT: Augment = dict.fromkeys(
+    ("mosaic", "mixup", "copy_paste", "hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "flipud"), 0.0
+)
+AUGMENT: dict[str, Augment] = {  # ultralytics' defaults, by the name that a recipe's `augment` gives them
+    "mosaic": {"mosaic": 1.0},
+    "hsv": {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4},
+    "shift": {"translate": 0.1},
+    "scale": {"scale": 0.5},
+    "flip": {"fliplr": 0.5},
+}
+CLOSE_MOSAIC = 10  # last epochs without mosaics, a tenth of them where there are fewer than 100
+
+
+@task("detection")
+class Detection:
+    """One detection dataset on one device (the Task protocol)."""
+
+    metric = "mAP50-95"
+
+    def __init__(self, data: BoxData | LabelSource, device: torch.device, storage: Storage | None = None) -> None:
+        self._data = data.opened(storage) if isinstance(data, LabelSource) else data
+        self.data: DataFacts = self._data.facts
+        self._device = device
+
+    def train(
+        self,
+        model: nn.Module,
+        recipe: TrainRecipe,
+        *,
+        seed: int,
+        checkpoint: Checkpoint,
+        regularizer: Regularizer | None = None,
+        teacher: nn.Module | None = None,
+        select: Literal["val", "test", "last"] = "val",
+    ) -> Training:
+        """Train `model` in place; see `Task.train`. UserError before the first step for what a detector can't do."""
+        check_recipe(recipe)
+        detector = self._checked(model)
+        freeze_integral(detector)
+        split: Split = "test" if select == "test" else "val"
+        lesson = Lesson(self._data, recipe, seed, self._device, v8DetectionLoss(detector))
+        return fit(
+            model,
+            lesson,
+            checkpoint=checkpoint,
+            regularizer=regularizer,
+            validate=lambda net: self.evaluate(net, split),
+            metric=self.metric,
+            keep_best=select != "last",
+            one_epoch=run_epoch,
+        )
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """mAP50-95 and mAP50 in percent and the mean loss an image, in eval mode over the whole split."""
+        detector = self._checked(model)
+        truth = self._data.split(split)
+        images, meter, loss_of = (
+            PlainImages(truth, self.data.image_size),
+            Meter(self._data.names),
+            DetectionLoss(detector),
+        )
+        was_training, loss = model.training, 0.0
+        model.eval()
+        with torch.no_grad(), deterministic(self._device):
+            for indices, pixels in images.batches(EVALUATION_BATCH, workers_for(self._device)):
+                predictions = model(normalised(pixels.to(self._device)))
+                targets = padded_targets(images, indices, pixels.shape[2:]).to(self._device)
+                loss += float(loss_of(predictions, targets)) * len(indices)
+                for index, found in zip(indices, detections(predictions[0].float()), strict=True):
+                    size = tuple(truth.sizes[index].tolist())
+                    meter.add(in_original(found, tuple(pixels.shape[2:]), size), truth, index)
+        model.train(was_training)
+        return meter.result() | {"loss": loss / len(truth)}
+
+    def calibration(self, images: int, batch_size: int, seed: int) -> Calibration:
+        """`images` training images as padded squares, with their boxes as one (images, most, 5) tensor.
+
+        A row is class and box xywh (shares of the square), -1 behind an image's last. The loss is ultralytics'.
+        """
+        found = self._data.train
+        if images > len(found):
+            raise UserError(
+                f"dataset {self.data.name!r}: the recipe asks for {images} calibration images, "
+                f"the training split has {len(found)}"
+            )
+        draw = torch.randperm(len(found), generator=generator(seed, "calibration"))[:images]
+        size = self.data.image_size
+        plain = PlainImages(found.chosen(draw.numpy()), size, square=True)
+        pixels = torch.stack([torch.from_numpy(plain[i][1]) for i in range(images)])
+        targets = padded_targets(plain, range(images), (size, size))
+        return Calibration(
+            normalised(pixels.to(self._device)),
+            targets.to(self._device),
+            batch_size,
+            DetectionLoss(None),
+            generator(seed, "calibration labels"),
+        )
+
+    def _checked(self, model: nn.Module) -> Detector:
+        """`model` itself; UserError unless it detects this dataset's classes."""
+        if not isinstance(model, Detector):
+            raise UserError(f"dataset {self.data.name!r} needs a detection model; found {type(model).__name__}")
+        if model.model[-1].nc != self.data.classes:
+            raise UserError(
+                f"dataset {self.data.name!r} has {self.data.classes} classes, the model knows {model.model[-1].nc}"
+            )
+        return model
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one epoch needs beside the network."""
+
+    data: BoxData
+    recipe: TrainRecipe
+    seed: int
+    device: torch.device
+    loss: v8DetectionLoss
+
+
+def run_epoch(progress: Progress, lesson: Lesson, epoch: int) -> float:
+    """One pass over the augmented training images; returns the mean loss an image.
+
+    The learning rate is that of ultralytics' loss, which is summed over the batch.
+    """
+    model, recipe = progress.model.train(), lesson.recipe
+    images = TrainingImages(
+        lesson.data.train, lesson.data.names, lesson.data.facts.image_size, augmentation(recipe, epoch)
+    )
+    count, total = len(images), torch.zeros((), device=lesson.device)
+    order = torch.randperm(count, generator=generator(lesson.seed, epoch, "shuffle"))
+    batches = [part.numpy() for part in order.tensor_split(-(-count // recipe.batch_size))]
+    amp = torch.autocast(lesson.device.type, torch.bfloat16) if recipe.amp else nullcontext()
+    with seeded(lesson.device, lesson.seed, epoch, "network"):
+        loaded = images.batches(batches, (lesson.seed, epoch), workers_for(lesson.device))
+        for step, batch in enumerate(loaded):
+            for group in progress.optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, epoch + step / len(batches))
+            truth = {name: batch[name].to(lesson.device) for name in ("batch_idx", "cls", "bboxes")}
+            with amp:
+                loss = lesson.loss(model(normalised(batch["img"].to(lesson.device))), truth)[0].sum()
+            take_step(progress, recipe, loss)
+            total += loss.detach()
+    return float(total) / count
+
+
+class DetectionLoss:
+    """Ultralytics' loss of a model's output against padded targets: box, class and distribution loss, an image."""
+
+    def __init__(self, model: Detector | None) -> None:
+        """`model` None: it is built from a detector with as many classes as the output has, on the output's device."""
+        self._loss = v8DetectionLoss(model) if model is not None else None
+
+    def __call__(self, output: Any, targets: Tensor) -> Tensor:
+        """Mean over the batch, a scalar; `targets` as `padded_targets` gives them."""
+        raw = output[1] if isinstance(output, tuple) else output
+        if self._loss is None:
+            self._loss = _loss_for(raw)
+        here = (targets[:, :, 0] >= 0).nonzero(as_tuple=True)
+        rows = targets[here]
+        truth = {"batch_idx": here[0].float(), "cls": rows[:, 0], "bboxes": rows[:, 1:]}
+        return self._loss(raw, truth)[0].sum() / len(targets)
+
+
+def _loss_for(raw: dict[str, Any]) -> v8DetectionLoss:
+    """The loss of every YOLO here with that many classes: it takes from a model its strides and gains only."""
+    from raybench.models.ultralytics import yolo
+
+    with torch.random.fork_rng(devices=[]):
+        likeness = yolo(raw["scores"].shape[1], 3, 64, config="yolov8", scale="tiny")
+    return v8DetectionLoss(likeness.to(raw["scores"].device))
+
+
+def padded_targets(images: PlainImages, indices: Any, shape: Any) -> Tensor:
+    """(images, most, 5) float32: class and box (xywh, shares of the padded image), -1 where there is no box."""
+    rows = [np.concatenate(images.padded(i, shape), 1) for i in indices]
+    targets = np.full((len(rows), max(1, *map(len, rows)), 5), -1, np.float32)
+    for target, row in zip(targets, rows, strict=True):
+        target[: len(row)] = row
+    return torch.from_numpy(targets)
+
+
+def augmentation(recipe: TrainRecipe, epoch: int) -> Augment:
+    """Ultralytics' settings for what the recipe's `augment` names; no mosaics in the last epochs."""
+    chosen = NO_AUGMENT.copy()
+    for name in recipe.augment:
+        chosen |= AUGMENT[name]
+    if epoch >= recipe.epochs - min(CLOSE_MOSAIC, -(-recipe.epochs // 10)):
+        chosen["mosaic"] = 0.0
+    return chosen | {"mixup": recipe.mixup}
+
+
+def check_recipe(recipe: TrainRecipe) -> None:
+    """UserError for a setting that a detector can't follow."""
+    for name in recipe.augment:
+        if name not in AUGMENT:
+            raise UserError(f"augment: found {name!r}; detection knows {', '.join(AUGMENT)}")
+    for name in ("label_smoothing", "cutmix", "randaugment", "random_erasing", "distill"):
+        if getattr(recipe, name):
+            raise UserError(f"{name}: found {getattr(recipe, name)}; detection has none, expected 0")
+
+
+def freeze_integral(model: Detector) -> None:
+    """The head's integral over distances is a constant, not a weight to train."""
+    for parameter in model.model[-1].dfl.parameters():
+        parameter.requires_grad_(False)

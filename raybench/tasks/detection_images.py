@@ -1,0 +1,167 @@
+"""A split's images as ultralytics reads, augments and pads them, without its scan, its caches and its shared state."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from raybench.datasets.boxes import BoxImages
+from raybench.errors import StageError
+from raybench.models.offline import offline
+from raybench.models.ultralytics import STRIDE
+from raybench.tasks.training.seeding import seed_of
+
+with offline():
+    import cv2
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data.augment import LetterBox
+    from ultralytics.data.dataset import YOLODataset
+
+Augment = dict[str, Any]  # ultralytics' hyperparameters: mosaic, hsv_h, scale, fliplr, ...
+
+
+class TrainingImages(YOLODataset):
+    """Squares with ultralytics' augmentation, which depends on (seed, epoch, image) alone, whoever loads them."""
+
+    def __init__(self, images: BoxImages, names: Sequence[str], size: int, augment: Augment) -> None:
+        self.images, self.key = images, (0, 0)
+        hyper = get_cfg(overrides=dict(augment))
+        hyper.augmentations = []  # albumentations would join in wherever it happens to be installed
+        data = {"names": dict(enumerate(names)), "channels": 3}
+        super().__init__(img_path="", imgsz=size, data=data, augment=True, hyp=hyper, batch_size=1, stride=STRIDE)
+        self.cache = "ram"  # mosaics draw from all images, not from a buffer of those that this process saw last
+        self.transforms = self.build_transforms(hyper)
+
+    def get_img_files(self, img_path: str) -> list[str]:
+        """Numbers stand for the images; nothing is searched."""
+        return [str(i) for i in range(len(self.images))]
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        """Ultralytics' label dicts, one an image; crowds are not learned."""
+        return [
+            {"im_file": str(i), "shape": tuple(map(int, self.images.sizes[i])), "cls": labels[:, None],
+             "bboxes": boxes, "segments": [], "normalized": True, "bbox_format": "xywh"}
+            for i in range(len(self.images))
+            for labels, boxes in [truth_of(self.images, i)]
+        ]  # fmt: skip
+
+    def load_image(self, i: int, rect_mode: bool = True, resize_short: bool = False) -> tuple[Any, Any, Any]:
+        """(BGR pixels with the long side `imgsz`, original height and width, height and width now)."""
+        pixels = read_bgr(self.images, i)
+        height, width = pixels.shape[:2]
+        ratio = self.imgsz / max(height, width)
+        if ratio != 1:
+            shape = min(math.ceil(width * ratio), self.imgsz), min(math.ceil(height * ratio), self.imgsz)
+            pixels = cv2.resize(pixels, shape, interpolation=cv2.INTER_LINEAR)
+        return pixels, (height, width), pixels.shape[:2]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Image `index`, augmented as seed and epoch say, with its boxes."""
+        with drawing_from(*self.key, "augment", index):
+            return super().__getitem__(index)
+
+    def batches(self, order: Sequence[np.ndarray], key: tuple[int, int], workers: int) -> Iterator[dict[str, Any]]:
+        """Collated batches in `order` (index arrays); `key` is (seed, epoch). Images (b, 3, s, s) are uint8 RGB."""
+        self.key = key
+        sampler = [batch.tolist() for batch in order]
+        yield from DataLoader(self, batch_sampler=sampler, num_workers=workers, collate_fn=self.collate_fn)
+
+
+class PlainImages(Dataset):
+    """Whole images, shrunk or grown to `size` and padded no further than the network's stride asks for."""
+
+    def __init__(self, images: BoxImages, size: int, square: bool = False) -> None:
+        """`square`: padded to `size` x `size`, so that all of them fit into one tensor."""
+        self.images = images
+        self.fit = LetterBox((size, size), auto=not square, stride=STRIDE)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
+        """(index, (3, h, w) uint8 RGB)."""
+        fitted = self.fit(image=read_bgr(self.images, index))
+        return index, np.ascontiguousarray(fitted[:, :, ::-1].transpose(2, 0, 1))
+
+    def batches(self, most: int, workers: int) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """(indices, (b, 3, h, w) uint8) of images that are padded to the same shape, at most `most` at once."""
+        ratio = self.images.sizes[:, 0] / self.images.sizes[:, 1]
+        order = np.lexsort((np.arange(len(self)), ratio))
+        waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        loader = DataLoader(self, sampler=order.tolist(), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+        for index, pixels in loader:
+            alike = waiting.setdefault(pixels.shape, [])
+            alike.append((int(index), np.asarray(pixels)))
+            if len(alike) == most:
+                yield _stacked(waiting.pop(pixels.shape))
+        yield from map(_stacked, waiting.values())
+
+    def padded(self, index: int, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(classes (n, 1), boxes (n, 4) xywh as shares of the padded image of `shape` (h, w)) of one image."""
+        labels, boxes = truth_of(self.images, index)
+        height, width = self.images.sizes[index]
+        ratio = min(self.fit.new_shape[0] / height, self.fit.new_shape[1] / width)
+        inner = np.array([round(width * ratio), round(height * ratio)])  # as LetterBox rounds
+        outer = np.array([shape[1], shape[0]])
+        margin = np.round((outer - inner) / 2 - 0.1)
+        boxes = boxes * np.tile(inner, 2) + np.concatenate([margin, [0, 0]])
+        return labels[:, None], (boxes / np.tile(outer, 2)).astype(np.float32)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _stacked(items: list[tuple[int, np.ndarray]]) -> tuple[list[int], torch.Tensor]:
+    return [index for index, _ in items], torch.from_numpy(np.stack([pixels for _, pixels in items]))
+
+
+def truth_of(images: BoxImages, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """(classes (n,) float32, boxes (n, 4) float32 xywh as shares of the image) of one image, crowds left out."""
+    span = images.boxes_of(number)
+    single = ~images.crowd[span]
+    boxes, (height, width) = images.boxes[span][single], images.sizes[number]
+    centred = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
+    shares = centred / [width, height, width, height]
+    return images.classes[span][single].astype(np.float32), shares.astype(np.float32)
+
+
+def read_bgr(images: BoxImages, number: int) -> np.ndarray:
+    """Pixels of an image, (h, w, 3) uint8 BGR; grey ones with three equal channels. StageError for a broken file."""
+    if images.pixels:
+        return np.ascontiguousarray(images.pixels[number][:, :, ::-1])
+    assert images.folder is not None
+    file = images.folder / images.files[number]
+    pixels = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    expected = tuple(images.sizes[number].tolist())
+    if pixels is None or pixels.shape[:2] != expected:
+        found = "no image" if pixels is None else f"an image of {pixels.shape[:2]}"
+        raise StageError("data", f"{file}: found {found}; expected height and width {expected}")
+    return pixels
+
+
+@contextmanager
+def drawing_from(*parts: int | str) -> Iterator[None]:
+    """Python's and numpy's global generators, which ultralytics draws from, start from `parts`; as before outside."""
+    python, numpy = random.getstate(), np.random.get_state()
+    seed = seed_of(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def workers_for(device: torch.device) -> int:
+    """Processes that load images: none beside a CPU that trains, which has nothing to wait for."""
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
