@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from PIL import Image
 
 from raybench.errors import UserError
 
@@ -26,12 +27,12 @@ _homes: list[tempfile.TemporaryDirectory[str]] = []  # where this process's ultr
 def offline() -> Iterator[None]:
     """Import ultralytics inside: its settings go to a temporary folder that ends with this process.
 
-    What the library changes for everybody at import (`torch.save`, environment variables, how tensors print) is as
+    What the library changes for everybody at import (`torch.save`, `Image.open`, environment variables, printing) is as
     before outside. UserError when it is not installed.
     """
     if not _homes and "ultralytics" not in sys.modules:
         _homes.append(tempfile.TemporaryDirectory(prefix="raybench-ultralytics-"))
-    before, save = dict(os.environ), torch.save
+    before, save, open_image = dict(os.environ), torch.save, Image.open
     tensors, arrays = vars(torch._tensor_str.PRINT_OPTS).copy(), np.get_printoptions()
     os.environ.update(WANTED, **({"YOLO_CONFIG_DIR": _homes[0].name} if _homes else {}))
     try:
@@ -47,6 +48,6 @@ def offline() -> Iterator[None]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
-        torch.save = save
+        torch.save, Image.open = save, open_image
         vars(torch._tensor_str.PRINT_OPTS).update(tensors)
         np.set_printoptions(**arrays)

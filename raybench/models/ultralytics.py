@@ -55,6 +55,7 @@ class Detector(DetectionModel):
         super().__init__(config, ch=in_channels, nc=num_classes, verbose=False)
         self.args = get_cfg()  # the gains of ultralytics' loss
         self.args.task = self.task = "detect"
+        self.model[-1].dynamic = True  # anchors are made anew each time: kept ones would tie the model to a device
         self.split_free = tuple(f"model.{name}" for name in without_splits(self.model))
 
     def predict(self, *args: Any, **named: Any) -> Any:

@@ -86,6 +86,7 @@ def save(detector: nn.Module, path: Path, names: Sequence[str], image_size: int)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     head = model.model[-1]
-    head.export, head.shape, head.anchors, head.strides = False, None, torch.empty(0), torch.empty(0)
+    head.export, head.dynamic = False, False
+    head.shape, head.anchors, head.strides = None, torch.empty(0), torch.empty(0)
     arguments = {"task": "detect", "imgsz": image_size, "single_cls": False}
     torch.save({"model": model, "train_args": arguments, "version": __version__, "epoch": -1}, path)

@@ -24,6 +24,10 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
         ("paper-cifar100", {"base": 3, "sparsify": 3 * 4, "select": 3 * 17 * 3, "cell": 459}),
         # 2 networks x 17 rows x 3 speed-ups, and ViT-small x 12 rows x 3
         ("paper-imagenet", {"base": 3, "sparsify": 2 * 4 + 3, "select": 2 * 17 + 12, "cell": 102 + 36}),
+        # YOLOv8m x 16 rows x 3 speed-ups
+        ("paper-coco", {"base": 1, "sparsify": 4, "select": 16, "cell": 48}),
+        # a small YOLO x 5 methods x 2 speed-ups
+        ("detection-digits", {"base": 1, "sparsify": 1, "select": 5, "cell": 10}),
     ],
 )
 def test_a_sweep_has_the_cells_and_shared_stages_that_it_promises(name, counts):
