@@ -1,0 +1,89 @@
+"""Small networks whose groups can be worked out by hand."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+
+
+class Branches(nn.Module):
+    """stem -> (left 3 channels, right 5 channels) concatenated -> residual mix -> flatten -> classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.left, self.right = nn.Conv2d(4, 3, 1), nn.Conv2d(4, 5, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.mix = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8 * 4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = self.norm(torch.cat([self.left(x), self.right(x)], 1))
+        x = torch.relu(x + self.mix(x))
+        return self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 2), 1))
+
+
+class Grouped(nn.Module):
+    """conv -> conv in 2 groups -> depthwise -> group norm -> transposed conv -> pool -> classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=2)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False)
+        self.norm = nn.GroupNorm(2, 12)
+        self.up = nn.ConvTranspose2d(12, 6, 2, stride=2)
+        self.bn = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.first(x))))
+        x = torch.relu(self.bn(self.up(self.norm(self.depthwise(x)))))
+        return self.head(x.mean((2, 3)))
+
+
+class Lost(nn.Module):
+    """A layer that runs outside autograd's sight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.unseen, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.seen(x.mean((2, 3)))
+        return self.head(x + self.unseen(x).detach())
+
+
+def small_resnet(seed: int = 0) -> nn.Module:
+    """A basic-block ResNet with batch norms whose scales differ (equal ones would be ties)."""
+    torch.manual_seed(seed)
+    block = timm.models.resnet.BasicBlock
+    return _scales(timm.models.resnet.ResNet(block, (1, 1, 1, 1), 10, channels=(8, 16, 24, 32), stem_width=8))
+
+
+def small_vit(seed: int = 0) -> nn.Module:
+    """Two blocks, 4 heads of 8, embedding 32, MLP 64, on 16-pixel images."""
+    torch.manual_seed(seed)
+    return _scales(
+        timm.models.VisionTransformer(16, 4, 3, 10, embed_dim=32, depth=2, num_heads=4, mlp_ratio=2, init_values=0.5)
+    )
+
+
+def small_swin(seed: int = 0) -> nn.Module:
+    """Two stages of two blocks on 16-pixel images, windows of 4."""
+    torch.manual_seed(seed)
+    return _scales(
+        timm.models.SwinTransformer(16, 2, 3, 10, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4)
+    )
+
+
+def _scales(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+        elif hasattr(module, "gamma"):
+            nn.init.uniform_(module.gamma, 0.3, 0.7)
+    return model.eval()

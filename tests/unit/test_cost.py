@@ -1,0 +1,117 @@
+"""Predicted costs against torch's counter, before and after cuts, on every family of layer."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raybench.errors import NotSupported, UserError
+from raybench.pipeline import surgery
+from raybench.pipeline.attention import plainly
+from raybench.pipeline.cost import Cost, count_macs
+from raybench.pipeline.group import trace
+from tests.pruning_nets import Branches, Grouped, small_resnet, small_swin, small_vit
+
+IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+EVERY_PART = ("embed", "heads", "head-dim", "mlp")
+NETS = {
+    "branches": (Branches, ()),
+    "grouped": (Grouped, ()),
+    "resnet": (small_resnet, ()),
+    "vit": (small_vit, EVERY_PART),
+    "swin": (small_swin, EVERY_PART),
+}
+
+
+def random_kept(groups, seed: int) -> dict[str, tuple[int, ...]]:
+    rng = np.random.default_rng(seed)
+    counts = {g.name: int(rng.integers(g.least, g.size + 1)) for g in groups}
+    return {g.name: tuple(sorted(rng.permutation(g.size)[: counts[g.name]].tolist())) for g in groups}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_counted_equals_predicted_before_and_after_cuts(name: str) -> None:
+    make, prune = NETS[name]
+    model = make().eval()
+    groups = trace(model, IMAGE[:1], prune=prune)
+    cost = Cost.measure(model, IMAGE, groups)
+    assert cost.macs_base == count_macs(model, IMAGE)
+    assert cost.params_base == sum(p.numel() for p in model.parameters())
+    for seed in range(4):
+        kept, slim = random_kept(groups, seed), copy.deepcopy(model)
+        counts = np.array([len(kept[g.name]) for g in groups])
+        surgery.apply(slim, groups, kept)
+        assert int(cost.macs(counts)) == count_macs(slim, IMAGE)
+        assert int(cost.params(counts)) == sum(p.numel() for p in slim.parameters())
+        slim.train()(IMAGE).sum().backward()
+
+
+def test_many_shapes_are_counted_at_once() -> None:
+    model = small_resnet()
+    groups = trace(model, IMAGE[:1])
+    cost = Cost.measure(model, IMAGE, groups)
+    rows = np.stack([cost.sizes, cost.sizes // 2])
+    assert cost.macs(rows).tolist() == [cost.macs_base, float(cost.macs(rows[1]))]
+
+
+def test_unknown_products_are_refused_by_module() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ x.transpose(1, 2) @ x
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.odd, self.head = nn.Linear(3, 8), Odd(), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.odd(self.first(x.flatten(2).transpose(1, 2))).mean(1))
+
+    model = Net().eval()
+    groups = trace(model, IMAGE[:1])
+    with pytest.raises(NotSupported, match="odd"):
+        Cost.measure(model, IMAGE, groups)
+
+
+def test_fused_and_unfused_attention_agree_after_the_cut() -> None:
+    """The library leaves `scale` as it was, which only its unfused path reads."""
+    model = small_vit()
+    groups = trace(model, IMAGE[:1], prune=EVERY_PART)
+    surgery.apply(model, groups, random_kept(groups, 1))
+    attention = model.blocks[0].attn
+    attention.fused_attn = True
+    with torch.no_grad():
+        fused = model(IMAGE)
+        with plainly(model):
+            plain = model(IMAGE)
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+    assert attention.scale == attention.head_dim**-0.5
+    assert attention.attn_dim == attention.num_heads * attention.head_dim == attention.proj.in_features
+
+
+def test_narrowed_groups_describe_the_cut_network() -> None:
+    model = small_vit()
+    groups = trace(model, IMAGE[:1])
+    kept = random_kept(groups, 2)
+    narrow = surgery.narrowed(groups, kept)
+    surgery.apply(model, groups, kept)
+    again = trace(model, IMAGE[:1])
+    assert [(g.name, g.size) for g in narrow] == [(g.name, g.size) for g in again]
+    for left, right in zip(narrow, again, strict=True):
+        for a, b in zip(left.members, right.members, strict=True):
+            assert (a.layer, a.side, a.width) == (b.layer, b.side, b.width)
+            assert a.positions.tolist() == b.positions.tolist()
+            assert a.units.tolist() == b.units.tolist()
+
+
+def test_kept_units_that_do_not_exist_are_refused() -> None:
+    model = Branches().eval()
+    groups = trace(model, IMAGE[:1])
+    with pytest.raises(UserError, match="stem has units 0 to 3"):
+        surgery.apply(model, groups, {"stem": (4,)})
+    with pytest.raises(UserError, match=r"unknown group 'stam'.*'stem'"):
+        surgery.apply(model, groups, {"stam": (0,)})
