@@ -71,13 +71,15 @@ def run(
                 return
 
 
-def _note(pruner: tp.pruner.BasePruner, names: dict[nn.Module, str], group: tp.Group, kept: dict[str, np.ndarray]) -> None:
+def _note(
+    pruner: tp.pruner.BasePruner, names: dict[nn.Module, str], group: tp.Group, kept: dict[str, np.ndarray]
+) -> None:
     for dep, idxs in group:
         module = dep.target.module
-        if module in names and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-            if pruner.DG.is_out_channel_pruning_fn(dep.handler):
-                index = kept.setdefault(names[module], np.arange(pruner.layer_init_out_ch[module]))
-                kept[names[module]] = np.delete(index, idxs)
+        layer = module in names and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+        if layer and pruner.DG.is_out_channel_pruning_fn(dep.handler):
+            index = kept.setdefault(names[module], np.arange(pruner.layer_init_out_ch[module]))
+            kept[names[module]] = np.delete(index, idxs)
 
 
 def outputs_left(groups: Groups, kept: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:

@@ -136,7 +136,8 @@ def _matrices(
             continue
         width = member.width if member.side == "out" else _outputs(model.get_submodule(layer))
         none = member.positions[:0]
-        rows = view(model, replace(member, side="out", width=width, positions=none, units=none), evidence=evidence, seed=seed)  # fmt: skip
+        outputs = replace(member, side="out", width=width, positions=none, units=none)
+        rows = view(model, outputs, evidence=evidence, seed=seed)
         saliency = None if rows.weight is None else criterion.saliency(rows)
         if saliency is not None:
             two_sided = member.kind in ("conv", "linear")

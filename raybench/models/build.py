@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -37,13 +38,11 @@ def _maker(name: str) -> Callable[..., nn.Module]:
     if scheme == "timm" and colon:
         from raybench.models.timm_nets import any_timm
 
-        return lambda **arguments: any_timm(timm_name=rest, **arguments)
+        return functools.partial(any_timm, timm_name=rest)
     if colon:
         return _imported(scheme, rest)
     entry = registry.model.entry(name)
-    fixed = entry.facts.get("args", {})
-    function = registry.model.load(name)
-    return lambda **arguments: function(**fixed, **arguments)
+    return functools.partial(registry.model.load(name), **entry.facts.get("args", {}))
 
 
 def _imported(module: str, function: str) -> Callable[..., nn.Module]:

@@ -49,7 +49,16 @@ def any_timm(num_classes: int, in_channels: int, image_size: int, *, timm_name: 
     if timm.get_pretrained_cfg(timm_name).fixed_input_size:
         shape["img_size"] = image_size
     try:
-        return timm.create_model(timm_name, pretrained=False, **shape, **params)
+        net = timm.create_model(timm_name, pretrained=False, **shape, **params)
+        _check_patches(net, image_size)
+        return net
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         asked = ", ".join(f"{key}={value}" for key, value in (shape | params).items())
         raise UserError(f"timm can't build {timm_name} with {asked}: {error}") from error
+
+
+def _check_patches(net: nn.Module, image_size: int) -> None:
+    """ValueError where the image isn't a whole number of patches wide, whose rest timm would drop in silence."""
+    side = getattr(getattr(net, "patch_embed", None), "patch_size", None)
+    if side and image_size % side[0]:
+        raise ValueError(f"an image of {image_size} pixels is not a whole number of patches of {side[0]} pixels")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     UserError when the file is none, or names a class that is not on the list.
     """
     try:
-        with torch.serialization.safe_globals([(Shell, name) for name in ALLOWED]):
+        with _only_shells():
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
@@ -97,6 +98,19 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: found no weights; expected an ultralytics checkpoint or a state dict of tensors")
     return dict(state)
+
+
+@contextmanager
+def _only_shells() -> Iterator[None]:
+    """torch's allow-list holds our inert stand-ins and nothing else: whatever a library put there would be run."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([(Shell, name) for name in ALLOWED])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(others)
 
 
 def _why(path: Path, error: Exception) -> str:

@@ -1,6 +1,6 @@
 """raybench's selection beside torch-pruning's own progressive loop (400 steps), in one process, one model a command.
 
-    python tests/benchmarks/bench_prune.py resnet50-32 --out DIR [--criterion magnitude-l2] [--targets 2 4 8] [--threads 1]
+    python tests/benchmarks/bench_prune.py resnet50-32 --out DIR [--criterion NAME] [--targets 2 4 8] [--threads 1]
 
 A model that DIR already holds is not run again, so an interrupted series is continued by the same commands; the
 library's loop alone takes 1 to 17 minutes a model. Times are CPU seconds of this process (another load on the
@@ -57,7 +57,9 @@ def main() -> None:
     """Parse, run what is missing, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=sorted(MODELS))
-    parser.add_argument("--out", type=Path, default=Path("bench-prune"), help="folder for one JSON file a model and criterion")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-prune"), help="folder for one JSON file a model and criterion"
+    )
     parser.add_argument("--criterion", choices=sorted(LIBRARY), default="magnitude-l2")
     parser.add_argument("--targets", type=float, nargs="+", default=[2.0, 4.0, 8.0])
     parser.add_argument("--weights", type=Path, help="safetensors file; random weights without it")
@@ -74,7 +76,8 @@ def main() -> None:
     if not file.exists():
         arguments.out.mkdir(parents=True, exist_ok=True)
         rows = compare(model, example, whole, arguments.criterion, sorted(arguments.targets))
-        told = {"model": arguments.model, "criterion": arguments.criterion, "weights": str(arguments.weights or "random"), "rows": rows}  # fmt: skip
+        weights = str(arguments.weights or "random")
+        told = {"model": arguments.model, "criterion": arguments.criterion, "weights": weights, "rows": rows}
         file.write_text(json.dumps(told, indent=1))
     show(json.loads(file.read_text()))
 
@@ -95,7 +98,9 @@ def prepared(name: str, weights: Path | None) -> tuple[nn.Module, Tensor, tuple[
     return model, torch.randn(1, 3, pixels, pixels), whole or groups.protected
 
 
-def ours(model: nn.Module, example: Tensor, criterion: str, targets: list[float]) -> tuple[Groups, dict[float, Cut], float]:
+def ours(
+    model: nn.Module, example: Tensor, criterion: str, targets: list[float]
+) -> tuple[Groups, dict[float, Cut], float]:
     """Everything raybench does, from tracing to the last physical cut: (groups, cuts, CPU seconds)."""
     scored = registry.importance.load(criterion)()
     started = time.process_time()

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
+from raybench.execution import worker
 from raybench.execution.driver import Run, drive, only_cell
 from raybench.execution.isolation import resident
 from raybench.execution.local import fit
 from raybench.execution.worker import Assignment
+from raybench.pipeline.exclusive import Node
 from raybench.plan import Plan, plan
 from raybench.spec.reader import load_sweep
 
@@ -26,7 +28,9 @@ def run_here(sweep: Sweep, among: Callable[[Plan], Plan] = lambda whole: whole) 
 
 
 @pytest.mark.timeout(250)
-def test_a_cell_alone_and_after_twenty_others(tmp_path):
+def test_a_cell_alone_and_after_twenty_others(tmp_path, monkeypatch):
+    node = Node(tmp_path)  # a lock of its own: timings don't wait for other tests
+    monkeypatch.setattr(worker, "_node", lambda: node)
     sweep = Sweep(tmp_path / "many", methods=MANY, epochs=1, seeds="[0, 1, 2]")
     last = plan(load_sweep(sweep.file)).cells[-1].key
 

@@ -1,0 +1,199 @@
+"""Selections: exact speed-ups, floors, strategies, schedules, and torch-pruning's own loop channel for channel."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from raybench import registry
+from raybench.errors import UserError
+from raybench.methods.protocols import Calibration, ElementwiseImportance, Importance, Layer
+from raybench.methods.scoring import Scorer
+from raybench.pipeline import surgery
+from raybench.pipeline.cost import Cost, count_macs
+from raybench.pipeline.group import trace
+from raybench.pipeline.prune import select, select_ratio
+from raybench.pipeline.prune_plan import STRATEGIES
+from tests.library_loop import outputs_left, run
+from tests.pruning_nets import Grouped, small_resnet, small_vit
+
+GOLDEN = Path(__file__).parent.parent / "golden/selections.json"
+IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+L2 = registry.importance.load("magnitude-l2")()
+
+
+def cuts_of(model: nn.Module, targets, criterion: Importance = L2, **how):
+    groups = trace(model, IMAGE)
+    return groups, select(model, IMAGE, groups, criterion, targets, **how)
+
+
+@pytest.mark.parametrize("make", [small_resnet, small_vit, Grouped])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_cut_meets_its_target_or_says_why(make, strategy: str) -> None:
+    model = make().eval()
+    groups, cuts = cuts_of(model, [1.5, 2.0, 3.0], strategy=strategy)
+    floors = [max(g.least, int(np.ceil(g.size * STRATEGIES[strategy].protected_share - 1e-9))) for g in groups]
+    for target, cut in cuts.items():
+        slim = copy.deepcopy(model)
+        surgery.apply(slim, groups, cut.kept)
+        assert (count_macs(slim, IMAGE), sum(p.numel() for p in slim.parameters())) == (cut.macs, cut.params)
+        assert all(len(cut.kept[g.name]) >= floor for g, floor in zip(groups, floors, strict=True))
+        miss = abs(cut.speedup / target - 1)
+        assert miss <= 0.005 if cut.reason is None else cut.reason == "granularity" or cut.reason.startswith("floor")
+        if not (cut.reason or "").startswith("floor"):
+            assert miss <= 0.001 or not single_changes_below(model, groups, floors, cut, 0.001)
+
+
+def single_changes_below(model, groups, floors, cut, tolerance: float) -> bool:
+    """Whether taking or giving back one unit of some group would come within `tolerance` of the target."""
+    cost = Cost.measure(model, IMAGE, groups)
+    counts = np.array([len(cut.kept[g.name]) for g in groups])
+    rows = np.concatenate([counts + np.eye(len(counts), dtype=int), counts - np.eye(len(counts), dtype=int)])
+    rows = rows[((rows >= floors) & (rows <= cost.sizes)).all(axis=1)]
+    return bool((np.abs(cut.macs_base / cost.macs(rows) / cut.target - 1) <= tolerance).any())
+
+
+@pytest.mark.parametrize("schedule", ["progressive", "one-shot", "iterative"])
+def test_a_cut_does_not_depend_on_the_other_targets(schedule: str) -> None:
+    model = small_resnet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    calibration = Calibration(torch.randn(8, 3, 16, 16), torch.arange(8), 4)
+    criterion = registry.importance.load("taylor")() if schedule == "iterative" else L2
+    how = {"schedule": schedule, "calibration": calibration}
+    together, alone = (cuts_of(model, targets, criterion, **how)[1] for targets in ([2.0, 3.0], [3.0]))
+    assert together[3.0].kept == alone[3.0].kept
+    assert abs(alone[3.0].speedup / 3 - 1) <= 0.005
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_floor_binds_and_is_named() -> None:
+    groups, cuts = cuts_of(small_resnet(), [500.0], strategy="protected-global")
+    cut = cuts[500.0]
+    assert cut.reason.startswith(f"floor: best reachable {cut.speedup:.3f}; groups ")
+    assert [len(cut.kept[g.name]) for g in groups] == [int(np.ceil(0.1 * g.size)) for g in groups]
+
+
+def test_kept_counts_are_multiples_of_round_to() -> None:
+    groups, cuts = cuts_of(small_resnet(), [2.0], round_to=4)
+    counts = {g.name: len(cuts[2.0].kept[g.name]) for g in groups}
+    assert all(n % 4 == 0 for n in counts.values())
+    assert cuts[2.0].reason in (None, "granularity")
+
+
+def test_ties_are_broken_by_index_and_floors_clip_them() -> None:
+    """Equal batch norm scales make torch-pruning prune nothing at all, without a word."""
+    model = small_resnet()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    _, cuts = cuts_of(model, [2.0], registry.importance.load("bn-scale")())
+    assert abs(cuts[2.0].speedup / 2 - 1) <= 0.005
+
+
+@pytest.mark.parametrize(
+    ("make", "ours", "theirs", "most", "strategy"),
+    [
+        (small_resnet, "magnitude-l2", lambda: tp.importance.GroupMagnitudeImportance(p=2), 0.9, "protected-global"),
+        (small_resnet, "magnitude-l1", lambda: tp.importance.GroupMagnitudeImportance(p=1), 1.0, "global"),
+        (small_resnet, "lamp", lambda: tp.importance.LAMPImportance(), 0.9, "protected-global"),
+        (small_resnet, "bn-scale", lambda: tp.importance.BNScaleImportance(), 0.9, "protected-global"),
+        (small_resnet, "magnitude-l2", lambda: tp.importance.GroupMagnitudeImportance(p=2), 1.0, "local"),
+        (small_vit, "magnitude-l2", lambda: tp.importance.GroupMagnitudeImportance(p=2), 0.9, "protected-global"),
+    ],
+)
+def test_pruningbench_is_the_librarys_loop_channel_for_channel(make, ours, theirs, most, strategy) -> None:
+    model, targets = make(), [1.5, 3.0]
+    head = "fc" if hasattr(model, "fc") else "head"
+    criterion = registry.importance.load(ours)()
+    groups, cuts = cuts_of(model, targets, criterion, protocol="pruningbench", strategy=strategy, steps=40)
+    victim = copy.deepcopy(model)
+    stops = run(
+        victim, IMAGE, theirs(), targets, ignored=[victim.get_submodule(head)], steps=40, most=most,
+        global_pruning=strategy != "local",
+    )  # fmt: skip
+    for stop in stops:
+        cut = cuts[stop.target]
+        assert cut.steps == stop.steps
+        assert cut.macs_tp_base / cut.macs_tp == pytest.approx(stop.speedup_tp, rel=1e-12)
+        left = outputs_left(groups, cut.kept)
+        assert {name: left[name].tolist() for name in stop.kept} == {n: k.tolist() for n, k in stop.kept.items()}
+
+
+def test_one_step_at_a_ratio_is_the_librarys_too() -> None:
+    model = small_resnet()
+    groups = trace(model, IMAGE)
+    cut = select_ratio(model, IMAGE, groups, L2, 0.3, strategy="local")
+    victim = copy.deepcopy(model)
+    tp.pruner.BasePruner(
+        victim, IMAGE, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0.3, ignored_layers=[victim.fc],
+        in_channel_groups={}, out_channel_groups={}, num_heads={},
+    ).step()  # fmt: skip
+    slim = copy.deepcopy(model)
+    surgery.apply(slim, groups, cut.kept)
+    assert {k: v.shape for k, v in slim.state_dict().items()} == {k: v.shape for k, v in victim.state_dict().items()}
+    assert all(torch.equal(v, victim.state_dict()[k]) for k, v in slim.state_dict().items())
+
+
+class Plain(Importance):
+    """The same numbers as magnitude-l2, asked for side by side instead of summed from matrices."""
+
+    def layer_scores(self, layer: Layer) -> torch.Tensor | None:
+        return None if layer.weight is None else layer.weight.double().square().flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("make", [small_resnet, small_vit, Grouped])
+def test_running_sums_equal_scoring_anew(make) -> None:
+    assert isinstance(L2, ElementwiseImportance)
+    model = make().eval()
+    prune = ("embed", "heads", "head-dim", "mlp")
+    groups = trace(model, IMAGE, prune=prune)
+    fast, slow = Scorer(L2, model, groups), Scorer(Plain(), model, groups)
+    alive = [np.ones(g.size, dtype=bool) for g in groups]
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        for left in alive:
+            if left.sum() > 2:
+                left[rng.choice(np.nonzero(left)[0])] = False
+        for a, b, left in zip(fast.scores(alive), slow.scores(alive), alive, strict=True):
+            np.testing.assert_allclose(a[left], b[left], rtol=1e-5)
+    everything = [np.ones(g.size, dtype=bool) for g in groups]
+    np.testing.assert_allclose(fast.scores(everything)[0], Scorer(L2, model, groups).scores()[0])
+
+
+def test_golden_selections() -> None:
+    """Kept counts, MACs and params, and a few kept channels, as they were when this was written."""
+    found = {}
+    for name, make in (("resnet", small_resnet), ("vit", small_vit)):
+        for criterion in ("magnitude-l1", "magnitude-l2", "lamp", "fpgm", "random"):
+            groups, cuts = cuts_of(make(), [2.0], registry.importance.load(criterion)(), steps=100)
+            first = groups.groups[1].name
+            found[f"{name} {criterion}"] = {
+                "counts": [len(cuts[2.0].kept[g.name]) for g in groups],
+                "macs": cuts[2.0].macs,
+                "params": cuts[2.0].params,
+                first: list(cuts[2.0].kept[first]),
+            }
+    assert found == json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"strategy": "globl"}, "unknown strategy 'globl'. Did you mean 'global'"),
+        ({"schedule": "auto"}, "unknown schedule 'auto'"),
+        ({"protocol": "prunebench"}, "Did you mean 'pruningbench'"),
+        ({"round_to": 0}, "round_to must be at least 1"),
+    ],
+)
+def test_mistakes_are_named(how, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        cuts_of(small_resnet(), [2.0], **how)
+    with pytest.raises(UserError, match="above 1; found 1"):
+        cuts_of(small_resnet(), [1.0])
