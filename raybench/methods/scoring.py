@@ -15,7 +15,7 @@ from raybench.errors import StageError
 from raybench.methods.evidence import Evidence
 from raybench.methods.protocols import ElementwiseImportance, Importance
 from raybench.methods.scoring_asked import AskedAgain, AskedOnce
-from raybench.methods.scoring_sums import RunningSums
+from raybench.methods.scoring_sums import RunningSums, shared_positions
 from raybench.pipeline.records import Groups
 
 Alive = Sequence[np.ndarray]  # one bool array (size,) a group
@@ -29,7 +29,7 @@ class Scorer:
     ) -> None:
         """`model` and `evidence` must stay as they are while this scorer is in use."""
         self.groups, self.normalize = groups, criterion.normalize
-        self._raw = _follower(criterion)(criterion, model, groups, evidence, seed)
+        self._raw = _follower(criterion, groups)(criterion, model, groups, evidence, seed)
         self._start()
 
     def scores(self, alive: Alive | None = None) -> list[np.ndarray | None]:
@@ -66,12 +66,13 @@ class Scorer:
         return normalised(raw, alive, total, self.normalize)
 
 
-def _follower(criterion: Importance) -> type[RunningSums] | type[AskedAgain]:
+def _follower(criterion: Importance, groups: Groups) -> type[RunningSums] | type[AskedAgain]:
     """How raw scores follow removals: by subtraction, by asking the criterion again, or not at all."""
     if criterion.needs in ("nothing", "activations"):
         return AskedOnce
     plain_sum = type(criterion).layer_scores is ElementwiseImportance.layer_scores
-    return RunningSums if plain_sum and criterion.reduce in ("mean", "sum") else AskedAgain
+    linear = plain_sum and criterion.reduce in ("mean", "sum")
+    return RunningSums if linear and not shared_positions(groups) else AskedAgain
 
 
 def normalised(raw: np.ndarray, alive: np.ndarray, total: float, how: str) -> np.ndarray:

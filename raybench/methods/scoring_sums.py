@@ -31,12 +31,14 @@ class Touch:
     matrix: Matrix
     side: str  # the side that loses positions
     positions: Positions
-    places: np.ndarray | None  # living positions of that side, kept only where two groups share positions
     losers: tuple[tuple[int, Scatter], ...]  # groups on the other side
 
 
 class RunningSums:
-    """Raw scores that follow removals by subtraction; for reductions that are linear in the layers' scores."""
+    """Raw scores that follow removals by subtraction; for reductions that are linear in the layers' scores.
+
+    Each position belongs to one group: see `shared_positions`.
+    """
 
     def __init__(
         self,
@@ -51,10 +53,8 @@ class RunningSums:
         self._full = [_whole(group, matrices) for group in groups]
         voters = [sum(m.layer in matrices for m in group.members) for group in groups]
         self._share = [1 / n if n and criterion.reduce == "mean" else 1.0 for n in voters]
-        places = self._shared_places()
-        self._places = [p for p in places.values() if p is not None]
         self._touches = [
-            [t for member in group.members if (t := self._touch(member, group.size, matrices, places)) is not None]
+            [t for member in group.members if (t := self._touch(member, group.size, matrices)) is not None]
             for group in groups
         ]
 
@@ -63,8 +63,6 @@ class RunningSums:
         self._raw = [
             None if full is None else full * share for full, share in zip(self._full, self._share, strict=True)
         ]
-        for places in self._places:
-            places[:] = True
         self._recounted: dict[tuple[str, str], np.ndarray] = {}
 
     def remove(self, gone: Sequence[np.ndarray]) -> set[int]:
@@ -73,9 +71,6 @@ class RunningSums:
         for g in sorted(dirty):
             for touch in self._touches[g]:
                 positions = touch.positions(gone[g])
-                if touch.places is not None:
-                    positions = positions[touch.places[positions]]
-                    touch.places[positions] = False
                 if len(touch.losers) and len(positions):
                     lost = touch.matrix.across(touch.side, positions)
                     for h, scatter in touch.losers:
@@ -87,24 +82,19 @@ class RunningSums:
         """Reduced scores of one group's units, (size,) float64; None when no layer has a say."""
         return self._raw[g]
 
-    def _touch(
-        self, member: Member, size: int, matrices: dict[str, Matrix], places: dict[tuple[str, str], np.ndarray | None]
-    ) -> Touch | None:
+    def _touch(self, member: Member, size: int, matrices: dict[str, Matrix]) -> Touch | None:
         matrix = matrices.get(member.layer)
         if matrix is None or not matrix.two_sided:
             return None
         owners = self._sides.get(other((member.layer, member.side)), ())
         losers = tuple((h, _scatter(m, self.groups.groups[h].size)) for h, m in owners)
-        return Touch(matrix, member.side, _positions(member, size), places[member.layer, member.side], losers)
+        return Touch(matrix, member.side, _positions(member, size), losers)
 
-    def _shared_places(self) -> dict[tuple[str, str], np.ndarray | None]:
-        """A mask of living positions for each side on which two groups own the same position."""
-        found: dict[tuple[str, str], np.ndarray | None] = {}
-        for key, owners in self._sides.items():
-            owned = np.concatenate([member.positions for _, member in owners])
-            shared = len(np.unique(owned)) < len(owned)
-            found[key] = np.ones(owners[0][1].width, dtype=bool) if shared else None
-        return found
+
+def shared_positions(groups: Groups) -> bool:
+    """Whether two groups own the same position of a side, as heads and their width do: removing one shrinks both."""
+    sides = ([member.positions for _, member in owners] for owners in sides_of(groups).values())
+    return any(len(np.unique(owned)) < len(owned) for owned in map(np.concatenate, sides))
 
 
 def _whole(group: Group, matrices: dict[str, Matrix]) -> np.ndarray | None:
