@@ -56,8 +56,14 @@ class UnitQueue:
         return self.units[key]
 
     def end(self, outcome: Outcome) -> list[Unit]:
-        """A unit is over. Returns the cells that can't be run for it: the dependents of a failed or skipped stage."""
+        """A unit is over. Returns the cells that can't be run for it: the dependents of a failed or skipped stage.
+
+        Told twice it counts once: its dependents must not be handed out again.
+        """
+        if outcome.key in self.ended:
+            return []
         self.running.pop(outcome.key, None)
+        self._postponed.pop(outcome.key, None)
         self.ended[outcome.key] = outcome
         if outcome.status == "ok":
             for key in self._dependents[outcome.key]:

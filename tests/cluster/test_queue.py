@@ -89,6 +89,18 @@ def test_a_busy_unit_waits_longer_each_time_and_costs_no_attempt():
     assert queue.attempts["base-a"] == 0
 
 
+def test_a_unit_that_another_driver_ended_is_over_once_and_its_dependents_start_once():
+    queue = UnitQueue(two_bases())
+    queue.postpone(queue.take().key, 0.0)
+    (waiting,) = queue.due(POSTPONE_MAX_S)
+    queue.end(ok(waiting))
+    assert queue.due(POSTPONE_MAX_S) == []
+    started = taken(queue)
+    queue.end(ok(waiting))
+    assert started.count("select-a") == 1
+    assert taken(queue) == []
+
+
 def test_a_stopped_queue_starts_nothing_and_is_finished_when_the_running_are_over():
     queue = UnitQueue(two_bases())
     queue.take()
