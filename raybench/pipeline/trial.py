@@ -116,7 +116,7 @@ def _run_cell(unit: Unit, room: Room, announce: Report, execution: Execution) ->
     announce("publish")
     Store(room.storage).publish(record)
     StageCheckpoint(room.storage, trial.trial_id).clear()
-    return {name: record[name] for name in ("metric_base", "metric_pruned", "metric_final", "speedup")}
+    return {name: record[name] for name in ("metric_final", "metric_pruned", "metric_base", "speedup")}
 
 
 _RUN = {"base": _run_base, "sparsify": _run_sparsify, "select": _run_select, "cell": _run_cell}
