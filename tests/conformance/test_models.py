@@ -20,7 +20,8 @@ QUICK = {  # one of each family, small enough for every run
     "cifar-resnet20", "cifar-vgg16-bn", "mobilenet-v3-small", "regnety-004", "vit-tiny", "vit-nano", "test-vit",
     "test-convnet",
 }  # fmt: skip
-ELSEWHERE = ["timm:resnet10t", "timm:vit_pwee_patch16_reg1_gap_256"]
+ELSEWHERE = ["timm:resnet10t"]
+REFUSED = "timm:vit_pwee_patch16_reg1_gap_256"  # parallel blocks: one projection is split into attention and MLP
 SMALL = ("cifar-", "test-", "vit-nano")  # names of nets for images of 32 pixels
 STEP = TrainRecipe(epochs=1, lr=0.1)
 
@@ -73,3 +74,10 @@ def test_a_model_is_pruned_2x_trained_saved_and_loaded(name, tmp_path):
 
 def test_the_quick_names_exist():
     assert set(MODELS) >= QUICK
+
+
+@pytest.mark.slow
+def test_a_net_whose_channels_cannot_be_followed_is_refused_by_name():
+    data = facts_for(REFUSED)
+    with pytest.raises(NotSupported, match=r"can't group VisionTransformer: blocks\.0\.\w+ .*"):
+        trace(build_model(REFUSED, data), torch.zeros(1, 3, data.image_size, data.image_size), classes=data.classes)
