@@ -64,12 +64,11 @@ def install_plugins(plugins: Mapping[str, bytes]) -> None:
 def _install(name: str, content: bytes) -> None:
     from raybench import registry
 
-    folder = Path(tempfile.gettempdir()) / f"raybench-plugins-{hashlib.sha256(content).hexdigest()[:16]}"
+    folder = Path(_plugin_folder().name) / hashlib.sha256(content).hexdigest()[:16]
     folder.mkdir(exist_ok=True)
     file = folder / name
     file.write_bytes(content)
-    for kind in (registry.importance, registry.regularizer, registry.model, registry.dataset, registry.task):
-        kind.add_file(file)
+    registry.add_plugin(file)
 
 
 @cache

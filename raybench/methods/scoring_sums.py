@@ -63,7 +63,6 @@ class RunningSums:
         self._raw = [
             None if full is None else full * share for full, share in zip(self._full, self._share, strict=True)
         ]
-        self._recounted: dict[tuple[str, str], np.ndarray] = {}
 
     def remove(self, gone: Sequence[np.ndarray]) -> set[int]:
         """Units `gone[g]` of each group just died; returns the groups whose raw scores or living units changed."""

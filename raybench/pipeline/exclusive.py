@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WAIT_S = 60.0  # a unit that computes for hours must not stall its neighbours longer than this
+SHARED = "the machine was shared with other trials"  # why a timing is missing
 _POLL_S = 0.02
 
 

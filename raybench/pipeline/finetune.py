@@ -8,7 +8,7 @@ from torch import nn
 
 from raybench.pipeline import base, sparsify, surgery
 from raybench.pipeline.network import groups_of, model_of
-from raybench.pipeline.records import Cut, Groups
+from raybench.pipeline.records import Cut
 from raybench.pipeline.room import Room
 from raybench.spec.trial import Trial
 from raybench.storage.checkpoints import StageCheckpoint
@@ -20,7 +20,6 @@ class Pruned:
     """A network after surgery: smaller for good. `widths` are (out, in) channels of each layer, before and after."""
 
     model: nn.Module
-    groups: Groups  # of the unpruned network; with the cut's kept units they rebuild the pruned one
     widths: dict[str, tuple[tuple[int, int], tuple[int, int]]]
 
 
@@ -32,7 +31,7 @@ def cut_network(trial: Trial, cut: Cut, task: Task, room: Room) -> Pruned:
     before = _widths(model)
     surgery.apply(model, groups, cut.kept)
     after = _widths(model)
-    return Pruned(model, groups, {name: (before[name], after[name]) for name in before})
+    return Pruned(model, {name: (before[name], after[name]) for name in before})
 
 
 def finetune(trial: Trial, pruned: Pruned, task: Task, room: Room) -> Training:

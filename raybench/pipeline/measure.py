@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from raybench.errors import StageError
 from raybench.pipeline import base
 from raybench.pipeline.cost import count_macs
+from raybench.pipeline.exclusive import SHARED
 from raybench.pipeline.network import example_of, model_of
 from raybench.pipeline.records import Cut
 from raybench.pipeline.room import Room
@@ -50,7 +51,7 @@ def latency(trial: Trial, model: nn.Module, task: Task, room: Room) -> Latency:
     image = example_of(task.data, room.device)
     with room.node.exclusive() as alone:
         if not alone:
-            return Latency(None, None, "the machine was shared with other trials")
+            return Latency(None, None, SHARED)
         return Latency(_median_ms(dense, image), _median_ms(slim, image), None)
 
 

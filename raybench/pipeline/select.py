@@ -21,6 +21,7 @@ from raybench.methods.evidence import gather
 from raybench.methods.protocols import Calibration, Importance
 from raybench.methods.scoring import Scorer
 from raybench.pipeline import base, cache, sparsify
+from raybench.pipeline.exclusive import SHARED
 from raybench.pipeline.network import example_of, groups_of, model_of
 from raybench.pipeline.prune import select as select_channels
 from raybench.pipeline.prune import select_ratio
@@ -75,7 +76,7 @@ def _select(trials: Sequence[Trial], room: Room) -> None:
     cuts = _cuts(trials, model, example_of(task.data, room.device), groups, criterion, calibration)
     with room.node.exclusive() as alone:
         step_s = _time_step(criterion, model, groups, calibration, trial.seed) if alone else None
-    reason = None if alone else "the machine was shared with other trials"
+    reason = None if alone else SHARED
     seconds = (time.perf_counter() - started) / len(trials)
     for one in trials:
         _publish(one, cuts[one.speedup], room, {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds})

@@ -12,6 +12,7 @@ from torch import nn
 from raybench import registry
 from raybench.methods.protocols import Regularizer
 from raybench.pipeline import base, cache
+from raybench.pipeline.exclusive import SHARED
 from raybench.pipeline.network import groups_of, model_of
 from raybench.pipeline.room import Room
 from raybench.spec.trial import TrainRecipe, Trial
@@ -81,7 +82,7 @@ def _time_epoch(
     once = TrainRecipe(**{**trial.recipe.sparsify.model_dump(), "epochs": 1, "warmup_epochs": 0})
     with room.node.exclusive() as alone:
         if not alone:
-            return None, "the machine was shared with other trials"
+            return None, SHARED
         training = task.train(
             model, once, seed=trial.seed, checkpoint=_Forgetful(), regularizer=regularizer, select="last"
         )
