@@ -6,34 +6,46 @@ import argparse
 import importlib
 import os
 import sys
+from importlib.metadata import version
 
 from raybench.errors import RaybenchError, nearest
 
-VERBS = {
-    "run": "run a sweep: every missing cell, on Ray (or --local)",
-    "plan": "show what a run would do, in under a second",
-    "validate": "check a sweep file",
-    "schema": "print the JSON Schema of sweep files",
-    "prune": "prune one model, from the command line alone",
-    "export": "write a pruned network as safetensors, ONNX or an exported program",
-    "leaderboard": "rank the methods of a results folder",
-    "show": "everything known of one cell",
-    "compact": "merge small result files",
-    "query": "SQL over a results folder",
-    "merge": "copy the rows of other results folders into one",
-    "compare": "our figures beside those that PruningBench published",
-    "submit": "run a sweep as a job of a Ray cluster; twice is once",
-    "jobs": "list the sweeps submitted to a cluster",
-    "status": "how a submitted sweep is doing",
-    "logs": "what a submitted sweep has printed",
-    "stop": "end a submitted sweep",
-    "gc": "remove what killed processes left in a storage",
-    "methods": "list importance criteria and regularizers",
-    "new-method": "write a starting file for a criterion or regularizer of your own",
-    "models": "list models",
-    "datasets": "list datasets",
-    "data": "fetch a dataset, checked",
+GROUPS = {
+    "a sweep": {
+        "run": "run a sweep: every missing cell, on Ray (or --local)",
+        "plan": "show what a run would do, in under a second",
+        "validate": "check a sweep file",
+        "schema": "print the JSON Schema of sweep files",
+    },
+    "one model": {
+        "prune": "prune one model, from the command line alone",
+        "export": "write a pruned network as safetensors, ONNX or an exported program",
+    },
+    "results": {
+        "leaderboard": "rank the methods of a results folder",
+        "show": "everything known of one cell",
+        "query": "SQL over a results folder",
+        "compare": "our figures beside those that PruningBench published",
+        "merge": "copy the rows of other results folders into one",
+        "compact": "merge small result files",
+        "gc": "remove what killed processes left in a storage",
+    },
+    "a cluster": {
+        "submit": "run a sweep as a job of a Ray cluster; twice is once",
+        "jobs": "list the sweeps submitted to a cluster",
+        "status": "how a submitted sweep is doing",
+        "logs": "what a submitted sweep has printed",
+        "stop": "end a submitted sweep",
+    },
+    "names": {
+        "methods": "list importance criteria and regularizers",
+        "new-method": "write a starting file for a criterion or regularizer of your own",
+        "models": "list models",
+        "datasets": "list datasets",
+        "data": "fetch a dataset, checked",
+    },
 }
+VERBS = {verb: summary for verbs in GROUPS.values() for verb, summary in verbs.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_usage())
+        return 0
+    if arguments[0] in {"-V", "--version"}:
+        print(f"raybench {version('raybench')}")
         return 0
     verb, *rest = arguments
     if verb not in VERBS:
@@ -61,5 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _usage() -> str:
     width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
-    return "\n".join(["usage: raybench VERB ... (raybench VERB --help tells its options)", "", *lines])
+    lines = ["usage: raybench VERB ... (raybench VERB --help tells its options; raybench --version)"]
+    for group, verbs in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {verb:<{width}}  {summary}" for verb, summary in verbs.items())]
+    return "\n".join(lines)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from raybench.cli.main import VERBS, main
+
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "raybench").rglob("*.py"))
 
@@ -162,3 +164,19 @@ def test_files_are_small():
     """Above 400 lines a file is two."""
     long = {file: count for file in FILES if (count := len((ROOT / file).read_text().splitlines())) > 400}
     assert not long
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_tells_its_options(verb, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([verb, "--help"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: raybench {verb}")
+
+
+def test_the_version_and_the_help(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("raybench 0.")
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {verb} " in shown for verb in VERBS)
