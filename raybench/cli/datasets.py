@@ -26,4 +26,4 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "json":
         print_json(rows)
     else:
-        print_rows(rows, ["name", *names])
+        print_rows([row | {"classes": row["classes"] or None} for row in rows], ["name", *names])

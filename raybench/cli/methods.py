@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from raybench import registry
 from raybench.catalogue import Entry
@@ -23,11 +24,26 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "json":
         print_json(rows)
     else:
-        shown = [row | {"defaults": ", ".join(f"{k}={v}" for k, v in row["defaults"].items()) or None} for row in rows]
-        print_rows(shown, ["name", "kind", "needs", "requires", "defaults", "paper"])
+        _print("importance", "criteria, by which channels stay", rows)
+        print()
+        _print("regularizer", "regularizers, each of which goes before any criterion: magnitude-l2+group-norm", rows)
 
 
-def _row(entry: Entry) -> dict[str, object]:
+def _print(kind: str, title: str, rows: list[dict[str, Any]]) -> None:
+    shown = [
+        {
+            "name": row["name"],
+            "needs": ", ".join(filter(None, (row["needs"], row["requires"]))),
+            "defaults": ", ".join(f"{k}={v}" for k, v in row["defaults"].items()) or None,
+            "paper": row["paper"],
+        }
+        for row in rows
+        if row["kind"] == kind
+    ]
+    print_rows(shown, list(shown[0]), title=title)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
     facts = entry.facts
     return {
         "name": entry.name,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from typing import Any
 
 from raybench import registry
 from raybench.cli.output import add_format, print_json, print_rows
@@ -33,6 +35,20 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "json":
         print_json(rows)
     else:
-        shown = [row | {"attention": "yes" if row["attention"] else "no"} for row in rows]
-        print_rows(shown, ["name", "task", "norm", "attention", "pretrained", "summary"])
-        print("also: timm:NAME, and module:function for a model of your own")
+        for number, (summary, family) in enumerate(_families(rows).items()):
+            print("\n" * (number > 0), end="")
+            print_rows(sorted(family, key=_natural), ["name", "task", "norm", "pretrained"], title=summary)
+        print("\nalso: timm:NAME, and module:function for a model of your own")
+
+
+def _families(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Models that one function builds, under what its docstring says."""
+    families: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        families.setdefault(row["summary"], []).append(row)
+    return families
+
+
+def _natural(row: dict[str, Any]) -> list[Any]:
+    """resnet18 before resnet110: every other piece of the name is a number."""
+    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", row["name"])]
