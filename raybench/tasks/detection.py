@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,29 +17,17 @@ from raybench.models.ultralytics import Detector, normalised
 from raybench.registry import task
 from raybench.spec.trial import TrainRecipe
 from raybench.storage.base import Storage
-from raybench.tasks.detection_images import Augment, PlainImages, TrainingImages, workers_for
+from raybench.tasks.detection_images import PlainImages, workers_for
 from raybench.tasks.detection_metrics import Meter, detections, in_original
+from raybench.tasks.detection_training import Lesson, check_recipe, freeze_integral, make_optimizer, run_epoch
 from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training
-from raybench.tasks.training.loop import fit, take_step
-from raybench.tasks.training.optimize import learning_rate
-from raybench.tasks.training.progress import Progress
-from raybench.tasks.training.seeding import deterministic, generator, seeded
+from raybench.tasks.training.loop import fit
+from raybench.tasks.training.seeding import deterministic, generator
 
 with offline():
     from ultralytics.utils.loss import v8DetectionLoss
 
 EVALUATION_BATCH = 16  # images; a constant, so that a figure never depends on the recipe
-NO_AUGMENT: Augment = dict.fromkeys(
-    ("mosaic", "mixup", "copy_paste", "hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "flipud"), 0.0
-)
-AUGMENT: dict[str, Augment] = {  # ultralytics' defaults, by the name that a recipe's `augment` gives them
-    "mosaic": {"mosaic": 1.0},
-    "hsv": {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4},
-    "shift": {"translate": 0.1},
-    "scale": {"scale": 0.5},
-    "flip": {"fliplr": 0.5},
-}
-CLOSE_MOSAIC = 10  # last epochs without mosaics, a tenth of them where there are fewer than 100
 
 
 @task("detection")
@@ -81,6 +67,7 @@ class Detection:
             metric=self.metric,
             keep_best=select != "last",
             one_epoch=run_epoch,
+            optimizer=make_optimizer(detector, recipe, self._device),
         )
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
@@ -140,43 +127,6 @@ class Detection:
         return model
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What one epoch needs beside the network."""
-
-    data: BoxData
-    recipe: TrainRecipe
-    seed: int
-    device: torch.device
-    loss: v8DetectionLoss
-
-
-def run_epoch(progress: Progress, lesson: Lesson, epoch: int) -> float:
-    """One pass over the augmented training images; returns the mean loss an image.
-
-    The learning rate is that of ultralytics' loss, which is summed over the batch.
-    """
-    model, recipe = progress.model.train(), lesson.recipe
-    images = TrainingImages(
-        lesson.data.train, lesson.data.names, lesson.data.facts.image_size, augmentation(recipe, epoch)
-    )
-    count, total = len(images), torch.zeros((), device=lesson.device)
-    order = torch.randperm(count, generator=generator(lesson.seed, epoch, "shuffle"))
-    batches = [part.numpy() for part in order.tensor_split(-(-count // recipe.batch_size))]
-    amp = torch.autocast(lesson.device.type, torch.bfloat16) if recipe.amp else nullcontext()
-    with seeded(lesson.device, lesson.seed, epoch, "network"):
-        loaded = images.batches(batches, (lesson.seed, epoch), workers_for(lesson.device))
-        for step, batch in enumerate(loaded):
-            for group in progress.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, epoch + step / len(batches))
-            truth = {name: batch[name].to(lesson.device) for name in ("batch_idx", "cls", "bboxes")}
-            with amp:
-                loss = lesson.loss(model(normalised(batch["img"].to(lesson.device))), truth)[0].sum()
-            take_step(progress, recipe, loss)
-            total += loss.detach()
-    return float(total) / count
-
-
 class DetectionLoss:
     """Ultralytics' loss of a model's output against padded targets: box, class and distribution loss, an image."""
 
@@ -211,29 +161,3 @@ def padded_targets(images: PlainImages, indices: Any, shape: Any) -> Tensor:
     for target, row in zip(targets, rows, strict=True):
         target[: len(row)] = row
     return torch.from_numpy(targets)
-
-
-def augmentation(recipe: TrainRecipe, epoch: int) -> Augment:
-    """Ultralytics' settings for what the recipe's `augment` names; no mosaics in the last epochs."""
-    chosen = NO_AUGMENT.copy()
-    for name in recipe.augment:
-        chosen |= AUGMENT[name]
-    if epoch >= recipe.epochs - min(CLOSE_MOSAIC, -(-recipe.epochs // 10)):
-        chosen["mosaic"] = 0.0
-    return chosen | {"mixup": recipe.mixup}
-
-
-def check_recipe(recipe: TrainRecipe) -> None:
-    """UserError for a setting that a detector can't follow."""
-    for name in recipe.augment:
-        if name not in AUGMENT:
-            raise UserError(f"augment: found {name!r}; detection knows {', '.join(AUGMENT)}")
-    for name in ("label_smoothing", "cutmix", "randaugment", "random_erasing", "distill"):
-        if getattr(recipe, name):
-            raise UserError(f"{name}: found {getattr(recipe, name)}; detection has none, expected 0")
-
-
-def freeze_integral(model: Detector) -> None:
-    """The head's integral over distances is a constant, not a weight to train."""
-    for parameter in model.model[-1].dfl.parameters():
-        parameter.requires_grad_(False)

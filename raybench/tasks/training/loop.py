@@ -49,17 +49,18 @@ def fit(
     metric: str,
     keep_best: bool,
     one_epoch: Callable[[Progress, Any, int], float] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Training:
     """Train `model` in place, continuing at the checkpoint's epoch; it ends with the selected epoch's weights.
 
-    `one_epoch`: the pass over the training data, `run_epoch` unless the task has its own.
+    `one_epoch`: the pass over the training data, `run_epoch` unless the task has its own; `optimizer` likewise.
 
     `seconds_per_epoch` times the passes over the training images, not the validation behind each.
     StageError when the loss stops being a number.
     """
     recipe, device = lesson.recipe, lesson.device
     average = Average(model, recipe.ema) if recipe.ema else None
-    progress = Progress(model, make_optimizer(model, recipe, device), average, regularizer)
+    progress = Progress(model, optimizer or make_optimizer(model, recipe, device), average, regularizer)
     state = checkpoint.load()
     if state is not None:
         progress.load(state)
