@@ -22,6 +22,7 @@ GROUPS = {
         "export": "write a pruned network as safetensors, ONNX or an exported program",
     },
     "results": {
+        "watch": "how far a sweep is, from anywhere that reaches its storage",
         "leaderboard": "rank the methods of a results folder",
         "show": "everything known of one cell",
         "query": "SQL over a results folder",

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     plugins = {Path(file).name: Path(file).read_bytes() for file in args.plugin}
     resources = sweep.resources
     assignment = Assignment(storage.url, dict(sweep.data_roots), plugins, resources.cpus, resources.gpus)
-    work = Run(storage, assignment, watcher())
+    work = Run(storage, assignment, watcher(), sweep=sweep.name)
     try:
         _execute(work, make_plan, resources, args)
     except KeyboardInterrupt:

@@ -17,9 +17,11 @@ from raybench.execution.worker import Assignment
 from raybench.pipeline.journal import read_journal
 from raybench.pipeline.outcome import Outcome, is_done, settle
 from raybench.plan import Plan, Unit
+from raybench.progress.records import heartbeat, planned, write_plan
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.storage.base import Storage
+from raybench.storage.heartbeat import Heartbeat
 from raybench.storage.leases import Lease
 
 
@@ -56,8 +58,10 @@ class Run:
     attempts: Counter[str] = field(default_factory=Counter)
     outcomes: dict[str, Outcome] = field(default_factory=dict)  # ended units of this run, the last outcome of each
     interrupted: bool = False
+    sweep: str = ""  # its name, for those who watch
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     queue: UnitQueue = field(init=False)
+    _heartbeat: Heartbeat | None = field(init=False, default=None)
 
     @property
     def stop_key(self) -> str:
@@ -73,6 +77,8 @@ class Run:
         """Begin with another plan; what failed or was skipped in this run stays so."""
         closed = frozenset(key for key, outcome in self.outcomes.items() if outcome.status != "ok")
         self.queue = UnitQueue(plan, self.attempts, closed)
+        if self._heartbeat is None and plan.units:
+            self._appear(plan)
         self.watcher.begin(self)
 
     def take(self) -> Unit | None:
@@ -125,6 +131,17 @@ class Run:
         self.watcher.say("stopping: workers let go of their units; Ctrl-C again ends at once")
         self.storage.create(self.stop_key, b"")
 
+    def leave(self) -> None:
+        """Say in the storage how this run ended."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop(status="ended" if self.finished and not self.interrupted else "interrupted")
+
+    def _appear(self, plan: Plan) -> None:
+        """Say in the storage what is planned, and from now on that this driver is there."""
+        what = planned(self.sweep, plan)
+        self._heartbeat = heartbeat(self.storage, self.id, what, write_plan(self.storage, what))
+        self._heartbeat.start()
+
     def _look_again(self, unit: Unit) -> None:
         """See whether the other driver that holds `unit` has ended it, or has died."""
         if is_done(unit, self.storage):
@@ -157,6 +174,7 @@ def drive(run: Run, make_plan: Callable[[], Plan], fit: Callable[[Run], None]) -
         run.interrupted = True
     finally:
         run.storage.delete(run.stop_key)
+        run.leave()
         run.watcher.close()
 
 

@@ -10,16 +10,15 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from raybench.execution.driver import Run, Watcher
 from raybench.pipeline.journal import read_journal
 from raybench.pipeline.outcome import Outcome, label_of
 from raybench.plan import Unit
+from raybench.progress.view import RECENT, SHOWN, STYLES, running_table
+from raybench.progress.words import duration, ended
 
-RECENT = 6  # ended cells that the panel shows
-SHOWN = 12  # running units that the panel shows
 REFRESH_S = 1.0
 
 
@@ -78,7 +77,7 @@ class Panel(Watcher):
         """Count it, and show it if it is a cell or has failed."""
         self._tally.ended(unit, outcome)
         if unit.kind == "cell" or outcome.status != "ok":
-            style = {"ok": "", "failed": "red", "skipped": "dim"}[outcome.status]
+            style = STYLES[outcome.status]
             self._recent.append(Text(sentence(unit, outcome), style=style, overflow="ellipsis", no_wrap=True))
 
     def say(self, text: str) -> None:
@@ -94,13 +93,9 @@ class Panel(Watcher):
                 self._live.console.print(line)
 
     def __rich__(self) -> Group:
-        running = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("running", "stage", "since", "on"):
-            running.add_column(column, no_wrap=True, justify="right" if column == "since" else "left")
-        for row in self._rows:
-            running.add_row(row["label"], row["stage"], duration(time.time() - row["started"]), row["host"])
         number = len(self._run.queue.running) if self._run else 0
         more = [Text(f"and {number - SHOWN} more", style="dim")] if number > SHOWN else []
+        running = running_table(self._rows, time.time())
         return Group(Text(self._tally.headline(number), style="bold"), running, *more, *self._recent)
 
     def _watch(self) -> None:
@@ -153,23 +148,11 @@ class Tally:
 
 
 def sentence(unit: Unit, outcome: Outcome) -> str:
-    """`ok resnet20 magnitude-l2 ...: metric_final 97.2 (3.1 s)`, or what went wrong where."""
-    head = f"{outcome.status} {unit.kind} {label_of(unit)}"
-    if outcome.status == "ok":
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.summary.items())
-        return f"{head}{': ' if figures else ''}{figures} ({outcome.seconds:.1f} s)"
-    if outcome.status == "skipped":
-        return f"{head}: {outcome.error_message}"
-    return f"{head} in {outcome.stage}: {outcome.error_type}: {outcome.error_message}"
-
-
-def duration(seconds: float) -> str:
-    """`45s`, `3m 20s`, `2h 05m`."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
+    """`ok cell resnet20 magnitude-l2 ...: final 97.2 (3.1 s)`, or what went wrong where."""
+    label, error = label_of(unit), outcome.error_message
+    if outcome.status == "failed":
+        label, error = f"{label} in {outcome.stage}", f"{outcome.error_type}: {error}"
+    return ended(outcome.status, unit.kind, label, seconds=outcome.seconds, summary=outcome.summary, error=error)
 
 
 def _present(run: Run, unit: Unit) -> Iterable[dict[str, Any]]:

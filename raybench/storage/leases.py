@@ -101,7 +101,7 @@ class Lease:
         return [int(key.rpartition("/")[2]) for key in self._storage.list(self._folder)]
 
     def _content(self) -> bytes:
-        return json.dumps({"owner": self._owner, "time": time.time(), "ttl": self._ttl, **_process()}).encode()
+        return json.dumps({"owner": self._owner, **stamp(self._ttl)}).encode()
 
     def _alive(self, generation: int) -> bool:
         data = self._storage.read(self._key(generation))
@@ -117,8 +117,10 @@ def is_alive(holder: dict[str, Any], now: float | None = None) -> bool:
     return _started(holder["pid"]) == holder["started"]
 
 
-def _process() -> dict[str, Any]:
-    return {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+def stamp(ttl: float) -> dict[str, Any]:
+    """What `is_alive` wants to know: this process, now, good for `ttl` seconds."""
+    process = {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+    return {"time": time.time(), "ttl": ttl, **process}
 
 
 def _machine() -> str:

@@ -26,7 +26,8 @@ ONLY = {  # module -> the files that may import it
 }
 LIGHT = [  # files that import neither torch nor ray, whatever they import in turn
     "raybench/errors.py", "raybench/catalogue.py", "raybench/registry.py", "raybench/plan*.py", "raybench/spec/*.py",
-    "raybench/results/*.py", "raybench/storage/*.py", "raybench/cli/main.py", "raybench/cli/output.py",
+    "raybench/results/*.py", "raybench/storage/*.py", "raybench/progress/*.py",
+    "raybench/cli/main.py", "raybench/cli/output.py", "raybench/cli/watch.py", "raybench/cli/gc.py",
     "raybench/cli/sweep_arguments.py", "raybench/cli/plan.py", "raybench/cli/validate.py", "raybench/cli/schema.py",
     "raybench/cli/methods.py", "raybench/cli/models.py", "raybench/cli/datasets.py", "raybench/cli/leaderboard.py",
     "raybench/cli/show.py", "raybench/cli/compact.py", "raybench/cli/query.py", "raybench/cli/compare.py",

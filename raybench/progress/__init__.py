@@ -1,0 +1,1 @@
+"""How far a sweep is, told from its storage alone: for the driver's panel, and for `raybench watch` anywhere."""

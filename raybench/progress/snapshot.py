@@ -1,0 +1,240 @@
+"""How far the sweeps of a storage are, read from the storage alone: results, journal, leases, and what drivers left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raybench.pipeline.journal import FOLDER as JOURNAL
+from raybench.progress.records import Driver, Planned, read_drivers, read_plan
+from raybench.results.layout import ATTEMPTS, CELLS
+from raybench.results.store import Store, last_attempts
+from raybench.storage.base import Storage
+from raybench.storage.leases import is_alive
+
+LOOKED_AT = 100  # the newest entries of the journal, for what has just ended and how fast cells end
+LEASES = 64  # leases that are opened: more than a person reads
+ATTEMPTS_READ = 50  # failures whose reasons are read
+REASON = ("trial_id", "stage", "error_type", "error_message")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A unit that somebody holds. Times in seconds since 1970."""
+
+    label: str
+    stage: str
+    since: float
+    host: str
+    pid: int
+    heard: float
+    alive: bool  # False: its holder stopped renewing, and nobody has taken it over
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Cells that failed for one reason."""
+
+    count: int
+    reason: str
+    trial_id: str  # one of them
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """One sweep: its cells by status, and who drives it. `total` is None when no driver has said what it planned."""
+
+    name: str
+    total: int | None
+    counts: Mapping[str, int]  # ok, failed, skipped
+    stages_done: int
+    stages_total: int
+    driver: Driver | None  # the one that was heard last
+
+    @property
+    def over(self) -> int:
+        """Cells that have ended, one way or another."""
+        return sum(self.counts.values())
+
+    @property
+    def complete(self) -> bool:
+        """Every cell has ended, and no driver is about to try failed ones again."""
+        driven = self.driver is not None and self.driver.alive
+        return self.total is not None and self.over >= self.total and not driven
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that a panel shows, at `time` (seconds since 1970)."""
+
+    url: str
+    time: float
+    sweeps: tuple[SweepState, ...]
+    running: tuple[Running, ...]
+    held: int  # units that are running; `running` names the first LEASES of them
+    ended: tuple[Mapping[str, Any], ...]  # journal entries, the last to end last
+    failures: tuple[Failure, ...]
+    rate: float | None  # cells a second, lately
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to come."""
+        return bool(self.sweeps) and all(sweep.complete for sweep in self.sweeps)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end at the present rate; None while nothing tells."""
+        totals = [sweep.total for sweep in self.sweeps]
+        if not self.rate or None in totals:
+            return None
+        return sum(total - sweep.over for total, sweep in zip(totals, self.sweeps, strict=True)) / self.rate
+
+
+class Reader:
+    """Takes snapshots of one storage; what never changes is read once."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage, self._store = storage, Store(storage)
+        self._drivers: dict[str, Driver] = {}
+        self._plans: dict[str, Planned | None] = {}
+        self._ended: dict[str, Mapping[str, Any]] = {}  # name -> an execution that is over
+        self._reasons: dict[str, Mapping[str, Any]] = {}  # key of an attempt -> its REASON
+
+    def read(self) -> Snapshot:
+        """The state at this moment."""
+        now = time.time()
+        self._drivers = dict(read_drivers(self._storage, self._drivers))
+        shown = _shown(self._drivers.values())
+        statuses = self._store.statuses()
+        stages = {key.partition("/")[2] for key in self._storage.list("stages")}
+        sweeps = tuple(self._state(driver, statuses, stages) for driver in shown) or _unplanned(statuses)
+        journal = self._journal()
+        running, held = self._running(journal, now)
+        ended = self._recent(journal)
+        return Snapshot(
+            self._storage.url, now, sweeps, running, held, ended, self._failures(statuses, shown),
+            _rate(ended, [driver for driver in shown if driver.alive], now),
+        )  # fmt: skip
+
+    def _state(self, driver: Driver, statuses: Mapping[str, str], stages: set[str]) -> SweepState:
+        planned = self._planned(driver)
+        if planned is None:
+            return SweepState(driver.sweep, None, Counter(statuses.values()), len(stages), len(stages), driver)
+        counts = Counter(statuses[cell] for cell in planned.cells if cell in statuses)
+        done = sum(stage in stages for stage in planned.stages)
+        return SweepState(driver.sweep, len(planned.cells), counts, done, len(planned.stages), driver)
+
+    def _planned(self, driver: Driver) -> Planned | None:
+        if self._plans.get(driver.plan) is None:
+            self._plans[driver.plan] = read_plan(self._storage, driver.plan)
+        return self._plans[driver.plan]
+
+    def _journal(self) -> dict[str, list[str]]:
+        """Unit key -> names of its executions, oldest first."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self._storage.list(JOURNAL):
+            found[name.split("/")[1]].append(name)
+        return found
+
+    def _entry(self, name: str) -> Mapping[str, Any] | None:
+        """One execution; None when it is gone."""
+        if name not in self._ended:
+            data = self._storage.read(name)
+            if data is None:
+                return None
+            entry = json.loads(data)
+            if entry["status"] == "running":
+                return entry
+            self._ended[name] = entry
+        return self._ended[name]
+
+    def _running(self, journal: Mapping[str, list[str]], now: float) -> tuple[tuple[Running, ...], int]:
+        """(what is running, told by its lease and its newest execution; how many leases there are)."""
+        leases = {name.split("/")[1]: name for name in self._storage.list("leases")}  # the last generation of each
+        rows = [self._row(name, journal.get(key, ()), now) for key, name in sorted(leases.items())[:LEASES]]
+        found = tuple(sorted((row for row in rows if row), key=lambda row: (row.alive, row.since)))
+        return found, len(leases) - sum(row is None or not row.alive for row in rows)
+
+    def _row(self, lease: str, executions: Iterable[str], now: float) -> Running | None:
+        data = self._storage.read(lease)
+        entry = next((self._entry(name) for name in reversed(list(executions))), None)
+        if data is None or entry is None or entry["status"] != "running":
+            return None
+        holder = json.loads(data)
+        stage = entry["stages"][-1] if entry["stages"] else {"stage": "starting", "started": entry["started"]}
+        return Running(
+            entry["label"], stage["stage"], stage["started"], entry["host"], entry["pid"], holder["time"],
+            is_alive(holder, now),
+        )  # fmt: skip
+
+    def _recent(self, journal: Mapping[str, list[str]]) -> tuple[Mapping[str, Any], ...]:
+        """The executions that ended last, among those that began last."""
+        names = sorted((name for names in journal.values() for name in names), key=_began, reverse=True)[:LOOKED_AT]
+        entries = [entry for name in names if (entry := self._entry(name)) and entry["status"] != "running"]
+        return tuple(sorted(entries, key=ended_at))
+
+    def _failures(self, statuses: Mapping[str, str], shown: Iterable[Driver]) -> tuple[Failure, ...]:
+        plans = [self._planned(driver) for driver in shown]
+        wanted = {cell for plan in plans if plan for cell in plan.cells} if all(plans) and plans else set(statuses)
+        failed = {cell for cell in wanted if statuses.get(cell) == "failed"}
+        attempts = [a for a in last_attempts(self._store.listing(ATTEMPTS), ()) if a.trial_id in failed]
+        for attempt in attempts[:ATTEMPTS_READ]:
+            if attempt.key not in self._reasons:
+                rows = [row for table in self._store.files.tables([attempt], REASON) for row in table.to_pylist()]
+                self._reasons[attempt.key] = rows[0] if rows else {"trial_id": attempt.trial_id}
+        told: dict[str, list[str]] = defaultdict(list)
+        for attempt in attempts:
+            told[_reason(self._reasons.get(attempt.key))].append(attempt.trial_id or "")
+        ranked = sorted(told.items(), key=lambda one: -len(one[1]))
+        return tuple(Failure(len(ids), reason, ids[0]) for reason, ids in ranked)
+
+
+def is_there(storage: Storage) -> bool:
+    """Whether any run has left anything here."""
+    return any(storage.list(prefix) for prefix in ("runs", JOURNAL, CELLS, ATTEMPTS))
+
+
+def ended_at(entry: Mapping[str, Any]) -> float:
+    """When an execution that is over was over."""
+    return entry["started"] + entry["seconds"]
+
+
+def _shown(drivers: Iterable[Driver]) -> list[Driver]:
+    """One driver a sweep: of those that live, or of the one that was heard last."""
+    by_plan: dict[str, Driver] = {}
+    for driver in sorted(drivers, key=lambda driver: (driver.alive, driver.heard)):
+        by_plan[driver.plan] = driver
+    alive = [driver for driver in by_plan.values() if driver.alive]
+    return alive or sorted(by_plan.values(), key=lambda driver: driver.heard)[-1:]
+
+
+def _unplanned(statuses: Mapping[str, str]) -> tuple[SweepState, ...]:
+    """Results whose driver left no word: an older raybench's, or merged ones."""
+    return (SweepState("", None, Counter(statuses.values()), 0, 0, None),) if statuses else ()
+
+
+def _began(name: str) -> int:
+    """When the execution of that name began, in nanoseconds."""
+    return int(name.rpartition("/")[2].partition("-")[0])
+
+
+def _rate(ended: Iterable[Mapping[str, Any]], drivers: list[Driver], now: float) -> float | None:
+    """Cells a second since the first of those looked at began, or since the drivers that live began."""
+    if not drivers:
+        return None
+    since = min(driver.began for driver in drivers)
+    cells = [e for e in ended if e["kind"] == "cell" and e["status"] != "interrupted" and e["started"] >= since]
+    if len(cells) > 20:  # many: what the shared stages took before them tells nothing of the next
+        since = min(entry["started"] for entry in cells)
+    return len(cells) / max(now - since, 1.0) if cells else None
+
+
+def _reason(row: Mapping[str, Any] | None) -> str:
+    if row is None or row.get("error_type") is None:
+        return "for reasons not read here"
+    message = str(row["error_message"]).strip().partition("\n")[0]
+    return f"in {row['stage']}: {row['error_type']}: {message}"

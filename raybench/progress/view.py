@@ -1,0 +1,146 @@
+"""The panel of a sweep on a terminal of any width, and the same as plain lines for a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from raybench.progress.snapshot import Running, Snapshot, SweepState
+from raybench.progress.words import duration, ended, moment, rate
+
+RECENT = 6  # ended units that are shown
+SHOWN = 12  # running units that are shown
+FAILURES = 5  # reasons that are shown
+STYLES = {"ok": "", "failed": "red", "skipped": "dim", "interrupted": "yellow"}
+
+
+def panel(snapshot: Snapshot) -> Group:
+    """Everything of `snapshot`, one line a fact; only why cells failed may take more than the terminal's width."""
+    parts: list[Any] = []
+    for sweep in snapshot.sweeps:
+        parts += [Text(headline(sweep), style="bold", overflow="ellipsis", no_wrap=True)]
+        style = "" if sweep.driver is None or sweep.driver.alive or sweep.complete else "yellow"
+        parts += [_line(text, style) for text in driver_lines(sweep, snapshot.time)]
+    parts += [_line(pace(snapshot), "")]
+    if snapshot.running:
+        parts += [Text(""), running_table(_rows(snapshot)[:SHOWN], snapshot.time)]
+    if len(snapshot.running) > SHOWN:
+        parts += [_line(f"and {len(snapshot.running) - SHOWN} more", "dim")]
+    recent = _recent(snapshot)
+    if recent:
+        parts += [Text(""), *(_line(ended_line(entry), STYLES.get(entry["status"], "")) for entry in recent)]
+    failures = list(failure_lines(snapshot))
+    if failures:
+        parts += [Text(""), *(Text(text, style="red") for text in failures)]
+    return Group(*parts)
+
+
+def running_table(rows: Iterable[Mapping[str, Any]], now: float) -> Table:
+    """What runs: `rows` have label, stage, started, host and, where somebody else watches, heartbeat.
+
+    `now` and `started` are in seconds since 1970.
+    """
+    shown = list(rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = ["running", "stage", "since", "on", *(["heartbeat"] if any("heartbeat" in row for row in shown) else [])]
+    for column in columns:
+        right = column == "since"
+        table.add_column(column, no_wrap=True, overflow="ellipsis", justify="right" if right else "left")
+    for row in shown:
+        cells = [row["label"], row["stage"], duration(now - row["started"]), row["host"], row.get("heartbeat", "")]
+        table.add_row(*cells[: len(columns)], style=None if row.get("alive", True) else "yellow")
+    return table
+
+
+def plain(snapshot: Snapshot) -> Iterator[str]:
+    """Everything of `snapshot` as lines without markup, never cut."""
+    for sweep in snapshot.sweeps:
+        yield from (headline(sweep), *driver_lines(sweep, snapshot.time))
+    yield pace(snapshot)
+    for row in _rows(snapshot):
+        since = duration(snapshot.time - row["started"])
+        yield f"running {row['label']}: {row['stage']} for {since} on {row['host']}, heartbeat {row['heartbeat']}"
+    yield from map(ended_line, _recent(snapshot))
+    yield from failure_lines(snapshot)
+
+
+def headline(sweep: SweepState) -> str:
+    """How far one sweep is."""
+    counts = ", ".join(f"{sweep.counts.get(status, 0)} {status}" for status in ("ok", "failed", "skipped"))
+    name = f"{sweep.name}: " if sweep.name else ""
+    if sweep.total is None:
+        return f"{name}{sweep.over} cells ({counts}); no driver has said how many there will be"
+    stages = f", {sweep.stages_done}/{sweep.stages_total} shared stages" if sweep.stages_total else ""
+    return f"{name}{sweep.over}/{sweep.total} cells ({counts}){stages}"
+
+
+def driver_lines(sweep: SweepState, now: float) -> Iterator[str]:
+    """Who drives it, or since when nobody does."""
+    driver = sweep.driver
+    if driver is None:
+        return
+    who = f"driver: {driver.host}, process {driver.pid}"
+    if driver.alive:
+        yield f"{who}, since {moment(driver.began)}, heartbeat {duration(now - driver.heard)} ago"
+    elif driver.status == "running":
+        yield f"{who}: no heartbeat since {moment(driver.heard)} ({duration(now - driver.heard)} ago): it has gone"
+    else:
+        yield f"{who}: {driver.status} at {moment(driver.heard)}"
+    if not driver.alive and not sweep.complete:
+        yield "nobody goes on with what is missing; the same `raybench run` or `submit` again does"
+
+
+def pace(snapshot: Snapshot) -> str:
+    """How much runs, how fast cells end, and when they will all have."""
+    units = "1 unit running" if snapshot.held == 1 else f"{snapshot.held or 'no'} units running"
+    if snapshot.rate is None:
+        return units
+    left = f", about {duration(snapshot.left)} left" if snapshot.left else ""
+    return f"{units}, {rate(snapshot.rate)}{left}"
+
+
+def ended_line(entry: Mapping[str, Any]) -> str:
+    """How an execution of the journal ended."""
+    where = f" in {entry['stages'][-1]['stage']}" if entry["status"] == "failed" and entry["stages"] else ""
+    return ended(
+        entry["status"], entry["kind"], entry["label"] + where, seconds=entry["seconds"],
+        summary=entry.get("summary", {}), error=str(entry.get("error", "")).partition("\n")[0],
+    )  # fmt: skip
+
+
+def failure_lines(snapshot: Snapshot) -> Iterator[str]:
+    """Why cells failed, the most frequent reason first, and how to learn more."""
+    for failure in snapshot.failures[:FAILURES]:
+        yield f"failed: {'1 cell' if failure.count == 1 else f'{failure.count} cells'} {failure.reason}"
+    if len(snapshot.failures) > FAILURES:
+        yield f"and {len(snapshot.failures) - FAILURES} more reasons"
+    if snapshot.failures:
+        yield f"everything known of one: raybench show {snapshot.failures[0].trial_id} --results {snapshot.url}"
+
+
+def _recent(snapshot: Snapshot) -> list[Mapping[str, Any]]:
+    """Cells, and stages that went wrong: what a person wants to see of what has ended."""
+    return [entry for entry in snapshot.ended if entry["kind"] == "cell" or entry["status"] != "ok"][-RECENT:]
+
+
+def _rows(snapshot: Snapshot) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": row.label, "stage": row.stage, "started": row.since, "host": f"{row.host}:{row.pid}",
+            "heartbeat": _heard(row, snapshot.time), "alive": row.alive,
+        }
+        for row in snapshot.running
+    ]  # fmt: skip
+
+
+def _heard(row: Running, now: float) -> str:
+    age = duration(now - row.heard)
+    return f"{age} ago" if row.alive else f"none for {age}"
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(text, style=style, overflow="ellipsis", no_wrap=True)

@@ -1,0 +1,36 @@
+"""How progress is said: durations, moments, and one sentence for a unit that has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `3m 20s`, `2h 05m`."""
+    whole = int(max(seconds, 0.0))
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def moment(seconds: float) -> str:
+    """`2026-11-24 07:01:02 UTC`, from seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def ended(status: str, kind: str, label: str, *, seconds: float, summary: Mapping[str, float], error: str) -> str:
+    """`ok cell resnet20 magnitude-l2 ...: final 97.2 (3.1 s)`, or what went wrong, as `error` says it."""
+    head = f"{status} {kind} {label}"
+    if status == "ok":
+        figures = ", ".join(f"{name.removeprefix('metric_')} {value:.4g}" for name, value in summary.items())
+        return f"{head}{': ' if figures else ''}{figures} ({seconds:.1f} s)"
+    return f"{head}: {error}" if error else head
+
+
+def rate(per_second: float) -> str:
+    """`7.3 cells a minute`, `2.5 cells an hour`: whichever is a number that people can use."""
+    if per_second >= 1 / 60:
+        return f"{60 * per_second:.3g} cells a minute"
+    return f"{3600 * per_second:.3g} cells an hour"

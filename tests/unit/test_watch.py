@@ -1,0 +1,215 @@
+"""`raybench watch`: what a store says of its sweep, alive, abandoned and complete, on a disk and on S3."""
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from raybench.cli.main import main
+from raybench.execution.driver import Run, drive
+from raybench.execution.worker import Assignment
+from raybench.pipeline.journal import Execution
+from raybench.pipeline.outcome import settle
+from raybench.plan import Plan
+from raybench.progress.snapshot import Reader
+from raybench.progress.view import panel
+from raybench.progress.words import duration, rate
+from raybench.results.store import Store
+from raybench.storage.leases import Lease
+from raybench.storage.local import LocalStorage
+from raybench.storage.open import open_storage
+from tests.cluster.fakes import failed, ok, trial, unit
+from tests.unit.result_rows import row
+
+
+def whole(cells=3) -> Plan:
+    """A base and cells of one sweep, under the ids that the store wants."""
+    trials = tuple(trial(seed=seed) for seed in range(cells))
+    units = [replace(unit("cell-x"), key=one.trial_id, trials=(one,)) for one in trials]
+    return Plan(tuple(units), (), (), trials)
+
+
+class Watched:
+    """A driver that has begun `whole()` on a storage, and what its workers would do."""
+
+    def __init__(self, storage):
+        self.storage, self.run = storage, Run(storage, Assignment(storage.url), sweep="mine")
+        self.run.load(whole())
+
+    def work(self, end=None):
+        """Take a unit as a worker does; `end` is what the outcome is made by, None leaves it running."""
+        one = self.run.take()
+        lease = Lease(self.storage, one.key)
+        assert lease.acquire()
+        execution = Execution(self.storage, one.key, one.kind, f"net seed {one.trials[0].seed}")
+        execution.stage("finetune")
+        if end is None:
+            return lease
+        if end is ok:
+            values = row(one.trials[0], metric_final=91.5)
+            Store(self.storage).publish(values)
+            execution.end("ok", summary={"metric_final": 91.5})
+        else:
+            execution.end("failed", error="boom", traceback="")
+            settle(end(one), one.trials[0], Store(self.storage))
+        lease.release()
+        self.run.over(end(one))
+        return None
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return LocalStorage(tmp_path / "store")
+
+
+def shown(storage, capsys, *options):
+    assert main(["watch", storage.url, *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_sweep_that_runs(storage, capsys):
+    watched = Watched(storage)
+    watched.work(ok)
+    watched.work(failed)
+    lease = watched.work()
+    text = shown(storage, capsys, "--once")
+    assert "mine: 2/3 cells (1 ok, 1 failed, 0 skipped), 0/" in text
+    assert f"process {os.getpid()}, since 20" in text
+    assert "1 unit running" in text
+    assert "about" in text
+    assert f"running net seed 2: finetune for 0s on {os.uname().nodename}:{os.getpid()}, heartbeat 0s ago" in text
+    assert "ok cell net seed 0: final 91.5" in text
+    assert "failed cell net seed 1 in finetune: boom" in text
+    assert "failed: 1 cell in cell: ValueError: boom" in text
+    assert "raybench show" in text
+    lease.release()
+    watched.run.leave()
+
+
+def test_a_driver_that_has_gone_is_told_with_its_last_word(storage, capsys):
+    watched = Watched(storage)
+    watched.work(ok)
+    lease = watched.work()
+    for folder in ("runs", "leases"):  # as a killed machine leaves them
+        for key in storage.list(folder):
+            told = json.loads(storage.read(key))
+            storage.replace(key, json.dumps({**told, "time": told["time"] - 500, "machine": "another"}).encode())
+    text = shown(storage, capsys, "--once")
+    assert "no heartbeat since 20" in text
+    assert "(8m 2" in text
+    assert "nobody goes on with what is missing" in text
+    assert "no units running" in text
+    assert "heartbeat none for 8m 2" in text
+    assert "left" not in text, "nothing goes on: no estimate"
+    lease.release()
+    watched.run.leave()
+
+
+def test_an_interrupted_driver_says_so(storage, capsys):
+    watched = Watched(storage)
+    watched.run.interrupted = True
+    watched.run.leave()
+    assert ": interrupted at 20" in shown(storage, capsys, "--once")
+
+
+def test_it_ends_with_the_sweep_and_tells_by_its_code_of_failures(storage, capsys):
+    watched = Watched(storage)
+    watched.work(ok)
+    watched.work(ok)
+    watched.work(failed)
+    assert not Reader(storage).read().complete, "its driver may try the failed one again"
+    watched.run.leave()
+    assert main(["watch", storage.url, "--interval", "0.1"]) == 1
+    assert "mine: 3/3 cells (2 ok, 1 failed, 0 skipped)" in capsys.readouterr().out
+
+
+def test_a_pipe_gets_a_line_for_what_ends(storage):
+    watched = Watched(storage)
+    code = "import sys; from raybench.cli.main import main; code = main(sys.argv[1:]); print(*sorted({'torch', 'ray'} & set(sys.modules))); sys.exit(code)"  # noqa: E501
+    command = [sys.executable, "-c", code, "watch", storage.url, "--interval", "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert "mine: 0/3 cells" in watching.stdout.readline()
+        for _ in range(3):
+            watched.work(ok)
+        watched.run.leave()
+        told, _ = watching.communicate(timeout=30)
+    assert watching.returncode == 0
+    assert told.count("ok cell net seed 1: final 91.5") >= 1
+    assert "mine: 3/3 cells (3 ok, 0 failed, 0 skipped)" in told
+    assert told.splitlines()[-1] == "", "neither torch nor ray was imported"
+
+
+def test_the_panel_fits_a_terminal_of_100_columns(storage):
+    watched = Watched(storage)
+    watched.work(ok)
+    watched.work(failed)
+    lease = watched.work()
+    console = Console(width=100, record=True, force_terminal=True, file=io.StringIO())
+    console.print(panel(Reader(storage).read()))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.split() == ["running", "stage", "since", "on", "heartbeat"] for line in lines)
+    lease.release()
+    watched.run.leave()
+
+
+def test_two_sweeps_at_once_are_both_shown(storage, capsys):
+    first, second = Watched(storage), Run(storage, Assignment(storage.url), sweep="other")
+    second.load(whole(5))
+    text = shown(storage, capsys, "--once")
+    assert "mine: 0/3 cells" in text
+    assert "other: 0/5 cells" in text
+    first.run.leave()
+    second.leave()
+
+
+def test_compacted_rows_and_stores_without_a_plan_count(storage, capsys):
+    from raybench.results.compaction import compact
+
+    for seed in range(2):
+        Store(storage).publish(row(trial(seed=seed)))
+    compact(Store(storage))
+    assert "2 cells (2 ok, 0 failed, 0 skipped); no driver has said" in shown(storage, capsys)
+
+
+def test_an_empty_folder_is_no_storage_of_a_run(storage, capsys):
+    assert main(["watch", storage.url, "--once"]) == 2
+    assert "expected the --storage of a run" in capsys.readouterr().err
+
+
+def test_a_run_that_has_nothing_to_do_leaves_no_sign(storage):
+    run = Run(storage, Assignment(storage.url))
+    drive(run, lambda: Plan((), (), (), ()), lambda run: None)
+    assert storage.list("") == []
+
+
+def test_words():
+    assert [duration(s) for s in (5, 200, 7500, -1)] == ["5s", "3m 20s", "2h 05m", "0s"]
+    assert rate(0.5) == "30 cells a minute"
+    assert rate(1 / 1800) == "2 cells an hour"
+
+
+def test_it_reads_s3(monkeypatch, tmp_path, capsys):
+    boto3 = pytest.importorskip("boto3")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    host, port = server.get_host_and_port()
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(Bucket="watched")
+    storage = open_storage(f"s3://watched/one?endpoint_override={host}:{port}&scheme=http&region=us-east-1")
+    watched = Watched(storage)
+    watched.work(ok)
+    started = time.monotonic()
+    assert "mine: 1/3 cells (1 ok" in shown(storage, capsys, "--once")
+    assert time.monotonic() - started < 10
+    watched.run.leave()
+    server.stop()
