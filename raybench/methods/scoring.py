@@ -13,8 +13,9 @@ from torch import nn
 
 from raybench.errors import StageError
 from raybench.methods.evidence import Evidence
-from raybench.methods.protocols import ElementwiseImportance, Importance
+from raybench.methods.protocols import ElementwiseImportance, Importance, PairwiseImportance
 from raybench.methods.scoring_asked import AskedAgain, AskedOnce
+from raybench.methods.scoring_pairs import RunningPairs
 from raybench.methods.scoring_sums import RunningSums, shared_positions
 from raybench.pipeline.records import Groups
 
@@ -70,6 +71,8 @@ def _follower(criterion: Importance, groups: Groups) -> type[RunningSums] | type
     """How raw scores follow removals: by subtraction, by asking the criterion again, or not at all."""
     if criterion.needs in ("nothing", "activations"):
         return AskedOnce
+    if type(criterion).layer_scores is PairwiseImportance.layer_scores:
+        return RunningPairs
     plain_sum = type(criterion).layer_scores is ElementwiseImportance.layer_scores
     linear = plain_sum and criterion.reduce in ("mean", "sum")
     return RunningSums if linear and not shared_positions(groups) else AskedAgain
