@@ -1,7 +1,8 @@
 """The exact end of a selection: from the step in which the target is met to counts that meet it.
 
 MACs depend on how many units each group keeps, not on which. So the search is over counts: stop inside the
-last step, then take or give back single units, those nearest to the threshold first.
+last step, then take or give back single units, those nearest to the threshold first. Where every group that could
+give a little is at its floor, one unit of a costly group goes and as many cheap ones come back as fit.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class _Margins:
 
 
 def _improve(problem: Problem, starts: np.ndarray, goal: float, margins: _Margins) -> tuple[np.ndarray, float]:
-    """Change single units, then pairs, until the target is met closely or nothing comes nearer."""
+    """Change single units, then pairs, until the target is met closely or nothing comes nearer; then try swaps."""
     singles = np.concatenate([_moves(problem, start, margins) for start in starts])
     origins = np.repeat(np.arange(len(starts)), [len(_moves(problem, start, margins)) for start in starts])
     errors = _errors(problem, singles, goal)
@@ -86,14 +87,56 @@ def _improve(problem: Problem, starts: np.ndarray, goal: float, margins: _Margin
         return singles[best], float(errors[best])
     counts, error = _nearest(problem, np.concatenate([starts[:2], singles]), goal)
     while error > CLOSE:
-        moves = _moves(problem, counts, margins) - counts
-        both = counts + np.concatenate([moves, (moves[:, None] + moves[None]).reshape(-1, len(counts))])
-        both = both[((both >= _least(problem)) & (both <= problem.sizes)).all(axis=1)]
+        singles = _moves(problem, counts, margins)
+        both = np.concatenate([singles, _pairs(problem, counts, singles)])
         found, nearer = _nearest(problem, both, goal) if len(both) else (counts, error)
+        if nearer >= error and error > ENOUGH:
+            found, nearer = _best_swap(problem, counts, goal, margins)
         if nearer >= error:
             break
         counts, error = found, nearer
     return counts, error
+
+
+def _best_swap(problem: Problem, counts: np.ndarray, goal: float, margins: _Margins) -> tuple[np.ndarray, float]:
+    """The swap that meets the target closely at the least cost in rank order, else the one that comes nearest."""
+    singles = _moves(problem, counts, margins)
+    best, error = counts, np.inf
+    for starts in (singles, _pairs(problem, counts, singles)):
+        rows = _made_up(problem, starts, goal, margins)
+        errors = _errors(problem, rows, goal)
+        close = np.nonzero(errors <= CLOSE)[0]
+        if len(close):
+            cheapest = close[int(np.argmin([margins.of(counts, rows[i]) for i in close]))]
+            return rows[cheapest], float(errors[cheapest])
+        best, error = _nearest(problem, np.concatenate([best[None], rows]), goal)
+        if error <= ENOUGH:
+            break
+    return best, error
+
+
+def _made_up(problem: Problem, starts: np.ndarray, goal: float, margins: _Margins) -> np.ndarray:
+    """`starts`, and each of them with another group changed by as many units as lead to both sides of `goal`."""
+    r, found = problem.round_to, [starts]
+    macs = problem.cost.macs(starts)
+    for h, score in enumerate(margins.scores):
+        if score is None:
+            continue
+        unit = np.eye(len(problem.sizes), dtype=np.int64)[h]
+        each = np.maximum(macs - problem.cost.macs(starts - unit), 1.0)  # MACs of one unit
+        for steps in (np.floor((goal - macs) / each / r), np.ceil((goal - macs) / each / r)):
+            wanted = starts[:, h] + steps.astype(np.int64) * r
+            rows = starts.copy()
+            rows[:, h] = np.clip(wanted, _least(problem)[h], problem.sizes[h])
+            found.append(problem.rounded(rows))
+    return np.concatenate(found)
+
+
+def _pairs(problem: Problem, counts: np.ndarray, singles: np.ndarray) -> np.ndarray:
+    """Rows that differ from `counts` by two of the moves in `singles`."""
+    moves = singles - counts
+    rows = counts + (moves[:, None] + moves[None]).reshape(-1, len(counts))
+    return rows[((rows >= _least(problem)) & (rows <= problem.sizes)).all(axis=1)]
 
 
 def _least(problem: Problem) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch_pruning as tp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from raybench import registry
@@ -20,7 +23,7 @@ from raybench.pipeline import surgery
 from raybench.pipeline.cost import Cost, count_macs
 from raybench.pipeline.group import trace
 from raybench.pipeline.prune import select, select_ratio
-from raybench.pipeline.prune_plan import STRATEGIES
+from raybench.pipeline.prune_plan import STRATEGIES, Problem
 from tests.library_loop import outputs_left, run
 from tests.pruning_nets import Grouped, small_resnet, small_vit
 
@@ -58,6 +61,44 @@ def single_changes_below(model, groups, floors, cut, tolerance: float) -> bool:
     rows = np.concatenate([counts + np.eye(len(counts), dtype=int), counts - np.eye(len(counts), dtype=int)])
     rows = rows[((rows >= floors) & (rows <= cost.sizes)).all(axis=1)]
     return bool((np.abs(cut.macs_base / cost.macs(rows) / cut.target - 1) <= tolerance).any())
+
+
+@st.composite
+def tiny_nets(draw):
+    """A stack of three convolutions, so few channels that every count of kept ones can be tried."""
+    a, b, c = (draw(st.integers(2, 9)) for _ in range(3))
+    stride = draw(st.sampled_from([1, 2, 4]))
+    torch.manual_seed(draw(st.integers(0, 99)))
+    convolutions = nn.Conv2d(3, a, 3, padding=1), nn.Conv2d(a, b, 3, stride, 1), nn.Conv2d(b, c, 1)
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 5)).eval()
+
+
+@settings(max_examples=40, deadline=None)
+@given(tiny_nets(), st.sampled_from(sorted(STRATEGIES)), st.floats(1.2, 6))
+def test_no_single_unit_comes_nearer_than_what_is_returned(model, strategy: str, target: float) -> None:
+    groups = trace(model, IMAGE)
+    cost = Cost.measure(model, IMAGE, groups)
+    problem, cut = Problem.of(groups, cost, strategy), select(model, IMAGE, groups, L2, [target], strategy=strategy)
+    cut = cut[target]
+    if (cut.reason or "").startswith("floor"):
+        return
+    counts = np.array([len(cut.kept[g.name]) for g in groups])
+    every = np.array(
+        list(itertools.product(*(range(f, s + 1) for f, s in zip(problem.floors, cost.sizes, strict=True))))
+    )
+    misses = np.abs(problem.goal(target) / cost.macs(every) - 1)
+    one_away, miss = np.abs(every - counts).sum(axis=1) == 1, abs(cut.speedup / target - 1)
+    assert miss <= 0.001 or not (misses[one_away] < miss - 1e-12).any()
+    assert (cut.reason == "granularity") == (miss > 0.005)
+
+
+@pytest.mark.parametrize(("seed", "target"), [(0, 4.5), (8, 4.5), (10, 3.5)])
+def test_costly_units_go_and_cheap_ones_come_back_where_nothing_else_meets_the_target(seed: int, target: float) -> None:
+    """MLPs are at their floors there, and one unit of anything else is 1.5 % of what is left or more."""
+    groups, cuts = cuts_of(small_vit(seed), [target])
+    mlps = [g for g in groups if g.part == "mlp"]
+    assert cuts[target].reason is None
+    assert any(len(cuts[target].kept[g.name]) > np.ceil(0.1 * g.size) for g in mlps)
 
 
 @pytest.mark.parametrize("schedule", ["progressive", "one-shot", "iterative"])
