@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from raybench.models.ultralytics import Detector, normalised
 from raybench.registry import task
 from raybench.spec.trial import TrainRecipe
 from raybench.storage.base import Storage
-from raybench.tasks.detection_images import PlainImages, workers_for
+from raybench.tasks.detection_images import PlainImages, Squares, workers_for
 from raybench.tasks.detection_metrics import Meter, detections, in_original
 from raybench.tasks.detection_training import Lesson, check_recipe, freeze_integral, make_optimizer, run_epoch
 from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training
@@ -40,6 +41,21 @@ class Detection:
         self._data = data.opened(storage) if isinstance(data, LabelSource) else data
         self.data: DataFacts = self._data.facts
         self._device = device
+
+    def check(self, model: nn.Module) -> None:
+        """UserError unless `model` detects this dataset's classes."""
+        self._checked(model)
+
+    def check_recipe(self, stages: Sequence[TrainRecipe], calibration_images: int) -> None:
+        """UserError for what a detector can't follow, or more calibration images than the training split has."""
+        for recipe in stages:
+            check_recipe(recipe)
+        found = len(self._data.train)
+        if calibration_images > found:
+            raise UserError(
+                f"dataset {self.data.name!r}: the recipe asks for {calibration_images} calibration images, "
+                f"the training split has {found}"
+            )
 
     def train(
         self,
@@ -93,23 +109,18 @@ class Detection:
         return meter.result() | {"loss": loss / len(truth)}
 
     def calibration(self, images: int, batch_size: int, seed: int) -> Calibration:
-        """`images` training images as padded squares, with their boxes as one (images, most, 5) tensor.
+        """`images` training images as padded squares, read batch by batch, with their boxes (images, most, 5).
 
         A row is class and box xywh (shares of the square), -1 behind an image's last. The loss is ultralytics'.
         """
+        self.check_recipe((), images)
         found = self._data.train
-        if images > len(found):
-            raise UserError(
-                f"dataset {self.data.name!r}: the recipe asks for {images} calibration images, "
-                f"the training split has {len(found)}"
-            )
         draw = torch.randperm(len(found), generator=generator(seed, "calibration"))[:images]
         size = self.data.image_size
         plain = PlainImages(found.chosen(draw.numpy()), size, square=True)
-        pixels = torch.stack([torch.from_numpy(plain[i][1]) for i in range(images)])
         targets = padded_targets(plain, range(images), (size, size))
         return Calibration(
-            normalised(pixels.to(self._device)),
+            cast(Tensor, Squares(plain)),  # its length and slices are all that is asked of it
             targets.to(self._device),
             batch_size,
             DetectionLoss(None),

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from raybench.datasets.boxes import BoxImages
 from raybench.errors import StageError
 from raybench.models.offline import offline
-from raybench.models.ultralytics import STRIDE
+from raybench.models.ultralytics import STRIDE, normalised
 from raybench.tasks.training.seeding import seed_of
 
 with offline():
@@ -114,6 +114,22 @@ class PlainImages(Dataset):
         margin = np.round((outer - inner) / 2 - 0.1)
         boxes = boxes * np.tile(inner, 2) + np.concatenate([margin, [0, 0]])
         return labels[:, None], (boxes / np.tile(outer, 2)).astype(np.float32)
+
+
+class Squares:
+    """Some images as the network takes them, read when a batch of them is asked for: no more than that is in memory."""
+
+    def __init__(self, images: PlainImages) -> None:
+        """`images`: padded to squares."""
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        """(images, 3, size, size) float32 in 0..1, on the CPU."""
+        chosen = range(len(self))[part]
+        return normalised(torch.stack([torch.from_numpy(self._images[i][1]) for i in chosen]))
 
 
 def _as_it_is(item: Any) -> Any:

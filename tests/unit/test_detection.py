@@ -15,6 +15,7 @@ from raybench import registry
 from raybench.datasets.coco import as_instances
 from raybench.datasets.open import open_dataset
 from raybench.errors import UserError
+from raybench.methods.evidence import gather
 from raybench.models.ultralytics import normalised, yolo
 from raybench.models.weights import load_weights
 from raybench.pipeline.group import trace
@@ -146,15 +147,27 @@ def test_training_lowers_the_loss_and_leaves_the_heads_integral_alone(task):
 
 def test_calibration_is_seeded_and_its_loss_is_the_training_loss(task):
     one, other = (task.calibration(5, 2, seed=4) for _ in range(2))
-    assert torch.equal(one.images, other.images)
-    assert one.images.shape == (5, 3, 64, 64)
+    assert torch.equal(one.images[0:5], other.images[0:5])
+    assert one.images[0:5].shape == (5, 3, 64, 64)
     model = detector()
-    raw = model.train()(one.images)
+    raw = model.train()(one.images[0:5])
     from raybench.tasks.detection import DetectionLoss
 
     assert torch.allclose(one.loss(raw, one.labels), DetectionLoss(model)(raw, one.labels))
     with pytest.raises(UserError, match="asks for 99 calibration images, the training split has 12"):
         task.calibration(99, 2, seed=0)
+
+
+def test_calibration_holds_one_batch_at_a_time(task, monkeypatch):
+    read, size = [], []
+    plain = PlainImages.__getitem__
+    monkeypatch.setattr(PlainImages, "__getitem__", lambda self, i: read.append(i) or plain(self, i))
+    calibration = task.calibration(6, 2, seed=0)
+    assert read == []
+    net, groups = detector().eval(), trace(detector().eval(), torch.zeros(1, 3, 64, 64), classes=10)
+    net.register_forward_pre_hook(lambda module, inputs: size.append((len(inputs[0]), len(read))))
+    gather(registry.importance.load("taylor")(), net, groups, calibration)
+    assert size == [(2, 2), (2, 4), (2, 6)]  # images in the batch, images read till then
 
 
 @pytest.mark.parametrize("name", ["taylor", "obd-hessian", "hrank", "thinet", "magnitude-l2", "bn-scale"])

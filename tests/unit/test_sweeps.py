@@ -26,8 +26,8 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
         ("paper-imagenet", {"base": 3, "sparsify": 2 * 4 + 3, "select": 2 * 17 + 12, "cell": 102 + 36}),
         # YOLOv8m x 16 rows x 3 speed-ups
         ("paper-coco", {"base": 1, "sparsify": 4, "select": 16, "cell": 48}),
-        # a small YOLO x 5 methods x 2 speed-ups
-        ("detection-digits", {"base": 1, "sparsify": 1, "select": 5, "cell": 10}),
+        # YOLOv8n x (7 criteria and 2 pairs) x 2 speed-ups
+        ("detection-digits", {"base": 1, "sparsify": 2, "select": 9, "cell": 18}),
     ],
 )
 def test_a_sweep_has_the_cells_and_shared_stages_that_it_promises(name, counts):
