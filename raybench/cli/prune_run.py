@@ -11,6 +11,7 @@ import torch
 
 from raybench.cli.prune import select_unit_key
 from raybench.errors import UserError
+from raybench.pipeline.check import check_input
 from raybench.pipeline.outcome import Outcome, settle
 from raybench.pipeline.room import Room
 from raybench.pipeline.trial import run_unit
@@ -36,7 +37,9 @@ def run_trials(
     for trial in [trial for trial in missing if why_not(trial)]:
         store.publish(Record.skipped(trial, str(why_not(trial))))
         missing.remove(trial)
-    for unit in _units(missing):
+    units = _units(missing)
+    check_input(units, room.data_roots, room.storage)
+    for unit in units:
         print(f"{unit.kind} ...", file=sys.stderr)
         outcome = run_unit(unit, room)
         if outcome.status != "ok" and unit.kind != "cell":

@@ -69,7 +69,12 @@ def _execute(work: Run, make_plan: Callable[[], Plan], resources: Resources, arg
     if not first.units:
         print(f"nothing to run: {len(first.trials)} cells planned, all of them settled")
         drive(work, make_plan, lambda run: None)
-    elif args.local:
+        return
+    if not args.address:  # a cluster's workers have data and weights that this machine may lack
+        from raybench.pipeline.check import check_input
+
+        check_input(first.units, work.assignment.data_roots, work.storage)
+    if args.local:
         from raybench.execution.local import fit
 
         drive(work, make_plan, fit)

@@ -19,6 +19,7 @@ from raybench.registry import dataset
 from raybench.tasks.protocol import DataFacts
 
 SIDE, ROW = 32, 3 * 32 * 32  # pixels of an image's side; bytes of an image
+FULL = 10_000  # images of a whole CIFAR-10 file
 
 
 @dataset(
@@ -74,11 +75,9 @@ def _open(
     there = [name for name in batches if (where / name).is_file()]
     if not there:
         raise UserError(f"dataset {facts.name!r}: found none of {', '.join(batches)} in {where}")
-    if len(there) < len(batches):
-        warnings.warn(
-            f"dataset {facts.name!r}: {where} has {len(there)} of {len(batches)} training files", stacklevel=2
-        )
     parts = [_read(where / name, key, facts.classes) for name in (*there, test_file)]
+    if len(there) < len(batches):
+        _tell_missing(where, batches, there, max(len(labels) for _, labels in parts[:-1]), facts.name)
     labels = torch.cat([part[1] for part in parts])
     pixels = Pixels(torch.cat([part[0] for part in parts]))
     count = len(labels) - len(parts[-1][1])
@@ -89,6 +88,18 @@ def _open(
         f"{val_share:.0%} of {len(there)} training files held out for val, stratified, seed {split_seed}; official test"
     )
     return Data(facts, *splits, split_note=note)
+
+
+def _tell_missing(where: Path, batches: Sequence[str], there: Sequence[str], longest: int, name: str) -> None:
+    """UserError where training files of the full set are missing; a warning where the folder is a sample of it.
+
+    A sample has its first files only, none of them as long as the full set's.
+    """
+    missing = [batch for batch in batches if batch not in there]
+    told = f"dataset {name!r}: {where} has {len(there)} of {len(batches)} training files"
+    if longest >= FULL or list(there) != list(batches[: len(there)]):
+        raise UserError(f"{told}; {', '.join(missing)} missing: the download is damaged, fetch it again")
+    warnings.warn(f"{told}, of at most {longest:,} images: taken for a sample", stacklevel=4)
 
 
 def _folder(root: Path, folder: str, test_file: str, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -34,6 +35,32 @@ class Classification:
         self._mean = torch.tensor(self.data.mean, device=device).reshape(shape)
         self._std = torch.tensor(self.data.std, device=device).reshape(shape)
 
+    @torch.no_grad()
+    def check(self, model: nn.Module) -> None:
+        """One black image through `model` in eval mode: it must come out as (1, classes)."""
+        facts = self.data
+        was_training = model.training
+        model.eval()
+        outputs = model(torch.zeros(1, facts.in_channels, facts.image_size, facts.image_size, device=self._device))
+        model.train(was_training)
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        if shape != (1, facts.classes):
+            raise UserError(
+                f"dataset {facts.name!r} has {facts.classes} classes, so the model must give (1, {facts.classes}) "
+                f"for one image; found {shape}"
+            )
+
+    def check_recipe(self, stages: Sequence[TrainRecipe], calibration_images: int) -> None:
+        """UserError for an unknown augmentation, or more calibration images than the training split has."""
+        for recipe in stages:
+            check_augment(recipe)
+        found = len(self._splits.train)
+        if calibration_images > found:
+            raise UserError(
+                f"dataset {self.data.name!r}: the recipe asks for {calibration_images} calibration images, "
+                f"the training split has {found}"
+            )
+
     def train(
         self,
         model: nn.Module,
@@ -50,7 +77,7 @@ class Classification:
         UserError before the first step when the model's outputs aren't the data's classes.
         """
         check_augment(recipe)
-        self._check_outputs(model)
+        self.check(model)
         split: Split = "test" if select == "test" else "val"
         lesson = Lesson(self._splits.train, recipe, self._normalise, seed, self._device, teacher)
         return fit(
@@ -85,12 +112,8 @@ class Classification:
 
     def calibration(self, images: int, batch_size: int, seed: int) -> Calibration:
         """`images` training images without augmentation, drawn evenly at random by the seed (not by class)."""
+        self.check_recipe((), images)
         found = self._splits.train
-        if images > len(found):
-            raise UserError(
-                f"dataset {self.data.name!r}: the recipe asks for {images} calibration images, "
-                f"the training split has {len(found)}"
-            )
         chosen = torch.randperm(len(found), generator=generator(seed, "calibration"))[:images]
         pixels = torch.cat(list(found.batches(chosen.split(batch_size), self._device, None)))
         labels = found.labels[chosen].to(self._device)
@@ -101,18 +124,3 @@ class Classification:
     def _normalise(self, pixels: Tensor) -> Tensor:
         """(pixels - mean) / std, channel by channel."""
         return (pixels - self._mean) / self._std
-
-    @torch.no_grad()
-    def _check_outputs(self, model: nn.Module) -> None:
-        """One black image through `model` in eval mode: it must come out as (1, classes)."""
-        facts = self.data
-        was_training = model.training
-        model.eval()
-        outputs = model(torch.zeros(1, facts.in_channels, facts.image_size, facts.image_size, device=self._device))
-        model.train(was_training)
-        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        if shape != (1, facts.classes):
-            raise UserError(
-                f"dataset {facts.name!r} has {facts.classes} classes, so the model must give (1, {facts.classes}) "
-                f"for one image; found {shape}"
-            )

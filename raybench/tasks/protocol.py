@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -53,6 +53,12 @@ class Task(Protocol):
 
     metric: str  # name of the metric that ranks: top1, mAP50-95; in percent
     data: DataFacts
+
+    def check(self, model: nn.Module) -> None:
+        """UserError when `model` is not one for this data, e.g. of other classes."""
+
+    def check_recipe(self, stages: Sequence[TrainRecipe], calibration_images: int) -> None:
+        """UserError when a stage asks for what this task doesn't have, or scoring for more images than there are."""
 
     def train(
         self,

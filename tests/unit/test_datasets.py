@@ -153,11 +153,23 @@ def test_pickles_build_nothing_but_data(tmp_path, name):
 
 
 def test_missing_training_files_are_told(cifar):
-    (cifar / "cifar-10-batches-py" / "data_batch_3").unlink()
-    with pytest.warns(UserWarning, match="4 of 5 training files"):
+    folder = cifar / "cifar-10-batches-py"
+    (folder / "data_batch_3").unlink()
+    with pytest.raises(UserError, match=r"4 of 5 training files; data_batch_3 missing: the download is damaged"):
         open_dataset("cifar10", {}, cifar)
-    (cifar / "cifar-10-batches-py" / "test_batch").unlink()
+    (folder / "test_batch").unlink()
     with pytest.raises(UserError, match="found neither"):
+        open_dataset("cifar10", {}, cifar)
+
+
+def test_a_sample_of_cifar_is_told_from_a_download_that_ended_early(cifar):
+    folder = cifar / "cifar-10-batches-py"
+    for number in (4, 5):
+        (folder / f"data_batch_{number}").unlink()
+    with pytest.warns(UserWarning, match="3 of 5 training files, of at most 40 images: taken for a sample"):
+        assert len(open_dataset("cifar10", {}, cifar).whole) == 120
+    (folder / "data_batch_2").write_bytes(pickle.dumps(rows(10_000), protocol=2))  # as long as the real ones
+    with pytest.raises(UserError, match=r"data_batch_4, data_batch_5 missing"):
         open_dataset("cifar10", {}, cifar)
 
 
