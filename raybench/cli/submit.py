@@ -10,6 +10,7 @@ from pathlib import Path
 from raybench.cli.job_arguments import add_address
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
 from raybench.errors import UserError
+from raybench.storage.open import check_writable, open_storage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--storage", metavar="URL", help="s3://, gs:// or a folder that every node mounts (default: the sweep's own)"
     )
     parser.add_argument("--working-dir", type=Path, metavar="DIR", help="your own modules, for models module:function")
+    parser.add_argument(
+        "--mounted",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="every node has DIR; its files stay there",
+    )
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="also set NAME there as it is here")
     parser.add_argument("--no-retry-failed", action="store_true", help="leave failed cells as they are")
     parser.add_argument("--any-version", action="store_true", help="don't compare versions here and on the cluster")
@@ -29,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Submit; 0 when it was accepted, with --wait when it succeeded."""
     from raybench.execution.jobs import Jobs
+    from raybench.execution.luggage import check_data
     from raybench.execution.submission import (
         VERSIONS,
         Submission,
@@ -41,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     sweep = read_sweep(args)
     options = ["--no-retry-failed"] if args.no_retry_failed else []
     plugins = [Path(file) for file in args.plugin]
-    sent = Submission(sweep, shared_storage(args.storage or sweep.storage), plugins, args.working_dir, options)
+    storage = shared_storage(args.storage or sweep.storage)
+    sent = Submission(sweep, storage, plugins, args.working_dir, options, args.mounted)
+    check_data(sweep, Path(args.sweep), args.mounted)
+    _check_storage(storage)
     env = forwarded(args.env)
     jobs = Jobs(args.address)
     if not args.any_version:
@@ -62,3 +75,9 @@ def run(args: argparse.Namespace) -> int:
     job = jobs.find(job.id)
     print(f"{job.id}: {job.status}")
     return 0 if job.status == "SUCCEEDED" else 1
+
+
+def _check_storage(url: str) -> None:
+    """Refuse an object store that can't be written from here. A folder may be mounted on the nodes alone."""
+    if "://" in url:
+        check_writable(open_storage(url))

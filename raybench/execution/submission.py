@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -10,12 +9,14 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
 from raybench.errors import UserError
+from raybench.execution.luggage import repacked, sha256, weights_of
 from raybench.spec.reader import load_sweep
 from raybench.spec.sweep import Sweep
 from raybench.spec.trial import digest
@@ -33,13 +34,20 @@ class Submission:
     plugins: Sequence[Path]
     modules: Path | None  # a folder of the user's own code
     options: Sequence[str]  # of `raybench run`
+    mounted: Sequence[Path] = ()  # folders that every node has at the same place
+
+    @cached_property
+    def weights(self) -> dict[str, Path]:
+        """Name in the job's folder -> weights file; those below the storage or a mounted folder stay where they are."""
+        return weights_of(self.sweep, [*self.mounted, *([] if "://" in self.storage else [Path(self.storage)])])
 
     @property
     def hash(self) -> str:
         """Equal for equal sweeps, code that travels, storage and options, wherever and whenever they are submitted."""
-        code = sorted(_sha256(file) for file in self.plugins)
+        code = sorted(sha256(file) for file in self.plugins)
         own = _tree_hash(self.modules) if self.modules else None
-        return digest("submission", _plain(self.sweep), code, own, self.storage, sorted(self.options))
+        sweep = _plain(repacked(self.sweep, self.weights))
+        return digest("submission", sweep, code, own, self.storage, sorted(self.options))
 
     @property
     def entrypoint(self) -> str:
@@ -60,8 +68,13 @@ class Submission:
             if target.exists():
                 raise UserError(f"--plugin {file}: another plug-in is called {file.name}; file names must differ")
             shutil.copyfile(file, target)
-        (folder / SWEEP_FILE).write_text(yaml.safe_dump(_plain(self.sweep), sort_keys=False))
-        if load_sweep(folder / SWEEP_FILE) != self.sweep.model_copy(update={"storage": None}):
+        for name, file in self.weights.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / name)
+        packed = repacked(self.sweep, self.weights)
+        (folder / SWEEP_FILE).write_text(yaml.safe_dump(_plain(packed), sort_keys=False))
+        there = repacked(self.sweep, {str(folder.absolute() / name): file for name, file in self.weights.items()})
+        if load_sweep(folder / SWEEP_FILE) != there.model_copy(update={"storage": None}):
             raise AssertionError("the sweep that travels is not the sweep that was read")
 
 
@@ -119,11 +132,7 @@ def _tree_hash(folder: Path) -> str:
     if not folder.is_dir():
         raise UserError(f"--working-dir {folder}: there is no such folder")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-    return digest([(path.relative_to(folder).as_posix(), _sha256(path)) for path in files])
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return digest([(path.relative_to(folder).as_posix(), sha256(path)) for path in files])
 
 
 def _hidden(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The few requests that `pyarrow.fs` can't make: conditional PUT and delete of one object, for S3 and GCS.
+"""Single-object requests for S3 and GCS: those that `pyarrow.fs` can't make (conditional PUT) or makes in two (GET).
 
 boto3 and google-cloud-storage are optional (``raybench[s3]``, ``raybench[gcs]``) and imported only when asked for.
 """
@@ -30,6 +30,9 @@ ANSWER_S = 30.0  # a request that hasn't been answered by then is tried again
 class ObjectClient(Protocol):
     """Single-object requests within one bucket. UserError where the owner must act, OSError for what may pass."""
 
+    def get(self, name: str, limit: int | None = None) -> bytes | None:
+        """Content of `name`, at most its first `limit` bytes; None when there is none. One request."""
+
     def put_new(self, name: str, data: bytes) -> bool:
         """Write `name` if it does not exist; False when it does."""
 
@@ -45,6 +48,21 @@ class S3Client:
 
     def __init__(self, url: str, bucket: str, client: Any) -> None:
         self._url, self._bucket, self._client = url, bucket, client
+
+    def get(self, name: str, limit: int | None = None) -> bytes | None:
+        """Content of `name`, at most its first `limit` bytes; None when there is none."""
+        from botocore.exceptions import ClientError
+
+        only = {} if limit is None else {"Range": f"bytes=0-{limit - 1}"}
+        with self._errors():
+            try:
+                return self._client.get_object(Bucket=self._bucket, Key=name, **only)["Body"].read()
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NoSuchKey":
+                    return None
+                if error.response["Error"]["Code"] == "InvalidRange":
+                    return b""  # there is no first byte
+                raise
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write `name` if it does not exist (``If-None-Match: *``); False when it does."""
@@ -63,7 +81,7 @@ class S3Client:
                     raise
                 # after a retry the object that is in the way may be the one we wrote before the answer got lost
                 retried = error.response["ResponseMetadata"].get("RetryAttempts", 0)
-                return bool(retried) and self._get(name) == data
+                return bool(retried) and self.get(name) == data
 
     def put(self, name: str, data: bytes) -> None:
         """Write `name`, whatever was there."""
@@ -74,10 +92,6 @@ class S3Client:
         """Remove `name`; nothing happens when there is none."""
         with self._errors():
             self._client.delete_object(Bucket=self._bucket, Key=name)
-
-    def _get(self, name: str) -> bytes:
-        with self._errors():
-            return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -103,6 +117,19 @@ class GsClient:
 
     def __init__(self, url: str, bucket: Any) -> None:
         self._url, self._bucket = url, bucket
+
+    def get(self, name: str, limit: int | None = None) -> bytes | None:
+        """Content of `name`, at most its first `limit` bytes; None when there is none."""
+        from google.api_core.exceptions import NotFound, RequestRangeNotSatisfiable
+
+        only = {} if limit is None else {"start": 0, "end": limit - 1}
+        try:
+            with self._errors(missing_is_refused=False):
+                return self._bucket.blob(name).download_as_bytes(**only)
+        except NotFound:
+            return None
+        except RequestRangeNotSatisfiable:
+            return b""  # there is no first byte
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write `name` if it does not exist (``ifGenerationMatch=0``); False when it does."""
@@ -145,7 +172,7 @@ class GsClient:
             if missing_is_refused:
                 raise refused(self._url, self._bucket.name, str(error)) from error
             raise
-        except exceptions.PreconditionFailed:
+        except (exceptions.PreconditionFailed, exceptions.RequestRangeNotSatisfiable):
             raise
         except exceptions.GoogleAPIError as error:
             raise OSError(f"storage {self._url!r}: {error}") from error

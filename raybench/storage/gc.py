@@ -15,7 +15,7 @@ from raybench.storage.leases import is_alive
 class Garbage:
     """One thing that can go."""
 
-    kind: Literal["lease", "unfinished write", "checkpoint", "stage"]
+    kind: Literal["lease", "unfinished write", "checkpoint", "stage", "stop sign"]
     name: str
     reason: str
 
@@ -34,6 +34,7 @@ def find_garbage(
     return [
         *_stale_leases(leases),
         *(Garbage("unfinished write", name, f"left alone for over {age:.0f} s") for name in storage.leftovers(age)),
+        *_stops(storage),
         *_checkpoints(storage, published | set(finished), alive),
         *_stages(published, needed, alive),
     ]
@@ -52,6 +53,15 @@ def _stale_leases(leases: dict[str, bytes]) -> Iterator[Garbage]:
         holder = json.loads(data)
         if not is_alive(holder):
             yield Garbage("lease", key, f"its holder, process {holder['pid']}, stopped renewing it")
+
+
+def _stops(storage: Storage) -> Iterator[Garbage]:
+    """Signs that told the workers of a run to let go, and that its killed driver couldn't take back."""
+    for key in storage.list("stops"):
+        run = storage.read(f"runs/{key.partition('/')[2]}.json")
+        told = json.loads(run) if run else None
+        if told is None or told["status"] != "running" or not is_alive(told):
+            yield Garbage("stop sign", key, "the run that it ended is over")
 
 
 def _checkpoints(storage: Storage, ended: Collection[str], alive: Collection[str]) -> Iterator[Garbage]:

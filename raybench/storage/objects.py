@@ -52,23 +52,15 @@ class ObjectStorage:
         return f"ObjectStorage({self.url!r})"
 
     def read(self, key: str) -> bytes | None:
-        """Content of `key`, None when there is none."""
-        try:
-            with self.filesystem.open_input_stream(self._path(key)) as stream:
-                return stream.read()
-        except FileNotFoundError:
-            return None
+        """Content of `key`, None when there is none. One request: pyarrow would ask for the size first."""
+        return self._client.get(self._name(key))
 
     def open(self, key: str) -> BinaryIO | None:
         """A seekable reader of `key`; None when there is none. Small objects are read at once, large ones by ranges."""
-        path = self._path(key)
-        info = self.filesystem.get_file_info(path)
-        if info.type != pafs.FileType.File:
+        head = self._client.get(self._name(key), AT_ONCE + 1)
+        if head is None:
             return None
-        if info.size > AT_ONCE:
-            return self.filesystem.open_input_file(path)
-        data = self.read(key)
-        return None if data is None else io.BytesIO(data)
+        return io.BytesIO(head) if len(head) <= AT_ONCE else self.filesystem.open_input_file(self._path(key))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write `key` with one conditional PUT; False when it already existed."""
@@ -175,10 +167,10 @@ class ObjectStorage:
     def _download(self, manifest: dict, copy: Path) -> bool:
         """Fill `copy` at once; False when the entry was deleted meanwhile."""
         temporary = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}.tmp")
-        here, there = pafs.LocalFileSystem(), f"{self.root}/{UPLOADS}/{manifest['upload']}"
         try:
             temporary.mkdir(parents=True)
-            pafs.copy_files(there, str(temporary), source_filesystem=self.filesystem, destination_filesystem=here)
+            for name, size in manifest["files"].items():
+                self._copy(f"{UPLOADS}/{manifest['upload']}/{name}", size, temporary / name)
             if _sizes(temporary) != manifest["files"]:
                 return False
             os.rename(temporary, copy)
@@ -190,6 +182,18 @@ class ObjectStorage:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return True
+
+    def _copy(self, name: str, size: int, target: Path) -> None:
+        """One file below the root to a local path: a small one by one request. FileNotFoundError when it is gone."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if size > AT_ONCE:
+            here, there = pafs.LocalFileSystem(), f"{self.root}/{name}"
+            pafs.copy_files(there, str(target), source_filesystem=self.filesystem, destination_filesystem=here)
+            return
+        data = self._client.get("/".join(filter(None, (self._prefix, name))))
+        if data is None:
+            raise FileNotFoundError(name)
+        target.write_bytes(data)
 
     def _check_bucket(self) -> None:
         """A mistyped bucket must not look like an empty store."""

@@ -9,7 +9,8 @@ import pytest
 from raybench.cli.main import main
 from raybench.storage.checkpoints import StageCheckpoint
 from raybench.storage.gc import find_garbage, remove
-from raybench.storage.leases import Lease
+from raybench.storage.heartbeat import Heartbeat
+from raybench.storage.leases import Lease, stamp
 from raybench.storage.local import LocalStorage
 
 DONE, RUNNING, STAGE, OTHER = "d" * 16, "e" * 16, "a" * 16, "b" * 16
@@ -47,6 +48,19 @@ def test_only_what_nobody_needs_is_found(storage):
         ("checkpoint", f"checkpoints/{STAGE}/state.pt"),
         ("checkpoint", f"checkpoints/{DONE}/state.pt"),
     ]
+
+
+def test_stop_signs_of_runs_that_are_over_go(storage):
+    for run in ("alive", "killed", "unknown"):
+        storage.create(f"stops/{run}", b"")
+    alive = Heartbeat(storage, "runs/alive.json", {"status": "running"})
+    alive.start()
+    killed = json.dumps({**stamp(60), "time": time.time() - 999, "status": "running"})
+    storage.create("runs/killed.json", killed.encode())
+    found = [one.name for one in find_garbage(storage, []) if one.kind == "stop sign"]
+    assert found == ["stops/killed", "stops/unknown"]
+    alive.stop(status="interrupted")
+    assert "stops/alive" in [one.name for one in find_garbage(storage, [])]
 
 
 def test_stages_go_only_when_sweeps_say_which_are_needed(storage):

@@ -96,6 +96,27 @@ def test_keys_are_written_once_replaced_listed_and_deleted(storage):
     assert storage.has("cells/deep/b")
 
 
+def test_reading_a_key_is_one_request_and_a_large_one_comes_by_ranges(storage, tmp_path, monkeypatch):
+    asked = []
+    storage._client._client.meta.events.register("before-send.s3", lambda request, **_: asked.append(request.method))
+    storage.replace("cells/a", b"0123456789")
+    storage.replace("cells/empty", b"")
+    asked.clear()
+    assert storage.read("cells/a") == storage.open("cells/a").read() == b"0123456789"
+    assert storage.open("cells/empty").read() == b""
+    assert storage.open("cells/none") is storage.read("cells/none") is None
+    assert asked == ["GET"] * 5
+    storage.publish("stages/k", _folder(tmp_path / "k", a="a" * 10, b="b"))
+    asked.clear()
+    assert (storage.fetch("stages/k") / "b").read_text() == "b"
+    assert asked == ["GET"] * 3, "the manifest and two files"
+    monkeypatch.setattr("raybench.storage.objects.AT_ONCE", 4)
+    large = storage.open("cells/a")
+    assert (large.seek(8), large.read()) == (8, b"89")
+    storage.publish("stages/large", _folder(tmp_path / "large", a="a" * 10, b="b"))
+    assert (storage.fetch("stages/large") / "a").read_text() == "a" * 10
+
+
 def test_hidden_and_empty_keys_are_refused(storage):
     for key in ("", "/", ".uploads/x", "a/../b"):
         with pytest.raises(ValueError, match="storage key"):
