@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raybench.datasets.statistics import View
 from raybench.tasks.protocol import DataFacts, Split
 
 
@@ -17,6 +18,9 @@ class Images(Protocol):
     """One split of an image dataset, on whatever medium."""
 
     labels: Tensor  # (n,) int64, on the CPU
+
+    def seen_as(self, view: View) -> Images:
+        """The same images, resized as `view` says where they have to be."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -46,6 +50,13 @@ class Data:
         """The split called `name`."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
+    def seen_as(self, view: View) -> Data:
+        """The same data as pretrained weights want to see it; as it is where they are for other channels."""
+        if len(view.mean) != self.facts.in_channels:
+            return self
+        parts = {name: getattr(self, name).seen_as(view) for name in ("train", "val", "test", "whole")}
+        return replace(self, facts=replace(self.facts, mean=view.mean, std=view.std), **parts)
+
     def training_on_all(self) -> Data:
         """The same data with nothing held out of `train`."""
         return replace(self, train=self.whole, split_note=f"{self.split_note}; trained on train and val")
@@ -74,6 +85,10 @@ class TensorImages:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    def seen_as(self, view: View) -> TensorImages:
+        """Themselves: pixels in memory have the network's size."""
+        return self
 
     def batches(
         self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None

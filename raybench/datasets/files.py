@@ -17,11 +17,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from raybench.datasets.data import random_boxes
+from raybench.datasets.statistics import View
 from raybench.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 AHEAD = 4  # batches that are being decoded while one is trained on
-RESIZE = 256 / 224  # the shorter side before the centre crop, in units of the crop (Krizhevsky et al. 2012)
+CROP = 224 / 256  # the centre crop's side in units of the shorter side (Krizhevsky et al. 2012)
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SHOWN = 3  # files that a message names
 JPEG_END, TAIL = b"\xff\xd9", 1024  # a JPEG's last bytes; some cameras write a little behind them
 
@@ -98,13 +100,18 @@ def is_readable(path: Path) -> bool:
 class FileImages:
     """A split whose images are decoded when a batch wants them."""
 
-    def __init__(self, listing: Listing, size: int) -> None:
+    def __init__(self, listing: Listing, size: int, crop: float = CROP, interpolation: str = "bilinear") -> None:
         self.labels = torch.tensor(listing.labels, dtype=torch.long)
-        self._files, self._size = listing.files, size
+        self._listing, self._size, self._crop = listing, size, crop
+        self._resample = RESAMPLING.get(interpolation, Image.Resampling.BILINEAR)
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self._files)
+        return len(self._listing.files)
+
+    def seen_as(self, view: View) -> FileImages:
+        """The same files, resized and cropped as `view` says."""
+        return FileImages(self._listing, self._size, view.crop, view.interpolation)
 
     def batches(
         self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None
@@ -121,9 +128,10 @@ class FileImages:
                 yield _gathered(waiting.popleft(), device)
 
     def _submit(self, pool: ThreadPoolExecutor, indices: Tensor, draws: Tensor | None) -> list[Future[np.ndarray]]:
-        files = [self._files[index] for index in indices.tolist()]
+        files = [self._listing.files[index] for index in indices.tolist()]
         rows = [None] * len(files) if draws is None else list(draws)
-        return [pool.submit(decode, file, self._size, row) for file, row in zip(files, rows, strict=True)]
+        how = self._size, self._crop, self._resample
+        return [pool.submit(decode, file, row, *how) for file, row in zip(files, rows, strict=True)]
 
 
 def _gathered(parts: Sequence[Future[np.ndarray]], device: torch.device) -> Tensor:
@@ -131,28 +139,34 @@ def _gathered(parts: Sequence[Future[np.ndarray]], device: torch.device) -> Tens
     return pixels.to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
-def decode(path: Path, size: int, draws: Tensor | None) -> np.ndarray:
+def decode(path: Path, draws: Tensor | None, size: int, crop: float, resample: Image.Resampling) -> np.ndarray:
     """One image as (size, size, 3) uint8: a random resized crop by `draws` (4,), or the resized centre.
 
     UserError naming the file when its pixels can't be decoded.
     """
     try:
         with Image.open(path) as image:
-            return _cropped(image.convert("RGB"), size, draws)
+            image = image.convert("RGB")
+            bounds = _box(image, size, crop) if draws is None else _random_box(image, draws)
+            return np.asarray(image.resize((size, size), resample, box=bounds))
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: the image can't be decoded ({error}); remove it or fetch it again") from error
 
 
-def _cropped(image: Image.Image, size: int, draws: Tensor | None) -> np.ndarray:
+def _random_box(image: Image.Image, draws: Tensor) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the random box that `draws` (4,) mean."""
     width, height = image.size
-    if draws is not None:
-        box = random_boxes(draws[None], torch.tensor([float(height)]), torch.tensor([float(width)]))[0].tolist()
-        top, left, tall, wide = box
-        bounds = (left, top, left + wide, top + tall)
-    else:
-        side = min(width, height) / RESIZE if min(width, height) > size else float(min(width, height))
-        bounds = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=bounds))
+    sizes = torch.tensor([float(height)]), torch.tensor([float(width)])
+    top, left, tall, wide = random_boxes(draws[None], *sizes)[0].tolist()
+    return left, top, left + wide, top + tall
+
+
+def _box(image: Image.Image, size: int, crop: float) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the centre: `crop` of the shorter side, or all of it where that is small."""
+    width, height = image.size
+    shorter = min(width, height)
+    side = shorter * crop if shorter > size else float(shorter)
+    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
 
 
 def _threads() -> int:

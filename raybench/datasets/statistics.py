@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from raybench.errors import UserError, unknown
 from raybench.tasks.protocol import DataFacts
@@ -12,6 +12,16 @@ STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # timm's augreg ViTs
 }
+
+
+@dataclass(frozen=True)
+class View:
+    """How published weights were evaluated: images normalised, and files resized and cropped to the centre."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: float  # side of the centre crop in units of the shorter side
+    interpolation: str  # bilinear or bicubic
 
 
 def with_statistics(facts: DataFacts, name: str) -> DataFacts:

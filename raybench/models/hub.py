@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from urllib.error import URLError
+from contextlib import suppress
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
+import torch
 from torch import Tensor, nn
 
+from raybench.datasets.statistics import View
 from raybench.errors import UserError
 from raybench.models.weights import LoadReport, fill
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # names that timm's weights have on Hugging Face's hub
+PATIENCE = 5.0  # seconds for the hub to answer
 
 
 def load_pretrained(model: nn.Module, identity: str) -> LoadReport:
@@ -28,17 +36,32 @@ def load_pretrained(model: nn.Module, identity: str) -> LoadReport:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"weights: pretrained: {identity} can't be fetched ({_cause(error)}). On a machine without a network "
-            "give a file: `weights: PATH` (safetensors or a state dict), copied from one that has it"
+            f"weights: pretrained: {identity} is not in this machine's cache and can't be fetched ({_cause(error)}). "
+            "Without a network give a file, `weights: PATH` (safetensors or a state dict), or copy the cache folder of "
+            "a machine that fetched it (HF_HOME for timm, TORCH_HOME for torchvision)"
         ) from error
     return fill(model, state, f"pretrained {identity}")
+
+
+def view_of(identity: str) -> View | None:
+    """How the hub's weights called `identity` want to see images; None where the library doesn't say."""
+    library, _, name = identity.partition(":")
+    if library != "timm":
+        return None  # torchvision's first weights want what the datasets give
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return config and View(tuple(config.mean), tuple(config.std), config.crop_pct, config.interpolation)
 
 
 def _torchvision(name: str) -> Mapping[str, Tensor]:
     import torchvision
 
-    architecture, _, weights = name.partition("@")
-    return torchvision.models.get_model_weights(architecture)[weights].get_state_dict(progress=False, check_hash=True)
+    architecture, _, wanted = name.partition("@")
+    weights = torchvision.models.get_model_weights(architecture)[wanted]
+    if not _in_torch_cache(weights.url):
+        _reach(weights.url)
+    return weights.get_state_dict(progress=False, check_hash=True)
 
 
 def _timm(name: str) -> Mapping[str, Tensor]:
@@ -46,7 +69,40 @@ def _timm(name: str) -> Mapping[str, Tensor]:
 
     if not timm.is_model_pretrained(name):
         raise UserError(f"weights: pretrained: timm has no pretrained weights {name!r}")
+    config = timm.get_pretrained_cfg(name)
+    found = _in_hub_cache(config.hf_hub_id, config.hf_hub_filename) if config.hf_hub_id else None
+    if found:  # timm would ask the network for a newer one first, and wait long for it
+        overlay = {"file": found, "custom_load": False}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
+    if config.hf_hub_id:
+        from huggingface_hub import constants
+
+        _reach(constants.ENDPOINT)
+    elif not _in_torch_cache(config.url):
+        _reach(config.url)
     return timm.create_model(name, pretrained=True).state_dict()
+
+
+def _in_hub_cache(repository: str, filename: str | None) -> str | None:
+    """The file of `repository`'s weights in Hugging Face's cache on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = repository.partition("@")
+    for name in [filename] if filename else HUB_FILES:
+        found = try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _in_torch_cache(url: str) -> bool:
+    return Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2]).is_file()
+
+
+def _reach(url: str) -> None:
+    """URLError soon, where the libraries would try for minutes; any answer of the server is one."""
+    with suppress(HTTPError):
+        urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
 
 
 def _cause(error: BaseException) -> str:

@@ -29,6 +29,11 @@ def open_task(
     data = open_dataset(trial.dataset, trial.dataset_params, data_root(trial.dataset, data_roots))
     if hasattr(data, "opened"):
         data = data.opened(storage)
+    if trial.weights.kind == "hub" and trial.dataset_params.get("statistics", "own") == "own":
+        from raybench.models.hub import view_of
+
+        view = view_of(trial.weights.identity)
+        data = data.seen_as(view) if view and trial.task == "classification" else data
     if trial.protocol == "pruningbench":
         data = data.training_on_all()  # the best epoch is the best on the test split: nothing is held out
     return registry.task.load(trial.task)(data, device)

@@ -18,7 +18,6 @@ from raybench.errors import UserError
 from raybench.methods.evidence import Evidence
 from raybench.methods.scoring import Scorer
 from raybench.models.build import build_model
-from raybench.models.hub import load_pretrained
 from raybench.models.weights import load_weights
 from raybench.pipeline import surgery
 from raybench.pipeline.cost import count_macs
@@ -216,24 +215,6 @@ def test_zero_padded_shortcuts_become_equal_convolutions(tmp_path):
     x = torch.rand(2, 16, 8, 8)
     padded = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
     assert torch.equal(model.layer2[0].shortcut(x), padded)
-
-
-@pytest.mark.parametrize("identity", ["cifar-resnet20", "timm:resnet9000.none", "somewhere:net"])
-def test_pretrained_that_there_is_not(identity):
-    with pytest.raises(UserError, match="pretrained"):
-        load_pretrained(nn.Linear(1, 1), identity)
-
-
-def test_pretrained_offline_says_what_to_do(monkeypatch):
-    from urllib.error import URLError
-
-    def unreachable(*args, **kwargs):
-        raise URLError("no network here")
-
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", unreachable)
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    with pytest.raises(UserError, match=r"no network here.*give a file"):
-        load_pretrained(nn.Linear(1, 1), "torchvision:resnet18@IMAGENET1K_V1")
 
 
 @pytest.fixture(scope="module")
