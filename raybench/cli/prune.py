@@ -80,10 +80,10 @@ def _trials(args: argparse.Namespace, method: str, output: Path) -> tuple[Trial,
     if args.weights:
         model["weights"] = args.weights if args.weights == "pretrained" else str(_existing(args.weights, "--weights"))
     recipe: Any = {"extends": args.recipe, "finetune": {"epochs": 0}} if args.no_finetune else args.recipe
-    nominal = [1 / (1 - _share(args.ratio))] if args.ratio is not None else args.speedup
+    much = {"speedups": args.speedup} if args.ratio is None else {"ratio": _share(args.ratio)}
     told: dict[str, Any] = {
         "name": "prune", "models": [model], "datasets": [args.dataset], "methods": [method],
-        "strategies": [args.strategy], "speedups": nominal, "seeds": [args.seed], "recipe": recipe,
+        "strategies": [args.strategy], **much, "seeds": [args.seed], "recipe": recipe,
         "protocol": args.protocol, "schedule": args.schedule, "round_to": args.round_to,
     }  # fmt: skip
     if args.prune:
@@ -93,8 +93,7 @@ def _trials(args: argparse.Namespace, method: str, output: Path) -> tuple[Trial,
     output.mkdir(parents=True, exist_ok=True)
     file = output / "sweep.yaml"
     file.write_text(json.dumps(told, indent=1) + "\n")  # JSON is YAML
-    trials = resolve(load_sweep(file))
-    return trials if args.ratio is None else tuple(trial.model_copy(update={"ratio": args.ratio}) for trial in trials)
+    return resolve(load_sweep(file))
 
 
 def _check_names(args: argparse.Namespace) -> None:

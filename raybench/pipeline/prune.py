@@ -6,7 +6,6 @@ single channels (`prune_fill`), and `surgery` makes the one physical cut later.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -59,9 +58,7 @@ def select(
         raise UserError(f"a speed-up must be above 1; found {bad[0]}")
     cost = Cost.measure(model, example, groups)
     problem = Problem.of(groups, cost, strategy, round_to)
-    started = time.perf_counter()
     scorer = Scorer(criterion, model, groups, gather(criterion, model, groups, calibration), seed)
-    scoring = time.perf_counter() - started
     wanted = sorted(set(targets))
     count = library_counts(model, example, groups)
     if protocol == "pruningbench":
@@ -71,8 +68,7 @@ def select(
     else:
         solutions = progressive(problem, scorer, wanted, steps if schedule == "progressive" else 1)
     base = count(None)
-    cuts = {target: _cut(problem, target, solutions[target], base, count) for target in wanted}
-    return {target: replace(cuts[target], seconds_scoring=scoring) for target in targets}
+    return {target: _cut(problem, target, solutions[target], base, count) for target in wanted}
 
 
 def select_ratio(
@@ -96,12 +92,10 @@ def select_ratio(
     if not 0 < ratio < 1:
         raise UserError(f"a ratio must lie between 0 and 1; found {ratio}")
     problem = Problem.of(groups, Cost.measure(model, example, groups), strategy, round_to)
-    started = time.perf_counter()
     scorer = Scorer(criterion, model, groups, gather(criterion, model, groups, calibration), seed)
-    scoring = time.perf_counter() - started
     count = library_counts(model, example, groups)
     cut = _cut(problem, 1.0, at_ratio(problem, scorer, ratio), count(None), count)
-    return replace(cut, target=cut.speedup, seconds_scoring=scoring)
+    return replace(cut, target=cut.speedup)
 
 
 def _cut(problem: Problem, target: float, solution: Solution, base_tp: int, count: Counter) -> Cut:
@@ -119,5 +113,4 @@ def _cut(problem: Problem, target: float, solution: Solution, base_tp: int, coun
         macs_tp=count(solution.kept),
         reason=solution.reason,
         steps=solution.steps,
-        seconds_step=solution.seconds_step,
     )

@@ -14,6 +14,7 @@ from raybench.methods.scoring import Scorer
 from raybench.pipeline import surgery
 from raybench.pipeline.prune_plan import Problem, Solution, Step, plan_step
 from raybench.pipeline.prune_progressive import Paper, exhausted, finish
+from raybench.pipeline.reconstruct import reconstruct
 
 RESCORINGS = 10
 
@@ -56,12 +57,12 @@ def _solve(
         reached = problem.macs(path) <= goal
         if not reached.any():
             paper.remove(step.group, step.unit)
-            return exhausted(paper, scores, target, stage, 0.0)
+            return exhausted(paper, scores, target, stage)
         if stage == stages:
             break
         first = int(np.argmax(reached))
         paper.remove(step.group[:first], step.unit[:first])
-    return finish(paper, scores, step, target, stages, 0.0)
+    return finish(paper, scores, step, target, stages)
 
 
 def _removed(step: Step, groups: int) -> np.ndarray:
@@ -79,10 +80,11 @@ def _rescored(
     calibration: Calibration | None,
     seed: int,
 ) -> list[np.ndarray | None]:
-    """Scores of the physically cut network, laid out over the uncut groups' units."""
+    """Scores of the physically cut (and, where the criterion does so, refitted) network, laid out over the uncut groups' units."""
     kept = {group.name: np.nonzero(alive)[0] for group, alive in zip(problem.groups, paper.alive, strict=True)}
     slim = copy.deepcopy(model)
     surgery.apply(slim, problem.groups, kept)
+    reconstruct(criterion, model, slim, problem.groups, kept, calibration)
     groups = surgery.narrowed(problem.groups, kept)
     found = Scorer(criterion, slim, groups, gather(criterion, slim, groups, calibration), seed).scores()
     scores: list[np.ndarray | None] = []

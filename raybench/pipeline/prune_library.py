@@ -7,7 +7,6 @@ a step that would empty a group skipped, and a stop at the first step past the t
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -110,7 +109,7 @@ def _stop(walk: _Walk, target: float, speedup: Callable[[Sequence[np.ndarray]], 
             if reached > 1.005 * target
             else None
         )
-    return Solution(tuple(walk.kept(low)), reason, low, walk.seconds)
+    return Solution(tuple(walk.kept(low)), reason, low)
 
 
 class _Walk:
@@ -120,7 +119,6 @@ class _Walk:
         self.problem, self.scorer, self.steps = problem, scorer, steps
         self.path = [[np.ones(size, dtype=bool) for size in problem.sizes]]
         self.initial: dict[int, int] = {}
-        self.seconds = 0.0
 
     @property
     def ended(self) -> bool:
@@ -141,7 +139,6 @@ class _Walk:
         return True
 
     def _step(self) -> None:
-        started = time.perf_counter()
         problem, alive = self.problem, self.path[-1]
         scores = [None if s is None else s.astype(np.float32) for s in self.scorer.scores(alive)]
         usable = _usable(problem, np.array([a.sum() for a in alive]))
@@ -151,7 +148,6 @@ class _Walk:
             members = [g for g in np.nonzero(problem.scopes == scope)[0] if usable[g] and scores[g] is not None]
             if members:
                 self._remove(int(scope), members, scores, alive, ratio, after)
-        self.seconds = self.seconds or time.perf_counter() - started
         self.path.append(after)
 
     def _remove(

@@ -85,7 +85,6 @@ class Solution:
     kept: tuple[np.ndarray, ...]
     reason: str | None
     steps: int
-    seconds_step: float
 
 
 def _structure(group: Group) -> tuple[tuple[str, str, int], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,38 +45,32 @@ class Paper:
 def progressive(problem: Problem, scorer: Scorer, targets: Sequence[float], steps: int) -> dict[float, Solution]:
     """Solve every target (ascending) on one walk of `steps` steps; one step is the one-shot schedule."""
     paper, initial, found = Paper(problem), {}, {}
-    waiting, seconds = list(targets), 0.0
+    waiting = list(targets)
     scores: list[np.ndarray | None] = []
     for number in range(1, steps + 1):
-        started = time.perf_counter()
         scores = scorer.scores(paper.alive)
         step = plan_step(problem, scores, paper.alive, number / steps, initial)
-        seconds = seconds or time.perf_counter() - started
         after = paper.counts - np.bincount(step.group, minlength=len(problem.sizes))
         macs = float(problem.macs(after))
         while waiting and macs <= problem.goal(waiting[0]):
-            found[waiting[0]] = finish(paper, scores, step, waiting[0], number, seconds)
+            found[waiting[0]] = finish(paper, scores, step, waiting[0], number)
             del waiting[0]
         if not waiting:
             return found
         paper.remove(step.group, step.unit)
-    return found | {target: exhausted(paper, scores, target, steps, seconds) for target in waiting}
+    return found | {target: exhausted(paper, scores, target, steps) for target in waiting}
 
 
 def at_ratio(problem: Problem, scorer: Scorer, ratio: float) -> Solution:
     """One step that removes `ratio` of the units that each scope ranks, as torch-pruning's one-step pruner does."""
-    started = time.perf_counter()
     paper = Paper(problem)
     scores = scorer.scores(paper.alive)
     step = plan_step(problem, scores, paper.alive, ratio, {})
-    seconds = time.perf_counter() - started
     paper.remove(step.group, step.unit)
-    return Solution(kept_of(paper.order(scores), problem.rounded(paper.counts)), None, 1, seconds)
+    return Solution(kept_of(paper.order(scores), problem.rounded(paper.counts)), None, 1)
 
 
-def finish(
-    paper: Paper, scores: Sequence[np.ndarray | None], step: Step, target: float, number: int, seconds: float
-) -> Solution:
+def finish(paper: Paper, scores: Sequence[np.ndarray | None], step: Step, target: float, number: int) -> Solution:
     """Stop inside `step` where the target is met, then fill up with single units."""
     problem, n = paper.problem, len(paper.problem.sizes)
     gone = np.zeros((len(step.group) + 1, n), dtype=np.int64)
@@ -85,7 +78,7 @@ def finish(
     path = paper.counts - np.cumsum(gone, axis=0)  # counts after each candidate
     order = paper.order(scores)
     counts, reason = fill(problem, path, order, scores, step.threshold, target)
-    return Solution(kept_of(order, counts), reason, number, seconds)
+    return Solution(kept_of(order, counts), reason, number)
 
 
 def kept_of(order: Sequence[np.ndarray], counts: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -93,9 +86,7 @@ def kept_of(order: Sequence[np.ndarray], counts: np.ndarray) -> tuple[np.ndarray
     return tuple(np.sort(units[len(units) - count :]) for units, count in zip(order, counts, strict=True))
 
 
-def exhausted(
-    paper: Paper, scores: Sequence[np.ndarray | None], target: float, number: int, seconds: float
-) -> Solution:
+def exhausted(paper: Paper, scores: Sequence[np.ndarray | None], target: float, number: int) -> Solution:
     """The floors bind before the target: the best cut there is, and which groups hold it back most."""
     problem = paper.problem
     counts = problem.rounded(paper.counts)
@@ -108,4 +99,4 @@ def exhausted(
     reason = f"floor: best reachable {problem.cost.macs_base / macs:.3f}; groups {shown}"
     if mute:
         reason += f"; without a score: {', '.join(mute[:5])}" + (f" and {len(mute) - 5} more" if len(mute) > 5 else "")
-    return Solution(kept_of(paper.order(scores), counts), reason, number, seconds)
+    return Solution(kept_of(paper.order(scores), counts), reason, number)

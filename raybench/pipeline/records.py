@@ -70,5 +70,3 @@ class Cut:
     macs_tp: int | None = None
     reason: str | None = None  # why the target was missed by more than 0.5 %, e.g. "granularity", "floor: a, b"
     steps: int = 0
-    seconds_scoring: float = 0.0  # one scoring of all groups
-    seconds_step: float = 0.0  # one scoring + selection step

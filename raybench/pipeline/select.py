@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def load(trial: Trial, room: Room) -> Selection:
     """The cut that an earlier unit selected for this trial."""
     folder = cache.read(room, trial.select_key, "select")
     told = cache.result(folder)
-    fields = json.loads((folder / CUT).read_text())
+    written = json.loads((folder / CUT).read_text())
+    fields = {field.name: written[field.name] for field in dataclass_fields(Cut)}  # older files say more
     fields["kept"] = {name: tuple(kept) for name, kept in fields["kept"].items()}
     return Selection(Cut(**fields), told["step_time_s"], told["timing_reason"], told["seconds"])
 
@@ -71,8 +73,8 @@ def _select(trials: Sequence[Trial], room: Room) -> None:
     groups = groups_of(model, trial, task)
     if not len(groups):
         raise NotSupported(f"{trial.model} has nothing to prune: no group of channels was found")
-    criterion: Importance = registry.importance.load(trial.importance.name)(**trial.importance.params)
-    calibration = _calibration(criterion, trial, task)
+    criterion = criterion_of(trial)
+    calibration = calibration_of(criterion, trial, task)
     cuts = _cuts(trials, model, example_of(task.data, room.device), groups, criterion, calibration)
     with room.node.exclusive() as alone:
         step_s = _time_step(criterion, model, groups, calibration, trial.seed) if alone else None
@@ -100,9 +102,14 @@ def _cuts(
     return select_channels(model, example, groups, criterion, speedups, **how)
 
 
-def _calibration(criterion: Importance, trial: Trial, task: Task) -> Calibration | None:
+def criterion_of(trial: Trial) -> Importance:
+    """The trial's criterion with its parameters."""
+    return registry.importance.load(trial.importance.name)(**trial.importance.params)
+
+
+def calibration_of(criterion: Importance, trial: Trial, task: Task) -> Calibration | None:
     """The images that the criterion may look at, None for one that needs weights only."""
-    if criterion.needs in ("nothing", "weights"):
+    if criterion.needs in ("nothing", "weights") and not criterion.reconstructs:
         return None
     return task.calibration(trial.recipe.calibration_images, trial.recipe.calibration_batch, trial.seed)
 

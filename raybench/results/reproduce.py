@@ -24,7 +24,7 @@ def sweep_of(trial_json: str) -> str:
         "models": _entry(name=trial["model"], params=trial["model_params"], weights=_weights(trial["weights"])),
         "methods": _entry(**method),
         "strategies": trial["strategy"],
-        "speedups": trial["speedup"],
+        **({"ratio": trial["ratio"]} if trial.get("ratio") else {"speedups": trial["speedup"]}),
         "seeds": trial["seed"],
         "base_seeds": "per-seed" if trial["base_seed"] and trial["base_seed"] == trial["seed"] else "shared",
         "protocol": trial["protocol"],

@@ -103,6 +103,7 @@ class _Resolver:
             **fields,
             strategy=strategy,
             speedup=speedup,
+            ratio=sweep.ratio,
             seed=seed,
             base_seed=seed if sweep.base_seeds == "per-seed" else 0,
             protocol=sweep.protocol,

@@ -21,6 +21,7 @@ from raybench.spec.axes import (
     Spec,
     Speedups,
     Strategies,
+    as_tuple,
     distinct,
     mistake,
     named,
@@ -100,6 +101,9 @@ class Sweep(Spec):
     methods: Methods = Field(description="importance, importance+regularizer, or a mapping with name and params")
     strategies: Strategies = ("protected-global",)
     speedups: Speedups = Field(description="base MACs / pruned MACs, each above 1")
+    ratio: float | None = Field(
+        None, gt=0, lt=1, description="in place of speedups: the share of channels that one step removes"
+    )
     seeds: Seeds = (0,)
     base_seeds: Literal["shared", "per-seed"] = "shared"
     recipe: Recipe = Field(description="a recipe's name, or {extends: NAME, finetune: {epochs: 3}}")
@@ -112,6 +116,17 @@ class Sweep(Spec):
     data_roots: dict[str, str] = Field({}, description="dataset name -> folder, resolved on the worker")
     include: Annotated[tuple[Include, ...], Many] = ()
     exclude: Annotated[tuple[Exclude, ...], Many] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ratio_or_speedups(cls, told: Any) -> Any:
+        """A ratio's place on the axis of speed-ups is 1 / (1 - ratio): a name for it, not what it will come to."""
+        ratio = told.get("ratio") if isinstance(told, dict) else None
+        if not isinstance(ratio, float) or not 0 < ratio < 1:
+            return told
+        if as_tuple(told.get("speedups", 1 / (1 - ratio))) != (1 / (1 - ratio),):
+            raise mistake("found speedups beside it, expected one of the two", "ratio")
+        return {**told, "speedups": [1 / (1 - ratio)]}
 
     @field_validator("data_roots")
     @classmethod
@@ -137,6 +152,15 @@ class Sweep(Spec):
                             f"found {holder.schedule!r}, expected none: protocol pruningbench walks its own 400 steps",
                             *((axis, place, "schedule") if axis else ("schedule",)),
                         )
+        return self
+
+    @model_validator(mode="after")
+    def _one_ratio(self) -> Sweep:
+        """With a ratio no entry can ask for speed-ups of its own."""
+        for axis in (*ENTRIES, "include") if self.ratio is not None else ():
+            for place, holder in enumerate(getattr(self, axis)):
+                if holder.speedups is not None:
+                    raise mistake("found speedups, expected none: the sweep has a ratio", axis, place, "speedups")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from raybench import registry
 from raybench.datasets.roots import fingerprint
 from raybench.errors import SpecError
+from raybench.results.reproduce import sweep_of
 from raybench.spec.reader import load_sweep
 from raybench.spec.resolve import resolve
 from raybench.spec.sweep import Sweep
@@ -297,3 +298,22 @@ def test_the_order_of_the_axes_changes_no_id(models, methods, speedups, seeds):
     ids = Counter(t.trial_id for t in shuffled)
     assert ids == Counter(t.trial_id for t in resolve(sweep()))
     assert max(ids.values()) == 1
+
+
+def test_a_ratio_stands_in_place_of_speedups_and_shows_again_as_one(tmp_path):
+    told = {"name": "r", "datasets": "digits", "models": "cifar-resnet20", "methods": "random", "recipe": "quick"}
+    (tmp_path / "r.yaml").write_text(json.dumps(told | {"ratio": 0.3}))
+    (trial,) = resolve(load_sweep(tmp_path / "r.yaml"))
+    assert (trial.ratio, trial.speedup) == (0.3, pytest.approx(1 / 0.7))
+    (tmp_path / "again.yaml").write_text(sweep_of(trial.model_dump_json()))
+    assert resolve(load_sweep(tmp_path / "again.yaml"))[0].trial_id == trial.trial_id
+    (tmp_path / "r.yaml").write_text(json.dumps(told | {"ratio": 0.3, "speedups": 2}))
+    with pytest.raises(SpecError, match="ratio: found speedups beside it"):
+        load_sweep(tmp_path / "r.yaml")
+    entry = {"name": "random", "speedups": [2]}
+    (tmp_path / "r.yaml").write_text(json.dumps(told | {"ratio": 0.3, "methods": [entry]}))
+    with pytest.raises(SpecError, match=r"methods\[0\]\.speedups: found speedups, expected none"):
+        load_sweep(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text(json.dumps(told))
+    with pytest.raises(SpecError, match="speedups: the key is missing"):
+        load_sweep(tmp_path / "r.yaml")
