@@ -96,9 +96,14 @@ class Detector(DetectionModel):
     def read_weights(self, path: Path) -> dict[str, Tensor]:
         """The weights in `path` in this model's names: an ultralytics checkpoint, a state dict, or safetensors.
 
-        UserError when the file can't be read without running its code.
+        UserError when the file can't be read without running its code, or is for another number of classes.
         """
-        return self.own_names(read_state(path) if path.suffix == ".safetensors" else read_checkpoint(path))
+        state = self.own_names(read_state(path) if path.suffix == ".safetensors" else read_checkpoint(path))
+        head = self.model[-1]
+        last = state.get(f"model.{head.i}.cv3.0.2.bias")
+        if last is not None and len(last) != head.nc:
+            raise UserError(f"{path}: found weights of a detector of {len(last)} classes; the dataset has {head.nc}")
+        return state
 
     def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict in ultralytics' names in this model's; one that is in them already is left alone."""

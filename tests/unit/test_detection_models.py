@@ -42,7 +42,9 @@ def stirred(model):
     return model.eval()
 
 
-@pytest.mark.parametrize(("config", "scale"), [("yolov8", "n"), ("yolo11", "n"), ("yolov8", "tiny")])
+@pytest.mark.parametrize(
+    ("config", "scale"), [("yolov8", "n"), ("yolov8", "s"), ("yolov8", "m"), ("yolo11", "n"), ("yolov8", "tiny")]
+)
 def test_the_rewrite_computes_what_ultralytics_computes(config, scale):
     torch.manual_seed(0)
     theirs = stirred(DetectionModel(architecture(config, scale), ch=3, nc=5, verbose=False))
@@ -54,10 +56,13 @@ def test_the_rewrite_computes_what_ultralytics_computes(config, scale):
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 
-@pytest.mark.parametrize(("config", "least"), [("yolov8", 50), ("yolo11", 60)])
-def test_groups_cut_and_counted_leave_what_is_protected(config, least):
+@pytest.mark.parametrize(
+    ("config", "scale", "least"),
+    [("yolov8", "n", 50), ("yolov8", "s", 50), ("yolov8", "m", 50), ("yolo11", "n", 60)],
+)
+def test_groups_cut_and_counted_leave_what_is_protected(config, scale, least):
     torch.manual_seed(0)
-    model = yolo(5, 3, 64, config=config, scale="n").eval()
+    model = yolo(5, 3, 64, config=config, scale=scale).eval()
     image = torch.zeros(1, 3, 64, 64)
     groups = trace(model, image, classes=5)
     assert len(groups) >= least
@@ -118,6 +123,12 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     torch.save({"model.0.conv.weight": torch.zeros(3, 3, 3, 3)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="not weights of this Detector"):
         load_weights(yolo(3, 3, 64, config="yolov8", scale="tiny"), tmp_path / "other.pt")
+
+
+def test_weights_of_other_classes_are_refused(tmp_path):
+    torch.save(yolo(7, 3, 64, config="yolov8", scale="tiny").state_dict(), tmp_path / "seven.pt")
+    with pytest.raises(UserError, match=r"seven\.pt: found weights of a detector of 7 classes; the dataset has 3"):
+        load_weights(yolo(3, 3, 64, config="yolov8", scale="tiny"), tmp_path / "seven.pt")
 
 
 class Call:
@@ -189,3 +200,34 @@ def test_ultralytics_stays_at_home(tmp_path):
     assert list(home.rglob("*")) == []
     assert list(here.rglob("*")) == []
     assert not Path(done.stdout.strip()).exists()  # its settings went with the process
+
+
+PRUNE = """
+import socket, sys
+def refuse(*a, **k): raise AssertionError("network")
+socket.getaddrinfo = socket.create_connection = socket.socket.connect = refuse
+from raybench.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_cell_writes_only_into_its_own_folder(tmp_path):
+    home, here, out, temporary = (tmp_path / name for name in ("home", "here", "out", "tmp"))
+    for folder in (home, here, temporary, out / "recipes"):
+        folder.mkdir(parents=True)
+    stage = "{epochs: 1, batch_size: 100, lr: 0.001, augment: [mosaic, hsv]}"
+    told = f"base: {stage}\nsparsify: {stage}\nfinetune: {stage}\ncalibration_images: 8\ncalibration_batch: 4\n"
+    (out / "recipes" / "once.yaml").write_text(told)
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
+    command = [
+        "prune", "--model", "test-detector", "--dataset", "digits-detection", "--method", "taylor", "--regularizer",
+        "bn-scale", "--speedup", "1.5", "--recipe", "once", "-o", str(out),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PRUNE, *command], cwd=here, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert [file for folder in (home, here) for file in folder.rglob("*") if file.is_file()] == []
+    assert [file for file in temporary.rglob("*") if "ultralytics" in file.name.lower()] == []
+    assert list((out / "artifacts").iterdir())
