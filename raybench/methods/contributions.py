@@ -45,7 +45,9 @@ class ChannelSelection(Importance):
     """What CP and ThiNet share: they look at the input sides of convolutions and linear layers, at sampled points."""
 
     needs = "activations"
+    reconstructs = True
     points: int  # locations per image, a parameter of the subclasses
+    reconstruct: bool  # whether layers that read pruned channels are refitted after the cut, a parameter as well
 
     def watched(self, group: Group) -> tuple[Member, ...]:
         """The layers that read the group's channels. NotSupported when there is none."""

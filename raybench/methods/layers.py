@@ -43,6 +43,12 @@ class Arrangement:
             return weight.unflatten(0, (self.local, -1)).transpose(1, 2).flatten(0, 1)
         return weight.unsqueeze(1) if weight.dim() == 1 else weight.movedim(self.axis, 0)
 
+    def whole(self, rows: Tensor) -> Tensor:
+        """The weight whose `rows` these are: the other way round."""
+        if self.local > 1:
+            return rows.unflatten(0, (self.local, -1)).transpose(1, 2).flatten(0, 1)
+        return rows.movedim(0, self.axis)
+
     def spread(self, values: Tensor, weight: Tensor) -> Tensor:
         """One value a channel, (channels,), shaped so that it multiplies `weight` channel by channel."""
         if self.local > 1:

@@ -41,6 +41,20 @@ class Layer:
     seed: int = 0  # of the trial; the only source of randomness that a criterion may use
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A layer that reads pruned channels: what it gets now at sampled points, and what the uncut layer gave there.
+
+    g convolution groups (1 for most layers) of c channels that are left and o outputs that are left, k kernel taps.
+    All float64. The uncut layer's outputs are taken without the bias.
+    """
+
+    name: str
+    inputs: Tensor  # (g, points, c, k), from the pruned network: what was refitted before this layer is in it
+    weight: Tensor  # (g, c, k, o), of the kept channels
+    target: Tensor  # (g, points, o)
+
+
 class Importance:
     """Base class of every criterion: high scores stay. Subclasses are frozen dataclasses; fields are parameters.
 
@@ -54,6 +68,9 @@ class Importance:
     normalize: ClassVar[Literal["mean", "max", "sum", "lamp", "none"]] = "mean"  # within a group, over kept units
     min_images: ClassVar[int] = 1  # fewer calibration images are an error; how many there are is the recipe's
     requires: ClassVar[str | None] = None  # "batch-norm": models without it are a skipped row
+    reconstructs: ClassVar[bool] = (
+        False  # has `refit`, and parameters `points` an image and `reconstruct`
+    )
     version: ClassVar[int] = 1  # raise when the numbers change: it is in trial_id
     paper: ClassVar[str] = ""
 
@@ -71,6 +88,10 @@ class Importance:
         Called once for every watched layer and side when `needs="activations"`. `inputs` and `output` are the
         layer's own, batch first."""
         return state
+
+    def refit(self, reading: Reading) -> Tensor:
+        """New weight, (g, c, k, o), of a layer that reads pruned channels; called after the cut when `reconstructs`."""
+        return reading.weight
 
 
 class ElementwiseImportance(Importance):

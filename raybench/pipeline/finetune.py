@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from torch import nn
 
-from raybench.pipeline import base, sparsify, surgery
+from raybench.pipeline import base, reconstruct, select, sparsify, surgery
 from raybench.pipeline.network import groups_of, model_of
 from raybench.pipeline.records import Cut
 from raybench.pipeline.room import Room
@@ -24,13 +25,21 @@ class Pruned:
 
 
 def cut_network(trial: Trial, cut: Cut, task: Task, room: Room) -> Pruned:
-    """Load the network that the selection was made on and remove what the cut does not keep."""
+    """Load the network that the selection was made on and remove what the cut does not keep.
+
+    A criterion that reconstructs then refits what reads the removed channels.
+    """
     start = sparsify.load(trial, room) or base.load(trial, room)
     model = model_of(start.folder, trial, task, room.device)
     groups = groups_of(model, trial, task)
     before = _widths(model)
+    criterion = select.criterion_of(trial)
+    dense = copy.deepcopy(model) if reconstruct.wanted(criterion) else model
     surgery.apply(model, groups, cut.kept)
     after = _widths(model)
+    if dense is not model:
+        calibration = select.calibration_of(criterion, trial, task)
+        reconstruct.reconstruct(criterion, dense, model, groups, cut.kept, calibration)
     return Pruned(model, {name: (before[name], after[name]) for name in before})
 
 

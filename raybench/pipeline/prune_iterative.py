@@ -80,7 +80,7 @@ def _rescored(
     calibration: Calibration | None,
     seed: int,
 ) -> list[np.ndarray | None]:
-    """Scores of the physically cut (and, where the criterion does so, refitted) network, laid out over the uncut groups' units."""
+    """Scores of the network as it would be: cut, refitted by criteria that do so; over the uncut groups' units."""
     kept = {group.name: np.nonzero(alive)[0] for group, alive in zip(problem.groups, paper.alive, strict=True)}
     slim = copy.deepcopy(model)
     surgery.apply(slim, problem.groups, kept)

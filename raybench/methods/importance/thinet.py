@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from raybench.methods.contributions import ChannelSelection
+from raybench.methods.protocols import Reading
+from raybench.methods.refit import channel_scales
 from raybench.registry import importance
 
 STEP = 2.0**-20  # keeps the order of removal where the error falls again
@@ -20,18 +23,26 @@ class ThiNet(ChannelSelection):
     Luo et al., eq. 6: T = argmin sum_i (sum_{j in T} x_ij)^2, built up one channel at a time (algorithm 1); x_ij is
     what input channel j gives to output i (eq. 4). The authors stop at a given compression; here the greedy order
     goes on to the last channel, and the score is the error then reached, never below an earlier one. All output
-    channels of each sampled (image, location) are used instead of one. No weights are rescaled afterwards (eq. 7):
-    every method is finetuned alike. Where several layers read a channel their scores are averaged.
+    channels of each sampled (image, location) are used instead of one. Where several layers read a channel their
+    scores are averaged. After the cut every layer that reads pruned channels has its kept channels rescaled by least
+    squares, one factor each (eq. 7); `reconstruct: false` leaves them as they were.
     """
 
     points: int = 10
+    reconstruct: bool = True
 
     needs = "activations"
-    paper = "Luo et al., ThiNet, ICCV 2017, eq. 4-6, algorithm 1"
+    reconstructs = True
+    version = 2
+    paper = "Luo et al., ThiNet, ICCV 2017, eq. 4-7, algorithm 1"
 
     def select(self, gram: np.ndarray) -> np.ndarray:
         """(n,) scores in the order of removal."""
         return greedy_errors(gram)
+
+    def refit(self, reading: Reading) -> Tensor:
+        """argmin_s ||y - sum_j s_j x_j||^2, put into the weights."""
+        return channel_scales(reading)
 
 
 def greedy_errors(gram: np.ndarray) -> np.ndarray:

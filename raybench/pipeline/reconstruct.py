@@ -1,0 +1,129 @@
+"""After the cut: what reads pruned channels is refitted to what it gave before, by criteria whose papers do so.
+
+The uncut network's outputs are taken at sampled points; then one pass through the pruned network refits each layer
+right before it runs, so that it sees what the layers before it, refitted already, give it (He et al., ICCV 2017,
+eq. 5: reconstruct the original output from the current input).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raybench.methods.contributions import sample_patches
+from raybench.methods.evidence import batches, evaluating, finite_outputs
+from raybench.methods.layers import arrangement, view
+from raybench.methods.protocols import Calibration, Importance, Reading
+from raybench.pipeline import surgery
+from raybench.pipeline.records import Groups, Member
+from raybench.pipeline.widths import sides_of
+
+MOST_PIXELS = 2**22  # images of one pass, all in memory at once: 256 at 128x128; with fewer images, more points of each
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A convolution or linear layer whose inputs were cut, as it was and as it is."""
+
+    whole: Member
+    cut: Member
+    outputs: np.ndarray | None  # positions of the whole layer's output that are left; None: all
+
+
+def wanted(criterion: Importance) -> bool:
+    """Whether `criterion` refits layers after the cut, and isn't told not to."""
+    return criterion.reconstructs and criterion.reconstruct
+
+
+def reconstruct(
+    criterion: Importance,
+    dense: nn.Module,
+    pruned: nn.Module,
+    groups: Groups,
+    kept: surgery.Kept,
+    calibration: Calibration | None,
+) -> None:
+    """Let `criterion` change, in place, the weights of every layer of `pruned` that reads pruned channels.
+
+    `pruned` is `dense` cut down to the `kept` units of `groups`. Each reader is refitted on its own, with all of its
+    channels, whatever groups they belong to; biases, norms and depthwise filters keep their values, and so does a
+    layer that runs more than once. A criterion that doesn't reconstruct leaves everything as it is.
+    """
+    if not wanted(criterion):
+        return
+    assert calibration is not None
+    found = readers(dense, groups, kept)
+    used = min(len(calibration.images), max(1, MOST_PIXELS // calibration.images[0, 0].numel()))
+    points = -(-criterion.points * len(calibration.images) // used)
+    one = replace(calibration, images=calibration.images[:used], labels=calibration.labels[:used], batch_size=used)
+    targets: dict[str, Tensor | None] = {}
+
+    def remember(name: str, inputs: Tensor) -> None:
+        reader = found[name]
+        x, w = _split(dense, reader.whole, inputs, points, reader.outputs)
+        targets[name] = None if name in targets else x.flatten(2) @ w.flatten(1, 2)
+
+    def refit(name: str, inputs: Tensor) -> None:
+        target = targets.pop(name, None)
+        if target is not None:
+            x, w = _split(pruned, found[name].cut, inputs, points)
+            _write(pruned, found[name].cut, criterion.refit(Reading(name, x, w, target)))
+
+    for model, look in ((dense, remember), (pruned, refit)):
+        with torch.no_grad(), evaluating(model), finite_outputs(model), _before(model, found, look):
+            for batch in batches(model, one):
+                model(batch.images)
+
+
+def readers(dense: nn.Module, groups: Groups, kept: surgery.Kept) -> dict[str, Reader]:
+    """Layer name -> the convolutions and linear layers that lost some of their inputs."""
+    sides, narrow = sides_of(groups), sides_of(surgery.narrowed(groups, kept))
+    alive = surgery.alive_of(groups, kept)
+    found = {}
+    for (layer, side), owners in sides.items():
+        whole, cut = owners[0][1], narrow[layer, side][0][1]
+        if side == "in" and cut.width < whole.width and isinstance(dense.get_submodule(layer), nn.Conv2d | nn.Linear):
+            outs = sides.get((layer, "out"))
+            found[layer] = Reader(whole, cut, surgery.positions_left(outs, alive) if outs else None)
+    return found
+
+
+def _split(
+    model: nn.Module, member: Member, inputs: Tensor, points: int, outputs: np.ndarray | None = None
+) -> tuple[Tensor, Tensor]:
+    """(inputs at the sampled points, weight) of a layer as `Reading` has them."""
+    layer = view(model, member, other=outputs)
+    groups = getattr(layer.module, "groups", 1)
+    patches = sample_patches(layer, inputs, points, 0).double()  # (k, points, g * c)
+    rows = layer.weight.double().reshape(*layer.weight.shape[:2], -1)  # (g * c, o, k)
+    return patches.unflatten(2, (groups, -1)).permute(2, 1, 3, 0), rows.mT.unflatten(0, (groups, -1))
+
+
+def _write(model: nn.Module, member: Member, weight: Tensor) -> None:
+    """Put a weight laid out as in `Reading` back into its layer."""
+    parameter = model.get_submodule(member.layer).weight
+    layout = arrangement(model, member)
+    rows = weight.flatten(0, 1).mT.reshape(layout.rows(parameter).shape)
+    with torch.no_grad():
+        parameter.copy_(layout.whole(rows))
+
+
+@contextmanager
+def _before(model: nn.Module, names: Mapping[str, Any], look: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """`look(name, inputs)` right before each layer runs."""
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda module, inputs: look(name, inputs[0].detach())
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

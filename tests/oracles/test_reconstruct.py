@@ -1,0 +1,201 @@
+"""The refit after the cut: against least squares written from the papers, and on nets where it must be exact."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from raybench import registry
+from raybench.methods.evidence import gather
+from raybench.methods.protocols import Calibration
+from raybench.methods.scoring import Scorer
+from raybench.pipeline import surgery
+from raybench.pipeline.prune import select
+from raybench.pipeline.reconstruct import reconstruct
+from tests.oracles import formulas, nets
+
+# net -> the units that stay, a group; the readers in the order in which they run
+CUTS = {
+    "plain": ({"conv1": (0, 2, 3), "conv2": (1, 2, 4, 5)}, ("conv2", "fc")),
+    "residual": ({"stem": (0, 1, 3, 5), "conv1": (0, 2, 3)}, ("conv1", "conv2", "fc")),
+    "depthwise": ({"expand": (0, 1, 2, 4), "project": (0, 3, 4)}, ("project", "fc")),
+    "grouped": ({"conv1": (0, 2, 3), "grouped": (0, 1, 3)}, ("grouped", "conv3")),
+    "attention": ({"fc1": (0, 1, 2, 5, 7)}, ("fc2",)),
+}
+
+
+def criterion(name, **params):
+    return registry.importance.load(name)(**{"points": 10**6} | params)
+
+
+def case(net_name, n=40):
+    net, groups = nets.build(net_name)
+    images, labels = nets.images(n)
+    return net.double().eval(), groups, Calibration(images.double(), labels, 8)
+
+
+def refitted(net, groups, kept, calibration, by):
+    """(the net cut to `kept`, the same refitted by the criterion `by`)."""
+    bare = copy.deepcopy(net)
+    surgery.apply(bare, groups, kept)
+    slim = copy.deepcopy(bare)
+    reconstruct(by, net, slim, groups, kept, calibration)
+    return bare, slim
+
+
+def columns(module, inputs, first, count):
+    """(points, count * taps): what a layer's inputs first to first + count are at each of its output locations."""
+    if isinstance(module, nn.Linear):
+        return inputs[..., first : first + count].reshape(-1, count).numpy()
+    patches = F.unfold(inputs[:, first : first + count], module.kernel_size, 1, module.padding, module.stride)
+    return patches.transpose(1, 2).flatten(0, 1).numpy()
+
+
+def by_hand(name, dense, slim, groups, kept, reader, images):
+    """Weight of `reader` in `slim`, refitted to the dense layer's output. He et al., ICCV 2017, eq. 4 and 5:
+    argmin_W ||Y' - X W||^2; Luo et al., ICCV 2017, eq. 7: argmin_s ||y - sum_j s_j x_j||^2."""
+    whole, cut = dense.get_submodule(reader), slim.get_submodule(reader)
+    inputs, output = formulas.layer_io(slim, reader, images)[0], formulas.layer_io(dense, reader, images)[1]
+    output = output if whole.bias is None else output - whole.bias.detach().view(-1, *[1] * (output.dim() == 4) * 2)
+    left = np.arange(len(whole.weight))
+    for group in groups:
+        for m in group.members:
+            if (m.layer, m.side) == (reader, "out"):
+                left = m.positions[np.isin(m.units, kept.get(group.name, range(group.size)))]
+    dim = output.dim() - 1 if isinstance(whole, nn.Linear) else 1
+    y = output.movedim(dim, -1).reshape(-1, len(whole.weight)).numpy()[:, left]
+    old = cut.weight.detach().flatten(1).numpy()
+    parts = getattr(cut, "groups", 1)
+    outs, ins = len(old) // parts, cut.weight.shape[1]
+    taps = old.shape[1] // ins
+    new = np.zeros_like(old)
+    for g in range(parts):
+        rows = slice(g * outs, (g + 1) * outs)
+        x, w = columns(cut, inputs, g * ins, ins), old[rows].T
+        if name == "cp":
+            new[rows] = (w + np.linalg.pinv(x) @ (y[:, rows] - x @ w)).T
+        else:
+            each = range(0, ins * taps, taps)
+            terms = np.stack([(x[:, j : j + taps] @ w[j : j + taps]).ravel() for j in each], 1)
+            scales = 1 + np.linalg.pinv(terms) @ (y[:, rows].ravel() - terms.sum(1))
+            new[rows] = old[rows] * np.repeat(scales, taps)
+    return new.reshape(cut.weight.shape)
+
+
+@pytest.mark.parametrize("name", ["cp", "thinet"])
+@pytest.mark.parametrize("net_name", CUTS)
+def test_the_refit_is_the_papers_least_squares(net_name, name):
+    net, groups, calibration = case(net_name)
+    kept, order = CUTS[net_name]
+    bare, slim = refitted(net, groups, kept, calibration, criterion(name))
+    for reader in order:  # each with what the refitted layers before it give
+        expected = by_hand(name, net, bare, groups, kept, reader, calibration.images)
+        found = slim.get_submodule(reader).weight.detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+        assert np.abs(found - bare.get_submodule(reader).weight.detach().numpy()).max() > 1e-3
+        with torch.no_grad():
+            bare.get_submodule(reader).weight.copy_(torch.from_numpy(expected))
+    changed = {n for n, p in slim.named_parameters() if not torch.allclose(p, bare.get_parameter(n), 1e-4, 1e-6)}
+    assert changed == set()  # nothing but the readers: norms, biases and depthwise filters are as they were
+
+
+def spanned(name):
+    """A net whose first group has a channel that the others make up for exactly, and the units that stay."""
+    net, _ = nets.build("plain")
+    with torch.no_grad():
+        net.bn1.weight.fill_(1)
+        net.bn1.running_var.fill_(1)
+        net.bn1.running_mean.zero_()
+        net.bn1.bias.fill_(9)  # every ReLU is open: channels are linear in the image
+        if name == "cp":
+            net.conv1.weight[4] = net.conv1.weight[0] + net.conv1.weight[2]
+            net.bn1.bias[4] = net.bn1.bias[0] + net.bn1.bias[2]
+        else:
+            net.conv1.weight[4] = net.conv1.weight[1]
+            net.conv2.weight[:, 4] = 2 * net.conv2.weight[:, 1]  # channel 1, three times as strong, replaces both
+    return net, {"conv1": (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize("name", ["cp", "thinet"])
+def test_a_channel_that_the_others_make_up_for_leaves_the_output_as_it_was(name):
+    net, kept = spanned(name)
+    calibration = Calibration(*nets.images(32), 8)
+    fresh = nets.images(16, seed=5)[0]
+    with torch.no_grad():
+        expected = net.eval()(fresh)
+        off, on = (
+            refitted(net, net.groups(), kept, calibration, criterion(name, points=10, reconstruct=switch))[1](fresh)
+            for switch in (False, True)
+        )
+    scale = expected.abs().max()
+    assert (on - expected).abs().max() < 1e-4 * scale
+    assert (off - expected).abs().max() > 0.05 * scale
+
+
+def test_cp_itself_picks_a_channel_of_the_spanned_ones_and_nothing_is_lost():
+    net, _ = spanned("cp")
+    calibration = Calibration(*nets.images(32), 8)
+    cp = criterion("cp", points=10)
+    scores = Scorer(cp, net, net.groups(), gather(cp, net, net.groups(), calibration)).scores()[0]
+    weakest = int(np.argmin(scores))
+    assert weakest in (0, 2, 4)
+    kept = {"conv1": [u for u in range(5) if u != weakest]}
+    _, slim = refitted(net, net.groups(), kept, calibration, cp)
+    fresh = nets.images(16, seed=5)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(slim.eval()(fresh), net.eval()(fresh), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cp", "thinet"])
+def test_both_nets_are_otherwise_as_before(name):
+    net, groups, calibration = case("residual")
+    net.train()
+    before = copy.deepcopy(net.state_dict())
+    kept = CUTS["residual"][0]
+    _, slim = refitted(net, groups, kept, calibration, criterion(name, points=10))
+    _, again = refitted(net, groups, kept, calibration, criterion(name, points=10))
+    assert all(torch.equal(a, b) for a, b in zip(slim.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert all(m.training for model in (net, slim) for m in model.modules())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for model in (net, slim) for m in model.modules())
+    assert all(p.requires_grad and p.grad is None for p in slim.parameters())
+
+
+def test_a_layer_that_runs_twice_keeps_its_weights():
+    class Twice(nets.Plain):
+        def forward(self, x):
+            return super().forward(x) + super().forward(x.flip(3))
+
+    net = Twice()
+    _, slim = refitted(net, net.groups(), {"conv1": (0, 2, 3)}, Calibration(*nets.images(8), 8), criterion("cp"))
+    assert torch.equal(slim.conv2.weight, net.conv2.weight[:, [0, 2, 3]])
+
+
+def test_fewer_points_than_weights_change_no_more_than_they_must():
+    """40 points, 540 weights a filter: 9 taps of 60 channels: the old weights stay where the points don't tell."""
+    torch.manual_seed(0)
+    net = nets.Plain(width=64, out=4).double().eval()
+    calibration = Calibration(nets.images(4)[0].double(), nets.images(4)[1], 4)
+    kept = {"conv1": range(60)}
+    bare, slim = refitted(net, net.groups(), kept, calibration, criterion("cp", points=10))
+    with torch.no_grad():
+        before, after = (m.conv2(F.relu(m.bn1(m.conv1(calibration.images)))) for m in (bare, slim))
+        whole = net.conv2(F.relu(net.bn1(net.conv1(calibration.images))))
+    assert (after - whole).norm() < 0.7 * (before - whole).norm()
+    assert (slim.conv2.weight - bare.conv2.weight).norm() < 0.5 * bare.conv2.weight.norm()
+
+
+@pytest.mark.parametrize("name", ["cp", "thinet"])
+def test_iterative_selections_with_refits_repeat(name):
+    net, groups = nets.build("residual")
+    net.eval()
+    calibration = Calibration(*nets.images(16), 8)
+    image = torch.zeros(1, 3, 8, 8)
+    first, again = (
+        select(net, image, groups, criterion(name, points=10), [2.0], schedule="iterative", calibration=calibration)
+        for _ in range(2)
+    )
+    assert first[2.0].kept == again[2.0].kept
