@@ -96,6 +96,8 @@ def why_not(trial: Trial) -> str | None:
     if trial.regularizer:
         methods.append(registry.regularizer.entry(trial.regularizer.name))
     for method in methods:
+        if method.facts.get("labels") == "sampled" and task != "classification":
+            return f"{method.kind} {method.name} draws labels from class scores; {trial.dataset} is data for {task}"
         norm = facts.get("norm")
         if method.facts.get("requires") == "batch-norm" and norm not in (None, "batch"):
             has = "has no normalisation" if norm == "none" else f"normalises with {norm} norm"

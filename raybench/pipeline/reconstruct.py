@@ -59,7 +59,7 @@ def reconstruct(
         return
     assert calibration is not None
     found = readers(dense, groups, kept)
-    used = min(len(calibration.images), max(1, MOST_PIXELS // calibration.images[0, 0].numel()))
+    used = min(len(calibration.images), max(1, MOST_PIXELS // calibration.images[:1][0, 0].numel()))
     points = -(-criterion.points * len(calibration.images) // used)
     one = replace(calibration, images=calibration.images[:used], labels=calibration.labels[:used], batch_size=used)
     targets: dict[str, Tensor | None] = {}
