@@ -33,7 +33,10 @@ class Registry:
         self._entries: Mapping[str, Entry] | None = None
 
     def __call__(self, name: str, **facts: Any) -> Callable[[T], T]:
-        """Decorator that gives a class or function its public name. Facts must be literals: they are read, not run."""
+        """Decorator that gives a class or function its public name. Facts must be literals: they are read, not run.
+
+        `version` (1 unless said) is part of a trial's identity: raise it when what the code gives changes.
+        """
         return lambda target: target
 
     def add_file(self, path: Path) -> None:

@@ -128,6 +128,7 @@ class _Resolver:
         return {
             "dataset": axis.name,
             "dataset_params": resolved(entry, axis.params),
+            "dataset_version": entry.facts.get("version", 1),
             "dataset_fingerprint": ":".join(marks) or None,
             "task": entry.facts.get("task", "classification"),
         }
@@ -137,6 +138,7 @@ class _Resolver:
         return {
             "model": axis.name,
             "model_params": resolved(entry, axis.params) if entry else axis.params,
+            "model_version": entry.facts.get("version", 1) if entry else 1,
             "model_source": entry.source if entry else module_source(axis.name),
             "weights": self._weights(axis, entry.facts if entry else {}),
             "attention": entry.facts.get("attention", False) if entry else None,

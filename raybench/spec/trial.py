@@ -86,9 +86,11 @@ class Trial(Frozen):
 
     dataset: str
     dataset_params: dict[str, Scalar] = {}
+    dataset_version: int = 1  # of the code behind its name, as a method's
     dataset_fingerprint: str | None = None  # of a user's data: sorted (path, size) list
     model: str
     model_params: dict[str, Scalar] = {}
+    model_version: int = 1
     model_source: str | None = None  # SHA-256 of a plug-in model's file
     task: str = "classification"
     weights: Weights = Weights()
@@ -129,7 +131,8 @@ class Trial(Frozen):
     @cached_property
     def base_key(self) -> str:
         """Key of the base stage (trained weights, or loaded ones, and their evaluation)."""
-        data, model = {"dataset", "dataset_params", "dataset_fingerprint"}, {"model", "model_params", "model_source"}
+        data = {"dataset", "dataset_params", "dataset_version", "dataset_fingerprint"}
+        model = {"model", "model_params", "model_version", "model_source"}
         fields = data | model | {"task", "protocol", "weights"}
         own = self.model_dump(mode="json", include=fields)
         if self.weights.kind == "trained":

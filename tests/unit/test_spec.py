@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,19 @@ def test_a_changed_trial_has_other_keys():
         True,
         *ids[2:],
     )
+
+
+@pytest.mark.parametrize(("kind", "name"), [("model", "test-vit"), ("dataset", "digits")])
+def test_a_raised_version_of_a_model_or_dataset_makes_its_bases_anew(tmp_path, monkeypatch, kind, name):
+    whole = load_sweep(written(tmp_path, GRID.replace("test-vit", "[test-vit, test-convnet]") + "recipe: small\n"))
+    before = resolve(whole)
+    names = getattr(registry, kind)
+    entry = names.entry(name)
+    raised = replace(entry, facts={**entry.facts, "version": 2})
+    monkeypatch.setattr(names, "_entries", {**names.entries(), name: raised})
+    for old, new in zip(before, resolve(whole), strict=True):
+        touched = getattr(old, kind) == name
+        assert (old.trial_id != new.trial_id) == (old.base_key != new.base_key) == touched
 
 
 def test_a_recipe_of_one_model(tmp_path):
