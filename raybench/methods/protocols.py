@@ -68,9 +68,7 @@ class Importance:
     normalize: ClassVar[Literal["mean", "max", "sum", "lamp", "none"]] = "mean"  # within a group, over kept units
     min_images: ClassVar[int] = 1  # fewer calibration images are an error; how many there are is the recipe's
     requires: ClassVar[str | None] = None  # "batch-norm": models without it are a skipped row
-    reconstructs: ClassVar[bool] = (
-        False  # has `refit`, and parameters `points` an image and `reconstruct`
-    )
+    reconstructs: ClassVar[bool] = False  # has `refit`, and parameters `points` an image and `reconstruct`
     version: ClassVar[int] = 1  # raise when the numbers change: it is in trial_id
     paper: ClassVar[str] = ""
 
