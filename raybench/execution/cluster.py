@@ -1,11 +1,11 @@
-"""Starting Ray here, or joining a cluster: environment, authentication, and how many units it can hold at once."""
+"""Starting Ray here, or joining a cluster: environment and authentication; and what a unit asks of it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,6 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 OBJECT_STORE = 100_000_000  # bytes; units exchange files, not objects
-UNKNOWN_SCALE = 32  # units asked for at once on a cluster that doesn't tell what it can grow to
 
 
 @contextmanager
@@ -76,37 +75,6 @@ def demand(resources: Resources) -> dict[str, float]:
     """What one unit asks Ray for; memory in bytes."""
     asked = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": float(resources.memory or 0)}
     return {name: amount for name, amount in asked.items() if amount}
-
-
-def concurrency(asked: Mapping[str, float], address: str | None) -> int:
-    """Units to keep at Ray's door: twice what it holds, or could hold after growing, so that none of it idles.
-
-    UserError when no node, present or possible, can hold one unit.
-    """
-    import ray
-    from ray._private.state import state  # the only place where Ray tells what a cluster may grow to
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    now = sum(_fits(asked, node) for node in nodes)
-    growth = state.get_max_resources_from_cluster_config()
-    later = _fits(asked, growth) if growth else 0
-    if not now and not later and (address is None or growth):
-        raise UserError(f"resources: found {_words(asked)} a cell; expected what a node has: {_inventory(nodes)}")
-    return max(2 * now, 2 * later, UNKNOWN_SCALE if address and not growth else 1)
-
-
-def _fits(asked: Mapping[str, float], offered: Mapping[str, float]) -> int:
-    return int(min((offered.get(name, 0) + 1e-9) // amount for name, amount in asked.items()))
-
-
-def _words(amounts: Mapping[str, float]) -> str:
-    memory = {"memory": f"{amounts.get('memory', 0) / 2**30:.1f} GiB memory"}
-    return ", ".join(memory.get(name, f"{amount:g} {name}") for name, amount in amounts.items())
-
-
-def _inventory(nodes: list[dict[str, float]]) -> str:
-    shown = [{name: node[name] for name in ("CPU", "GPU", "memory") if name in node} for node in nodes]
-    return " | ".join(sorted({_words(node) for node in shown})) or "no node is alive"
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,7 +15,8 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from raybench.execution.actor import OUTCOME, Recycle, UnitTrial
-from raybench.execution.cluster import concurrency, demand
+from raybench.execution.capacity import concurrency
+from raybench.execution.cluster import demand
 from raybench.execution.driver import Aborted, Run
 from raybench.execution.interrupt import first_interrupt
 from raybench.execution.message import decode_outcome, encode_unit
