@@ -15,7 +15,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("trial_id", metavar="TRIAL_ID", help="a finished cell's id, or the beginning of one")
     parser.add_argument("--results", required=True, metavar="DIR", help="the --storage of the run")
-    parser.add_argument("--format", choices=FORMATS, default="safetensors", help="default: %(default)s")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="safetensors",
+        help="safetensors (default): for raybench.load_pruned; onnx; torch-export: a program of torch.export; "
+        "ultralytics: a detector as a checkpoint for YOLO(PATH), made of ultralytics' and torch's classes alone",
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: TRIAL_ID, with the format's ending")
 
 
