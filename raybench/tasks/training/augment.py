@@ -32,20 +32,17 @@ def augmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Ten
 
 def shifted(images: Tensor, most: int, draw: torch.Generator) -> Tensor:
     """Each image moved by up to `most` pixels in both directions over black: pad-and-crop (He et al. 2016)."""
-    count, channels, height, width = images.shape
-    by = torch.randint(0, 2 * most + 1, (2, count, 1), generator=draw).to(images.device)
-    rows = by[0] + torch.arange(height, device=images.device)  # (b, h) into the padded image
-    columns = by[1] + torch.arange(width, device=images.device)
+    count, _, height, width = images.shape
+    tops, lefts = torch.randint(0, 2 * most + 1, (2, count), generator=draw).tolist()
     padded = F.pad(images, (most,) * 4)
-    rows = rows[:, None, :, None].expand(-1, channels, -1, padded.shape[-1])
-    columns = columns[:, None, None, :].expand(-1, channels, height, -1)
-    return padded.gather(2, rows).gather(3, columns)
+    windows = zip(padded, tops, lefts, strict=True)
+    return torch.stack([image[:, y : y + height, x : x + width] for image, y, x in windows])
 
 
 def flipped(images: Tensor, draw: torch.Generator) -> Tensor:
     """Each image mirrored left to right with probability one half."""
-    mirror = torch.rand(len(images), generator=draw) < 0.5
-    return torch.where(mirror.to(images.device)[:, None, None, None], images.flip(3), images)
+    mirror = (torch.rand(len(images), generator=draw) < 0.5).tolist()
+    return torch.stack([image.flip(2) if turn else image for image, turn in zip(images, mirror, strict=True)])
 
 
 def erased(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
@@ -55,18 +52,20 @@ def erased(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor
     """
     if not recipe.random_erasing:
         return images
-    count, _, height, width = images.shape
-    numbers = torch.rand(count, 5, generator=draw)
-    area = (0.02 + 0.31 * numbers[:, 1]) * height * width
-    ratio = torch.exp((2 * numbers[:, 2] - 1) * torch.log(torch.tensor(1 / 0.3)))
+    height, width = images.shape[2:]
+    numbers = torch.rand(len(images), 5, generator=draw)
+    chosen = (numbers[:, 0] < recipe.random_erasing).nonzero().flatten()
+    _, area, ratio, down, right = numbers[chosen].unbind(1)
+    area = (0.02 + 0.31 * area) * height * width
+    ratio = torch.exp((2 * ratio - 1) * torch.log(torch.tensor(1 / 0.3)))
     tall, wide = (area * ratio).sqrt().clamp(1, height).round(), (area / ratio).sqrt().clamp(1, width).round()
-    top, left = (numbers[:, 3] * (height - tall)).floor(), (numbers[:, 4] * (width - wide)).floor()
-    rows, columns = torch.arange(height), torch.arange(width)
-    inside = (rows >= top[:, None]) & (rows < (top + tall)[:, None])
-    across = (columns >= left[:, None]) & (columns < (left + wide)[:, None])
-    box = (inside[:, :, None] & across[:, None, :]) & (numbers[:, 0] < recipe.random_erasing)[:, None, None]
-    noise = torch.randn(images.shape, generator=draw)
-    return torch.where(box[:, None].to(images.device), noise.to(images.device), images)
+    top, left = (down * (height - tall)).floor(), (right * (width - wide)).floor()
+    images = images.clone()
+    for box in torch.stack([chosen, top, left, tall, wide], 1).long().tolist():
+        index, y, x, h, w = box
+        noise = torch.randn(images.shape[1], h, w, generator=draw)
+        images[index, :, y : y + h, x : x + w] = noise.to(images)
+    return images
 
 
 def randaugmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
