@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raybench import registry
-from raybench.plan_cost import Cost, estimate
+from raybench.plan_cost import Cost, Timings, estimate
 from raybench.results.store import Store
 from raybench.spec.resolve import resolve
 from raybench.spec.sweep import Sweep
@@ -58,10 +58,13 @@ class Plan:
         return tuple(unit for unit in self.units if unit.kind != "cell")
 
 
-def plan(sweep: Sweep, storage: Storage | None = None, *, retry_failed: bool = True) -> Plan:
+def plan(
+    sweep: Sweep, storage: Storage | None = None, *, retry_failed: bool = True, timed: Storage | None = None
+) -> Plan:
     """What running `sweep` on `storage` will do. Without a storage nothing counts as done.
 
-    Failed cells are planned again unless `retry_failed` is False. Raises SpecError as `resolve` does.
+    Failed cells are planned again unless `retry_failed` is False. The cost is told from the finished cells of `timed`
+    (`storage` unless given). Raises SpecError as `resolve` does.
     """
     trials = resolve(sweep)
     store = Store(storage) if storage else None
@@ -80,7 +83,7 @@ def plan(sweep: Sweep, storage: Storage | None = None, *, retry_failed: bool = T
         trials=trials,
         stored=stored,
         unchecked=tuple(sorted({t.model for t in trials if t.model not in registry.model.entries()})),
-        cost=estimate(units, store.timings() if store and everything and units else {}, sweep.resources),
+        cost=estimate(units, _timings(timed or storage, everything) if units else {}, sweep.resources),
     )
 
 
@@ -103,6 +106,11 @@ def why_not(trial: Trial) -> str | None:
             has = "has no normalisation" if norm == "none" else f"normalises with {norm} norm"
             return f"{method.kind} {method.name} needs BatchNorm; {trial.model} {has}"
     return None
+
+
+def _timings(timed: Storage | None, finished: Mapping[str, str]) -> Timings:
+    """Seconds that units took, by what they were; none where nothing was ever run."""
+    return Store(timed).timings() if timed and (finished or Store(timed).statuses()) else {}
 
 
 def _published(storage: Storage | None) -> frozenset[str]:

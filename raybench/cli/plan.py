@@ -9,8 +9,11 @@ from rich.console import Console
 
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
+from raybench.errors import UserError
 from raybench.plan import Plan, plan
 from raybench.plan_view import as_json, board_rows, cell_states, cost_lines, stage_rows
+from raybench.results.store import Store
+from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
 
 
@@ -21,6 +24,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--storage", metavar="DIR", help="what is in here is done already (default: the sweep's, or results/NAME)"
     )
     parser.add_argument("--no-retry-failed", action="store_true", help="leave failed cells as they are")
+    parser.add_argument(
+        "--timings", metavar="DIR",
+        help="tell the cost (GPU-hours) from the finished cells in this results folder, e.g. of a pilot that ran one "
+        "cell a model with `raybench run SWEEP --only TRIAL_ID` (default: the storage)",
+    )  # fmt: skip
     add_format(parser)
 
 
@@ -28,11 +36,21 @@ def run(args: argparse.Namespace) -> None:
     """Print the plan."""
     sweep = read_sweep(args)
     url = args.storage or sweep.storage or f"results/{sweep.name}"  # as `run`
-    planned = plan(sweep, open_storage(url), retry_failed=not args.no_retry_failed)
+    planned = plan(sweep, open_storage(url), retry_failed=not args.no_retry_failed, timed=_timed(args.timings))
     if args.format == "json":
         print_json(as_json(planned, sweep.name))
     else:
         _print(planned, sweep.name, url)
+
+
+def _timed(url: str | None) -> Storage | None:
+    """The storage behind --timings; UserError when nothing in it was ever finished."""
+    if url is None:
+        return None
+    storage = open_storage(url)
+    if not Store(storage).timings():
+        raise UserError(f"--timings {url}: found no finished cells there; expected the storage of an earlier run")
+    return storage
 
 
 def _print(planned: Plan, name: str, url: str) -> None:

@@ -1,10 +1,12 @@
 """The sweeps that come with raybench: read, resolved and planned, with the counts that they promise."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from raybench.cli.main import main
 from raybench.plan import plan
 from raybench.results.store import Store
 from raybench.spec.reader import load_sweep
@@ -44,6 +46,28 @@ def test_the_paper_gives_a_transformer_nine_criteria_and_three_pairs():
         "magnitude-l2+growing-reg", "magnitude-l2+group-lasso", "magnitude-l2+group-norm",
     }  # fmt: skip
     assert {trial.recipe.name for trial in trials if trial.model == "vit-small"} == {"paper-vit"}
+
+
+def test_the_plan_tells_gpu_hours_from_another_storage(monkeypatch, tmp_path, capsys):
+    (tmp_path / "pilot").mkdir()
+    (tmp_path / "empty").mkdir()
+
+    def timings(store):
+        return {("cell", "imagenet", "resnet18", "pilot"): 7200.0} if "pilot" in store.storage.url else {}
+
+    monkeypatch.setattr(Store, "timings", timings)
+    monkeypatch.setattr(Store, "statuses", lambda store: {"0" * 16: "ok"} if "pilot" in store.storage.url else {})
+    monkeypatch.delenv("RAYBENCH_DATA", raising=False)
+    command = ["plan", str(SWEEPS / "paper-imagenet.yaml"), "--storage", str(tmp_path / "new"), "--timings"]
+    assert main([*command, str(tmp_path / "pilot"), "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["counts"]["planned"] == 138
+    assert told["cost"]["gpu_hours"] == pytest.approx(51 * 2)  # resnet18's 51 cells of two hours on one GPU each
+    assert told["cost"]["unknown"]["cell"] == 138 - 51
+    assert main([*command, str(tmp_path / "pilot")]) == 0
+    assert "102 GPU-hours" in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "empty")]) == 2
+    assert "found no finished cells" in capsys.readouterr().err
 
 
 def test_gpu_hours_are_told_when_a_pilot_was_timed(monkeypatch, tmp_path):
