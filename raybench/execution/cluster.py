@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+CONNECT_S = 10.0
 OBJECT_STORE = 100_000_000  # bytes; units exchange files, not objects
 
 
@@ -35,6 +37,8 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
     left as it is. UserError when none answers.
     """
     _prepare(address)
+    if address is not None:
+        _check_port(address)
     import ray
 
     if ray.is_initialized():
@@ -48,6 +52,10 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
         options |= {"address": address}
     try:
         ray.init(**options)
+    except ray.exceptions.AuthenticationError as error:
+        told = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+        what = "refuses this token; expected the one that its head has" if told else "asks for a token"
+        raise UserError(f"--address {address}: the cluster {what}: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH") from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)
@@ -55,6 +63,19 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_port(address: str) -> None:
+    """UserError at once when nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto" and the like
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there ({error}); expected auto or HOST:PORT"
+        ) from error
 
 
 def _prepare(address: str | None) -> None:

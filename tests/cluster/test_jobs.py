@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -57,9 +58,17 @@ def _free_ports(count):
     return ports
 
 
+class Head(NamedTuple):
+    """Where a head answers, and what it wants to hear."""
+
+    dashboard: str
+    token: str
+    gcs: str
+
+
 @pytest.fixture(scope="module")
 def head():
-    """(dashboard address, token) of a head node of our own; ended by the ids of the processes that it started."""
+    """A head node of our own; ended by the ids of the processes that it started."""
     token, folder = secrets.token_hex(32), Path(tempfile.mkdtemp(prefix="rb"))  # short: sockets live in there
     gcs, dashboard, client, agent, agent_grpc, metrics, runtime, manager, objects = _free_ports(9)
     bin_folder = Path(sys.executable).parent
@@ -90,7 +99,7 @@ def head():
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for_dashboard(dashboard, process)
-        yield f"http://127.0.0.1:{dashboard}", token
+        yield Head(f"http://127.0.0.1:{dashboard}", token, f"127.0.0.1:{gcs}")
     finally:
         _end(process)
         shutil.rmtree(folder, ignore_errors=True)
@@ -120,7 +129,7 @@ def _end(process):
 
 @pytest.fixture
 def jobs(head, monkeypatch):
-    address, token = head
+    address, token, _ = head
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -184,6 +193,21 @@ def test_a_wrong_token_is_refused(head, jobs, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with pytest.raises(UserError, match="refuses this token"):
         Jobs(head[0]).list()
+
+
+@pytest.mark.parametrize("token", [None, "wrong"])
+def test_run_tells_a_missing_and_a_wrong_token_and_writes_nothing(head, token, tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(SWEEP.replace(", smallest-index", ""))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if token else {"HOME": str(tmp_path)}
+    command = [sys.executable, "-c", "import sys; from raybench.cli.main import main; sys.exit(main())"]
+    command += ["run", str(file), "--address", head.gcs, "--storage", str(tmp_path / "store")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert ("refuses this token" if token else "asks for a token") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert open_storage(tmp_path / "store").list("") == []
 
 
 def test_another_version_of_the_code_there_is_named(head, jobs, tmp_path, monkeypatch, capsys):

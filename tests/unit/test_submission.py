@@ -14,6 +14,7 @@ from raybench.execution.jobs import Jobs, read_token
 from raybench.execution.submission import VERSIONS, Submission, forwarded, shared_storage, version_mismatch
 from raybench.spec.reader import load_sweep
 from raybench.spec.resolve import resolve
+from raybench.storage.local import LocalStorage
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 PLUGIN = '@importance("travelling")\nclass Travelling:\n    """Nothing."""\n'
@@ -148,6 +149,17 @@ def test_nobody_at_the_address(capsys):
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
     assert main(["jobs", "--address", address]) == 2
     assert f"nobody answers at {address}" in capsys.readouterr().err
+
+
+def test_run_at_an_address_where_nobody_listens_ends_at_once(tmp_path, capsys):
+    file = tmp_path / "s.yaml"
+    file.write_text("name: s\ndatasets: digits\nmodels: test-convnet\nmethods: random\nspeedups: 2\nrecipe: quick\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    assert main(["run", str(file), "--address", address, "--storage", str(tmp_path / "store")]) == 2
+    assert f"--address {address}: no Ray cluster answers there" in capsys.readouterr().err
+    assert LocalStorage(tmp_path / "store").list("") == []
 
 
 def test_an_address_that_is_no_dashboard(tmp_path):
