@@ -60,5 +60,6 @@ def any_timm(num_classes: int, in_channels: int, image_size: int, *, timm_name: 
 def _check_patches(net: nn.Module, image_size: int) -> None:
     """ValueError where the image isn't a whole number of patches wide, whose rest timm would drop in silence."""
     side = getattr(getattr(net, "patch_embed", None), "patch_size", None)
-    if side and image_size % side[0]:
-        raise ValueError(f"an image of {image_size} pixels is not a whole number of patches of {side[0]} pixels")
+    patch = side[0] if isinstance(side, tuple) else side
+    if patch and image_size % patch:
+        raise ValueError(f"an image of {image_size} pixels is not a whole number of patches of {patch} pixels")

@@ -113,6 +113,12 @@ def test_bad_models_are_told(theirs, name, params, message):
         build_model(name, TINY, params)
 
 
+def test_patches_told_as_a_number_are_understood():
+    """xcit's patch size is one number where others have two."""
+    facts = DataFacts("any", "classification", 4, 3, 64, (0.5,) * 3, (0.5,) * 3, "")
+    assert isinstance(build_model("timm:xcit_nano_12_p16_224", facts), nn.Module)
+
+
 @pytest.fixture
 def net():
     torch.manual_seed(0)
