@@ -56,6 +56,42 @@ class Lost(nn.Module):
         return self.head(x + self.unseen(x).detach())
 
 
+class TorchAttention(nn.Module):
+    """One block of a transformer with torch's own attention, in which no channel can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 4, 4)
+        self.attn = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.fc1, self.fc2, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = x + self.attn(x, x, x, need_weights=False)[0]
+        return self.head((x + self.fc2(torch.relu(self.fc1(x)))).mean(1))
+
+
+class OneInEach(nn.Module):
+    """A convolution whose groups see one channel each and make two of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.grouped = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 12, 3, padding=1, groups=6)
+        self.last, self.head = nn.Conv2d(12, 8, 1), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.first(x))))
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+def normed_vit() -> nn.Module:
+    """`small_vit` with queries and keys normalised over each head's width."""
+    torch.manual_seed(0)
+    return _scales(
+        timm.models.VisionTransformer(16, 4, 3, 10, embed_dim=32, depth=2, num_heads=4, mlp_ratio=2, qk_norm=True)
+    )
+
+
 def small_resnet(seed: int = 0) -> nn.Module:
     """A basic-block ResNet with batch norms whose scales differ (equal ones would be ties)."""
     torch.manual_seed(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,15 @@ from raybench import registry
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
 from raybench.errors import UserError, unknown
+from raybench.spec.mistakes import Mistakes
 from raybench.spec.reader import load_sweep
 from raybench.spec.resolve import resolve
 from raybench.spec.trial import Trial, digest
+
+FLAGS = {  # key of a sweep -> the option that says the same, where it isn't the key's own name
+    "models": "--model", "datasets": "--dataset", "methods": "--method", "strategies": "--strategy",
+    "speedups": "--speedup", "seeds": "--seed", "data_roots": "--data-root",
+}  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,13 +81,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _trials(args: argparse.Namespace, method: str, output: Path) -> tuple[Trial, ...]:
-    """The cells that the options mean, by way of the sweep file that would say the same: `output`/sweep.yaml."""
+    """The cells that the options mean, by way of the sweep file that would say the same, `output`/sweep.yaml."""
     _check_names(args)
     model: dict[str, Any] = {"name": args.model}
     if args.weights:
         model["weights"] = args.weights if args.weights == "pretrained" else str(_existing(args.weights, "--weights"))
     recipe: Any = {"extends": args.recipe, "finetune": {"epochs": 0}} if args.no_finetune else args.recipe
-    much = {"speedups": args.speedup} if args.ratio is None else {"ratio": _share(args.ratio)}
+    much = (
+        {"speedups": list(dict.fromkeys(args.speedup or ()))} if args.ratio is None else {"ratio": _share(args.ratio)}
+    )
     told: dict[str, Any] = {
         "name": "prune", "models": [model], "datasets": [args.dataset], "methods": [method],
         "strategies": [args.strategy], **much, "seeds": [args.seed], "recipe": recipe,
@@ -90,10 +99,22 @@ def _trials(args: argparse.Namespace, method: str, output: Path) -> tuple[Trial,
         told["prune"] = args.prune
     if args.data_root:
         told["data_roots"] = {args.dataset: str(_existing(args.data_root, "--data-root"))}
+    text = json.dumps(told, indent=1) + "\n"  # JSON is YAML
+    with tempfile.TemporaryDirectory(prefix="raybench-prune-") as folder:
+        (Path(folder) / "sweep.yaml").write_text(text)
+        try:
+            trials = resolve(load_sweep(Path(folder) / "sweep.yaml"))
+        except Mistakes as error:
+            raise UserError("\n".join(f"{_flag(m.path)}: {m.told}" for m in error.mistakes)) from error
     output.mkdir(parents=True, exist_ok=True)
-    file = output / "sweep.yaml"
-    file.write_text(json.dumps(told, indent=1) + "\n")  # JSON is YAML
-    return resolve(load_sweep(file))
+    (output / "sweep.yaml").write_text(text)
+    return trials
+
+
+def _flag(path: Sequence[str | int]) -> str:
+    """The option that put a value into the sweep at `path`."""
+    name = str(path[0]) if path else "sweep"
+    return FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def _check_names(args: argparse.Namespace) -> None:
@@ -140,6 +161,8 @@ def _print(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
         print_rows(shown, list(shown[0]))
         for row in done:
             print(f"{row['speedup']:.3f}x: {row['files']} (raybench export {row['trial_id']} --results {output})")
+            if row["reason"]:
+                print(f"  {row['speedup_target']:g}x was missed: {row['reason']}")
     for row in rows:
         if row["status"] != "ok":
             why = row.get("reason") or f"{row.get('error_type')}: {row.get('error_message')}"
@@ -155,5 +178,5 @@ def _short(row: Mapping[str, Any]) -> dict[str, Any]:
         row["metric_name"]: f"{row['metric_base']:.2f}",
         "pruned": f"{row['metric_pruned']:.2f}",
         "final": f"{row['metric_final']:.2f}",
-        "note": row["reason"],
+        "note": (row["reason"] or "").partition(":")[0] or None,
     }

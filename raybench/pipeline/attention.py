@@ -23,6 +23,12 @@ def is_attention(module: nn.Module) -> bool:
     )
 
 
+def normalises_heads(attention: nn.Module) -> bool:
+    """Whether `attention` normalises queries and keys over a head's width (timm's `qk_norm`), with weights for it."""
+    norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+    return any(isinstance(norm, nn.Module) and next(norm.parameters(), None) is not None for norm in norms)
+
+
 @contextmanager
 def plainly(model: nn.Module) -> Iterator[None]:
     """Run `model` in eval mode with every fused attention off; mode and switches are as before afterwards.

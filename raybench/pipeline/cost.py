@@ -71,7 +71,7 @@ class Cost:
                     f"can't predict the cost of {type(model).__name__}: its known layers make {base:,} MACs, torch "
                     f"counts {counted:,}; look at {', '.join(odd[:5]) or 'its own forward'}"
                 )
-            # products between outputs of protected layers (YOLO's attention): no cut changes them
+            # products between outputs of layers that stay whole (YOLO's and torch's attention): no cut changes them
             macs, base = replace(macs, constant=float(counted - base)), counted
         numel = sum(p.numel() for p in model.parameters())
         params = Terms(params.factor, params.left, params.right, params.divisor, numel - float(params.total(full)))
@@ -175,5 +175,5 @@ def _strangers(model: nn.Module, by_module: dict[str, int]) -> list[str]:
 
 
 def _holds_one(name: str, layers: Sequence[str]) -> bool:
-    """Whether one of `layers` lies below the module `name`."""
-    return any(layer.startswith(f"{name}.") for layer in layers)
+    """Whether `name` is one of `layers`, or one of them lies below it."""
+    return any(layer == name or layer.startswith(f"{name}.") for layer in layers)

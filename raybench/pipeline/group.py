@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported, UserError, nearest
-from raybench.pipeline.attention import attentions, plainly
+from raybench.pipeline.attention import attentions, normalises_heads, plainly
 from raybench.pipeline.group_members import Layers, check_folds, members_of
 from raybench.pipeline.group_walk import MAX_SECONDS, GuardedGraph, Reach
 from raybench.pipeline.records import Group, Groups, Member
@@ -61,12 +61,18 @@ def trace(
                 continue
             attention = name.rpartition(".")[0] if name.rpartition(".")[2] == "qkv" else ""
             attention = attention if attention in heads else ""
+            if attention and normalises_heads(heads[attention]):
+                kept_whole.append(name)
+                layers.tell_whole([name], (), "its queries and keys are normalised over the width of a head")
+                continue
             reaches = _reaches(graph, heads[attention] if attention else None, module)
             outs = [layers.name(r.node.module) for r in reaches if layers.shrinks_output(graph, r)]
             seen.update(outs)
-            held = protected.intersection(outs) or _reaches_output(graph, reaches) or layers.uncuttable(reaches)
-            if held:
-                kept_whole.extend(outs)
+            if uncuttable := layers.uncuttable(reaches):
+                kinds = sorted({type(model.get_submodule(one)).__name__ for one in uncuttable})
+                layers.tell_whole(uncuttable, outs, f"a {' or '.join(kinds)} can't be cut")
+            if uncuttable or protected.intersection(outs) or _reaches_output(graph, reaches):
+                kept_whole.extend((*outs, *uncuttable))
                 continue
             members = members_of(layers, graph, reaches)
             found = _split(name, members, heads, attention, parts)

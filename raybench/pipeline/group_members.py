@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,9 +83,18 @@ class Layers:
         """Whether `reach` is the output side of a layer that could be a root."""
         return isinstance(reach.node.module, ROOTS) and graph.is_out_channel_pruning_fn(reach.handler)
 
-    def uncuttable(self, reaches: Sequence[Reach]) -> bool:
-        """Whether the walk meets a layer that surgery can't cut (its group is then left whole)."""
-        return any(isinstance(r.node.module, UNCUTTABLE) and _weighs(r.node.module) for r in reaches)
+    def uncuttable(self, reaches: Sequence[Reach]) -> list[str]:
+        """Names of the layers on the walk that surgery can't cut (its group is then left whole)."""
+        met = (r.node.module for r in reaches if isinstance(r.node.module, UNCUTTABLE) and _weighs(r.node.module))
+        return sorted({self.name(module) for module in met})
+
+    def tell_whole(self, names: Sequence[str], outs: Sequence[str], why: str) -> None:
+        """Warn that the modules `names`, and with them the layers `outs`, keep their width, and why."""
+        others = [name for name in outs if name not in names]
+        beside = f", and with it {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}" if others else ""
+        warnings.warn(
+            f"{type(self.model).__name__}: {', '.join(names)} keeps its width{beside}: {why}", UserWarning, stacklevel=3
+        )
 
 
 def _weighs(module: nn.Module) -> bool:

@@ -14,7 +14,16 @@ from raybench.pipeline import surgery
 from raybench.pipeline.attention import plainly
 from raybench.pipeline.cost import Cost, count_macs
 from raybench.pipeline.group import trace
-from tests.pruning_nets import Branches, Grouped, small_resnet, small_swin, small_vit
+from tests.pruning_nets import (
+    Branches,
+    Grouped,
+    OneInEach,
+    TorchAttention,
+    normed_vit,
+    small_resnet,
+    small_swin,
+    small_vit,
+)
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 EVERY_PART = ("embed", "heads", "head-dim", "mlp")
@@ -24,6 +33,9 @@ NETS = {
     "resnet": (small_resnet, ()),
     "vit": (small_vit, EVERY_PART),
     "swin": (small_swin, EVERY_PART),
+    "torch-attention": (TorchAttention, ()),
+    "one-in-each": (OneInEach, ()),
+    "normed-vit": (normed_vit, EVERY_PART),
 }
 
 
@@ -33,6 +45,7 @@ def random_kept(groups, seed: int) -> dict[str, tuple[int, ...]]:
     return {g.name: tuple(sorted(rng.permutation(g.size)[: counts[g.name]].tolist())) for g in groups}
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps its width")
 @pytest.mark.parametrize("name", NETS)
 def test_counted_equals_predicted_before_and_after_cuts(name: str) -> None:
     make, prune = NETS[name]

@@ -11,7 +11,17 @@ from raybench.errors import NotSupported, UserError
 from raybench.pipeline.group import trace
 from raybench.pipeline.group_check import check_groups, worst
 from raybench.pipeline.records import Groups
-from tests.pruning_nets import Branches, Grouped, Lost, small_resnet, small_swin, small_vit
+from tests.pruning_nets import (
+    Branches,
+    Grouped,
+    Lost,
+    OneInEach,
+    TorchAttention,
+    normed_vit,
+    small_resnet,
+    small_swin,
+    small_vit,
+)
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -122,3 +132,30 @@ def test_protected_modules_keep_their_outputs() -> None:
     groups = trace(Branches().eval(), IMAGE[:1], protect=["mix"])
     assert [g.name for g in groups] == ["stem"]
     assert {"left", "right", "mix", "head"} <= set(groups.protected)
+
+
+def test_modules_that_cannot_be_cut_keep_their_width_and_are_told_by_name() -> None:
+    with pytest.warns(UserWarning, match=r"attn keeps its width, and with it .*stem.*: a MultiheadAttention can't be"):
+        groups = trace(TorchAttention().eval(), IMAGE[:1])
+    assert [g.name for g in groups] == ["fc1"]
+    assert set(groups.protected) == {"stem", "attn", "fc2", "head"}
+    with pytest.warns(UserWarning, match=r"blocks\.1\.attn\.qkv keeps its width: its queries and keys are normalised"):
+        groups = trace(normed_vit(), IMAGE[:1])
+    assert [g.name for g in groups] == ["patch_embed.proj", "blocks.0.mlp.fc1", "blocks.1.mlp.fc1"]
+
+
+def test_grouped_convolutions_stay_whole_at_one_channel_a_group_and_never_get_there() -> None:
+    """torch-pruning takes a convolution with one channel a group for a depthwise one and fails."""
+    groups = trace(OneInEach().eval(), IMAGE[:1])
+    assert [g.name for g in groups] == ["last"]
+    assert {"first", "grouped"} <= set(groups.protected)
+    assert all(g.least == 2 for g in trace(Grouped().eval(), IMAGE[:1]) if g.name in ("first", "grouped"))
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_yolo11_as_its_authors_ship_it_is_stopped_by_model_and_module() -> None:
+    """Its index lists grow without end in the library (13 GiB); here the walk refuses at once."""
+    tasks = pytest.importorskip("ultralytics.nn.tasks")
+    model = tasks.DetectionModel("yolo11n.yaml", verbose=False).eval()
+    with pytest.raises(NotSupported, match=r"can't group DetectionModel: .*model\.\d+"):
+        trace(model, torch.zeros(1, 3, 64, 64), max_seconds=20)
