@@ -82,7 +82,7 @@ def normalised(raw: np.ndarray, alive: np.ndarray, total: float, how: str) -> np
     """`raw` on a scale that compares across groups; `total`: sum over the living. A group of zeros stays zeros."""
     if how == "none" or total == 0:
         return raw.copy()
-    if how == "lamp":  # s_u / sum of all s_v >= s_u (Lee et al., LAMP, eq. 3), over units instead of weights
+    if how == "lamp":  # s_u / sum of all s_v >= s_u (Lee et al., LAMP, section 2), over units instead of weights
         living = np.nonzero(alive)[0]
         order = living[np.argsort(raw[living], kind="stable")]
         scores = np.zeros_like(raw)

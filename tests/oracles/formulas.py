@@ -1,7 +1,8 @@
 """Every criterion once more: slow, obvious, float64, written from the papers' formulas. Imports nothing of methods/.
 
 `unit_scores` gives each group's normalised unit scores. Sums, products and comparisons are spelled out weight by
-weight; only derivatives (torch's autograd) and numpy's matrix rank are taken ready-made.
+weight; only derivatives (torch's autograd) and numpy's matrix rank are taken ready-made. Equations are cited by number
+where we are sure of it, by section where the paper gives none or we could not look it up.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def sum_of_weights(net, groups, value):
 
 
 def magnitude(power):
-    """Li et al., ICLR 2017, section 3.1: sum |w|^p over a channel's weights."""
+    """Li et al., ICLR 2017, section 3.1, step 1 (no number): s_j = sum |w| over a filter; here |w|^p, all layers."""
 
     def way(net, groups, images, labels, batch_size):
         weights = weights_of(net)
@@ -89,7 +90,7 @@ def magnitude(power):
 
 
 def bn_scale(net, groups, images, labels, batch_size):
-    """Liu et al., ICCV 2017, section 3: |gamma|."""
+    """Liu et al., ICCV 2017, section 3 (no number): channels are ranked by |gamma|, gamma of eq. 2."""
 
     def scores(group, member):
         module = None if member.kind != "norm" else net.get_submodule(member.layer)
@@ -122,14 +123,14 @@ def taylor(net, groups, images, labels, batch_size):
 
 
 def obd_hessian(net, groups, images, labels, batch_size):
-    """LeCun et al., 1989, eq. 5 without its constant: w^2 h, h = mean over samples of g^2."""
+    """LeCun et al., 1989, eq. 2 for one weight, without its 1/2: w^2 h, h = mean over samples of g^2."""
     squares = mean_squares(net, images, labels)
     weights = weights_of(net)
     return sum_of_weights(net, groups, lambda n, i: float(weights[n][i]) ** 2 * float(squares[n][i]))
 
 
 def obd_c(net, groups, images, labels, batch_size):
-    """Wang et al., ICML 2019: w^2 F, labels drawn from the softmax, each layer's scores divided by their sum."""
+    """Wang et al., ICML 2019, section 3 (no number): w^2 F, labels drawn, each layer's scores over their sum."""
     generator = torch.Generator().manual_seed(0)
     drawn = []
     with torch.no_grad():

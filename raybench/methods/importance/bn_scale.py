@@ -14,7 +14,7 @@ from raybench.registry import importance
 @importance("bn-scale")
 @dataclass(frozen=True)
 class BNScale(Importance):
-    """|gamma|, averaged over the batch norms of a group (Liu et al., section 3: channel-wise scaling factors).
+    """|gamma|, averaged over the batch norms of a group (Liu et al., section 3: gamma of eq. 2, that eq. 1 penalises).
 
     No other layer has a say. Equal scales are ties that the selection breaks by index.
     """

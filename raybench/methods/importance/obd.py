@@ -41,11 +41,12 @@ class OBDC(Importance):
 class OBDHessian(Importance):
     """sum w^2 E[g^2] over a channel's weights: OBD with the empirical Fisher diagonal (true labels, all samples).
 
-    LeCun et al., eq. 5: s_k = h_kk u_k^2 / 2 (the constant drops out). torch-pruning 1.6.1 keeps the last sample only.
+    LeCun et al., eq. 2 for one deleted weight, step 4 of the recipe: s_k = h_kk u_k^2 / 2 (the constant drops out).
+    torch-pruning 1.6.1 keeps the last sample only.
     """
 
     needs = "sample-gradients"
-    paper = "LeCun et al., Optimal brain damage, NeurIPS 1989, eq. 5"
+    paper = "LeCun et al., Optimal brain damage, NeurIPS 1989, eq. 2"
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
         """(channels,) summed saliency; None for a layer without a weight."""
