@@ -10,6 +10,7 @@ from raybench.errors import NotSupported
 from raybench.methods.protocols import Importance
 from raybench.models.build import build_model
 from raybench.pipeline import artifact, surgery
+from raybench.pipeline.cost import count_macs
 from raybench.pipeline.group import trace
 from raybench.pipeline.prune import select
 from raybench.spec.trial import MethodRef, Recipe, TrainRecipe, Trial
@@ -69,6 +70,7 @@ def test_a_model_is_pruned_2x_trained_saved_and_loaded(name, tmp_path):
     pruned = copy.deepcopy(model)
     surgery.apply(pruned, groups, cut.kept)
     assert sum(p.numel() for p in pruned.parameters()) == cut.params < cut.params_base
+    assert count_macs(pruned, example) == cut.macs < cut.macs_base == count_macs(model, example)
 
     images = torch.rand(2, 3, data.image_size, data.image_size, generator=torch.Generator().manual_seed(1))
     pruned.train()

@@ -6,14 +6,19 @@ import copy
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
+from raybench import registry
 from raybench.errors import NotSupported, UserError
+from raybench.models.build import build_model
 from raybench.pipeline import surgery
 from raybench.pipeline.attention import plainly
 from raybench.pipeline.cost import Cost, count_macs
-from raybench.pipeline.group import trace
+from raybench.pipeline.group import DEFAULT_PARTS, trace
+from raybench.pipeline.records import Groups
+from raybench.tasks.protocol import DataFacts
 from tests.pruning_nets import (
     Branches,
     Grouped,
@@ -128,3 +133,36 @@ def test_kept_units_that_do_not_exist_are_refused() -> None:
         surgery.apply(model, groups, {"stem": (4,)})
     with pytest.raises(UserError, match=r"unknown group 'stam'.*'stem'"):
         surgery.apply(model, groups, {"stam": (0,)})
+
+
+@pytest.mark.parametrize("part", EVERY_PART)
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_each_part_of_attention_models_can_be_cut_alone(name: str, part: str) -> None:
+    _cut_and_count(NETS[name][0](), IMAGE[:1], (part,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prune", [(), *((part,) for part in EVERY_PART), EVERY_PART], ids=lambda p: "+".join(p))
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_parts_of_timm_networks_alone_and_together(name: str, prune: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    groups = _cut_and_count(timm.create_model(name).eval(), torch.zeros(1, 3, 224, 224), prune)
+    assert {g.part for g in groups} == set(prune or DEFAULT_PARTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n, e in registry.model.entries().items() if e.facts["task"] == "detection"])
+def test_every_detector_costs_what_is_predicted(name: str) -> None:
+    """Classifiers: tests/conformance/test_models.py."""
+    data = DataFacts("any", "detection", 5, 3, 64, (0.0,) * 3, (1.0,) * 3, "")
+    _cut_and_count(build_model(name, data).eval(), torch.zeros(1, 3, 64, 64), ())
+
+
+def _cut_and_count(model: nn.Module, image: Tensor, prune: tuple[str, ...]) -> Groups:
+    """Cut `model` at random; torch must count what is predicted before and after. Its groups."""
+    groups = trace(model, image, prune=prune)
+    cost, kept = Cost.measure(model, image, groups), random_kept(groups, 0)
+    assert cost.macs_base == count_macs(model, image)
+    surgery.apply(model, groups, kept)
+    assert int(cost.macs(np.array([len(kept[g.name]) for g in groups]))) == count_macs(model, image) < cost.macs_base
+    return groups

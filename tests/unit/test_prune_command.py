@@ -1,0 +1,49 @@
+"""`raybench prune` from the command line: mistakes in the words of its options, floors told, nothing done twice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raybench import registry
+from raybench.cli.main import main
+from raybench.datasets.open import facts_of
+from raybench.models.build import build_model
+
+NET = ["prune", "--model", "test-convnet", "--dataset", "digits", "--no-finetune"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--strategy", "globl"], "--strategy: found 'globl', expected 'local', 'global'"),
+        (["--recipe", "quik"], "--recipe: unknown recipe 'quik'. Did you mean 'quick'"),
+        (["--prune", "head"], "--prune: found 'head', expected 'embed', 'heads', 'head-dim' or 'mlp'"),
+        (["--round-to", "0"], "--round-to: found 0, expected a number of at least 1"),
+        (["--seed", "-1"], "--seed: found -1, expected a number of at least 0"),
+        (["--method", "magnitud"], "--method: unknown importance 'magnitud'. Did you mean"),
+    ],
+)
+def test_mistakes_name_the_option_and_leave_no_folder(option, message, tmp_path, capsys) -> None:
+    output = tmp_path / "pruned"
+    assert main([*NET, "--speedup", "2", *option, "-o", str(output)]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_an_unreachable_target_is_told_below_the_table_and_a_repeat_costs_nothing(
+    tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # locks of its own: nobody else on this machine to wait for
+    facts = facts_of(registry.dataset.entry("digits"))
+    torch.save(build_model("test-convnet", facts).state_dict(), tmp_path / "w.pt")
+    command = [*NET, "--weights", str(tmp_path / "w.pt"), "--speedup", "900", "900", "-o", str(tmp_path / "pruned")]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(" -> " in line for line in lines) == 1
+    assert any(line.startswith("  900x was missed: floor: best reachable ") for line in lines)
+    assert all(len(line) <= 100 for line in lines[:2])
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert (told.out.splitlines(), told.err) == (lines, "")
