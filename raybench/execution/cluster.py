@@ -53,11 +53,11 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
     try:
         ray.init(**options)
     except ray.exceptions.AuthenticationError as error:
-        told = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-        what = "refuses this token; expected the one that its head has" if told else "asks for a token"
-        raise UserError(f"--address {address}: the cluster {what}: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH") from error
+        raise UserError(f"--address {address}: the cluster refuses this token; expected the one of its head") from error
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there ({_first_line(error)}){_about_tokens()}"
+        ) from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
         yield
@@ -96,6 +96,13 @@ def demand(resources: Resources) -> dict[str, float]:
     """What one unit asks Ray for; memory in bytes."""
     asked = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": float(resources.memory or 0)}
     return {name: amount for name, amount in asked.items() if amount}
+
+
+def _about_tokens() -> str:
+    """Ray says the same of a cluster that isn't there and of one that wants to hear another token."""
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return "; if there is one, it may refuse this token"
+    return "; if there is one, it may ask for a token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
 
 
 def _first_line(error: BaseException) -> str:
