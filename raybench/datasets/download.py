@@ -8,6 +8,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -74,7 +75,7 @@ def fetch(source: Source, root: Path, progress: Progress = lambda done, total: N
 
 def _download(url: str, archive: Path, progress: Progress) -> str:
     """Write what `url` answers to `archive`; returns its MD5."""
-    md5, done = hashlib.md5(usedforsecurity=False), 0
+    md5, done, total = hashlib.md5(usedforsecurity=False), 0, None
     try:
         with urllib.request.urlopen(url, timeout=30) as answer, archive.open("wb") as file:
             length = answer.headers.get("Content-Length")
@@ -84,9 +85,11 @@ def _download(url: str, archive: Path, progress: Progress) -> str:
                 md5.update(chunk)
                 done += len(chunk)
                 progress(done, total)
-    except (URLError, TimeoutError, ConnectionError) as error:
+    except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"{url} can't be reached ({reason}). Without a network, copy the unpacked folder from another machine"
         ) from error
+    if total is not None and done < total:
+        raise UserError(f"{url} ended after {done:,} of {total:,} bytes; nothing was kept, try again")
     return md5.hexdigest()

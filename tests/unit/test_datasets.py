@@ -1,17 +1,12 @@
 """Datasets on miniatures of their real formats, and on the real samples where they are; bad input gets a clear word."""
 
-import hashlib
-import io
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from raybench.cli.main import main
-from raybench.datasets.download import Source, fetch
 from raybench.datasets.files import list_classes
 from raybench.datasets.open import open_dataset
 from raybench.datasets.pickles import read_pickle
@@ -244,49 +239,6 @@ def test_bad_trees(tree):
 def test_unknown_statistics(tree):
     with pytest.raises(UserError, match="Did you mean 'inception'"):
         open_dataset("imagefolder", {"statistics": "incepton"}, tree)
-
-
-def archive(folder, tmp_path):
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz") as tar:
-        tar.add(folder, folder.name)
-    path = tmp_path / "archive.tar.gz"
-    path.write_bytes(data.getvalue())
-    return path, hashlib.md5(data.getvalue(), usedforsecurity=False).hexdigest()
-
-
-def test_fetching_checks_and_lands_whole(cifar, tmp_path):
-    path, md5 = archive(cifar / "cifar-10-batches-py", tmp_path)
-    root = tmp_path / "here"
-    with pytest.raises(UserError, match="expected 0000"):
-        fetch(Source(path.as_uri(), "0000", "cifar-10-batches-py"), root)
-    assert list(root.iterdir()) == []
-    told = []
-    folder = fetch(
-        Source(path.as_uri(), md5, "cifar-10-batches-py"), root, lambda done, total: told.append((done, total))
-    )
-    assert told[-1][0] == told[-1][1] == path.stat().st_size
-    assert len(open_dataset("cifar10", {}, root).train) == 180
-    with pytest.raises(UserError, match="there already"):
-        fetch(Source(path.as_uri(), md5, "cifar-10-batches-py"), root)
-    assert folder.parent == root
-
-
-def test_fetching_without_a_network_says_so(tmp_path):
-    with pytest.raises(UserError, match="can't be reached"):
-        fetch(Source((tmp_path / "nothing.tar.gz").as_uri(), "", "x"), tmp_path)
-
-
-def test_what_data_get_refuses(capsys, monkeypatch):
-    monkeypatch.delenv("RAYBENCH_DATA", raising=False)
-    for name, word in (
-        ("imagenet", "registration"),
-        ("digits", "nothing to fetch"),
-        ("cifar11", "Did you mean"),
-        ("cifar10", "--root"),
-    ):
-        assert main(["data", "get", name]) == 2
-        assert word in capsys.readouterr().err
 
 
 @needs_data

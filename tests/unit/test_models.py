@@ -1,6 +1,7 @@
 """Models by name, and other people's weights: what is read, what is refused, what a published network scores."""
 
 import copy
+import json
 import sys
 import types
 import warnings
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from raybench import registry
+from raybench.cli.main import main
 from raybench.datasets.open import open_dataset
 from raybench.errors import UserError
 from raybench.methods.evidence import Evidence
@@ -22,8 +24,8 @@ from raybench.models.weights import load_weights
 from raybench.pipeline import surgery
 from raybench.pipeline.cost import count_macs
 from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select
-from raybench.spec.trial import TrainRecipe
+from raybench.results.store import Store
+from raybench.storage.local import LocalStorage
 from raybench.tasks.classification import Classification
 from raybench.tasks.protocol import DataFacts
 from tests.shared import DATA, needs_data
@@ -234,17 +236,6 @@ def published():
     return task, model
 
 
-def cut_to(model, speedup, strategy):
-    """A copy of `model` pruned by magnitude-l2, and its cut."""
-    example = torch.zeros(1, 3, 32, 32)
-    groups = trace(model, example, classes=10)
-    criterion = registry.importance.load("magnitude-l2")()
-    cut = select(model, example, groups, criterion, [speedup], strategy=strategy, seed=0)[speedup]
-    pruned = copy.deepcopy(model)
-    surgery.apply(pruned, groups, cut.kept)
-    return pruned, cut
-
-
 @needs_data
 def test_the_published_resnet20_gets_455_of_500_right(published):
     task, model = published
@@ -274,22 +265,22 @@ def test_pruned_by_local_magnitude_its_counts_are_the_samples(published):
 
 @needs_data
 @pytest.mark.slow
-def test_pruned_1_5x_and_fine_tuned_it_recovers_most(published):
-    task, model = published
-    before = task.evaluate(model, "test")["top1"]
-    pruned, cut = cut_to(model, 1.5, "local")
-    assert abs(cut.speedup / 1.5 - 1) <= 0.005
-    after = task.evaluate(pruned, "test")["top1"]
-
-    class Nothing:
-        def load(self):
-            return None
-
-        def save(self, state):
-            pass
-
-    recipe = TrainRecipe(epochs=3, batch_size=64, lr=0.02, augment=("crop", "flip"))
-    task.train(pruned, recipe, seed=0, checkpoint=Nothing())
-    final = task.evaluate(pruned, "test")["top1"]
-    assert after < before - 10
-    assert final - after > 0.6 * (before - after)
+@pytest.mark.filterwarnings("ignore:dataset 'cifar10'")
+def test_pruned_1_5x_and_fine_tuned_it_recovers_most_and_the_row_says_so(tmp_path):
+    """The whole way of a user: a sweep with the published weights, and the figures in its row."""
+    sgd = {"optimizer": "sgd", "lr": 0.02, "weight_decay": 5e-4, "warmup_epochs": 0, "augment": ["crop", "flip"]}
+    told = {
+        "name": "real", "datasets": ["cifar10"], "methods": ["magnitude-l2"], "strategies": ["local"],
+        "speedups": [1.5],
+        "models": [{"name": "cifar-resnet20", "weights": str(DATA / "weights" / "resnet20-12fca82f.th")}],
+        "seeds": [0], "recipe": {"extends": "quick", "finetune": sgd | {"epochs": 3, "batch_size": 64}},
+        "data_roots": {"cifar10": str(DATA / "cifar10")},
+    }  # fmt: skip
+    (tmp_path / "sweep.yaml").write_text(json.dumps(told))
+    assert main(["run", str(tmp_path / "sweep.yaml"), "--local", "--storage", str(tmp_path / "out")]) == 0
+    (row,) = Store(LocalStorage(tmp_path / "out")).table().to_pylist()
+    assert abs(row["metric_base"] * 5 - 455) <= 1
+    assert abs(row["speedup"] / 1.5 - 1) <= 0.005
+    lost = row["metric_base"] - row["metric_pruned"]
+    assert lost > 10
+    assert row["metric_final"] - row["metric_pruned"] > 0.6 * lost
