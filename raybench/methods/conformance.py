@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from raybench import registry
 from raybench.methods.evidence import Evidence, gather
 from raybench.methods.layers import arrangement, view, weight_of
-from raybench.methods.protocols import Calibration, Importance, Regularizer
+from raybench.methods.protocols import Calibration, Importance, Reading, Regularizer
 from raybench.methods.scoring import Scorer
 from raybench.pipeline.records import Group, Groups, Member
 
@@ -78,6 +78,8 @@ def check_importance(criterion: Importance) -> None:
     torch.rand(3)  # whatever was drawn elsewhere
     again = Scorer(criterion, net, groups, gather(criterion, net, groups, calibration)).scores()
     assert all(np.array_equal(a, b) for a, b in _pairs(scores, again)), "scoring twice gave different scores"
+    if criterion.reconstructs:
+        _check_refit(criterion)
     if criterion.needs != "nothing":
         _check_equivariance(criterion, net, groups, calibration, scores)
 
@@ -125,6 +127,18 @@ def _check_scores(criterion: Importance, net: nn.Module, member: Member, evidenc
     assert tuple(found.shape) == (member.width,), f"{where} has shape {tuple(found.shape)}, not ({member.width},)"
     assert bool(found.isfinite().all()), f"{where} has NaN or infinite values"
     assert bool((found >= 0).all()), f"{where} has negative values"
+
+
+def _check_refit(criterion: Importance) -> None:
+    """A layer of two convolution groups, 30 points, three channels, four taps, five outputs."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((2, 30, 3, 4), (2, 3, 4, 5), (2, 30, 5))
+    inputs, weight, target = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in shapes)
+    old = weight.clone()
+    found = criterion.refit(Reading("layer", inputs, weight, target))
+    assert found.shape == old.shape, f"refit returned shape {tuple(found.shape)}, not {tuple(old.shape)}"
+    assert bool(found.isfinite().all()), "refit returned NaN or infinite weights"
+    assert torch.equal(weight, old), "refit changed the weight that it was given instead of returning a new one"
 
 
 def _check_equivariance(

@@ -138,6 +138,17 @@ class Meddling(Importance):
 
 
 @dataclass(frozen=True)
+class Stretching(Importance):
+    reconstructs = True
+
+    def layer_scores(self, layer):
+        return layer.weight.flatten(1).square().sum(1)
+
+    def refit(self, reading):
+        return reading.weight.mul_(2)
+
+
+@dataclass(frozen=True)
 class Silent(Importance):
     def layer_scores(self, layer):
         return None
@@ -151,6 +162,7 @@ class Silent(Importance):
         (ByPosition(), "another order"),
         (Unsteady(), "different scores|another order"),
         (Meddling(), "changed the model"),
+        (Stretching(), "refit changed the weight"),
         (Silent(), "no layer"),
     ],
 )
