@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from raybench import registry
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
+from raybench.datasets.roots import ROOT_VARIABLE
 from raybench.errors import UserError, unknown
 from raybench.spec.mistakes import Mistakes
 from raybench.spec.reader import load_sweep
@@ -127,6 +129,11 @@ def _check_names(args: argparse.Namespace) -> None:
     ):
         if name is not None and ":" not in name and name not in kind.entries():
             raise UserError(f"{flag}: {unknown(kind.kind, name, kind.entries())}")
+    embedded = registry.dataset.entry(args.dataset).facts.get("embedded")
+    if not (embedded or args.data_root or os.environ.get(ROOT_VARIABLE)):
+        raise UserError(
+            f"--data-root: found none, expected the folder of {args.dataset} (or {ROOT_VARIABLE}, its parent)"
+        )
     for speedup in args.speedup or ():
         if not speedup > 1:
             raise UserError(f"--speedup: found {speedup:g}, expected numbers above 1")

@@ -21,10 +21,12 @@ NET = ["prune", "--model", "test-convnet", "--dataset", "digits", "--no-finetune
         (["--prune", "head"], "--prune: found 'head', expected 'embed', 'heads', 'head-dim' or 'mlp'"),
         (["--round-to", "0"], "--round-to: found 0, expected a number of at least 1"),
         (["--seed", "-1"], "--seed: found -1, expected a number of at least 0"),
+        (["--dataset", "cifar10"], "--data-root: found none, expected the folder of cifar10"),
         (["--method", "magnitud"], "--method: unknown importance 'magnitud'. Did you mean"),
     ],
 )
-def test_mistakes_name_the_option_and_leave_no_folder(option, message, tmp_path, capsys) -> None:
+def test_mistakes_name_the_option_and_leave_no_folder(option, message, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.delenv("RAYBENCH_DATA", raising=False)
     output = tmp_path / "pruned"
     assert main([*NET, "--speedup", "2", *option, "-o", str(output)]) == 2
     assert message in capsys.readouterr().err
