@@ -22,7 +22,7 @@ def test_every_verb_is_a_verb():
 
 def test_every_make_target_is_one():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets
+    assert {"quickstart", "test"} <= set(re.findall(r"(?:`|^    )make ([a-z-]+)", README, re.MULTILINE)) <= targets
 
 
 def test_every_link_leads_somewhere():
