@@ -16,13 +16,13 @@ from raybench.registry import importance
 class Taylor(ElementwiseImportance):
     """Sum of |g w| over a channel's weights, g the gradient of the mean loss over all calibration images.
 
-    Molchanov et al. 2019, eq. 8 is I_m = (g_m w_m)^2 for one parameter; eq. 9 sums the parameters of a structure.
+    Molchanov et al. 2019, section 3: I_m = (g_m w_m)^2 for one parameter, summed over the parameters of a structure.
     Adapted as PruningBench and torch-pruning do: the sum of absolute values instead of squares. Norm scales count,
     as the paper's own gate version puts them first (torch-pruning never sees their gradients).
     """
 
     needs = "gradients"
-    paper = "Molchanov et al., Importance estimation for neural network pruning, CVPR 2019, eq. 8-9"
+    paper = "Molchanov et al., Importance estimation for neural network pruning, CVPR 2019, section 3"
 
     def saliency(self, layer: Layer) -> Tensor:
         """|g w| of every weight; a parameter that the loss doesn't reach is worth nothing."""
