@@ -113,7 +113,7 @@ def fpgm(net, groups, images, labels, batch_size):
 
 
 def taylor(net, groups, images, labels, batch_size):
-    """Molchanov et al., CVPR 2019, section 3 (number not looked up), absolute instead of squared: |g w|, g = dL/dw of the mean loss."""
+    """Molchanov et al., CVPR 2019, section 3, absolute instead of squared: |g w|, g = dL/dw of the mean loss."""
     total = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
     for image, label in zip(images, labels, strict=True):
         for name, g in sample_gradient(net, image, label).items():
