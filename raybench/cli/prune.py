@@ -56,7 +56,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--round-to", type=int, default=1, metavar="N", help="keep a multiple of N channels")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--recipe", default="quick", metavar="NAME", help="how to train (default: %(default)s)")
+    parser.add_argument(
+        "--recipe", default="quick", metavar="NAME", help="how to train: a name or a YAML file (default: %(default)s)"
+    )
     parser.add_argument("--no-finetune", action="store_true", help="don't train after pruning")
     parser.add_argument("--device", metavar="DEV", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: pruned/MODEL-METHOD")
@@ -88,7 +90,8 @@ def _trials(args: argparse.Namespace, method: str, output: Path) -> tuple[Trial,
     model: dict[str, Any] = {"name": args.model}
     if args.weights:
         model["weights"] = args.weights if args.weights == "pretrained" else str(_existing(args.weights, "--weights"))
-    recipe: Any = {"extends": args.recipe, "finetune": {"epochs": 0}} if args.no_finetune else args.recipe
+    named = str(_existing(args.recipe, "--recipe")) if args.recipe.endswith((".yaml", ".yml")) else args.recipe
+    recipe: Any = {"extends": named, "finetune": {"epochs": 0}} if args.no_finetune else named
     much = (
         {"speedups": list(dict.fromkeys(args.speedup or ()))} if args.ratio is None else {"ratio": _share(args.ratio)}
     )

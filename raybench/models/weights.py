@@ -100,7 +100,7 @@ def _load_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         with torch.serialization.safe_globals(ALLOWED):
             refused = _refused(path)
-        what = f"it would run {', '.join(refused)}" if refused else str(error).splitlines()[0]
+        what = f"it would run {', '.join(refused)}" if refused else "it is no file of torch.save"
         raise UserError(
             f"{path}: refused to load: {what}. Only tensors, containers and numbers are read; save model.state_dict()"
         ) from error

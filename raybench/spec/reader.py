@@ -154,24 +154,33 @@ def _recipe(told: Node, mistakes: list[Mistake], chain: tuple[str, ...]) -> Node
     if base is None:  # written out in place
         return told if told.get("name") else _named(told, "custom")
     if not isinstance(base.value, str):
-        words = f"found {show(base.plain())}, expected the name of a recipe, or a mapping that extends one"
+        words = f"found {show(base.plain())}, expected the name or file of a recipe, or a mapping that extends one"
         mistakes.append(Mistake(base.file, base.line, ("recipe",), words))
         return None
     name, known = base.value, recipe_files(base.file.parent)
-    if name not in known or name in chain:
+    file = known.get(name) or _by_path(base)
+    if file is None or name in chain:
         what = "found a circle" if name in chain else f"unknown recipe {name!r}"
         known_names = ", ".join(sorted(known)) or "none"
         mistakes.append(
             Mistake(base.file, base.line, ("recipe",), f"{what}.{nearest(name, known)} Known: {known_names}")
         )
         return None
-    read = parse(known[name])
+    read = parse(file)
     whole = _recipe(read, mistakes, (*chain, name)) if read.get("extends") else read
+    if whole is not None and name not in known:
+        name = _named(whole, file.stem, whole.plain()).value["name"].value
     if whole is None or base is told:
         return whole and _named(whole, name)
     changes = _without(told, "extends")
     merged = merge(whole, changes)
     return merged if changes.get("name") else _named(merged, name, changes.plain())
+
+
+def _by_path(told: Node) -> Path | None:
+    """The recipe that `told` names by its file, relative to the file that it stands in."""
+    file = told.file.parent / told.value
+    return file if file.suffix in {".yaml", ".yml"} and file.is_file() else None
 
 
 def _named(recipe: Node, name: str, changes: Any = None) -> Node:

@@ -106,7 +106,7 @@ class Sweep(Spec):
     )
     seeds: Seeds = (0,)
     base_seeds: Literal["shared", "per-seed"] = "shared"
-    recipe: Recipe = Field(description="a recipe's name, or {extends: NAME, finetune: {epochs: 3}}")
+    recipe: Recipe = Field(description="a recipe's name or file, or {extends: NAME, finetune: {epochs: 3}}")
     protocol: Literal["raybench", "pruningbench"] = "raybench"
     schedule: Schedule = "auto"
     prune: Parts | None = Field(None, description="which parts of attention models are pruned")

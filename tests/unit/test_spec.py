@@ -261,6 +261,20 @@ def test_a_recipe_may_extend_its_neighbour(tmp_path):
     assert (one.name, one.finetune.epochs, one.base.epochs) == ("longer", 7, 2)
 
 
+def test_a_recipe_by_its_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: small\nfinetune: {epochs: 7}\n")
+    one = load_sweep(written(tmp_path, GRID + "recipe: mine.yaml\n")).recipe
+    assert (one.finetune.epochs, one.base.epochs) == (7, 2)
+    (tmp_path / "mine.yaml").write_text("extends: small\nfinetune: {epochs: 8}\n")
+    other = load_sweep(
+        written(tmp_path, GRID + f"recipe: {{extends: {tmp_path / 'mine.yaml'}, base: {{epochs: 1}}}}\n")
+    ).recipe
+    assert (other.finetune.epochs, other.base.epochs) == (8, 1)
+    assert one.name.startswith("mine~")
+    assert other.name.startswith("mine~")
+    assert one.name != other.name
+
+
 def test_a_changed_trial_has_other_keys():
     first = resolve(sweep())[0]
     dumped = first.model_dump(exclude={"dataset_fingerprint"})  # before any key is asked for

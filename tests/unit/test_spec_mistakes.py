@@ -123,7 +123,7 @@ BAD = {
         ["bad.yaml:3: models: found nothing, expected a name or a mapping with a name"],
     ),
     "number for a dataset": (GOOD.replace("digits", "7"), ["bad.yaml:2: datasets: found 7, expected a name or a mapp"]),
-    "no recipe": (GOOD.replace("small", ""), ["bad.yaml:6: recipe: found nothing, expected the name of a recipe"]),
+    "no recipe": (GOOD.replace("small", ""), ["bad.yaml:6: recipe: found nothing, expected the name or file"]),
     "recipes in a circle": (
         GOOD.replace("small", "snake"),
         ["recipes/snake.yaml:1: recipe: found a circle"],
