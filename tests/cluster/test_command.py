@@ -82,7 +82,8 @@ def test_ctrl_c_lets_go_of_everything_and_says_how_to_go_on(tmp_path):
 
 
 def test_two_commands_on_one_storage_share_the_work(tmp_path):
-    sweep = Sweep(tmp_path, methods="[random, magnitude-l1, magnitude-l2]", epochs=2, seeds="[0, 1]")
+    # epochs enough that who comes second to the base finds cells left when it looks again, two seconds later
+    sweep = Sweep(tmp_path, methods="[random, magnitude-l1, magnitude-l2]", epochs=16, seeds="[0, 1]")
     rivals = [sweep.start("--local"), sweep.start("--local")]
     assert [rival.wait(timeout=200) for rival in rivals] == [0, 0], sweep.output
     assert_no_finished_work_ran_again(sweep)

@@ -116,6 +116,7 @@ def test_a_worker_with_too_much_memory_is_replaced_and_its_outcome_counts(run):
 
 
 def test_an_interrupt_lets_the_workers_go_and_leaves_the_rest(run):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     timer = threading.Timer(8, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     started = time.monotonic()
@@ -124,7 +125,7 @@ def test_an_interrupt_lets_the_workers_go_and_leaves_the_rest(run):
     assert run.interrupted
     assert run.storage.list("stops") == []
     assert "base-a" not in run.outcomes
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 def test_more_than_any_node_has_is_refused_at_once():
