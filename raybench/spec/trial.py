@@ -15,6 +15,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 ID_LENGTH = 16  # hex digits of the SHA-256 that are kept: 64 bits, no collision below a billion cells
+# Versions of the code that no name in a sweep stands for; methods, models and datasets have their own. Raising one
+# makes new keys, so that no store hands out what older code made.
+TRAINING = 1  # training loop, augmentation, evaluation
+SELECTION = 1  # grouping, choice of channels, surgery, refits; tests hold the golden selections to it
 
 Scalar = bool | int | float | str
 
@@ -121,7 +125,7 @@ class Trial(Frozen):
         """Hash of everything this cell's numbers depend on; the base is in it by its identity."""
         left_out = {"recipe": {"name", "base"}, "weights": True, "base_seed": True, "ratio": self.ratio is None}
         own = self.model_dump(mode="json", exclude={key: what for key, what in left_out.items() if what})
-        return digest("cell", own, self.base_identity)
+        return digest("cell", TRAINING, SELECTION, own, self.base_identity)
 
     @cached_property
     def base_identity(self) -> str:
@@ -137,7 +141,7 @@ class Trial(Frozen):
         own = self.model_dump(mode="json", include=fields)
         if self.weights.kind == "trained":
             own |= {"recipe": self.recipe.base.model_dump(mode="json"), "seed": self.base_seed}
-        return digest("base", own)
+        return digest("base", TRAINING, own)
 
     @cached_property
     def sparsify_key(self) -> str | None:
@@ -150,7 +154,7 @@ class Trial(Frozen):
             "seed": self.seed,
             "prune": self.prune,
         }
-        return digest("sparsify", own, self.base_key)
+        return digest("sparsify", TRAINING, own, self.base_key)
 
     @cached_property
     def pass_key(self) -> str:
@@ -158,7 +162,7 @@ class Trial(Frozen):
         fields = {"importance", "strategy", "schedule", "prune", "round_to", "seed", "protocol"}
         own = self.model_dump(mode="json", include=fields)
         own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
-        return digest("select", own, self.sparsify_key or self.base_key)
+        return digest("select", SELECTION, own, self.sparsify_key or self.base_key)
 
     @cached_property
     def select_key(self) -> str:

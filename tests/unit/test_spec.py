@@ -1,5 +1,6 @@
 """From a good sweep file to trials: axes, overrides, include, exclude, extends, recipes, and what an id depends on."""
 
+import hashlib
 import json
 import pickle
 from collections import Counter
@@ -14,9 +15,13 @@ from raybench import registry
 from raybench.datasets.roots import fingerprint
 from raybench.errors import SpecError
 from raybench.results.reproduce import sweep_of
+from raybench.spec import trial
 from raybench.spec.reader import load_sweep
 from raybench.spec.resolve import resolve
 from raybench.spec.sweep import Sweep
+
+GOLDEN = Path(__file__).parent.parent / "golden/selections.json"
+GOLDEN_OF = {1: "f545ee3c92cef374"}  # SELECTION -> the golden selections that it stands for
 
 STAGE = {"epochs": 1, "lr": 0.1}
 RECIPE = {"name": "r", "base": {"epochs": 2, "lr": 0.1}, "sparsify": STAGE, "finetune": STAGE}
@@ -259,6 +264,25 @@ def test_a_recipe_may_extend_its_neighbour(tmp_path):
     (tmp_path / "recipes/longer.yaml").write_text("extends: small\nfinetune: {epochs: 7}\n")
     one = load_sweep(written(tmp_path, GRID + "recipe: longer\n")).recipe
     assert (one.name, one.finetune.epochs, one.base.epochs) == ("longer", 7, 2)
+
+
+def test_other_selections_need_another_version():
+    """Changing the golden selections without raising SELECTION would let old stores hand out old cuts."""
+    assert hashlib.sha256(GOLDEN.read_bytes()).hexdigest()[:16] == GOLDEN_OF[trial.SELECTION]
+
+
+@pytest.mark.parametrize(
+    ("version", "keys"),
+    [("SELECTION", {"pass_key", "select_key", "trial_id"}),
+     ("TRAINING", {"base_key", "sparsify_key", "pass_key", "select_key", "trial_id"})],
+)  # fmt: skip
+def test_a_raised_version_makes_new_keys(monkeypatch, version, keys):
+    names = ("base_key", "sparsify_key", "pass_key", "select_key", "trial_id")
+    whole = sweep(methods="magnitude-l2+group-norm")
+    before = {name: getattr(resolve(whole)[0], name) for name in names}
+    monkeypatch.setattr(trial, version, 1000)
+    after = {name: getattr(resolve(whole)[0], name) for name in names}
+    assert {name for name in names if before[name] != after[name]} == keys
 
 
 def test_a_recipe_by_its_file(tmp_path):
