@@ -148,7 +148,7 @@ def _with_recipe(holder: Node, mistakes: list[Mistake]) -> Node:
     return Node(rest if recipe is None else {**rest, "recipe": recipe}, holder.file, holder.line)
 
 
-def _recipe(told: Node, mistakes: list[Mistake], chain: tuple[str, ...]) -> Node | None:
+def _recipe(told: Node, mistakes: list[Mistake], chain: tuple[Path, ...]) -> Node | None:
     """The recipe that `told` names or describes, `name` included; None after noting a mistake."""
     base = told.get("extends") if isinstance(told.value, dict) else told
     if base is None:  # written out in place
@@ -159,15 +159,15 @@ def _recipe(told: Node, mistakes: list[Mistake], chain: tuple[str, ...]) -> Node
         return None
     name, known = base.value, recipe_files(base.file.parent)
     file = known.get(name) or _by_path(base)
-    if file is None or name in chain:
-        what = "found a circle" if name in chain else f"unknown recipe {name!r}"
+    if file is None or file in chain:
+        what = f"unknown recipe {name!r}" if file is None else "found a circle"
         known_names = ", ".join(sorted(known)) or "none"
         mistakes.append(
             Mistake(base.file, base.line, ("recipe",), f"{what}.{nearest(name, known)} Known: {known_names}")
         )
         return None
     read = parse(file)
-    whole = _recipe(read, mistakes, (*chain, name)) if read.get("extends") else read
+    whole = _recipe(read, mistakes, (*chain, file)) if read.get("extends") else read
     if whole is not None and name not in known:
         name = _named(whole, file.stem, whole.plain()).value["name"].value
     if whole is None or base is told:
@@ -179,12 +179,12 @@ def _recipe(told: Node, mistakes: list[Mistake], chain: tuple[str, ...]) -> Node
 
 def _by_path(told: Node) -> Path | None:
     """The recipe that `told` names by its file, relative to the file that it stands in."""
-    file = told.file.parent / told.value
+    file = (told.file.parent / Path(told.value).expanduser()).resolve()
     return file if file.suffix in {".yaml", ".yml"} and file.is_file() else None
 
 
 def _named(recipe: Node, name: str, changes: Any = None) -> Node:
-    """`recipe` under `name`, plus four digits of what was changed, so that two recipes never share a name."""
+    """`recipe` under `name`, plus four digits of what was changed, so that it isn't taken for the one it extends."""
     if changes or name == "custom":
         text = json.dumps(changes or recipe.plain(), sort_keys=True)
         name += f"~{hashlib.sha256(text.encode()).hexdigest()[:4]}"
