@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from raybench import registry
+from raybench.methods import refit
 from raybench.methods.evidence import gather
-from raybench.methods.protocols import Calibration
+from raybench.methods.protocols import Calibration, Reading
 from raybench.methods.scoring import Scorer
 from raybench.pipeline import surgery
 from raybench.pipeline.prune import select
@@ -87,8 +88,9 @@ def by_hand(name, dense, slim, groups, kept, reader, images):
 
 @pytest.mark.parametrize("name", ["cp", "thinet"])
 @pytest.mark.parametrize("net_name", CUTS)
-def test_the_refit_is_the_papers_least_squares(net_name, name):
-    net, groups, calibration = case(net_name)
+def test_the_refit_is_the_papers_least_squares(net_name, name, monkeypatch):
+    monkeypatch.setattr(refit, "RIDGES", refit.RIDGES[:1])  # the papers have no ridge
+    net, groups, calibration = case(net_name, n=160)
     kept, order = CUTS[net_name]
     bare, slim = refitted(net, groups, kept, calibration, criterion(name))
     for reader in order:  # each with what the refitted layers before it give
@@ -186,6 +188,36 @@ def test_fewer_points_than_weights_change_no_more_than_they_must():
         whole = net.conv2(F.relu(net.bn1(net.conv1(calibration.images))))
     assert (after - whole).norm() < 0.7 * (before - whole).norm()
     assert (slim.conv2.weight - bare.conv2.weight).norm() < 0.5 * bare.conv2.weight.norm()
+
+
+@pytest.mark.parametrize("fit", [refit.least_squares, refit.channel_scales])
+@pytest.mark.parametrize("columns", [96, 128, 160])
+def test_as_many_columns_as_points_are_not_worse_than_no_refit(columns, fit):
+    """A classifier that reads pooled features, one point an image: plain least squares sits on the interpolation
+    peak where points (128, or the 96 that aren't held out) and columns are as many."""
+    draw = torch.Generator().manual_seed(0)
+    mix, noise = torch.randn(64, 256, generator=draw).double() / 8, 0.3
+    weight = torch.randn(256, 10, generator=draw).double() / 16
+
+    def features(n):
+        hidden, own = torch.randn(n, 64, generator=draw).double(), torch.randn(n, 256, generator=draw).double()
+        return torch.relu(hidden @ mix + noise * own)
+
+    seen, unseen = features(128), features(1000)
+    old, target = weight[:columns], seen @ weight
+    new = fit(Reading("fc", seen[None, :, :columns, None], old[None, :, None], target[None]))[0, :, 0]
+    before, after = (unseen[:, :columns] @ w - unseen @ weight for w in (old, new))
+    assert after.norm() < 0.95 * before.norm()
+
+
+@pytest.mark.parametrize("fit", [refit.least_squares, refit.channel_scales])
+def test_a_fit_that_does_not_carry_over_to_held_out_points_is_not_used(fit):
+    draw = torch.Generator().manual_seed(0)
+    inputs, weight, noise = (torch.randn(*s, generator=draw).double() for s in ((32, 24), (24, 3), (32, 3)))
+    reading = Reading("fc", inputs[None, ..., None], weight[None, :, None], (inputs @ weight + noise)[None])
+    assert torch.equal(fit(reading), reading.weight)  # what is left is noise alone
+    few = Reading("fc", reading.inputs[:, :3], reading.weight, reading.target[:, :3])
+    assert torch.equal(fit(few), few.weight)
 
 
 @pytest.mark.parametrize("name", ["cp", "thinet"])

@@ -31,7 +31,7 @@ class ChannelPruning(ChannelSelection):
 
     needs = "activations"
     reconstructs = True
-    version = 2
+    version = 3
     paper = "He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017, eq. 1-5"
 
     def select(self, gram: np.ndarray) -> np.ndarray:

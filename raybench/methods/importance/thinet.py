@@ -33,7 +33,7 @@ class ThiNet(ChannelSelection):
 
     needs = "activations"
     reconstructs = True
-    version = 2
+    version = 3
     paper = "Luo et al., ThiNet, ICCV 2017, eq. 4-7, algorithm 1"
 
     def select(self, gram: np.ndarray) -> np.ndarray:
