@@ -21,6 +21,7 @@ from raybench.methods.evidence import batches, evaluating, finite_outputs
 from raybench.methods.layers import arrangement, view
 from raybench.methods.protocols import Calibration, Importance, Reading
 from raybench.pipeline import surgery
+from raybench.pipeline.attention import attentions
 from raybench.pipeline.records import Groups, Member
 from raybench.pipeline.widths import sides_of
 
@@ -63,11 +64,14 @@ def reconstruct(
     points = -(-criterion.points * len(calibration.images) // used)
     one = replace(calibration, images=calibration.images[:used], labels=calibration.labels[:used], batch_size=used)
     targets: dict[str, Tensor | None] = {}
+    stretched = query_scales(dense, pruned)
 
     def remember(name: str, inputs: Tensor) -> None:
         reader = found[name]
         x, w = _split(dense, reader.whole, inputs, points, reader.outputs)
-        targets[name] = None if name in targets else x.flatten(2) @ w.flatten(1, 2)
+        target = x.flatten(2) @ w.flatten(1, 2)
+        target[..., : target.shape[2] // 3] *= stretched.get(name, 1.0)
+        targets[name] = None if name in targets else target
 
     def refit(name: str, inputs: Tensor) -> None:
         target = targets.pop(name, None)
@@ -92,6 +96,16 @@ def readers(dense: nn.Module, groups: Groups, kept: surgery.Kept) -> dict[str, R
             outs = sides.get((layer, "out"))
             found[layer] = Reader(whole, cut, surgery.positions_left(outs, alive) if outs else None)
     return found
+
+
+def query_scales(dense: nn.Module, pruned: nn.Module) -> dict[str, float]:
+    """Name of each `qkv` -> what surgery multiplied its queries, the first third of the outputs, by.
+
+    Narrower heads divide by a smaller root of their width; `attention.refit` makes up for it in the query weights.
+    """
+    whole, cut = attentions(dense), attentions(pruned)
+    narrower = {n: whole[n].scale / cut[n].scale for n in whole if hasattr(whole[n], "scale")}
+    return {f"{name}.qkv": scale for name, scale in narrower.items()}
 
 
 def _split(

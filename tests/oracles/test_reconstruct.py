@@ -14,9 +14,11 @@ from raybench.methods.evidence import gather
 from raybench.methods.protocols import Calibration, Reading
 from raybench.methods.scoring import Scorer
 from raybench.pipeline import surgery
+from raybench.pipeline.group import trace
 from raybench.pipeline.prune import select
 from raybench.pipeline.reconstruct import reconstruct
 from tests.oracles import formulas, nets
+from tests.pruning_nets import small_vit
 
 # net -> the units that stay, a group; the readers in the order in which they run
 CUTS = {
@@ -164,6 +166,25 @@ def test_both_nets_are_otherwise_as_before(name):
     assert all(m.training for model in (net, slim) for m in model.modules())
     assert not any(m._forward_pre_hooks or m._forward_hooks for model in (net, slim) for m in model.modules())
     assert all(p.requires_grad and p.grad is None for p in slim.parameters())
+
+
+@pytest.mark.parametrize("name", ["cp", "thinet"])
+def test_queries_of_narrower_heads_keep_the_factor_that_surgery_gave_them(name):
+    """Two channels of the embedding and half of each head go. Heads of 4 divide by 2, heads of 8 by the root of 8:
+    queries must be smaller by the root of a half, and they are after surgery."""
+    net = small_vit().eval()
+    images = torch.randn(128, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    groups = trace(net, images[:1], prune=("embed", "head-dim"))
+    left = {"head-dim": lambda size: range(0, size, 2), "embed": lambda size: range(size - 2)}
+    kept = {g.name: tuple(left[g.part](g.size)) for g in groups}
+    calibration = Calibration(images, torch.zeros(128, dtype=torch.long), 64)
+    _, slim = refitted(net, groups, kept, calibration, criterion(name, points=17))
+    rows = np.concatenate([part * 32 + head * 8 + np.arange(0, 8, 2) for part in range(3) for head in range(4)])
+    whole, found = (formulas.layer_io(m, "blocks.0.attn.qkv", images)[1] for m in (net, slim))
+    for part, factor in enumerate((0.5**0.5, 1, 1)):
+        expected, got = whole[..., rows[part * 16 : part * 16 + 16]], found[..., part * 16 : part * 16 + 16]
+        slope = (got * expected).sum() / expected.square().sum()
+        assert abs(slope / factor - 1) < 0.08, f"{'qkv'[part]}: {slope:.3f}"
 
 
 def test_a_layer_that_runs_twice_keeps_its_weights():
