@@ -130,7 +130,13 @@ def _check_scores(criterion: Importance, net: nn.Module, member: Member, evidenc
 
 
 def _check_refit(criterion: Importance) -> None:
-    """A layer of two convolution groups, 30 points, three channels, four taps, five outputs."""
+    """Its parameters; a layer of two convolution groups, 30 points, three channels, four taps, five outputs."""
+    points, switch = getattr(criterion, "points", None), getattr(criterion, "reconstruct", None)
+    counts = isinstance(points, int) and points > 0
+    assert counts, f"a criterion that reconstructs needs a parameter `points` an image, above 0; found {points!r}"
+    assert isinstance(switch, bool), (
+        f"a criterion that reconstructs needs a parameter `reconstruct`, true or false; found {switch!r}"
+    )
     draw = torch.Generator().manual_seed(0)
     shapes = ((2, 30, 3, 4), (2, 3, 4, 5), (2, 30, 5))
     inputs, weight, target = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in shapes)

@@ -139,6 +139,9 @@ class Meddling(Importance):
 
 @dataclass(frozen=True)
 class Stretching(Importance):
+    points: int = 10
+    reconstruct: bool = True
+
     reconstructs = True
 
     def layer_scores(self, layer):
@@ -146,6 +149,19 @@ class Stretching(Importance):
 
     def refit(self, reading):
         return reading.weight.mul_(2)
+
+
+@dataclass(frozen=True)
+class Unswitched(Stretching):
+    reconstruct: bool | None = None
+
+
+@dataclass(frozen=True)
+class Pointless(Importance):
+    reconstructs = True
+
+    def layer_scores(self, layer):
+        return layer.weight.flatten(1).square().sum(1)
 
 
 @dataclass(frozen=True)
@@ -163,6 +179,8 @@ class Silent(Importance):
         (Unsteady(), "different scores|another order"),
         (Meddling(), "changed the model"),
         (Stretching(), "refit changed the weight"),
+        (Unswitched(), "parameter `reconstruct`"),
+        (Pointless(), "parameter `points`"),
         (Silent(), "no layer"),
     ],
 )
