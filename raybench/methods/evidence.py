@@ -181,13 +181,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def finite_outputs(model: nn.Module) -> Iterator[None]:
-    """StageError that names the first layer whose output isn't finite."""
+def finite_outputs(model: nn.Module, stage: str = "select") -> Iterator[None]:
+    """StageError of `stage` that names the first layer whose output isn't finite."""
 
     def hook(name: str) -> Callable[..., None]:
         def check(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and not bool(output.detach().isfinite().all()):
-                raise StageError("select", f"activations of layer {name!r} have NaN or infinite values")
+                raise StageError(stage, f"activations of layer {name!r} have NaN or infinite values")
 
         return check
 

@@ -39,7 +39,7 @@ def cut_network(trial: Trial, cut: Cut, task: Task, room: Room) -> Pruned:
     after = _widths(model)
     if dense is not model:
         calibration = select.calibration_of(criterion, trial, task)
-        reconstruct.reconstruct(criterion, dense, model, groups, cut.kept, calibration)
+        reconstruct.reconstruct(criterion, dense, model, groups, cut.kept, calibration, stage="surgery")
     return Pruned(model, {name: (before[name], after[name]) for name in before})
 
 

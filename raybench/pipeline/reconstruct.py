@@ -49,12 +49,14 @@ def reconstruct(
     groups: Groups,
     kept: surgery.Kept,
     calibration: Calibration | None,
+    stage: str = "select",
 ) -> None:
     """Let `criterion` change, in place, the weights of every layer of `pruned` that reads pruned channels.
 
     `pruned` is `dense` cut down to the `kept` units of `groups`. Each reader is refitted on its own, with all of its
     channels, whatever groups they belong to; biases, norms and depthwise filters keep their values, and so does a
     layer that runs more than once. A criterion that doesn't reconstruct leaves everything as it is.
+    StageError of `stage` when an activation isn't finite.
     """
     if not wanted(criterion):
         return
@@ -80,7 +82,7 @@ def reconstruct(
             _write(pruned, found[name].cut, criterion.refit(Reading(name, x, w, target)))
 
     for model, look in ((dense, remember), (pruned, refit)):
-        with torch.no_grad(), evaluating(model), finite_outputs(model), _before(model, found, look):
+        with torch.no_grad(), evaluating(model), finite_outputs(model, stage), _before(model, found, look):
             for batch in batches(model, one):
                 model(batch.images)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from raybench import registry
+from raybench.errors import StageError
 from raybench.methods import refit
 from raybench.methods.evidence import gather
 from raybench.methods.protocols import Calibration, Reading
@@ -185,6 +186,18 @@ def test_queries_of_narrower_heads_keep_the_factor_that_surgery_gave_them(name):
         expected, got = whole[..., rows[part * 16 : part * 16 + 16]], found[..., part * 16 : part * 16 + 16]
         slope = (got * expected).sum() / expected.square().sum()
         assert abs(slope / factor - 1) < 0.08, f"{'qkv'[part]}: {slope:.3f}"
+
+
+def test_values_that_are_not_finite_are_filed_under_the_stage_that_asked():
+    net, groups, calibration = case("plain")
+    kept = CUTS["plain"][0]
+    slim = copy.deepcopy(net)
+    surgery.apply(slim, groups, kept)
+    with torch.no_grad():
+        slim.bn1.bias[0] = float("nan")
+    with pytest.raises(StageError, match="bn1") as caught:
+        reconstruct(criterion("cp"), net, slim, groups, kept, calibration, stage="surgery")
+    assert caught.value.stage == "surgery"
 
 
 def test_a_layer_that_runs_twice_keeps_its_weights():
