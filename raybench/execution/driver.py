@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from raybench.errors import UserError
@@ -173,9 +174,10 @@ def drive(run: Run, make_plan: Callable[[], Plan], fit: Callable[[Run], None]) -
     except KeyboardInterrupt:
         run.interrupted = True
     finally:
-        run.storage.delete(run.stop_key)
-        run.leave()
         run.watcher.close()
+        with suppress(OSError, UserError):  # `raybench gc` removes what the storage doesn't let go of now
+            run.storage.delete(run.stop_key)
+        run.leave()
 
 
 def only_cell(plan: Plan, trial_id: str) -> Plan:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from raybench.errors import UserError
 from raybench.storage.base import Storage
 from raybench.storage.leases import TTL, stamp
 
@@ -28,19 +29,26 @@ class Heartbeat:
         self._beat.start()
 
     def stop(self, **facts: Any) -> None:
-        """The last beat, with `facts` on how it ended; nothing happens when it was never started."""
+        """The last beat, with `facts` on how it ended; nothing happens when it was never started.
+
+        A storage that refuses it costs those who watch this word, never the run that is over.
+        """
         if self._beat is None:
             return
         self._stop.set()
         self._beat.join()
         self._beat = None
         self._facts.update(facts)
-        self._write()
+        self._try()
 
     def _renew(self) -> None:
         while not self._stop.wait(self._ttl / 6):
-            with contextlib.suppress(OSError):  # a storage that is away for a moment: the last beat counts until `ttl`
-                self._write()
+            self._try()
+
+    def _try(self) -> None:
+        """A beat if the storage takes it now: one that is away, or refuses, for a moment is asked again next time."""
+        with contextlib.suppress(OSError, UserError):
+            self._write()
 
     def _write(self) -> None:
         self._storage.replace(self._key, json.dumps({**self._facts, **stamp(self._ttl)}).encode())

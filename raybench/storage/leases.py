@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from raybench.errors import UserError
 from raybench.storage.base import Storage
 
 TTL = 60.0
@@ -91,8 +92,8 @@ class Lease:
                     self._storage.delete(self._key(self._generation))
                     return
                 self._storage.replace(self._key(self._generation), self._content())
-            except OSError:
-                continue  # a storage that is away for a moment: rivals see our last beat until `ttl` is over
+            except (OSError, UserError):
+                continue  # a storage that is away or refuses for a moment: rivals see our last beat until `ttl` is over
 
     def _key(self, generation: int) -> str:
         return f"{self._folder}/{generation}"

@@ -1,5 +1,6 @@
 """The loop that ends a sweep, with executors that are made up: no Ray, no training."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from raybench.execution.worker import Assignment
 from raybench.pipeline.outcome import Outcome
 from raybench.plan import Skip
 from raybench.results.store import Store
+from raybench.storage.heartbeat import Heartbeat
 from raybench.storage.leases import Lease
 from raybench.storage.local import LocalStorage
 
@@ -189,3 +191,42 @@ def test_only_one_cell_and_what_it_needs():
         only_cell(whole, "ffff")
     with pytest.raises(UserError, match="found 2 cells"):
         only_cell(whole, "")
+
+
+@pytest.mark.parametrize("error", [OSError("away"), UserError("the store refuses")])
+def test_a_storage_that_fails_at_the_last_word_leaves_the_run_finished(run, monkeypatch, error):
+    closed = []
+
+    def fail(*told):
+        raise error
+
+    def fit(run):
+        execute_with(ok)(run)
+        monkeypatch.setattr(run.storage, "replace", fail)
+        monkeypatch.setattr(run.storage, "delete", fail)
+
+    run.watcher.close = lambda: closed.append(True)
+    drive(run, lambda: missing(run, two_bases()), fit)
+    assert closed == [True]
+    assert len(run.outcomes) == 8
+
+
+@pytest.mark.parametrize("error", [OSError("away"), UserError("the store refuses")])
+def test_a_heart_beats_on_after_the_storage_failed_for_a_moment(tmp_path, monkeypatch, error):
+    storage, answers = LocalStorage(tmp_path), []
+    replace_it = storage.replace
+
+    def refuse_once(key, data):
+        answers.append(key)
+        if len(answers) == 2:
+            raise error
+        replace_it(key, data)
+
+    monkeypatch.setattr(storage, "replace", refuse_once)
+    beat = Heartbeat(storage, "runs/a.json", {}, ttl=0.06)
+    beat.start()
+    deadline = time.monotonic() + 5
+    while len(answers) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    beat.stop()
+    assert len(answers) >= 4
