@@ -25,7 +25,7 @@ from raybench.pipeline.attention import attentions
 from raybench.pipeline.records import Groups, Member
 from raybench.pipeline.widths import sides_of
 
-MOST_PIXELS = 2**22  # images of one pass, all in memory at once: 256 at 128x128; with fewer images, more points of each
+MOST_VALUES = 2**28  # in the largest activation of the one pass, 1 GiB; with fewer images, more points of each
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ def reconstruct(
         return
     assert calibration is not None
     found = readers(dense, groups, kept)
-    used = min(len(calibration.images), max(1, MOST_PIXELS // calibration.images[:1][0, 0].numel()))
-    points = -(-criterion.points * len(calibration.images) // used)
+    used = min(len(calibration.images), max(1, MOST_VALUES // _largest_activation(dense, calibration)))
+    most = criterion.points * len(calibration.images)
     one = replace(calibration, images=calibration.images[:used], labels=calibration.labels[:used], batch_size=used)
     targets: dict[str, Tensor | None] = {}
     stretched = query_scales(dense, pruned)
 
     def remember(name: str, inputs: Tensor) -> None:
         reader = found[name]
-        x, w = _split(dense, reader.whole, inputs, points, reader.outputs)
+        x, w = _split(dense, reader.whole, inputs, most, reader.outputs)
         target = x.flatten(2) @ w.flatten(1, 2)
         target[..., : target.shape[2] // 3] *= stretched.get(name, 1.0)
         targets[name] = None if name in targets else target
@@ -78,7 +78,7 @@ def reconstruct(
     def refit(name: str, inputs: Tensor) -> None:
         target = targets.pop(name, None)
         if target is not None:
-            x, w = _split(pruned, found[name].cut, inputs, points)
+            x, w = _split(pruned, found[name].cut, inputs, most)
             _write(pruned, found[name].cut, criterion.refit(Reading(name, x, w, target)))
 
     for model, look in ((dense, remember), (pruned, refit)):
@@ -111,14 +111,44 @@ def query_scales(dense: nn.Module, pruned: nn.Module) -> dict[str, float]:
 
 
 def _split(
-    model: nn.Module, member: Member, inputs: Tensor, points: int, outputs: np.ndarray | None = None
+    model: nn.Module, member: Member, inputs: Tensor, most: int, outputs: np.ndarray | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(inputs at the sampled points, weight) of a layer as `Reading` has them."""
+    """(inputs at sampled points, `most` at the most, weight) of a layer as `Reading` has them."""
     layer = view(model, member, other=outputs)
     groups = getattr(layer.module, "groups", 1)
-    patches = sample_patches(layer, inputs, points, 0).double()  # (k, points, g * c)
+    if len(inputs) > most:
+        inputs = inputs[_drawn(len(inputs), most)]
+    patches = sample_patches(layer, inputs, most // len(inputs), 0).double()  # (k, points, g * c)
     rows = layer.weight.double().reshape(*layer.weight.shape[:2], -1)  # (g * c, o, k)
     return patches.unflatten(2, (groups, -1)).permute(2, 1, 3, 0), rows.mT.unflatten(0, (groups, -1))
+
+
+def _drawn(windows: int, most: int) -> Tensor:
+    """(most,) windows to look at, in order, where swin cuts images to more of them than there may be points.
+
+    Every n-th window could be the same place of each image. The uncut and the pruned network draw the same ones.
+    """
+    return torch.randperm(windows, generator=torch.Generator().manual_seed(0))[:most].sort().values
+
+
+def _largest_activation(model: nn.Module, calibration: Calibration) -> int:
+    """Values in the largest tensor that a module of `model` gives for one image."""
+    largest = [calibration.images[:1].numel()]
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            largest.append(output.numel())
+
+    handles = [module.register_forward_hook(note) for module in model.modules()]
+    one = replace(calibration, images=calibration.images[:1], labels=calibration.labels[:1])
+    try:
+        with torch.no_grad(), evaluating(model):
+            for batch in batches(model, one):
+                model(batch.images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(largest)
 
 
 def _write(model: nn.Module, member: Member, weight: Tensor) -> None:

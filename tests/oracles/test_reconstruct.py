@@ -19,7 +19,7 @@ from raybench.pipeline.group import trace
 from raybench.pipeline.prune import select
 from raybench.pipeline.reconstruct import reconstruct
 from tests.oracles import formulas, nets
-from tests.pruning_nets import small_vit
+from tests.pruning_nets import small_swin, small_vit
 
 # net -> the units that stay, a group; the readers in the order in which they run
 CUTS = {
@@ -198,6 +198,39 @@ def test_values_that_are_not_finite_are_filed_under_the_stage_that_asked():
     with pytest.raises(StageError, match="bn1") as caught:
         reconstruct(criterion("cp"), net, slim, groups, kept, calibration, stage="surgery")
     assert caught.value.stage == "surgery"
+
+
+class Counting(registry.importance.load("cp")):
+    """CP that notes how many points each layer is refitted to."""
+
+    def __init__(self, points):
+        super().__init__(points)
+        object.__setattr__(self, "counts", {})
+
+    def refit(self, reading):
+        self.counts[reading.name] = reading.target.shape[1]
+        return super().refit(reading)
+
+
+@pytest.mark.parametrize("points", [1, 3, 10])
+def test_windows_are_no_more_points_than_images(points):
+    net = small_swin().eval()
+    images = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    groups = trace(net, images[:1], prune=("embed", "mlp"))
+    kept = {g.name: range(g.size - 2) for g in groups}
+    counting = Counting(points)
+    refitted(net, groups, kept, Calibration(images, torch.zeros(16, dtype=torch.long), 8), counting)
+    windowed = [n for name, n in counting.counts.items() if name.endswith("qkv")]
+    assert len(windowed) == 4
+    assert max(counting.counts.values()) <= points * 16 < 2 * min(windowed)
+
+
+def test_large_activations_mean_fewer_images_with_more_points_each(monkeypatch):
+    net, groups, calibration = case("plain", n=32)
+    monkeypatch.setattr("raybench.pipeline.reconstruct.MOST_VALUES", 8 * 5 * 8 * 8)  # conv1 gives 5 x 8 x 8 values
+    counting = Counting(2)
+    refitted(net, groups, CUTS["plain"][0], calibration, counting)
+    assert counting.counts == {"conv2": 64, "fc": 8}  # 8 images, 8 locations of each; a classifier has one
 
 
 def test_a_layer_that_runs_twice_keeps_its_weights():
