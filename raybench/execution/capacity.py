@@ -8,12 +8,14 @@ from typing import Any
 
 from raybench.errors import UserError
 
-AT_ONCE = 32  # units asked for at once on a cluster that doesn't tell what it can grow to
+AT_ONCE = 400  # units at Ray's door where the cluster may grow: Tune's loop, one process, keeps up with some hundreds
 ANSWER_S = 12.0  # an autoscaler looks at what is asked for every five seconds
 
 
 def concurrency(asked: Mapping[str, float], address: str | None) -> int:
-    """Units to keep at Ray's door: more than it holds, or twice what it holds where it can't grow.
+    """The most units to keep at Ray's door: twice what it holds, and AT_ONCE at least where it may grow while they run.
+
+    Asked once, at the start: a cluster at an `address` may have a tenth of its nodes by then. The plan bounds it too.
 
     UserError when no node, present or possible, can hold one unit of `asked` (resource name -> amount, memory in
     bytes). Where no node has the room now and an autoscaler is asked to make some, nothing is waited for here.

@@ -31,7 +31,7 @@ def executor(
     """A `fit` for `drive`, on the Ray that this process is connected to."""
     asked = demand(resources)
     limit = concurrency(asked, address)
-    return lambda run: fit(run, _named(trainable, run, asked), limit)
+    return lambda run: fit(run, _named(trainable, run, asked), min(limit, len(run.queue.units)))
 
 
 def fit(run: Run, trainable: type, limit: int) -> None:
