@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from raybench.errors import UserError
 
 AT_ONCE = 400  # units at Ray's door where the cluster may grow: Tune's loop, one process, keeps up with some hundreds
-ANSWER_S = 12.0  # an autoscaler looks at what is asked for every five seconds
+ANSWER_S = 18.0  # an autoscaler looks at what is asked for every five seconds
+ROUNDS = 2  # looks of the autoscaler before nodes that are coming count as coming for us: others ask too
+GRAIN = 1e-4  # Ray counts amounts in steps of this size
 
 
 def concurrency(asked: Mapping[str, float], address: str | None) -> int:
@@ -36,14 +39,19 @@ def _may_come(asked: Mapping[str, float]) -> bool:
 
     room = placement_group([dict(asked)])
     deadline = time.monotonic() + ANSWER_S
+    rounds: set[int] = set()
     try:
+        asked_at = _status().cluster_resource_state.cluster_resource_state_version
         while time.monotonic() < deadline:
             if room.wait(0.5):
                 return True
             state = _status().autoscaling_state
             if any(_is(asked, request) for request in state.infeasible_gang_resource_requests):
                 return False
-            if state.pending_instance_requests or any(one.instance_type_name for one in state.pending_instances):
+            if state.last_seen_cluster_resource_state_version > asked_at:
+                rounds.add(state.last_seen_cluster_resource_state_version)
+            coming = state.pending_instance_requests or any(one.instance_type_name for one in state.pending_instances)
+            if coming and len(rounds) >= ROUNDS:
                 return True
         return _grows()
     finally:
@@ -69,7 +77,10 @@ def _is(asked: Mapping[str, float], gang: Any) -> bool:
     """Whether a gang request of the autoscaler's state is the one for `asked`."""
     bundles = [request for selector in gang.bundle_selectors for request in selector.resource_requests]
     bundles = bundles or list(gang.requests)
-    return any({name: bundle.resources_bundle.get(name) for name in asked} == dict(asked) for bundle in bundles)
+    return any(
+        all(math.isclose(one.resources_bundle.get(name, 0.0), asked[name], abs_tol=GRAIN) for name in asked)
+        for one in bundles
+    )
 
 
 def _fits(asked: Mapping[str, float], offered: Mapping[str, float]) -> int:

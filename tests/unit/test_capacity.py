@@ -1,5 +1,6 @@
 """How many units are kept at a cluster's door, and what its autoscaler's word is worth; Ray is made up."""
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
@@ -50,3 +51,54 @@ def test_what_no_node_has_is_refused_where_none_can_come(nodes):
     nodes({"CPU": 4.0})
     with pytest.raises(UserError, match="found 1 GPU a cell; expected what a node has: 4 CPU"):
         concurrency({"GPU": 1.0}, None)
+
+
+def status(version, seen, infeasible=None, coming=True):
+    """What Ray says: the present version, the one its autoscaler saw last, what can't be done, if nodes come."""
+    gangs = [SimpleNamespace(bundle_selectors=[], requests=[SimpleNamespace(resources_bundle=infeasible)])]
+    return SimpleNamespace(
+        cluster_resource_state=SimpleNamespace(cluster_resource_state_version=version, node_states=[]),
+        autoscaling_state=SimpleNamespace(
+            infeasible_gang_resource_requests=gangs if infeasible else [],
+            last_seen_cluster_resource_state_version=seen,
+            pending_instance_requests=["a node"] if coming else [],
+            pending_instances=[],
+        ),
+    )
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Ray and its autoscaler tell these statuses, one after the other."""
+
+    def tell(*statuses):
+        left = list(statuses)
+        monkeypatch.setattr(capacity, "_status", lambda: left.pop(0))
+        return left
+
+    room = SimpleNamespace(wait=lambda seconds: False)
+    groups = importlib.import_module("ray.util.placement_group")
+    monkeypatch.setattr(groups, "placement_group", lambda bundles: room)
+    monkeypatch.setattr(groups, "remove_placement_group", lambda room: None)
+    return tell
+
+
+def test_nodes_that_come_for_another_driver_do_not_hide_an_impossible_request(nodes, told):
+    nodes({"CPU": 1.0})
+    told(status(10, 9), status(11, 9), status(12, 11), status(13, 12, infeasible={"GPU": 0.3}))
+    with pytest.raises(UserError, match="no kind of node that it may start has more"):
+        concurrency({"GPU": 0.1 + 0.2}, "auto")  # 0.30000000000000004, where Ray says 0.3
+
+
+def test_nodes_that_come_are_believed_after_two_rounds(nodes, told):
+    nodes({"CPU": 1.0})
+    left = told(status(10, 9), status(11, 9), status(12, 11), status(13, 11), status(14, 12), "never asked for")
+    assert concurrency({"GPU": 1.0}, "auto") == capacity.AT_ONCE
+    assert left == ["never asked for"]
+
+
+def test_another_request_that_is_impossible_is_not_ours(nodes, told):
+    nodes({"CPU": 1.0})
+    other = {"GPU": 8.0}
+    told(status(10, 9), status(11, 10), status(12, 11, infeasible=other), status(13, 12, infeasible=other))
+    assert concurrency({"GPU": 1.0}, "auto") == capacity.AT_ONCE
