@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.live import Live
 
 from raybench.cli.results import add_results
 from raybench.errors import UserError
-from raybench.progress.snapshot import Reader, Snapshot, is_there
-from raybench.progress.view import ended_line, headline, panel, plain
+from raybench.progress.snapshot import Reader, Snapshot, SweepState, is_there
+from raybench.progress.view import driver_lines, ended_line, failure_lines, headline, panel, plain
 from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
+
+EXIT_CODES = (
+    "exit codes: 0 when every cell ended well or was skipped, 1 when cells failed or nobody goes on with what is "
+    "missing, 2 when RESULTS can't be read, 130 when interrupted. With --once: 1 when cells failed, else 0."
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +27,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
     parser.add_argument("--interval", type=_seconds, default=5.0, metavar="S", help="look again after S s (default: 5)")
     parser.add_argument("--once", action="store_true", help="look once and end")
+    parser.add_argument("--wait", action="store_true", help="stay when nobody drives an unfinished sweep: one may come")
+    parser.epilog = EXIT_CODES
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show it until it is complete; 1 when cells failed, 130 when interrupted."""
+    """Show it until it is complete, or nobody goes on with it; the codes are EXIT_CODES."""
     storage, console = open_storage(args.results), Console()
     try:
         if args.once:
@@ -32,65 +40,104 @@ def run(args: argparse.Namespace) -> int:
                 raise UserError(f"nothing in {storage.url}: expected the --storage of a run")
             snapshot = Reader(storage).read()
             _print(console, snapshot)
-            return 0
+            return int(_failed(snapshot))
         _wait_for_a_run(storage, console, args.interval)
         follow = _live if console.is_terminal else _lines
-        last = follow(Reader(storage), console, args.interval)
+        last = follow(_snapshots(Reader(storage), console, args.interval, args.wait), console)
     except KeyboardInterrupt:
         return 130
-    return 1 if any(sweep.counts.get("failed") for sweep in last.sweeps) else 0
+    return int(_failed(last) or any(sweep.total is not None and sweep.over < sweep.total for sweep in last.sweeps))
 
 
 def _wait_for_a_run(storage: Storage, console: Console, interval: float) -> None:
     """A job that was just submitted takes a while to write its first word."""
     if is_there(storage):
         return
-    console.print(f"nothing in {storage.url} yet: waiting for a run to begin", markup=False, highlight=False)
+    _say(console, f"nothing in {storage.url} yet: waiting for a run to begin")
     while not is_there(storage):
         time.sleep(interval)
 
 
-def _live(reader: Reader, console: Console, interval: float) -> Snapshot:
-    """A panel that is redrawn in place; the last one stays."""
-    snapshot = reader.read()
-    with Live(panel(snapshot), console=console, auto_refresh=False) as live:
-        while not _over(snapshot):
-            time.sleep(interval)
+def _snapshots(reader: Reader, console: Console, interval: float, wait: bool) -> Iterator[Snapshot]:
+    """A look every `interval` s until it is over; one that fails after the first is told and tried again."""
+    snapshot, failing = reader.read(), False
+    yield snapshot
+    while not _over(snapshot, wait):
+        time.sleep(interval)
+        try:
             snapshot = reader.read()
+        except OSError as error:
+            if not failing:
+                _say(console, f"{error}: looking again")
+            failing = True
+            continue
+        failing = False
+        yield snapshot
+
+
+def _live(snapshots: Iterator[Snapshot], console: Console) -> Snapshot:
+    """A panel that is redrawn in place; the last one stays."""
+    snapshot = next(snapshots)
+    with Live(panel(snapshot), console=console, auto_refresh=False) as live:
+        for snapshot in snapshots:
             live.update(panel(snapshot), refresh=True)
     return snapshot
 
 
-def _lines(reader: Reader, console: Console, interval: float) -> Snapshot:
-    """Everything at first and at the end; between them a line for what has ended."""
-    snapshot = reader.read()
+def _lines(snapshots: Iterator[Snapshot], console: Console) -> Snapshot:
+    """Everything at first, then a line for what ended and for drivers that come and go; at the end how far it is."""
+    snapshot = first = before = next(snapshots)
     _print(console, snapshot)
-    first, seen = snapshot, {_name(entry) for entry in snapshot.ended}
-    while not _over(snapshot):
-        time.sleep(interval)
-        snapshot = reader.read()
+    seen, told = {_name(entry) for entry in snapshot.ended}, ""
+    for snapshot in snapshots:
         fresh = [entry for entry in snapshot.ended if _name(entry) not in seen]
         seen |= {_name(entry) for entry in fresh}
-        for entry in fresh:
-            console.print(ended_line(entry), markup=False, highlight=False, soft_wrap=True)
+        _say(console, *map(ended_line, fresh))
         if any(entry["kind"] == "cell" for entry in fresh):
-            told = "; ".join(headline(sweep) for sweep in snapshot.sweeps)
-            console.print(told, markup=False, highlight=False, soft_wrap=True)
+            told = _headlines(snapshot)
+            _say(console, told)
+        known = [_driving(sweep) for sweep in before.sweeps]
+        for sweep in snapshot.sweeps:
+            if _driving(sweep) not in known:
+                _say(console, *driver_lines(sweep, snapshot.time))
+        before = snapshot
     if snapshot is not first:
-        _print(console, snapshot)
+        _say(console, *([_headlines(snapshot)] if _headlines(snapshot) != told else []), *failure_lines(snapshot))
     return snapshot
 
 
-def _over(snapshot: Snapshot) -> bool:
-    """Complete; or old results that nobody works on and of which nobody said how many there will be."""
-    return snapshot.complete or (not snapshot.held and all(sweep.total is None for sweep in snapshot.sweeps))
+def _over(snapshot: Snapshot, wait: bool) -> bool:
+    """Complete; or nobody works on it, and nobody will (unless one is waited for) or no plan tells what lacks."""
+    if snapshot.complete or snapshot.held:
+        return snapshot.complete
+    unplanned = all(sweep.total is None for sweep in snapshot.sweeps)
+    left = all(sweep.driver is not None and not sweep.driver.alive for sweep in snapshot.sweeps)
+    return unplanned or (left and not wait)
+
+
+def _failed(snapshot: Snapshot) -> bool:
+    return any(sweep.counts.get("failed") for sweep in snapshot.sweeps)
+
+
+def _headlines(snapshot: Snapshot) -> str:
+    return "; ".join(headline(sweep) for sweep in snapshot.sweeps)
+
+
+def _driving(sweep: SweepState) -> tuple[str, str, bool] | None:
+    """Changes when another driver comes, or this one ends or goes."""
+    driver = sweep.driver
+    return None if driver is None else (driver.run, driver.status, driver.alive)
 
 
 def _print(console: Console, snapshot: Snapshot) -> None:
     if console.is_terminal:
         console.print(panel(snapshot))
         return
-    for text in plain(snapshot):
+    _say(console, *plain(snapshot))
+
+
+def _say(console: Console, *lines: str) -> None:
+    for text in lines:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from raybench.plan import Plan
 from raybench.spec.trial import digest
@@ -78,13 +77,18 @@ def read_drivers(storage: Storage, known: Mapping[str, Driver] | None = None) ->
         if before is not None and before.status != "running":
             yield key, before
             continue
-        data = storage.read(key)
-        if data is not None:
-            yield key, _driver(json.loads(data))
+        driver = _driver(storage.read(key)) or before
+        if driver is not None:
+            yield key, driver
 
 
-def _driver(told: Mapping[str, Any]) -> Driver:
+def _driver(data: bytes | None) -> Driver | None:
+    """None when it is gone, or half written by a store that doesn't write at once: the next look tells more."""
+    try:
+        told = json.loads(data or b"")
+    except ValueError:
+        return None
     return Driver(
         told["run"], told["sweep"], told["plan"], told["host"], told["pid"], told["began"], told["time"],
-        told["status"], told["status"] == "running" and is_alive(dict(told)),
+        told["status"], told["status"] == "running" and is_alive(told),
     )  # fmt: skip

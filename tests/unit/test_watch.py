@@ -69,8 +69,8 @@ def storage(tmp_path):
     return LocalStorage(tmp_path / "store")
 
 
-def shown(storage, capsys, *options):
-    assert main(["watch", storage.url, *options]) == 0
+def shown(storage, capsys, *options, code=0):
+    assert main(["watch", storage.url, *options]) == code
     return capsys.readouterr().out
 
 
@@ -79,7 +79,7 @@ def test_a_sweep_that_runs(storage, capsys):
     watched.work(ok)
     watched.work(failed)
     lease = watched.work()
-    text = shown(storage, capsys, "--once")
+    text = shown(storage, capsys, "--once", code=1)
     assert "mine: 2/3 cells (1 ok, 1 failed, 0 skipped), 0/" in text
     assert f"process {os.getpid()}, since 20" in text
     assert "1 unit running" in text
@@ -136,14 +136,93 @@ def test_a_pipe_gets_a_line_for_what_ends(storage):
     command = [sys.executable, "-c", code, "watch", storage.url, "--interval", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert "mine: 0/3 cells" in watching.stdout.readline()
-        for _ in range(3):
+        watched.work(ok)
+        told = ""
+        while "mine: 1/3 cells" not in told:  # while the driver is there: no word of an end
+            told += watching.stdout.readline()
+        for _ in range(2):
             watched.work(ok)
         watched.run.leave()
-        told, _ = watching.communicate(timeout=30)
+        told += watching.communicate(timeout=30)[0]
     assert watching.returncode == 0
-    assert told.count("ok cell net seed 1: final 91.5") >= 1
-    assert "mine: 3/3 cells (3 ok, 0 failed, 0 skipped)" in told
+    for seed in range(3):
+        assert told.count(f"ok cell net seed {seed}: final 91.5") == 1
+    assert told.count("mine: 3/3 cells (3 ok, 0 failed, 0 skipped)") == 1
+    assert told.count(": ended at 20") == 1
     assert told.splitlines()[-1] == "", "neither torch nor ray was imported"
+
+
+def test_a_pipe_is_told_that_the_driver_has_gone_and_it_ends(storage, capsys, monkeypatch):
+    watched = Watched(storage)
+    watched.work(ok)
+
+    def go(seconds):
+        assert seconds == 0.1
+        watched.run.interrupted = True
+        watched.run.leave()
+
+    monkeypatch.setattr("raybench.cli.watch.time.sleep", go)
+    text = shown(storage, capsys, "--interval", "0.1", code=1)
+    assert text.count(": interrupted at 20") == 1
+    assert text.count("nobody goes on with what is missing") == 1
+    assert text.rstrip().splitlines()[-1].startswith("mine: 1/3 cells")
+
+
+def test_with_wait_it_stays_for_another_driver(storage, capsys, monkeypatch):
+    Watched(storage).run.leave()
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            again = Watched(storage)
+            for _ in range(3):
+                again.work(ok)
+            again.run.leave()
+
+    monkeypatch.setattr("raybench.cli.watch.time.sleep", sleep)
+    assert "mine: 3/3 cells" in shown(storage, capsys, "--wait")
+    assert len(looks) == 2
+
+
+def test_a_look_that_fails_is_not_the_end(storage, capsys, monkeypatch):
+    watched, looks = Watched(storage), []
+    read = Reader.read
+
+    def sometimes(reader):
+        looks.append(reader)
+        if len(looks) in (2, 3):
+            raise OSError("the network is away")
+        return read(reader)
+
+    def sleep(seconds):
+        if len(looks) == 3:
+            for _ in range(3):
+                watched.work(ok)
+            watched.run.leave()
+
+    monkeypatch.setattr(Reader, "read", sometimes)
+    monkeypatch.setattr("raybench.cli.watch.time.sleep", sleep)
+    text = shown(storage, capsys)
+    assert text.count("the network is away: looking again") == 1
+    assert "mine: 3/3 cells" in text
+
+
+def test_a_half_written_word_of_a_driver_is_no_traceback(storage, capsys):
+    watched, reader = Watched(storage), Reader(storage)
+    known = reader.read().sweeps
+    (key,) = storage.list("runs")
+    storage.replace("runs/other.json", b"")
+    assert "mine: 0/3 cells" in shown(storage, capsys, "--once")
+    storage.replace(key, storage.read(key)[:20])
+    assert reader.read().sweeps == known
+    watched.run.leave()
+
+
+def test_help_tells_the_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(["watch", "--help"])
+    assert "130 when interrupted" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_panel_fits_a_terminal_of_100_columns(storage):
