@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class Planned:
 
     sweep: str
     cells: tuple[str, ...]  # trial ids
-    stages: tuple[str, ...]  # keys below stages/
+    stages: tuple[tuple[str, ...], ...]  # one for each shared unit: the keys below stages/ that it fills
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,21 @@ class Driver:
 
 
 def planned(sweep: str, plan: Plan) -> Planned:
-    """What `plan` is about, the same however much of it is done already."""
-    stages = {key for t in plan.trials for key in (t.base_key, t.sparsify_key, t.select_key) if key}
-    return Planned(sweep, tuple(trial.trial_id for trial in plan.trials), tuple(sorted(stages)))
+    """What `plan` is about, the same however much of it is done already: its cells, and the units of fresh ones."""
+    skipped = {skip.trial.trial_id for skip in plan.skips}
+    units: dict[str, set[str]] = defaultdict(set)
+    for trial in plan.trials:
+        if trial.trial_id not in skipped:
+            for key in filter(None, (trial.base_key, trial.sparsify_key)):
+                units[key].add(key)
+            units[trial.pass_key].add(trial.select_key)  # one pass yields several cuts
+    stages = sorted(tuple(sorted(keys)) for keys in units.values())
+    return Planned(sweep, tuple(trial.trial_id for trial in plan.trials), tuple(stages))
 
 
 def write_plan(storage: Storage, what: Planned) -> str:
     """Keep `what` once, whole or not at all, and return its key."""
-    key = f"{PLANS}/{digest('plan', what.sweep, what.cells)}.json"
+    key = f"{PLANS}/{digest('plan', what.sweep, what.cells, what.stages)}.json"
     content = {"sweep": what.sweep, "cells": what.cells, "stages": what.stages}
     storage.create(key, json.dumps(content).encode())
     return key
@@ -61,7 +69,8 @@ def read_plan(storage: Storage, key: str) -> Planned | None:
     if data is None:
         return None
     told = json.loads(data)
-    return Planned(told["sweep"], tuple(told["cells"]), tuple(told["stages"]))
+    units = ((unit,) if isinstance(unit, str) else tuple(unit) for unit in told["stages"])  # older plans: bare keys
+    return Planned(told["sweep"], tuple(told["cells"]), tuple(units))
 
 
 def heartbeat(storage: Storage, run: str, what: Planned, plan_key: str) -> Heartbeat:

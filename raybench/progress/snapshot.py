@@ -125,7 +125,7 @@ class Reader:
         if planned is None:
             return SweepState(driver.sweep, None, Counter(statuses.values()), len(stages), len(stages), driver)
         counts = Counter(statuses[cell] for cell in planned.cells if cell in statuses)
-        done = sum(stage in stages for stage in planned.stages)
+        done = sum(stages.issuperset(unit) for unit in planned.stages)
         return SweepState(driver.sweep, len(planned.cells), counts, done, len(planned.stages), driver)
 
     def _planned(self, driver: Driver) -> Planned | None:
