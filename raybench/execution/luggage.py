@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -74,4 +75,9 @@ def _is_file(model: ModelAxis) -> bool:
 
 
 def _below(path: Path, folders: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(folder.absolute()) for folder in folders)
+    """Told from the names, `..` taken out: the folders may be the nodes' and not exist here."""
+    return any(_plain(path).is_relative_to(_plain(folder)) for folder in folders)
+
+
+def _plain(path: Path) -> Path:
+    return Path(os.path.normpath(path.absolute()))

@@ -11,6 +11,7 @@ from raybench.cli.main import main
 from raybench.errors import UserError
 from raybench.execution.entry import MISMATCH, entry
 from raybench.execution.jobs import Jobs, read_token
+from raybench.execution.luggage import check_data
 from raybench.execution.submission import VERSIONS, Submission, forwarded, shared_storage, version_mismatch
 from raybench.spec.reader import load_sweep
 from raybench.spec.resolve import resolve
@@ -257,6 +258,17 @@ def test_weights_that_every_node_has_stay_where_they_are(weighted, tmp_path):
     sweep = weighted()
     for sent in (_submission(sweep, mounted=[tmp_path]), _submission(sweep, storage=str(tmp_path))):
         assert sent.weights == {}
+
+
+def test_folders_are_compared_without_their_dots(weighted, tmp_path):
+    sweep, dotted = weighted(), tmp_path / "mine" / ".." / "mine"
+    assert _submission(sweep, mounted=[dotted]).weights == {}
+    assert _submission(sweep, mounted=[tmp_path / "mine" / ".." / "other"]).weights
+    rooted = sweep.model_copy(update={"data_roots": {"cifar10": str(tmp_path / "x" / ".." / "mine" / "cifar")}})
+    with pytest.raises(UserError, match="data_roots: cifar10"):
+        check_data(rooted, tmp_path / "mine" / "s.yaml", [])
+    with pytest.raises(UserError, match="data_roots: cifar10"):  # leaves the mounted folder by ..
+        check_data(rooted, tmp_path / "mine" / "s.yaml", [tmp_path / "x"])
 
 
 def test_weights_that_are_too_big_are_named(weighted, monkeypatch):
