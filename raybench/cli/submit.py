@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -78,6 +79,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_storage(url: str) -> None:
-    """Refuse an object store that can't be written from here. A folder may be mounted on the nodes alone."""
-    if "://" in url:
+    """UserError where nothing can be stored; a warning where it may be only this machine that may not write.
+
+    A plain folder isn't looked at: it may be mounted on the nodes alone.
+    """
+    if "://" not in url:
+        return
+    from raybench.storage.clients import Refused
+
+    try:
         check_writable(open_storage(url))
+    except Refused as error:
+        print(f"warning: {error}. Submitted all the same: the nodes' credentials may be others", file=sys.stderr)
+    except OSError as error:
+        raise UserError(f"storage {url!r}: can't be written ({error})") from error

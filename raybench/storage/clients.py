@@ -19,12 +19,15 @@ REFUSED = {
     "AccessDenied",
     "AllAccessDisabled",
     "InvalidAccessKeyId",
-    "NoSuchBucket",
     "SignatureDoesNotMatch",
     "403",
-    "404",
 }
+MISSING = {"NoSuchBucket", "404"}  # what other credentials won't change
 ANSWER_S = 30.0  # a request that hasn't been answered by then is tried again
+
+
+class Refused(UserError):
+    """These credentials may not do it; others may."""
 
 
 class ObjectClient(Protocol):
@@ -101,6 +104,8 @@ class S3Client:
             yield
         except ClientError as error:
             code = error.response["Error"]["Code"]
+            if code in MISSING:
+                raise missing(self._url, self._bucket, code) from error
             if code in REFUSED:
                 raise refused(self._url, self._bucket, f"{code}: {error.response['Error'].get('Message')}") from error
             if code in {"PreconditionFailed", "412", "ConditionalRequestConflict"}:
@@ -170,7 +175,7 @@ class GsClient:
             raise refused(self._url, self._bucket.name, str(error)) from error
         except exceptions.NotFound as error:
             if missing_is_refused:
-                raise refused(self._url, self._bucket.name, str(error)) from error
+                raise missing(self._url, self._bucket.name, str(error)) from error
             raise
         except (exceptions.PreconditionFailed, exceptions.RequestRangeNotSatisfiable):
             raise
@@ -222,11 +227,16 @@ def gs_client(url: str, bucket: str, options: Mapping[str, str]) -> tuple[pafs.F
     return pafs.GcsFileSystem(**limit), GsClient(url, client.bucket(bucket))
 
 
-def refused(url: str, bucket: str, answer: str) -> UserError:
+def refused(url: str, bucket: str, answer: str) -> Refused:
     """What to say when the store answers that these credentials may not do this."""
-    return UserError(
+    return Refused(
         f"storage {url!r}: the store refuses bucket {bucket!r} ({answer}); check its name and the credentials' rights"
     )
+
+
+def missing(url: str, bucket: str, answer: str) -> UserError:
+    """What to say when the store answers that there is no such bucket."""
+    return UserError(f"storage {url!r}: the store refuses bucket {bucket!r} ({answer}); there is none; check its name")
 
 
 def unreachable(url: str, error: Exception) -> UserError:
