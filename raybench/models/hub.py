@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import torch
@@ -32,9 +32,9 @@ def load_pretrained(model: nn.Module, identity: str) -> LoadReport:
         )
     try:
         state = fetchers[library](name)
-    except (URLError, OSError, RuntimeError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except Exception as error:  # the libraries' clients raise whatever their transport does
         raise UserError(
             f"weights: pretrained: {identity} is not in this machine's cache and can't be fetched ({_cause(error)}). "
             "Without a network give a file, `weights: PATH` (safetensors or a state dict), or copy the cache folder of "
@@ -50,7 +50,10 @@ def view_of(identity: str) -> View | None:
         return None  # torchvision's first weights want what the datasets give
     import timm
 
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:  # a tag that the architecture doesn't have: who loads the weights says so
+        return None
     return config and View(tuple(config.mean), tuple(config.std), config.crop_pct, config.interpolation)
 
 

@@ -136,7 +136,8 @@ def _pairs(problem: Problem, counts: np.ndarray, singles: np.ndarray) -> np.ndar
     """Rows that differ from `counts` by two of the moves in `singles`."""
     moves = singles - counts
     rows = counts + (moves[:, None] + moves[None]).reshape(-1, len(counts))
-    return rows[((rows >= _least(problem)) & (rows <= problem.sizes)).all(axis=1)]
+    fits = (rows >= _least(problem)) & (rows <= problem.sizes) & (rows == problem.rounded(rows))
+    return rows[fits.all(axis=1)]
 
 
 def _least(problem: Problem) -> np.ndarray:

@@ -160,7 +160,7 @@ class _Resolver:
             "importance": _pinned(importance, axis.params),
             "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,
             "min_images": importance.facts.get("min_images", 1),
-            "auto": "progressive" if one_walk else "iterative",
+            "auto": "one-shot" if self.sweep.ratio else "progressive" if one_walk else "iterative",
         }
 
 

@@ -156,7 +156,11 @@ class Sweep(Spec):
 
     @model_validator(mode="after")
     def _one_ratio(self) -> Sweep:
-        """With a ratio no entry can ask for speed-ups of its own."""
+        """A ratio is one step of ours: no entry can ask for speed-ups, for a walk, or for the published protocol."""
+        if self.ratio is not None and self.protocol == "pruningbench":
+            raise mistake("found a ratio, expected speedups: protocol pruningbench walks to a speed-up", "ratio")
+        if self.ratio is not None and self.schedule not in ("auto", "one-shot"):
+            raise mistake(f"found {self.schedule!r}, expected one-shot or none: a ratio is one step", "schedule")
         for axis in (*ENTRIES, "include") if self.ratio is not None else ():
             for place, holder in enumerate(getattr(self, axis)):
                 if holder.speedups is not None:

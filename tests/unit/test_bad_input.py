@@ -10,6 +10,8 @@ from PIL import Image
 
 from raybench.cli.main import main
 from raybench.models.build import build_model
+from raybench.results.store import Store
+from raybench.storage.open import open_storage
 from raybench.tasks.protocol import DataFacts
 
 
@@ -142,3 +144,19 @@ def test_every_mistake_is_told_at_once(tmp_path, capsys, cifar, tree):
     said = refused(tmp_path, capsys, datasets=["cifar10", "imagefolder"])
     assert "test_batch: the file is cut short" in said
     assert "can't be read" in said
+
+
+def test_a_plug_ins_own_fault_is_its_cells_and_nobody_elses(tmp_path, monkeypatch):
+    (tmp_path / "asserting.py").write_text(
+        "def net(num_classes, in_channels, image_size):\n    assert image_size == 224, 'made for 224 pixels'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    stage = {"epochs": 1, "lr": 0.1}
+    recipe = {"name": "short", "base": stage, "sparsify": stage, "finetune": stage}
+    file = sweep(
+        tmp_path, datasets=["digits"], models=["test-convnet", "asserting:net"], data_roots={}, recipe=recipe
+    )  # fmt: skip
+    assert main(["run", str(file), "--local", "--storage", str(tmp_path / "out")]) == 1
+    rows = Store(open_storage(str(tmp_path / "out"))).table().to_pylist()
+    assert {row["model"]: row["status"] for row in rows} == {"test-convnet": "ok", "asserting:net": "failed"}

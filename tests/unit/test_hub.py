@@ -22,10 +22,11 @@ STEP = TrainRecipe(epochs=1, lr=0.1)
 PUBLISHED = "test_vit.r160_in1k"  # timm's smallest transformer with weights on the hub
 
 
-@pytest.mark.parametrize("identity", ["cifar-resnet20", "timm:resnet9000.none", "somewhere:net"])
+@pytest.mark.parametrize("identity", ["cifar-resnet20", "timm:resnet9000.none", "timm:resnet18.nope", "somewhere:net"])
 def test_pretrained_that_there_is_not(identity):
     with pytest.raises(UserError, match="pretrained"):
         load_pretrained(nn.Linear(1, 1), identity)
+    assert view_of(identity) is None
 
 
 @pytest.fixture

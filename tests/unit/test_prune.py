@@ -128,6 +128,20 @@ def test_kept_counts_are_multiples_of_round_to() -> None:
     assert cuts[2.0].reason in (None, "granularity")
 
 
+@pytest.mark.parametrize("sizes", [(22, 18, 18), (10, 14, 22), (14, 10, 18)])
+def test_swaps_stay_on_the_grid_of_round_to_where_sizes_are_none_of_its_multiples(sizes: tuple[int, ...]) -> None:
+    a, b, c = sizes
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, a, 3, padding=1), nn.ReLU(), nn.Conv2d(a, b, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(b, c, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 5),
+    ).eval()  # fmt: skip
+    for step in (4, 8):
+        groups, cuts = cuts_of(model, [1.2, 1.3, 1.5, 1.8, 2.0, 2.5, 3.0], round_to=step)
+        for cut in cuts.values():
+            assert all(len(cut.kept[g.name]) in (g.size, *range(0, g.size, step)) for g in groups)
+
+
 def test_ties_are_broken_by_index_and_floors_clip_them() -> None:
     """Equal batch norm scales make torch-pruning prune nothing at all, without a word."""
     model = small_resnet()
