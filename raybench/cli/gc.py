@@ -11,7 +11,7 @@ from raybench.results.store import Store
 from raybench.spec.reader import load_sweep
 from raybench.spec.resolve import resolve
 from raybench.storage.gc import find_garbage, remove
-from raybench.storage.open import open_storage
+from raybench.storage.open import open_existing
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Show, or remove, what nobody needs."""
     load_plugins(args)
-    storage = open_storage(args.storage)
+    storage = open_existing(args.storage)
     finished = [trial_id for trial_id, status in Store(storage).statuses().items() if status != "failed"]
     found = find_garbage(storage, finished, _needed(args.keep), args.older)
     if args.delete:

@@ -71,8 +71,8 @@ def _check_port(address: str) -> None:
     if not host or not port.isdigit():
         return  # "auto" and the like
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a name with an empty part
         raise UserError(
             f"--address {address}: no Ray cluster answers there ({error}); expected auto or HOST:PORT"
         ) from error

@@ -36,6 +36,14 @@ def open_storage(url: str | Path) -> Storage:
     return LocalStorage(path)
 
 
+def open_existing(url: str | Path) -> Storage:
+    """`open_storage`, for verbs that only read: UserError also for a local folder that isn't there."""
+    storage = open_storage(url)
+    if isinstance(storage, LocalStorage) and not storage.root.is_dir():
+        raise UserError(f"storage {str(url)!r}: there is no such folder; expected the --storage of a run")
+    return storage
+
+
 def check_writable(storage: Storage) -> None:
     """Write and remove one small key, so that a sweep that can't keep its results says so before it starts.
 
