@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from raybench.cli.results import open_store
+from raybench.cli.sweep_arguments import add_plugin, load_plugins
 from raybench.errors import UserError
 
 FORMATS = ("safetensors", "onnx", "torch-export", "ultralytics")
@@ -23,10 +24,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "ultralytics: a detector as a checkpoint for YOLO(PATH), made of ultralytics' and torch's classes alone",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: TRIAL_ID, with the format's ending")
+    add_plugin(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the files and say what they are."""
+    load_plugins(args)
     store = open_store(args.results)
     row = store.record(args.trial_id)
     if row["status"] != "ok" or not row.get("artifact"):

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print_json([_plain(row) for row in rows])
     else:
-        _print(rows, output)
+        _print(rows, " ".join([f"--results {output}", *(f"--plugin {file}" for file in args.plugin)]))
     return 0 if all(row["status"] == "ok" for row in rows) else 1
 
 
@@ -164,13 +164,14 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
 
-def _print(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
+def _print(rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    """`where`: the options by which raybench export finds the networks."""
     done = [row for row in rows if row["status"] == "ok"]
     if done:
         shown = [_short(row) for row in done]
         print_rows(shown, list(shown[0]))
         for row in done:
-            print(f"{row['speedup']:.3f}x: {row['files']} (raybench export {row['trial_id']} --results {output})")
+            print(f"{row['speedup']:.3f}x: {row['files']} (raybench export {row['trial_id']} {where})")
             if row["reason"]:
                 print(f"  {row['speedup_target']:g}x was missed: {row['reason']}")
     for row in rows:

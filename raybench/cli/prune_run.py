@@ -42,7 +42,7 @@ def run_trials(
     for unit in units:
         print(f"{unit.kind} ...", file=sys.stderr)
         outcome = run_unit(unit, room)
-        if outcome.status != "ok" and unit.kind != "cell":
+        if outcome.status == "busy" or (outcome.status != "ok" and unit.kind != "cell"):
             for trial in missing:
                 _settle(outcome, trial, store)
             break

@@ -63,6 +63,7 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu") -> nn.Modu
     """The pruned network saved in the folder `path`, in eval mode: it gives bit-identical outputs to the saved one.
 
     Takes images of shape (n, channels, size, size) as the dense network did. UserError when `path` is no such folder.
+    A plug-in's model must be known: `raybench.model`'s decorator has run, or `registry.add_plugin(file)`.
     """
     folder, recipe = Path(path), read_recipe(path)
     data = _data_facts(recipe["data"])
