@@ -1,4 +1,4 @@
-"""What a plan will cost, told from what the same store's finished cells took."""
+"""What a plan will cost, told from what finished cells took, of the same store or of one that is named."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def estimate(units: Sequence[Unit], timings: Timings, resources: Resources) -> C
     if not seconds:
         return None
     total = sum(seconds.values())
-    source = "means over this storage's finished cells of the same dataset, model and recipe"
+    source = "means over finished cells of the same dataset, model and recipe, whatever device they ran on"
     if borrowed:
         source += f"; {borrowed} of {len(units)} units told from other recipes of the same dataset and model"
     hours = total / 3600
