@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
+
+IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def drop_one_each(alive: Sequence[np.ndarray], rng: np.random.Generator) -> None:
+    """Take a living unit at random out of each group that has more than two; one bool array a group, in place."""
+    for left in alive:
+        if left.sum() > 2:
+            left[rng.choice(np.nonzero(left)[0])] = False
 
 
 class Branches(nn.Module):

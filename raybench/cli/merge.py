@@ -6,6 +6,8 @@ import argparse
 
 from raybench.cli.results import open_store, plain_warnings
 from raybench.errors import UserError
+from raybench.results.store import Store
+from raybench.storage.open import open_storage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     """Copy from each source in turn."""
     from raybench.results.merging import merge
 
-    target = open_store(args.target)
+    target = Store(open_storage(args.target))  # may be a new one
     for url in args.sources:
         source = open_store(url)
         if source.storage.url == target.storage.url:

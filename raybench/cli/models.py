@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> None:
         print_json(rows)
     else:
         for number, (summary, family) in enumerate(_families(rows).items()):
-            print("\n" * (number > 0), end="")
+            if number:
+                print()
             print_rows(sorted(family, key=_natural), ["name", "task", "norm", "pretrained"], title=summary)
         print("\nalso: timm:NAME, and module:function for a model of your own")
 

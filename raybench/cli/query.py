@@ -6,10 +6,9 @@ import argparse
 import sys
 
 from raybench.cli.output import print_json
-from raybench.cli.results import add_results, hint_to_compact, plain_warnings, without_nan
-from raybench.results.store import Store, csv_bytes
+from raybench.cli.results import add_results, hint_to_compact, open_store, plain_warnings, without_nan
+from raybench.results.store import csv_bytes
 from raybench.results.text import lines
-from raybench.storage.open import open_existing
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Ask, and print the rows."""
     from raybench.results.query import query
 
-    store = Store(open_existing(args.results))
+    store = open_store(args.results)
     with plain_warnings():
         answer = query(store, args.sql)
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from raybench.results.store import Store
-from raybench.storage.open import open_storage
+from raybench.storage.open import open_existing
 
 MANY_FILES = 300  # each takes some 2 ms to open
 
@@ -41,8 +41,8 @@ def without_pandas() -> Iterator[None]:
 
 
 def open_store(url: str) -> Store:
-    """The store below `url`; nothing is created."""
-    return Store(open_storage(url))
+    """The store below `url`; nothing is created. UserError for a local folder that isn't there."""
+    return Store(open_existing(url))
 
 
 @contextmanager

@@ -91,5 +91,3 @@ def _check_storage(url: str) -> None:
         check_writable(open_storage(url))
     except Refused as error:
         print(f"warning: {error}. Submitted all the same: the nodes' credentials may be others", file=sys.stderr)
-    except OSError as error:
-        raise UserError(f"storage {url!r}: can't be written ({error})") from error

@@ -13,11 +13,11 @@ from rich.live import Live
 from rich.text import Text
 
 from raybench.execution.driver import Run, Watcher
-from raybench.pipeline.journal import read_journal
+from raybench.pipeline.journal import present_stage, read_journal
 from raybench.pipeline.outcome import Outcome, label_of
 from raybench.plan import Unit
 from raybench.progress.view import RECENT, SHOWN, STYLES, running_table
-from raybench.progress.words import duration, ended
+from raybench.progress.words import duration, ended, tally
 
 REFRESH_S = 1.0
 
@@ -135,8 +135,7 @@ class Tally:
 
     def headline(self, running: int) -> str:
         """All counts in one line."""
-        counts = ", ".join(f"{self.counts[status]} {status}" for status in ("ok", "failed", "skipped"))
-        elapsed = duration(time.monotonic() - self._start)
+        elapsed, counts = duration(time.monotonic() - self._start), tally(self.counts)
         return f"{self.over}/{self.total} cells ({counts}), {running} units running, {elapsed} gone{self.eta()}"
 
     def eta(self) -> str:
@@ -159,8 +158,7 @@ def _present(run: Run, unit: Unit) -> Iterable[dict[str, Any]]:
     """The journal's word on a running unit; nothing before its process wrote one."""
     entries = [entry for entry in read_journal(run.storage, unit.key) if entry["status"] == "running"]
     for entry in entries[-1:]:
-        stage = entry["stages"][-1] if entry["stages"] else {"stage": "starting", "started": entry["started"]}
-        yield {"label": entry["label"], "host": entry["host"], **stage}
+        yield {"label": entry["label"], "host": entry["host"], **present_stage(entry)}
 
 
 def _weight(unit: Unit) -> float:

@@ -34,13 +34,20 @@ def load_pretrained(model: nn.Module, identity: str) -> LoadReport:
         state = fetchers[library](name)
     except UserError:
         raise
-    except Exception as error:  # the libraries' clients raise whatever their transport does
+    except (OSError, RuntimeError, ValueError, KeyError, _transport_error()) as error:
         raise UserError(
             f"weights: pretrained: {identity} is not in this machine's cache and can't be fetched ({_cause(error)}). "
             "Without a network give a file, `weights: PATH` (safetensors or a state dict), or copy the cache folder of "
             "a machine that fetched it (HF_HOME for timm, TORCH_HOME for torchvision)"
         ) from error
     return fill(model, state, f"pretrained {identity}")
+
+
+def _transport_error() -> type[Exception]:
+    """What Hugging Face's client raises when a connection breaks; its HTTP library changes with its version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
 
 
 def view_of(identity: str) -> View | None:

@@ -26,17 +26,20 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
     data_roots = {name: Path(root) for name, root in roots.items()}
     mistakes: dict[str, None] = {}  # each once, in order
     tasks: dict[str, Task | None] = {}
+    networks: set[str] = set()  # one for all seeds
     for unit in units:
         trial = unit.trials[0]
         key = digest(trial.dataset, trial.dataset_params, trial.protocol)
+        network = digest(key, trial.model, trial.model_params, trial.model_source, trial.weights.model_dump())
         try:
             if key not in tasks:
                 tasks[key] = None
                 tasks[key] = open_task(trial, data_roots, torch.device("cpu"), storage)
             if (task := tasks[key]) is not None:
                 task.check_recipe(*_asked(trial))
-                if unit.kind == "base":
-                    _check_network(trial, task)
+                if unit.kind == "base" and network not in networks:
+                    networks.add(network)
+                    task.check(fresh_model(trial, task, torch.device("cpu")))
         except UserError as error:
             mistakes[str(error)] = None
         except Exception:
@@ -52,8 +55,3 @@ def _asked(trial: Trial) -> tuple[list[TrainRecipe], int]:
     stages += [recipe.sparsify] if trial.regularizer else []
     needs = registry.importance.entry(trial.importance.name).facts.get("needs", "weights")
     return [*stages, recipe.finetune], 0 if needs in NO_DATA else recipe.calibration_images
-
-
-def _check_network(trial: Trial, task: Task) -> None:
-    """UserError where the network's weights don't fit, or its outputs are others than the data's classes."""
-    task.check(fresh_model(trial, task, torch.device("cpu")))

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raybench.storage.base import Storage
@@ -63,6 +63,11 @@ class Execution:
 
     def _write(self) -> None:
         self._storage.replace(self._name, json.dumps(self._entry).encode())
+
+
+def present_stage(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The last stage that an execution told of: its name, when it began, and facts."""
+    return entry["stages"][-1] if entry["stages"] else {"stage": "starting", "started": entry["started"]}
 
 
 def read_journal(storage: Storage, key: str = "") -> Iterator[dict[str, Any]]:

@@ -77,8 +77,8 @@ class _Margins:
 
 def _improve(problem: Problem, starts: np.ndarray, goal: float, margins: _Margins) -> tuple[np.ndarray, float]:
     """Change single units, then pairs, until the target is met closely or nothing comes nearer; then try swaps."""
-    singles = np.concatenate([_moves(problem, start, margins) for start in starts])
-    origins = np.repeat(np.arange(len(starts)), [len(_moves(problem, start, margins)) for start in starts])
+    moved = [_moves(problem, start, margins) for start in starts]
+    singles, origins = np.concatenate(moved), np.repeat(np.arange(len(starts)), [len(rows) for rows in moved])
     errors = _errors(problem, singles, goal)
     close = np.nonzero(errors <= CLOSE)[0]
     if len(close):

@@ -8,7 +8,7 @@ eq. 5: reconstruct the original output from the current input).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,7 +64,7 @@ def reconstruct(
     found = readers(dense, groups, kept)
     used = min(len(calibration.images), max(1, MOST_VALUES // _largest_activation(dense, calibration)))
     most = criterion.points * len(calibration.images)
-    one = replace(calibration, images=calibration.images[:used], labels=calibration.labels[:used], batch_size=used)
+    one = _first(calibration, used)
     targets: dict[str, Tensor | None] = {}
     stretched = query_scales(dense, pruned)
 
@@ -139,16 +139,18 @@ def _largest_activation(model: nn.Module, calibration: Calibration) -> int:
         if isinstance(output, Tensor):
             largest.append(output.numel())
 
-    handles = [module.register_forward_hook(note) for module in model.modules()]
-    one = replace(calibration, images=calibration.images[:1], labels=calibration.labels[:1])
-    try:
-        with torch.no_grad(), evaluating(model):
-            for batch in batches(model, one):
-                model(batch.images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad(), evaluating(model):
+        for module in model.modules():
+            stack.enter_context(module.register_forward_hook(note))
+        for batch in batches(model, _first(calibration, 1)):
+            model(batch.images)
     return max(largest)
+
+
+def _first(calibration: Calibration, count: int) -> Calibration:
+    """Its first `count` images as one batch."""
+    images, labels = calibration.images[:count], calibration.labels[:count]
+    return replace(calibration, images=images, labels=labels, batch_size=count)
 
 
 def _write(model: nn.Module, member: Member, weight: Tensor) -> None:
@@ -167,9 +169,7 @@ def _before(model: nn.Module, names: Mapping[str, Any], look: Callable[[str, Ten
     def hook(name: str) -> Callable[..., None]:
         return lambda module, inputs: look(name, inputs[0].detach())
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
-    try:
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(model.get_submodule(name).register_forward_pre_hook(hook(name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,7 @@ def load(trial: Trial, room: Room) -> Selection:
     """The cut that an earlier unit selected for this trial."""
     folder = cache.read(room, trial.select_key, "select")
     told = cache.result(folder)
-    written = json.loads((folder / CUT).read_text())
-    fields = {field.name: written[field.name] for field in dataclass_fields(Cut)}  # older files say more
+    fields = json.loads((folder / CUT).read_text())
     fields["kept"] = {name: tuple(kept) for name, kept in fields["kept"].items()}
     return Selection(Cut(**fields), told["step_time_s"], told["timing_reason"], told["seconds"])
 

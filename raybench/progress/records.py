@@ -69,8 +69,7 @@ def read_plan(storage: Storage, key: str) -> Planned | None:
     if data is None:
         return None
     told = json.loads(data)
-    units = ((unit,) if isinstance(unit, str) else tuple(unit) for unit in told["stages"])  # older plans: bare keys
-    return Planned(told["sweep"], tuple(told["cells"]), tuple(units))
+    return Planned(told["sweep"], tuple(told["cells"]), tuple(map(tuple, told["stages"])))
 
 
 def heartbeat(storage: Storage, run: str, what: Planned, plan_key: str) -> Heartbeat:

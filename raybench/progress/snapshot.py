@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybench.pipeline.journal import FOLDER as JOURNAL
+from raybench.pipeline.journal import present_stage
 from raybench.progress.records import Driver, Planned, read_drivers, read_plan
 from raybench.results.layout import ATTEMPTS, CELLS
 from raybench.results.store import Store, last_attempts
@@ -165,7 +166,7 @@ class Reader:
         if data is None or entry is None or entry["status"] != "running":
             return None
         holder = json.loads(data)
-        stage = entry["stages"][-1] if entry["stages"] else {"stage": "starting", "started": entry["started"]}
+        stage = present_stage(entry)
         return Running(
             entry["label"], stage["stage"], stage["started"], entry["host"], entry["pid"], holder["time"],
             is_alive(holder, now),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raybench.progress.snapshot import Running, Snapshot, SweepState
-from raybench.progress.words import duration, ended, moment, rate
+from raybench.progress.words import duration, ended, moment, rate, tally
 
 RECENT = 6  # ended units that are shown
 SHOWN = 12  # running units that are shown
@@ -70,7 +70,7 @@ def plain(snapshot: Snapshot) -> Iterator[str]:
 
 def headline(sweep: SweepState) -> str:
     """How far one sweep is."""
-    counts = ", ".join(f"{sweep.counts.get(status, 0)} {status}" for status in ("ok", "failed", "skipped"))
+    counts = tally(sweep.counts)
     name = f"{sweep.name}: " if sweep.name else ""
     if sweep.total is None:
         return f"{name}{sweep.over} cells ({counts}); no driver has said how many there will be"

@@ -29,6 +29,11 @@ def ended(status: str, kind: str, label: str, *, seconds: float, summary: Mappin
     return f"{head}: {error}" if error else head
 
 
+def tally(counts: Mapping[str, int]) -> str:
+    """`3 ok, 0 failed, 1 skipped`."""
+    return ", ".join(f"{counts.get(status, 0)} {status}" for status in ("ok", "failed", "skipped"))
+
+
 def rate(per_second: float) -> str:
     """`7.3 cells a minute`, `2.5 cells an hour`: whichever is a number that people can use."""
     if per_second >= 1 / 60:

@@ -169,7 +169,7 @@ def _recipe(told: Node, mistakes: list[Mistake], chain: tuple[Path, ...]) -> Nod
     read = parse(file)
     whole = _recipe(read, mistakes, (*chain, file)) if read.get("extends") else read
     if whole is not None and name not in known:
-        name = _named(whole, file.stem, whole.plain()).value["name"].value
+        name = _marked(file.stem, whole.plain())
     if whole is None or base is told:
         return whole and _named(whole, name)
     changes = _without(told, "extends")
@@ -186,6 +186,10 @@ def _by_path(told: Node) -> Path | None:
 def _named(recipe: Node, name: str, changes: Any = None) -> Node:
     """`recipe` under `name`, plus four digits of what was changed, so that it isn't taken for the one it extends."""
     if changes or name == "custom":
-        text = json.dumps(changes or recipe.plain(), sort_keys=True)
-        name += f"~{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+        name = _marked(name, changes or recipe.plain())
     return Node({**recipe.value, "name": Node(name, recipe.file, recipe.line)}, recipe.file, recipe.line)
+
+
+def _marked(name: str, content: Any) -> str:
+    """`name` with four hex digits of what it stands for."""
+    return f"{name}~{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:4]}"

@@ -47,8 +47,11 @@ def open_existing(url: str | Path) -> Storage:
 def check_writable(storage: Storage) -> None:
     """Write and remove one small key, so that a sweep that can't keep its results says so before it starts.
 
-    Raises UserError (the store refuses) or OSError (it can't be reached).
+    Raises UserError when it can't be.
     """
     key = f"probe/{uuid.uuid4().hex}"
-    storage.create(key, b"")
-    storage.delete(key)
+    try:
+        storage.create(key, b"")
+        storage.delete(key)
+    except OSError as error:
+        raise UserError(f"storage {storage.url!r}: can't be written ({error})") from error

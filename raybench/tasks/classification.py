@@ -14,7 +14,7 @@ from raybench.errors import UserError
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.registry import task
 from raybench.spec.trial import TrainRecipe
-from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training
+from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training, check_calibration
 from raybench.tasks.training.augment import check_augment
 from raybench.tasks.training.loop import Lesson, fit
 from raybench.tasks.training.seeding import deterministic, generator
@@ -54,12 +54,7 @@ class Classification:
         """UserError for an unknown augmentation, or more calibration images than the training split has."""
         for recipe in stages:
             check_augment(recipe)
-        found = len(self._splits.train)
-        if calibration_images > found:
-            raise UserError(
-                f"dataset {self.data.name!r}: the recipe asks for {calibration_images} calibration images, "
-                f"the training split has {found}"
-            )
+        check_calibration(self.data, calibration_images, len(self._splits.train))
 
     def train(
         self,

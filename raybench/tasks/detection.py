@@ -21,7 +21,7 @@ from raybench.storage.base import Storage
 from raybench.tasks.detection_images import PlainImages, Squares, workers_for
 from raybench.tasks.detection_metrics import Meter, detections, in_original
 from raybench.tasks.detection_training import Lesson, check_recipe, freeze_integral, make_optimizer, run_epoch
-from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training
+from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training, check_calibration
 from raybench.tasks.training.loop import fit
 from raybench.tasks.training.seeding import deterministic, generator
 
@@ -50,12 +50,7 @@ class Detection:
         """UserError for what a detector can't follow, or more calibration images than the training split has."""
         for recipe in stages:
             check_recipe(recipe)
-        found = len(self._data.train)
-        if calibration_images > found:
-            raise UserError(
-                f"dataset {self.data.name!r}: the recipe asks for {calibration_images} calibration images, "
-                f"the training split has {found}"
-            )
+        check_calibration(self.data, calibration_images, len(self._data.train))
 
     def train(
         self,

@@ -20,7 +20,7 @@ from raybench.models.ultralytics import Detector, normalised
 from raybench.spec.trial import TrainRecipe
 from raybench.tasks.detection_images import Augment, TrainingImages, workers_for
 from raybench.tasks.training.loop import take_step
-from raybench.tasks.training.optimize import learning_rate
+from raybench.tasks.training.optimize import learning_rate, optimizer_over
 from raybench.tasks.training.progress import Progress
 from raybench.tasks.training.seeding import generator, seeded
 
@@ -92,10 +92,7 @@ def make_optimizer(model: nn.Module, recipe: TrainRecipe, device: torch.device) 
         {"params": scales, "weight_decay": 0.0, "bias": False},
         {"params": biases, "weight_decay": 0.0, "bias": True},
     ]
-    fused = device.type in ("cpu", "cuda")
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+    return optimizer_over(groups, recipe, device)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, recipe: TrainRecipe, epoch: float) -> None:

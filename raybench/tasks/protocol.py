@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from torch import nn
 
+from raybench.errors import UserError
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.spec.trial import TrainRecipe
 
@@ -46,6 +47,14 @@ class Training:
     selected_epoch: int  # 1-based epoch whose weights were kept
     seconds_per_epoch: float  # mean over the epochs that this process ran
     resumed_from: int = 0  # epochs that a checkpoint already held
+
+
+def check_calibration(data: DataFacts, asked: int, found: int) -> None:
+    """UserError when scoring asks for more images than the training split of `data` has."""
+    if asked > found:
+        raise UserError(
+            f"dataset {data.name!r}: the recipe asks for {asked} calibration images, the training split has {found}"
+        )
 
 
 class Task(Protocol):

@@ -1,6 +1,5 @@
 """Ray Jobs against a real head with token authentication: once per sweep, refusals that say why, a sweep end to end."""
 
-import logging
 import os
 import secrets
 import shutil
@@ -24,6 +23,7 @@ from raybench.pipeline.journal import read_journal
 from raybench.results.store import Store
 from raybench.storage.gc import find_garbage
 from raybench.storage.open import open_storage
+from tests.s3 import served_bucket
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -236,17 +236,9 @@ def _ray_version():
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
     """Address of a prefix on an S3 server on loopback; the endpoint travels in the address, the credentials don't."""
-    boto3 = pytest.importorskip("boto3")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("RAYBENCH_CACHE", str(tmp_path / "cache"))
-    host, port = server.get_host_and_port()
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(Bucket="sweeps")
-    yield f"s3://sweeps/one?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
+    with served_bucket(monkeypatch, "sweeps") as url:
+        yield url
 
 
 def test_a_sweep_with_a_plugin_on_s3_end_to_end(head, jobs, bucket, tmp_path, capsys):

@@ -12,6 +12,7 @@ from raybench.methods.pairs import FilterProducts
 from raybench.methods.scoring import Scorer
 from raybench.pipeline import surgery
 from tests.oracles import formulas, nets
+from tests.pruning_nets import drop_one_each
 
 NAMES = ("magnitude-l1", "lamp", "fpgm", "bn-scale")
 
@@ -32,9 +33,7 @@ def test_scores_on_paper_are_those_of_the_cut_net(net_name, name):
     alive = [np.ones(group.size, dtype=bool) for group in groups]
     rng = np.random.default_rng(0)
     for _ in range(3):
-        for left in alive:
-            if left.sum() > 2:
-                left[rng.choice(np.nonzero(left)[0])] = False
+        drop_one_each(alive, rng)
         found = scorer.scores(alive)
         slim, narrow = cut(net, groups, alive)
         expected = formulas.unit_scores(name, slim, narrow, *nets.images(2), 2)

@@ -13,6 +13,7 @@ from raybench.models.build import build_model
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from raybench.tasks.protocol import DataFacts
+from tests.miniatures import cifar10
 
 
 class Evil:
@@ -28,11 +29,7 @@ def batch(count, labels=None):
 @pytest.fixture
 def cifar(tmp_path):
     """A miniature of CIFAR-10."""
-    folder = tmp_path / "cifar" / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    for name in ("test_batch", *(f"data_batch_{number}" for number in range(1, 6))):
-        (folder / name).write_bytes(pickle.dumps(batch(30), protocol=2))
-    return folder
+    return cifar10(tmp_path / "cifar", train=30, test=30)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from raybench.pipeline.group import DEFAULT_PARTS, trace
 from raybench.pipeline.records import Groups
 from raybench.tasks.protocol import DataFacts
 from tests.pruning_nets import (
+    IMAGE,
     Branches,
     Grouped,
     OneInEach,
@@ -30,7 +31,6 @@ from tests.pruning_nets import (
     small_vit,
 )
 
-IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 EVERY_PART = ("embed", "heads", "head-dim", "mlp")
 NETS = {
     "branches": (Branches, ()),

@@ -3,12 +3,10 @@
 import hashlib
 import http.server
 import io
-import pickle
 import re
 import tarfile
 import threading
 
-import numpy as np
 import pytest
 
 from raybench.cli.main import main
@@ -16,26 +14,13 @@ from raybench.datasets.download import Source, fetch
 from raybench.datasets.open import open_dataset
 from raybench.datasets.roots import data_root
 from raybench.errors import UserError
-
-
-def rows(count, key="labels", classes=10):
-    draw = np.random.default_rng(0)
-    return {
-        "data": draw.integers(0, 256, (count, 3072), dtype=np.uint8),
-        key: [index % classes for index in range(count)],
-        "filenames": [f"{index}.png" for index in range(count)],
-        "batch_label": "a batch",
-    }
+from tests.miniatures import cifar10
 
 
 @pytest.fixture
 def cifar(tmp_path):
     """A miniature of CIFAR-10: five batches of 40, a test batch of 20."""
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    for number in range(1, 6):
-        (folder / f"data_batch_{number}").write_bytes(pickle.dumps(rows(40), protocol=2))
-    (folder / "test_batch").write_bytes(pickle.dumps(rows(20), protocol=2))
+    cifar10(tmp_path, train=40, test=20)
     return tmp_path
 
 

@@ -12,6 +12,7 @@ from raybench.pipeline.group import trace
 from raybench.pipeline.group_check import check_groups, worst
 from raybench.pipeline.records import Groups
 from tests.pruning_nets import (
+    IMAGE,
     Branches,
     Grouped,
     Lost,
@@ -22,8 +23,6 @@ from tests.pruning_nets import (
     small_swin,
     small_vit,
 )
-
-IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def described(groups: Groups) -> dict[str, set[tuple[str, str]]]:

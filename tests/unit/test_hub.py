@@ -5,6 +5,7 @@ from urllib.error import URLError
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -27,6 +28,17 @@ def test_pretrained_that_there_is_not(identity):
     with pytest.raises(UserError, match="pretrained"):
         load_pretrained(nn.Linear(1, 1), identity)
     assert view_of(identity) is None
+
+
+def test_a_connection_that_breaks_is_told(monkeypatch):
+    def broken(*args, **kwargs):
+        raise HfHubHTTPError.__bases__[0]("peer closed the connection")
+
+    monkeypatch.setattr("raybench.models.hub._reach", lambda url: None)
+    monkeypatch.setattr("raybench.models.hub._in_hub_cache", lambda *names: None)
+    monkeypatch.setattr("timm.create_model", broken)
+    with pytest.raises(UserError, match=r"can't be fetched \(HTTPError: peer closed the connection\)"):
+        load_pretrained(nn.Linear(1, 1), "timm:resnet18.a1_in1k")
 
 
 @pytest.fixture

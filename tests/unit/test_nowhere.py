@@ -9,7 +9,7 @@ from raybench.errors import UserError
 from raybench.execution.cluster import _check_port
 
 
-@pytest.mark.parametrize("rest", [["query", "SELECT 1"], ["gc"]])
+@pytest.mark.parametrize("rest", [["query", "SELECT 1"], ["gc"], ["leaderboard"], ["compare"], ["compact"]])
 def test_a_folder_that_is_not_there(rest, tmp_path, capsys):
     nowhere = str(tmp_path / "nope")
     assert main([rest[0], nowhere, *rest[1:]]) == 2

@@ -25,7 +25,7 @@ from raybench.pipeline.group import trace
 from raybench.pipeline.prune import select, select_ratio
 from raybench.pipeline.prune_plan import STRATEGIES, Problem
 from tests.library_loop import outputs_left, run
-from tests.pruning_nets import Grouped, small_resnet, small_vit
+from tests.pruning_nets import Grouped, drop_one_each, small_resnet, small_vit
 
 GOLDEN = Path(__file__).parent.parent / "golden/selections.json"
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -213,9 +213,7 @@ def test_running_sums_equal_scoring_anew(make) -> None:
     alive = [np.ones(g.size, dtype=bool) for g in groups]
     rng = np.random.default_rng(0)
     for _ in range(6):
-        for left in alive:
-            if left.sum() > 2:
-                left[rng.choice(np.nonzero(left)[0])] = False
+        drop_one_each(alive, rng)
         for a, b, left in zip(fast.scores(alive), slow.scores(alive), alive, strict=True):
             np.testing.assert_allclose(a[left], b[left], rtol=1e-5)
     everything = [np.ones(g.size, dtype=bool) for g in groups]

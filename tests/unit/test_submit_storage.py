@@ -1,5 +1,7 @@
 """What `raybench submit` makes of a storage that it can't write from where it is typed."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from raybench.cli.submit import _check_storage
@@ -22,11 +24,11 @@ class Answering:
 @pytest.fixture
 def storage_that_answers(monkeypatch):
     def answer(error):
-        def check(storage):
+        def create(key, data):
             raise error
 
-        monkeypatch.setattr("raybench.cli.submit.open_storage", lambda url: None)
-        monkeypatch.setattr("raybench.cli.submit.check_writable", check)
+        storage = SimpleNamespace(url="s3://b/p", create=create)
+        monkeypatch.setattr("raybench.cli.submit.open_storage", lambda url: storage)
 
     return answer
 

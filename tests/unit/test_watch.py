@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from raybench.storage.leases import Lease
 from raybench.storage.local import LocalStorage
 from raybench.storage.open import open_storage
 from tests.cluster.fakes import failed, ok, trial, unit
+from tests.s3 import served_bucket
 from tests.unit.result_rows import row
 
 
@@ -276,19 +276,11 @@ def test_words():
 
 
 def test_it_reads_s3(monkeypatch, tmp_path, capsys):
-    boto3 = pytest.importorskip("boto3")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    host, port = server.get_host_and_port()
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(Bucket="watched")
-    storage = open_storage(f"s3://watched/one?endpoint_override={host}:{port}&scheme=http&region=us-east-1")
-    watched = Watched(storage)
-    watched.work(ok)
-    started = time.monotonic()
-    assert "mine: 1/3 cells (1 ok" in shown(storage, capsys, "--once")
-    assert time.monotonic() - started < 10
-    watched.run.leave()
-    server.stop()
+    with served_bucket(monkeypatch, "watched") as url:
+        storage = open_storage(url)
+        watched = Watched(storage)
+        watched.work(ok)
+        started = time.monotonic()
+        assert "mine: 1/3 cells (1 ok" in shown(storage, capsys, "--once")
+        assert time.monotonic() - started < 10
+        watched.run.leave()

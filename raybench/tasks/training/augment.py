@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch of tensors at once, on the device the batch is on. Draws come from a CPU generator."""
+"""Augmentation of batches of tensors, on the device that they are on. Draws come from a CPU generator."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,20 +14,22 @@ from raybench.spec.trial import TrainRecipe
 
 def make_optimizer(model: nn.Module, recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:
     """SGD decays every parameter, as the CIFAR and ImageNet scripts do; AdamW only matrices and filters (timm)."""
-    fused = device.type in ("cpu", "cuda")
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-            fused=fused,
-        )
-    return torch.optim.AdamW(_by_decay(model, recipe.weight_decay), lr=recipe.lr, fused=fused)
+        groups = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
+    else:
+        groups = _by_decay(model, recipe.weight_decay)
+    return optimizer_over(groups, recipe, device)
 
 
-def _by_decay(model: nn.Module, weight_decay: float) -> list[dict]:
+def optimizer_over(groups: list[dict[str, Any]], recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:
+    """The recipe's SGD or AdamW over parameter `groups`, each of which says its own weight decay."""
+    fused = device.type in ("cpu", "cuda")
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+
+
+def _by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two parameter groups: with weight decay, and without (biases, norms, tokens, position embeddings)."""
     exempt = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
     named = list(model.named_parameters())
