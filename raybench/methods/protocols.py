@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from raybench.methods.pairs import FilterProducts
+from raybench.methods.pairs import FilterDistances
 from raybench.pipeline.records import Group, Groups, Kind, Member, Side
 
 Needs = Literal["nothing", "weights", "gradients", "sample-gradients", "activations"]
@@ -110,20 +110,20 @@ class ElementwiseImportance(Importance):
 class PairwiseImportance(Importance):
     """A criterion that compares the filters of a layer pair by pair: scores are sums over a filter's pairs.
 
-    The progressive schedule follows the filters' inner products while channels go, which is what makes it fast.
+    The progressive schedule follows the filters' distances while channels go, which is what makes it fast.
     """
 
     def pair_value(self, squares: Tensor) -> Tensor:
         """What pairs are worth, element by element, from their squared Euclidean distances; 0 at distance 0.
 
-        Non-negative; may work in place."""
+        Float32, non-negative; may work in place."""
         raise NotImplementedError(f"{type(self).__name__} must define pair_value(squares)")
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
         """Sum over the layer's other filters; None for input sides and for layers without filters."""
         if not has_filters(layer):
             return None
-        return FilterProducts(layer.weight.flatten(1)).sums(self.pair_value).to(layer.weight.dtype)
+        return FilterDistances(layer.weight.flatten(1)).sums(self.pair_value).to(layer.weight.dtype)
 
 
 def has_filters(layer: Layer | Member) -> bool:

@@ -45,8 +45,12 @@ class AskedAgain:
         """Units `gone[g]` of each group just died; returns the groups whose raw scores or living units changed."""
         shrunk: dict[Key, None] = {}
         for g, units in enumerate(gone):
-            for member in self.groups.groups[g].members if len(units) else ():
-                self._places[member.layer, member.side][member.positions[np.isin(member.units, units)]] = False
+            if not len(units):
+                continue
+            dead = np.zeros(self.groups.groups[g].size, dtype=bool)
+            dead[units] = True
+            for member in self.groups.groups[g].members:
+                self._places[member.layer, member.side][member.positions[dead[member.units]]] = False
                 shrunk[member.layer, member.side] = None
         asked = dict.fromkeys(k for key in shrunk for k in (key, other(key)) if self._values.get(k) is not None)
         for key in asked:

