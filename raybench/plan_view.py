@@ -9,6 +9,7 @@ from typing import Any
 from raybench import registry
 from raybench.plan import Plan, Unit
 from raybench.plan_cost import Cost
+from raybench.results.labels import amount
 from raybench.spec.resolve import NO_DATA
 from raybench.spec.trial import Trial
 
@@ -63,7 +64,7 @@ def board_rows(cells: Sequence[Unit]) -> Iterator[dict[str, Any]]:
             "dataset": dataset, "model": model, "cells": len(trials),
             "methods": len({trial.method for trial in trials}),
             "strategies": ", ".join(sorted({trial.strategy for trial in trials})),
-            "speedups": ", ".join(f"{speedup:g}x" for speedup in sorted({trial.speedup for trial in trials})),
+            "speedups": ", ".join(amount(*much) for much in sorted({(trial.speedup, trial.ratio) for trial in trials})),
         }  # fmt: skip
 
 
@@ -97,7 +98,9 @@ def cost_lines(cost: Cost) -> list[str]:
 
 def _cell(trial: Trial, status: str, reason: str | None) -> dict[str, Any]:
     same = ("dataset", "model", "method", "strategy", "speedup", "seed", "protocol", "schedule", "task")
-    axes = {name: getattr(trial, name) for name in same}
+    axes = {name: getattr(trial, name) for name in same} | {"ratio": trial.ratio}
+    if trial.ratio is not None:
+        axes["speedup"] = None  # nobody asked for one
     return {"trial_id": trial.trial_id, "status": status, "reason": reason, **axes, "recipe": trial.recipe.name}
 
 

@@ -16,6 +16,7 @@ from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
 from raybench.datasets.roots import ROOT_VARIABLE
 from raybench.errors import UserError, unknown
+from raybench.results.labels import amount
 from raybench.spec.mistakes import Mistakes
 from raybench.spec.reader import load_sweep
 from raybench.spec.resolve import resolve
@@ -61,7 +62,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-finetune", action="store_true", help="don't train after pruning")
     parser.add_argument("--device", metavar="DEV", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: pruned/MODEL-METHOD")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="default: pruned/MODEL; what lies there isn't computed again, so methods share their base",
+    )
     add_plugin(parser)
     add_format(parser)
 
@@ -70,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
     """Prune, print one row a speed-up; 0 when every one came out, 1 otherwise."""
     load_plugins(args)
     method = f"{args.method}+{args.regularizer}" if args.regularizer else args.method
-    output = args.output or Path("pruned") / f"{args.model}-{method}".replace(":", "-").replace("/", "-")
-    trials = _trials(args, method, output)
+    output = args.output or Path("pruned") / args.model.replace(":", "-").replace("/", "-")
+    trials = _trials(args, method)
     from raybench.cli.prune_run import run_trials  # torch is imported from here on
 
     rows = run_trials(trials, output, args.device, {args.dataset: args.data_root} if args.data_root else {})
@@ -84,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(row["status"] == "ok" for row in rows) else 1
 
 
-def _trials(args: argparse.Namespace, method: str, output: Path) -> tuple[Trial, ...]:
-    """The cells that the options mean, by way of the sweep file that would say the same, `output`/sweep.yaml."""
+def _trials(args: argparse.Namespace, method: str) -> tuple[Trial, ...]:
+    """The cells that the options mean, by way of the sweep file that would say the same."""
     _check_names(args)
     model: dict[str, Any] = {"name": args.model}
     if args.weights:
@@ -104,16 +111,12 @@ def _trials(args: argparse.Namespace, method: str, output: Path) -> tuple[Trial,
         told["prune"] = args.prune
     if args.data_root:
         told["data_roots"] = {args.dataset: str(_existing(args.data_root, "--data-root"))}
-    text = json.dumps(told, indent=1) + "\n"  # JSON is YAML
     with tempfile.TemporaryDirectory(prefix="raybench-prune-") as folder:
-        (Path(folder) / "sweep.yaml").write_text(text)
+        (Path(folder) / "sweep.yaml").write_text(json.dumps(told))  # JSON is YAML
         try:
-            trials = resolve(load_sweep(Path(folder) / "sweep.yaml"))
+            return resolve(load_sweep(Path(folder) / "sweep.yaml"))
         except Mistakes as error:
             raise UserError("\n".join(f"{_flag(m.path)}: {m.told}" for m in error.mistakes)) from error
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "sweep.yaml").write_text(text)
-    return trials
 
 
 def _flag(path: Sequence[str | int]) -> str:
@@ -173,11 +176,15 @@ def _print(rows: Sequence[Mapping[str, Any]], where: str) -> None:
         for row in done:
             print(f"{row['speedup']:.3f}x: {row['files']} (raybench export {row['trial_id']} {where})")
             if row["reason"]:
-                print(f"  {row['speedup_target']:g}x was missed: {row['reason']}")
+                print(f"  {_asked(row)} was missed: {row['reason']}")
     for row in rows:
         if row["status"] != "ok":
             why = row.get("reason") or f"{row.get('error_type')}: {row.get('error_message')}"
-            print(f"{row['speedup_target']:g}x {row['status']}: {why}")
+            print(f"{_asked(row)} {row['status']}: {why}")
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    return amount(row["speedup_target"], row["ratio"])
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:

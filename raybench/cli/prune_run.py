@@ -12,7 +12,7 @@ import torch
 from raybench.cli.prune import select_unit_key
 from raybench.errors import UserError
 from raybench.pipeline.check import check_input
-from raybench.pipeline.outcome import Outcome, settle
+from raybench.pipeline.outcome import Outcome, is_done, label_of, settle
 from raybench.pipeline.room import Room
 from raybench.pipeline.trial import run_unit
 from raybench.plan import Unit, why_not
@@ -37,10 +37,10 @@ def run_trials(
     for trial in [trial for trial in missing if why_not(trial)]:
         store.publish(Record.skipped(trial, str(why_not(trial))))
         missing.remove(trial)
-    units = _units(missing)
+    units = [unit for unit in _units(missing) if not is_done(unit, room.storage)]
     check_input(units, room.data_roots, room.storage)
     for unit in units:
-        print(f"{unit.kind} ...", file=sys.stderr)
+        print(f"{unit.kind}: {label_of(unit)} ...", file=sys.stderr)
         outcome = run_unit(unit, room)
         if outcome.status == "busy" or (outcome.status != "ok" and unit.kind != "cell"):
             for trial in missing:

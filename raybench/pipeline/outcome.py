@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raybench.plan import Unit
+from raybench.results.labels import amount
 from raybench.results.layout import cell_key
 from raybench.results.schema import Record
 from raybench.results.store import Store
@@ -47,7 +48,7 @@ def label_of(unit: Unit) -> str:
         return f"{trial.model} on {trial.dataset}"
     if unit.kind == "sparsify":
         return f"{trial.model} {trial.method} seed {trial.seed}"
-    speedups = ", ".join(f"{t.speedup:g}x" for t in unit.trials)
+    speedups = ", ".join(amount(t.speedup, t.ratio) for t in unit.trials)
     return f"{trial.model} {trial.method} {speedups} {trial.strategy} seed {trial.seed}"
 
 

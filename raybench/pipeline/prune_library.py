@@ -18,10 +18,11 @@ from torch_pruning.utils import op_counter
 from raybench.methods.scoring import Scorer
 from raybench.pipeline import surgery
 from raybench.pipeline.attention import plainly
-from raybench.pipeline.prune_plan import Living, Problem, Solution
+from raybench.pipeline.prune_plan import Living, Problem, Solution, held_back
 from raybench.pipeline.records import Groups
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+NEAR = 0.005  # of the target: what is farther off has a reason
 Counter = Callable[[Sequence[np.ndarray] | None], int]  # kept units of every group (None: all) -> MACs
 
 
@@ -100,16 +101,20 @@ def _stop(walk: _Walk, target: float, speedup: Callable[[Sequence[np.ndarray]], 
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if speedup(walk.kept(middle)) >= target else (middle + 1, high)
-    reached = speedup(walk.kept(low))
+    return Solution(tuple(walk.kept(low)), _reason(walk, low, target, speedup(walk.kept(low))), low)
+
+
+def _reason(walk: _Walk, step: int, target: float, reached: float) -> str | None:
+    """Why the cut after `step` steps is off its target; `reached`: its speed-up as the library counts."""
+    problem, counts = walk.problem, np.array([alive.sum() for alive in walk.path[step]])
     if reached < target:
-        reason = f"floor: best reachable {reached:.3f} after {walk.steps} steps"
-    else:
-        reason = (
-            f"overshoot: the library stops {reached / target - 1:.2%} past the target"
-            if reached > 1.005 * target
-            else None
-        )
-    return Solution(tuple(walk.kept(low)), reason, low)
+        told = held_back(problem, counts, walk.scorer.scores(walk.path[step]))
+        return f"floor: best reachable {reached:.3f} after {walk.steps} steps; {told}"
+    if reached > (1 + NEAR) * target:
+        return f"overshoot: the library stops {reached / target - 1:.2%} past the target"
+    if abs(problem.cost.macs_base / float(problem.cost.macs(counts)) / target - 1) > NEAR:
+        return f"count: {reached:.3f} as torch-pruning counts (macs_tp)"
+    return None
 
 
 class _Walk:

@@ -78,6 +78,19 @@ class Problem:
         return self.cost.macs(self.rounded(counts))
 
 
+def held_back(problem: Problem, counts: np.ndarray, scores: Sequence[np.ndarray | None]) -> str:
+    """The groups that could save most beyond `counts`, in words, and those that can't because they have no score."""
+    less = counts - np.eye(len(counts), dtype=np.int64) * (counts > 1)
+    gain = float(problem.cost.macs(counts)) - problem.cost.macs(less)
+    names = [problem.groups.groups[g].name for g in np.argsort(-gain, kind="stable") if scores[g] is not None]
+    mute = [group.name for group, score in zip(problem.groups, scores, strict=True) if score is None]
+    return f"groups {_some(names)}" + (f"; without a score: {_some(mute)}" if mute else "")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 @dataclass(frozen=True)
 class Solution:
     """One target's answer: kept units of every group, ascending."""

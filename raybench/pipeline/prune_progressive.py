@@ -8,7 +8,7 @@ import numpy as np
 
 from raybench.methods.scoring import Scorer
 from raybench.pipeline.prune_fill import fill
-from raybench.pipeline.prune_plan import Problem, Solution, Step, plan_step
+from raybench.pipeline.prune_plan import Problem, Solution, Step, held_back, plan_step
 
 
 class Paper:
@@ -90,13 +90,6 @@ def exhausted(paper: Paper, scores: Sequence[np.ndarray | None], target: float, 
     """The floors bind before the target: the best cut there is, and which groups hold it back most."""
     problem = paper.problem
     counts = problem.rounded(paper.counts)
-    macs = float(problem.cost.macs(counts))
-    less = counts - np.eye(len(counts), dtype=np.int64) * (counts > 1)
-    gain = macs - problem.cost.macs(less)
-    mute = [group.name for group, score in zip(problem.groups, scores, strict=True) if score is None]
-    names = [problem.groups.groups[g].name for g in np.argsort(-gain, kind="stable") if scores[g] is not None]
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    reason = f"floor: best reachable {problem.cost.macs_base / macs:.3f}; groups {shown}"
-    if mute:
-        reason += f"; without a score: {', '.join(mute[:5])}" + (f" and {len(mute) - 5} more" if len(mute) > 5 else "")
+    reached = problem.cost.macs_base / float(problem.cost.macs(counts))
+    reason = f"floor: best reachable {reached:.3f}; {held_back(problem, counts, scores)}"
     return Solution(kept_of(paper.order(scores), counts), reason, number)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
+from raybench.results.labels import amount
 from raybench.results.leaderboard import Board, Entry, Leaderboard
 
 NOT_MEASURED = "n/m"
@@ -128,7 +129,7 @@ def _pad(text: str, width: int, left: bool) -> str:
 
 
 def _title(board: Board, said: str = "") -> str:
-    speedup = "average over speed-ups" if board.speedup == "average" else f"{board.speedup:g}x"
+    speedup = "average over speed-ups" if board.speedup == "average" else amount(board.speedup, board.ratio)
     tracks = {"criteria": "criteria", "regularizers": "regularizers", "all": "criteria and regularizers"}
     scope = board.strategy or "all strategies"
     where = f"{board.model} on {board.dataset}, {speedup}, {scope}: {tracks[board.track]} by {board.metric_name}"

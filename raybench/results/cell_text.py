@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raybench.results.columns import BY_NAME, IDENTITY, ORIGIN, OUTCOME, TIMINGS, Column
+from raybench.results.labels import amount
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _SECTIONS = (("identity", IDENTITY), ("outcome", OUTCOME), ("timings", TIMINGS), ("origin", ORIGIN))
@@ -25,7 +26,7 @@ def as_text(row: Mapping[str, Any], attempts: Sequence[str], reproduce: str, wid
 
 
 def _headline(row: Mapping[str, Any]) -> str:
-    what = f"{row['method']} {row['speedup_target']:g}x {row['strategy']} seed {row['seed']}"
+    what = f"{row['method']} {amount(row['speedup_target'], row['ratio'])} {row['strategy']} seed {row['seed']}"
     line = f"{row['trial_id']}  {row['status']}  {row['model']} on {row['dataset']}: {what}"
     if row["status"] == "ok":
         name, base, pruned, final = (row[n] for n in ("metric_name", "metric_base", "metric_pruned", "metric_final"))

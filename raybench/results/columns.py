@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-SCHEMA_VERSION = (
-    1  # raise with every change of COLUMNS; files of a newer version are refused, older ones read with nulls
-)
+# Raise with every change of COLUMNS; files of a newer version are refused, older ones read with nulls.
+SCHEMA_VERSION = 2
 
 Type = Literal["string", "int", "float", "bool", "strings", "list", "struct"]
 Status = Literal["ok", "failed", "skipped"]
@@ -55,7 +54,8 @@ IDENTITY = (
     Column("seed", "int", "seed of everything after the base", needed=EVERY),
     Column("base_seed", "int", "seed of the base training", needed=EVERY),
     Column("round_to", "int", "kept widths are multiples of this", needed=EVERY),
-    Column("speedup_target", "float", "asked speed-up: base MACs / MACs", "x", needed=EVERY),
+    Column("speedup_target", "float", "asked speed-up: base MACs / MACs; null where a ratio was asked for", "x"),
+    Column("ratio", "float", "asked share of channels to remove in one step; null where a speed-up was asked for"),
 )  # fmt: skip
 
 OUTCOME = (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from raybench.results.store import Store
 
 PART_ROWS = 32_768  # bounds the memory of a compaction; a part of half that size or more is left alone
-ORDER = ("method", "strategy", "recipe", "speedup_target", "seed", "trial_id")
+ORDER = ("method", "strategy", "recipe", "speedup_target", "ratio", "seed", "trial_id")
 
 
 @dataclass(frozen=True)

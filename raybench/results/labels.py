@@ -8,6 +8,11 @@ from typing import Any
 _NOT_THE_CONFIG = ("seed", "base_seed", "speedup", "recipe.name")
 
 
+def amount(speedup: float | None, ratio: float | None) -> str:
+    """How much was asked for: ``2x``, or ``ratio 0.5`` where channels were, whatever they save."""
+    return f"{speedup:g}x" if ratio is None else f"ratio {ratio:g}"
+
+
 def told_apart(
     rows: Sequence[Mapping[str, Any]], trials: Callable[[Sequence[str]], Mapping[str, Any]], both: Sequence[str]
 ) -> dict[str, str]:

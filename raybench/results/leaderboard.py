@@ -1,4 +1,4 @@
-"""Which method is best: one ranking per dataset, model, speed-up, strategy, protocol, recipe and track."""
+"""Which method is best: one ranking per dataset, model, speed-up or ratio, strategy, protocol, recipe and track."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class Board:
 
     dataset: str
     model: str
-    speedup: float | Literal["average"]
+    speedup: float | Literal["average"] | None  # None where a ratio was asked for
+    ratio: float | None
     strategy: str | None  # None where strategies are what is compared
     protocol: str
     recipe: str
@@ -145,13 +146,13 @@ def _chosen(table: pa.Table, query: Query) -> pa.Table:
 def _with(table: pa.Table, name: str, wanted: Any) -> pa.Table:
     chosen = table.filter(pc.equal(table[name], wanted))
     if not chosen.num_rows:
-        values = sorted(pc.unique(table[name]).to_pylist())
+        values = sorted(pc.unique(table[name].drop_null()).to_pylist())
         known = ", ".join(f"{v:g}" if isinstance(v, float) else v for v in values)
         raise UserError(f"no results with {name} {wanted!r}.{nearest(str(wanted), map(str, values))} Found: {known}")
     return chosen
 
 
-Key = tuple[str, str, str, str, str | None, Any, Track]  # dataset, model, protocol, recipe, strategy, speed-up, track
+Key = tuple[str, str, str, str, str | None, tuple[Any, float | None], Track]  # ..., (speed-up, ratio), track
 
 
 def _grouped(found: Iterable[dict[str, Any]], query: Query) -> dict[Key, list[dict[str, Any]]]:
@@ -159,19 +160,20 @@ def _grouped(found: Iterable[dict[str, Any]], query: Query) -> dict[Key, list[di
     for row in found:
         track: Track = query.track or ("regularizers" if row["regularizer"] else "criteria")
         strategy = None if query.by == "strategy" else row["strategy"]
-        speedup = "average" if query.speedup == "average" else row["speedup_target"]
-        key = (row["dataset"], row["model"], row["protocol"], row["recipe"], strategy, speedup, track)
+        much = ("average", None) if query.speedup == "average" else (row["speedup_target"], row["ratio"])
+        key = (row["dataset"], row["model"], row["protocol"], row["recipe"], strategy, much, track)
         groups.setdefault(key, []).append(row)
     return groups
 
 
 def _order(key: Key) -> tuple:
-    dataset, model, protocol, recipe, strategy, speedup, track = key
-    return dataset, model, protocol, recipe, strategy or "", 0.0 if speedup == "average" else speedup, track
+    dataset, model, protocol, recipe, strategy, (speedup, ratio), track = key
+    much = (ratio is not None, 0.0 if speedup == "average" else ratio if speedup is None else speedup)
+    return dataset, model, protocol, recipe, strategy or "", much, track
 
 
 def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Callable, left_out: tuple[str, ...]) -> Board:
-    dataset, model, protocol, recipe, strategy, speedup, track = key
+    dataset, model, protocol, recipe, strategy, (speedup, ratio), track = key
     labels = told_apart(rows, trials, both=("method", "strategy") if query.by else ("method",))
     entries: list[Entry] = []
     previous = None
@@ -182,7 +184,7 @@ def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Callable,
         entries.append(_entry(row, rank, labels[row["config_id"]]))
         previous = score
     name = ranked[0]["metric_name"]
-    return Board(dataset, model, speedup, strategy, protocol, recipe, track, name, tuple(entries), left_out)
+    return Board(dataset, model, speedup, ratio, strategy, protocol, recipe, track, name, tuple(entries), left_out)
 
 
 def _score(row: Mapping[str, Any]) -> float:
@@ -190,7 +192,7 @@ def _score(row: Mapping[str, Any]) -> float:
 
 
 def _entry(row: Mapping[str, Any], rank: int, label: str) -> Entry:
-    missed = row["reason"] or ("no reason given" if row["off_target"] > 0.005 else None)
+    missed = row["reason"] or ("no reason given" if (row["off_target"] or 0) > 0.005 else None)
     return Entry(rank, label, **{name: row[name] for name in _FROM_SCORES}, reason=missed)
 
 

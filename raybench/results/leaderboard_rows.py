@@ -15,7 +15,7 @@ _COUNTS = ("rank", "n")
 
 
 def rows(found: Leaderboard) -> list[dict[str, Any]]:
-    """Every entry with the columns of its board; `speedup_target` is None in an average, `average` says so."""
+    """Every entry with the columns of its board; `speedup_target` is None in an average and beside a `ratio`."""
     return [_row(board, entry) for board in found.boards for entry in board.entries]
 
 
@@ -26,12 +26,12 @@ def table(found: Leaderboard) -> pa.Table:
 
 def _row(board: Board, entry: Entry) -> dict[str, Any]:
     average = board.speedup == "average"
-    target = {"speedup_target": None if average else board.speedup, "average": average}
+    target = {"speedup_target": None if average else board.speedup, "ratio": board.ratio, "average": average}
     own = {f.name: getattr(entry, f.name) for f in fields(Entry)}
     return {name: getattr(board, name) for name in _BOARD} | target | own
 
 
-_NAMES = tuple(dict.fromkeys((*_BOARD, "speedup_target", "average", *(f.name for f in fields(Entry)))))
+_NAMES = tuple(dict.fromkeys((*_BOARD, "speedup_target", "ratio", "average", *(f.name for f in fields(Entry)))))
 
 
 def _type(name: str) -> pa.DataType:

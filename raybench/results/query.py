@@ -23,7 +23,7 @@ CLOSED = {  # a query reads the views below and nothing else on this machine or 
     "python_enable_replacements": False,
 }
 READING = ("SELECT", "EXPLAIN", "MULTI")  # of a pivot
-_WHERE = "trial_id, dataset, model, method, strategy, protocol, recipe, speedup_target, seed"
+_WHERE = "trial_id, dataset, model, method, strategy, protocol, recipe, speedup_target, ratio, seed"
 VIEWS = {
     "curves": f"SELECT {_WHERE}, entry.* FROM (SELECT *, unnest(curve) AS entry FROM trials)",
     "layers": f"SELECT {_WHERE}, entry.* FROM (SELECT *, unnest(layers) AS entry FROM trials)",

@@ -26,20 +26,21 @@ SCORED = (
     "seed",
     "base_seed",
     "speedup_target",
+    "ratio",
     *SAME,
     *MEANS[:-1],
     *NOTES,
 )
 
 _SPREAD = pc.VarianceOptions(ddof=1)  # of a sample: one seed has no spread
-_SCORE = ("config_id", "recipe", "speedup_target")
+_SCORE = ("config_id", "recipe", "speedup_target", "ratio")
 _SEED = ("config_id", "recipe", "seed", "base_seed")
 
 
 def scores(table: pa.Table) -> list[dict[str, Any]]:
-    """One dict per configuration, recipe name and speed-up: means over seeds, `spread` (None for one seed) and `n`.
+    """One dict per configuration, recipe name and speed-up or ratio: means over seeds, `n`, and `spread`.
 
-    `table` has the columns SCORED; rows that are not ok don't count.
+    `spread` is None for one seed. `table` has the columns SCORED; rows that are not ok don't count.
     """
     return _over_seeds(_finished(table), _SCORE)
 
@@ -48,9 +49,10 @@ def averages(table: pa.Table) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     """(scores over all speed-ups, left out): a seed counts when it has every speed-up that its board has.
 
     A board here is dataset, model, protocol, recipe and strategy. A configuration of which no seed is complete is
-    left out: a dict with `method`, the board's columns and `missing`, its absent speed-ups.
+    left out: a dict with `method`, the board's columns and `missing`, its absent speed-ups. Ratios are no speed-ups.
     """
-    per_seed = _aggregated(_finished(table), _SEED, [("speedup_target", "distinct")])
+    asked = table.filter(pc.is_valid(table["speedup_target"]))
+    per_seed = _aggregated(_finished(asked), _SEED, [("speedup_target", "distinct")])
     found = per_seed.to_pylist()
     whole: dict[tuple, set[float]] = {}
     for row in found:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -145,27 +147,33 @@ class Sweep(Spec):
     def _one_walk(self) -> Sweep:
         """The published protocol is one walk of 400 steps; a schedule would say what does not happen."""
         if self.protocol == "pruningbench":
-            for axis, holders in (("", (self,)), *((name, getattr(self, name)) for name in ENTRIES)):
-                for place, holder in enumerate(holders):
-                    if holder.schedule not in (None, "auto", "progressive"):
-                        raise mistake(
-                            f"found {holder.schedule!r}, expected none: protocol pruningbench walks its own 400 steps",
-                            *((axis, place, "schedule") if axis else ("schedule",)),
-                        )
+            self._schedules_are(("auto", "progressive"), "expected none: protocol pruningbench walks its own 400 steps")
         return self
 
     @model_validator(mode="after")
     def _one_ratio(self) -> Sweep:
         """A ratio is one step of ours: no entry can ask for speed-ups, for a walk, or for the published protocol."""
-        if self.ratio is not None and self.protocol == "pruningbench":
+        if self.ratio is None:
+            return self
+        if self.protocol == "pruningbench":
             raise mistake("found a ratio, expected speedups: protocol pruningbench walks to a speed-up", "ratio")
-        if self.ratio is not None and self.schedule not in ("auto", "one-shot"):
-            raise mistake(f"found {self.schedule!r}, expected one-shot or none: a ratio is one step", "schedule")
-        for axis in (*ENTRIES, "include") if self.ratio is not None else ():
-            for place, holder in enumerate(getattr(self, axis)):
-                if holder.speedups is not None:
-                    raise mistake("found speedups, expected none: the sweep has a ratio", axis, place, "speedups")
+        self._schedules_are(("auto", "one-shot"), "expected one-shot or none: a ratio is one step")
+        for place, holder in (*self._entries(), *((("include", i), one) for i, one in enumerate(self.include))):
+            if holder.speedups is not None:
+                raise mistake("found speedups, expected none: the sweep has a ratio", *place, "speedups")
         return self
+
+    def _schedules_are(self, allowed: tuple[str, ...], told: str) -> None:
+        for place, holder in (((), self), *self._entries()):
+            if holder.schedule not in (None, *allowed):
+                raise mistake(f"found {holder.schedule!r}, {told}", *place, "schedule")
+
+    def _entries(self) -> Iterator[tuple[tuple[str | int, ...], Axis]]:
+        """Every entry that may override what the sweep says, with the path to it."""
+        holders = (((), self), *((("include", i), one) for i, one in enumerate(self.include)))
+        for (place, holder), axis in itertools.product(holders, ENTRIES):
+            for i, entry in enumerate(getattr(holder, axis) or ()):
+                yield (*place, axis, i), entry
 
     @model_validator(mode="after")
     def _exclude_names_cells(self) -> Sweep:

@@ -121,11 +121,33 @@ def test_the_floor_binds_and_is_named() -> None:
     assert [len(cut.kept[g.name]) for g in groups] == [int(np.ceil(0.1 * g.size)) for g in groups]
 
 
-def test_kept_counts_are_multiples_of_round_to() -> None:
-    groups, cuts = cuts_of(small_resnet(), [2.0], round_to=4)
-    counts = {g.name: len(cuts[2.0].kept[g.name]) for g in groups}
-    assert all(n % 4 == 0 for n in counts.values())
-    assert cuts[2.0].reason in (None, "granularity")
+@settings(max_examples=40, deadline=None)
+@given(tiny_nets(), st.integers(2, 5), st.floats(1.2, 4))
+def test_kept_counts_are_multiples_of_round_to_or_whole(model, round_to: int, target: float) -> None:
+    groups, cuts = cuts_of(model, [target], round_to=round_to)
+    cut = cuts[target]
+    counts = [(len(cut.kept[g.name]), g.size) for g in groups]
+    assert all(kept == size or kept % round_to == 0 for kept, size in counts)
+    assert (cut.reason is None) == (abs(cut.speedup / target - 1) <= 0.005)
+
+
+@pytest.mark.parametrize(
+    ("make", "reasons"), [(small_resnet, {"overshoot", "", "floor"}), (small_vit, {"overshoot", "count", "floor"})]
+)
+def test_the_librarys_loop_says_why_it_is_off_its_target(make, reasons: set[str]) -> None:
+    told = set()
+    for target, cut in cuts_of(make(), [1.4, 1.6, 3.0, 500.0], protocol="pruningbench", steps=60)[1].items():
+        theirs = cut.macs_tp_base / cut.macs_tp
+        if theirs < target:
+            expected = f"floor: best reachable {theirs:.3f} after 60 steps; groups "
+        elif theirs > 1.005 * target:
+            expected = f"overshoot: the library stops {theirs / target - 1:.2%} past the target"
+        else:
+            expected = f"count: {theirs:.3f} as torch-pruning counts" if abs(cut.speedup / target - 1) > 0.005 else ""
+        assert (cut.reason or "").startswith(expected)
+        assert (cut.reason is None) == (not expected)
+        told.add(expected.partition(":")[0])
+    assert told == reasons
 
 
 @pytest.mark.parametrize("sizes", [(22, 18, 18), (10, 14, 22), (14, 10, 18)])

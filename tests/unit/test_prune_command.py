@@ -49,3 +49,16 @@ def test_an_unreachable_target_is_told_below_the_table_and_a_repeat_costs_nothin
     assert main(command) == 0
     told = capsys.readouterr()
     assert (told.out.splitlines(), told.err) == (lines, "")
+
+
+def test_methods_share_what_the_default_folder_holds(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    facts = facts_of(registry.dataset.entry("digits"))
+    torch.save(build_model("test-convnet", facts).state_dict(), tmp_path / "w.pt")
+    for method, much in (("magnitude-l2", "--speedup=2"), ("lamp", "--ratio=0.3")):
+        assert main([*NET, "--weights", "w.pt", "--method", method, much]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["base", "select", "cell", "select", "cell"]
+    assert "lamp ratio 0.3 protected-global" in told[-1]
+    assert [folder.name for folder in (tmp_path / "pruned").iterdir()] == ["test-convnet"]

@@ -59,6 +59,22 @@ def test_tracks_are_ranked_apart_unless_all_is_asked(store):
     assert ranking(only) == [(1, "lamp+group-norm")]
 
 
+def test_a_ratio_is_no_speedup(store):
+    """Half of the channels removed saves whatever it saves: a board of its own, missing nothing, in no average."""
+    put(store, 97.0, "lamp")
+    for name, final in (("lamp", 95.0), ("fpgm", 96.0)):
+        store.publish(row(trial(name, ratio=0.5), metric_final=final, speedup=3.2))
+    two, half = Leaderboard.read(store).boards
+    assert (two.speedup, two.ratio, ranking(two)) == (2.0, None, [(1, "lamp")])
+    assert (half.speedup, half.ratio, ranking(half)) == (None, 0.5, [(1, "fpgm"), (2, "lamp")])
+    assert [entry.reason for entry in half.entries] == [None, None]
+    assert "digits, ratio 0.5, protected-global" in as_text(Leaderboard.read(store), 140)
+    (average,) = Leaderboard.read(store, Query(speedup="average")).boards
+    assert (ranking(average), average.left_out) == ([(1, "lamp")], ())
+    with pytest.raises(UserError, match=r"speedup_target 3\.0.*Found: 2$"):
+        Leaderboard.read(store, Query(speedup=3.0))
+
+
 def test_equal_metrics_share_a_rank_in_an_order_that_does_not_change(store):
     for name in ("taylor", "fpgm", "lamp"):
         put(store, 97.0, name)

@@ -366,7 +366,13 @@ def test_a_ratio_stands_in_place_of_speedups_and_shows_again_as_one(tmp_path):
     (tmp_path / "r.yaml").write_text(json.dumps(told | {"ratio": 0.3, "methods": [entry]}))
     with pytest.raises(SpecError, match=r"methods\[0\]\.speedups: found speedups, expected none"):
         load_sweep(tmp_path / "r.yaml")
-    for walk in ({"protocol": "pruningbench"}, {"schedule": "iterative"}):
+    walks = {"name": "random", "schedule": "progressive"}
+    for walk in (
+        {"protocol": "pruningbench"},
+        {"schedule": "iterative"},
+        {"methods": [walks]},
+        {"include": [{"methods": [walks]}]},
+    ):
         (tmp_path / "r.yaml").write_text(json.dumps(told | {"ratio": 0.3} | walk))
         with pytest.raises(SpecError, match=r"protocol pruningbench walks to a speed-up|a ratio is one step"):
             load_sweep(tmp_path / "r.yaml")
