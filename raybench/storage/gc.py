@@ -15,7 +15,7 @@ from raybench.storage.leases import is_alive
 class Garbage:
     """One thing that can go."""
 
-    kind: Literal["lease", "unfinished write", "checkpoint", "stage", "stop sign"]
+    kind: Literal["lease", "unfinished write", "checkpoint", "stage", "stop sign", "run", "plan"]
     name: str
     reason: str
 
@@ -35,6 +35,7 @@ def find_garbage(
         *_stale_leases(leases),
         *(Garbage("unfinished write", name, f"left alone for over {age:.0f} s") for name in storage.leftovers(age)),
         *_stops(storage),
+        *_runs(storage),
         *_checkpoints(storage, published | set(finished), alive),
         *_stages(published, needed, alive),
     ]
@@ -62,6 +63,20 @@ def _stops(storage: Storage) -> Iterator[Garbage]:
         told = json.loads(run) if run else None
         if told is None or told["status"] != "running" or not is_alive(told):
             yield Garbage("stop sign", key, "the run that it ended is over")
+
+
+def _runs(storage: Storage) -> Iterator[Garbage]:
+    """Signs of life of runs that are over, where their sweep was run again, and the plans that nothing else names."""
+    runs = {key: json.loads(data) for key in storage.list("runs") if (data := storage.read(key)) is not None}
+    last: dict[str, str] = {}
+    for key, told in sorted(runs.items(), key=lambda run: run[1]["time"]):
+        last[told["sweep"]] = key
+    over = {k for k, told in runs.items() if told["status"] != "running" or not is_alive(told)} - set(last.values())
+    kept = {told["plan"] for key, told in runs.items() if key not in over}
+    for key in sorted(over):
+        yield Garbage("run", key, f"over; a later run of sweep {runs[key]['sweep']!r} left its own")
+    for plan in sorted({runs[key]["plan"] for key in over} - kept):
+        yield Garbage("plan", plan, "only runs that are over planned it")
 
 
 def _checkpoints(storage: Storage, ended: Collection[str], alive: Collection[str]) -> Iterator[Garbage]:

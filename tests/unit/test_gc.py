@@ -53,14 +53,32 @@ def test_only_what_nobody_needs_is_found(storage):
 def test_stop_signs_of_runs_that_are_over_go(storage):
     for run in ("alive", "killed", "unknown"):
         storage.create(f"stops/{run}", b"")
-    alive = Heartbeat(storage, "runs/alive.json", {"status": "running"})
+    facts = {"status": "running", "sweep": "s", "plan": "plans/p.json"}
+    alive = Heartbeat(storage, "runs/alive.json", facts)
     alive.start()
-    killed = json.dumps({**stamp(60), "time": time.time() - 999, "status": "running"})
+    killed = json.dumps({**stamp(60), "time": time.time() - 999, **facts})
     storage.create("runs/killed.json", killed.encode())
     found = [one.name for one in find_garbage(storage, []) if one.kind == "stop sign"]
     assert found == ["stops/killed", "stops/unknown"]
     alive.stop(status="interrupted")
     assert "stops/alive" in [one.name for one in find_garbage(storage, [])]
+
+
+def test_of_a_sweep_that_was_run_again_only_the_last_run_and_its_plan_stay(storage):
+    def left(run, sweep, plan, age, status="ended"):
+        storage.create(f"plans/{plan}.json", b"{}")
+        told = {**stamp(60), "time": time.time() - age, "status": status, "sweep": sweep, "plan": f"plans/{plan}.json"}
+        storage.create(f"runs/{run}.json", json.dumps(told).encode())
+
+    left("first", "a", "old", 900)
+    left("second", "a", "same", 800, "running")  # killed
+    left("third", "a", "same", 700)
+    left("only", "b", "other", 999)
+    left("driving", "a", "new", 1, "running")
+    left("beside", "a", "newest", 0)  # ended while `driving` goes on
+    found = [(one.kind, one.name) for one in find_garbage(storage, []) if one.kind in ("run", "plan")]
+    runs = [("run", f"runs/{name}.json") for name in ("first", "second", "third")]
+    assert found == [*runs, ("plan", "plans/old.json"), ("plan", "plans/same.json")]
 
 
 def test_stages_go_only_when_sweeps_say_which_are_needed(storage):
