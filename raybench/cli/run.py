@@ -73,6 +73,7 @@ def _execute(work: Run, make_plan: Callable[[], Plan], resources: Resources, arg
     if not args.address:  # a cluster's workers have data and weights that this machine may lack
         from raybench.pipeline.check import check_input
 
+        work.watcher.say("checking data, weights and networks")
         check_input(first.units, work.assignment.data_roots, work.storage)
     if args.local:
         from raybench.execution.local import fit

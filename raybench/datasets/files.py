@@ -24,8 +24,10 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 AHEAD = 4  # batches that are being decoded while one is trained on
 CROP = 224 / 256  # the centre crop's side in units of the shorter side (Krizhevsky et al. 2012)
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+AT_ONCE = 256  # files that a thread checks before another gets its turn
 SHOWN = 3  # files that a message names
-JPEG_END, TAIL = b"\xff\xd9", 1024  # a JPEG's last bytes; some cameras write a little behind them
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+TAIL = 1024  # bytes at the end of a JPEG in which its end is looked for; some cameras write a little behind it
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Listing:
 def list_classes(folder: Path, dataset: str, max_unreadable: float) -> Listing:
     """Every image below `folder`/CLASS/, sorted; unreadable ones are left out, named and counted in a warning.
 
-    A file is unreadable when it is empty, its header is no image's, or a JPEG lacks its end. UserError when their
-    share is above `max_unreadable`, a class is empty, or there are no classes.
+    A file is unreadable when it is empty, doesn't begin as an image does, or is a JPEG without an end. UserError when
+    their share is above `max_unreadable`, a class is empty, or there are no classes.
     """
     if not folder.is_dir():
         raise UserError(f"dataset {dataset!r}: found no folder {folder}; expected class folders in it")
@@ -59,20 +61,23 @@ def list_classes(folder: Path, dataset: str, max_unreadable: float) -> Listing:
         raise UserError(f"dataset {dataset!r}: found no class folders in {folder}")
     found = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
     with ThreadPoolExecutor(_threads()) as pool:
-        fine = list(pool.map(lambda one: is_readable(one[0]), found, chunksize=256))
+        parts = pool.map(_readable, [found[i : i + AT_ONCE] for i in range(0, len(found), AT_ONCE)])
+        fine = [good for part in parts for good in part]
     bad = [path for (path, _), good in zip(found, fine, strict=True) if not good]
     if bad:
         _tell_unreadable(bad, len(found), dataset, max_unreadable)
     kept = [one for one, good in zip(found, fine, strict=True) if good]
     listing = Listing(folder, classes, tuple(path for path, _ in kept), tuple(label for _, label in kept))
-    empty = [name for label, name in enumerate(classes) if label not in set(listing.labels)]
+    filled = set(listing.labels)
+    empty = [name for label, name in enumerate(classes) if label not in filled]
     if empty:
         raise UserError(f"dataset {dataset!r}: no readable image in class {', '.join(empty[:SHOWN])} of {folder}")
     return listing
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(found, key=lambda path: path.parts)
 
 
 def _tell_unreadable(bad: Sequence[Path], count: int, dataset: str, limit: float) -> None:
@@ -83,16 +88,22 @@ def _tell_unreadable(bad: Sequence[Path], count: int, dataset: str, limit: float
     warnings.warn(f"{told}; they are left out", stacklevel=3)
 
 
+def _readable(part: Sequence[tuple[Path, int]]) -> list[bool]:
+    return [is_readable(path) for path, _ in part]
+
+
 def is_readable(path: Path) -> bool:
-    """Whether the header is an image's and a JPEG has its end; the pixels in between are not decoded."""
+    """Whether the file begins as an image does and a JPEG has its end; the pixels in between are not decoded.
+
+    JPEGs, a million of them in ImageNet, are told by their first bytes: Pillow takes five times as long.
+    """
     try:
-        with Image.open(path) as image:
-            kind = image.format
-        if kind != "JPEG":
+        with path.open("rb", buffering=0) as file:
+            if file.read(len(JPEG_START)) == JPEG_START:
+                file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
+                return JPEG_END in file.read()
+        with Image.open(path):
             return True
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - TAIL, 0))
-            return JPEG_END in file.read()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
         return False
 
