@@ -1,0 +1,32 @@
+"""A small sweep that the tests of specs and of ids change piece by piece."""
+
+import json
+from pathlib import Path
+
+from raybench.spec.sweep import Sweep
+
+STAGE = {"epochs": 1, "lr": 0.1}
+RECIPE = {"name": "r", "base": {"epochs": 2, "lr": 0.1}, "sparsify": STAGE, "finetune": STAGE}
+AXES = {
+    "name": "s",
+    "datasets": "digits",
+    "models": ["test-convnet", "test-vit"],
+    "methods": ["magnitude-l1", "taylor", "magnitude-l2+group-norm"],
+    "speedups": [2, 4],
+    "seeds": [0, 1],
+    "recipe": RECIPE,
+}
+GRID = "name: s\ndatasets: digits\nmodels: test-vit\nmethods: random\nspeedups: 2\n"
+
+
+def sweep(**changes) -> Sweep:
+    """The sweep with other keys."""
+    return Sweep.model_validate(AXES | changes)
+
+
+def written(folder: Path, text: str, name: str = "s.yaml") -> Path:
+    """`text` as a file in `folder`, beside RECIPE as the recipe `small`."""
+    (folder / "recipes").mkdir(exist_ok=True)
+    (folder / "recipes/small.yaml").write_text(json.dumps({k: v for k, v in RECIPE.items() if k != "name"}))
+    (folder / name).write_text(text)
+    return folder / name
