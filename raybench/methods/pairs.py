@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-BLOCK = 128  # rows that are worked on at a time: what belongs to them stays in the cache
+BLOCK = 192  # rows that are worked on at a time: what belongs to them stays in the cache
 DEPTH = 512  # weights of a filter that are worked on at a time
 FULL = 0.85  # share of living filters below which the dead ones are taken out
 
