@@ -28,13 +28,13 @@ class FilterDistances:
     def __init__(self, weight: Tensor) -> None:
         """`weight`: (filters, inputs, ...), read again whenever inputs go; (filters, d) for d inputs."""
         self._weight = weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(-1)
-        self._centre = self._weight.double().mean(0)  # distances don't change, the numbers that cancel get smaller
+        self._centre = self._weight.mean(0, dtype=torch.float64)  # smaller numbers cancel better
         self._rows = torch.arange(len(weight), device=weight.device)  # filters that are held, dead ones among them
         self._inputs = torch.ones(self._weight.shape[1], dtype=torch.bool, device=weight.device)
         self._squares = weight.new_zeros(len(weight), len(weight), dtype=torch.float64)
         each = max(1, DEPTH // self._weight.shape[2])
-        for some in torch.arange(len(self._inputs), device=weight.device).split(each):
-            left, right = self._share(some)
+        for part, centre in zip(self._weight.split(each, 1), self._centre.split(each), strict=True):
+            left, right = _share(part, centre)
             for start in range(0, len(weight), BLOCK):
                 self._squares[start : start + BLOCK, start:].addmm_(left[start : start + BLOCK], right[:, start:])
 
@@ -45,7 +45,7 @@ class FilterDistances:
         """
         alive = self._held(filters)
         gone = self._gone(inputs)
-        change = None if gone is None else self._share(gone)
+        change = None if gone is None else _share(self._weight[self._rows[:, None], gone], self._centre[gone])
         total, weights = self._squares.new_zeros(len(alive)), alive.float()
         room = torch.empty(BLOCK * len(alive), dtype=torch.float32, device=total.device)
         for start in range(0, len(alive), BLOCK):
@@ -84,8 +84,12 @@ class FilterDistances:
         self._inputs = self._inputs & ~gone
         return gone.nonzero().squeeze(1)
 
-    def _share(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Two factors whose product is the share of `inputs` in every square: la + lb - 2ab."""
-        part = (self._weight[:, inputs].double() - self._centre[inputs]).flatten(1)[self._rows]
-        length, one = part.square().sum(1, keepdim=True), part.new_ones(len(part), 1)
-        return torch.cat([part * -2, length, one], 1), torch.cat([part, one, length], 1).t()
+
+def _share(weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors whose product is the share of some inputs in every squared distance: la + lb - 2ab.
+
+    `weight`: (filters, inputs, taps). `centre`: (inputs, taps), taken off first: distances stay what they are.
+    """
+    part = (weight.double() - centre).flatten(1)
+    length, one = part.square().sum(1, keepdim=True), part.new_ones(len(part), 1)
+    return torch.cat([part * -2, length, one], 1), torch.cat([part, one, length], 1).t()

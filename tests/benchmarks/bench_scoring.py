@@ -33,7 +33,7 @@ from raybench import registry
 from raybench.methods.contributions import ChannelSelection, sample_patches
 from raybench.methods.evidence import gather
 from raybench.methods.layers import view
-from raybench.methods.protocols import Calibration
+from raybench.methods.protocols import Calibration, PairwiseImportance
 from raybench.methods.scoring import Scorer
 from raybench.pipeline.group import trace
 from raybench.pipeline.records import Groups, Member
@@ -149,7 +149,10 @@ def members(groups: Groups) -> list[Member]:
 
 
 def floors(criterion: Any, net: nn.Module, calibration: Calibration) -> float:
-    """Seconds of what can't be avoided: a batched backward or forward pass, or one reading of all weights."""
+    """Seconds of what can't be avoided: a batched backward or forward pass, or one reading of all weights.
+
+    Of fpgm: the inner products of all pairs of filters, each pair once, in float64.
+    """
     with torch.no_grad():
         net(calibration.images)
     if criterion.needs in ("gradients", "sample-gradients"):
@@ -162,6 +165,11 @@ def floors(criterion: Any, net: nn.Module, calibration: Calibration) -> float:
         def floor() -> None:
             with torch.no_grad():
                 net(calibration.images)
+    elif isinstance(criterion, PairwiseImportance):
+
+        def floor() -> None:
+            for filters in (p.detach().double().flatten(1) for p in net.parameters() if p.dim() > 1):
+                filters[: len(filters) // 2] @ filters.t()
     else:
 
         def floor() -> None:
