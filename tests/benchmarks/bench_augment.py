@@ -1,6 +1,6 @@
 """Augmentation of a batch, beside torchvision's transforms v2 image by image: CPU milliseconds an image, on one core.
 
-    python tests/benchmarks/bench_augment.py
+    python -m tests.benchmarks.bench_augment
 
 A ratio above 1 says how many times faster ours is. CPU time, not wall time: other work on the machine doesn't count.
 """

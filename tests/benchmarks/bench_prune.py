@@ -1,8 +1,8 @@
 """raybench's selection beside torch-pruning's own progressive loop (400 steps), in one process, one model a command.
 
-    python tests/benchmarks/bench_prune.py resnet50-32 --out DIR [--criterion NAME] [--targets 2 4 8] [--weights FILE]
-    python tests/benchmarks/bench_prune.py resnet50-32 --out DIR --criterion lamp --ours-only
-    python tests/benchmarks/bench_prune.py --out DIR
+    python -m tests.benchmarks.bench_prune resnet50-32 --out DIR [--criterion NAME] [--targets 2 4 8] [--weights FILE]
+    python -m tests.benchmarks.bench_prune resnet50-32 --out DIR --criterion lamp --ours-only
+    python -m tests.benchmarks.bench_prune --out DIR
 
 The first compares and keeps one JSON file a model, criterion and weights; what DIR holds is not run again, so an
 interrupted series is continued by the same commands (the library's loop alone takes 1 to 17 minutes a model). The

@@ -1,6 +1,9 @@
 """The README is true: its tree, its commands, its links and its example of a method."""
 
+import os
 import re
+import subprocess
+import sys
 
 from raybench import registry
 from raybench.cli.main import VERBS
@@ -28,6 +31,16 @@ def test_every_make_target_is_one():
 def test_every_link_leads_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_benchmark_starts_as_the_readme_says():
+    modules = set(re.findall(r"python -m (tests\.[\w.]+)", README))
+    assert modules == {"tests.benchmarks.bench_prune", "tests.benchmarks.bench_scoring"}
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for module in modules:
+        command = [sys.executable, "-m", module, "--help"]
+        told = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=120, check=True)
+        assert f"python -m {module}" in told.stdout
 
 
 def test_the_example_method_is_short_and_conforms(tmp_path, monkeypatch):
