@@ -12,6 +12,7 @@ from torch import nn
 
 from raybench import registry
 from raybench.errors import UserError, nearest
+from raybench.spec.modules import find_module, not_found, reach_current_folder
 from raybench.tasks.protocol import DataFacts
 
 
@@ -46,14 +47,17 @@ def _maker(name: str) -> Callable[..., nn.Module]:
 
 
 def _imported(module: str, function: str) -> Callable[..., nn.Module]:
-    """``module:function`` of the user's own code, as Python finds it."""
+    """``module:function`` of the user's own code: on the Python path, or else in the current folder."""
+    reach_current_folder()
     try:
         found = importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"model {module}:{function}: can't import {module!r}: {error}") from error
+        why = f"can't import {module!r}: {error}" if find_module(module) else not_found(module)
+        raise UserError(f"model {module}:{function}: {why}") from error
     if not callable(getattr(found, function, None)):
         names = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"model {module}:{function}: {module} has no function {function!r}.{nearest(function, names)}")
+        where = getattr(found, "__file__", None) or module  # another module may bear the name that was meant
+        raise UserError(f"model {module}:{function}: {where} has no function {function!r}.{nearest(function, names)}")
     return getattr(found, function)
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.machinery
 import itertools
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from raybench import registry
 from raybench.datasets.roots import data_root, fingerprint
 from raybench.errors import SpecError, UserError
 from raybench.spec.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
+from raybench.spec.modules import module_source
 from raybench.spec.sweep import Exclude, Include, Sweep
 from raybench.spec.trial import MethodRef, Trial, Weights
 
@@ -167,24 +165,6 @@ class _Resolver:
 def _pinned(entry: Any, params: Mapping[str, Any]) -> MethodRef:
     version = entry.facts.get("version", 1)
     return MethodRef(name=entry.name, params=resolved(entry, params), version=version, source=entry.source)
-
-
-def module_source(name: str) -> str | None:
-    """SHA-256 of the file behind a user's `module:function`, found without importing it; None for `timm:NAME`.
-
-    Raises SpecError when the current folder and the Python path have no such module.
-    """
-    module = name.partition(":")[0]
-    if module == "timm":
-        return None
-    path: list[str] = [os.getcwd(), *sys.path]
-    spec = None
-    for part in module.split("."):
-        spec = importlib.machinery.PathFinder.find_spec(part, path)
-        path = list(spec.submodule_search_locations or []) if spec else []
-    if spec is None or not spec.origin:
-        raise SpecError(f"model {name!r}: found no module {module!r} in this folder or on the Python path")
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
 def _sha256(file: Path, model: str) -> str:

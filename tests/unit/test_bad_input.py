@@ -125,7 +125,6 @@ def test_a_model_of_other_classes_than_the_data(tmp_path, capsys, cifar, monkeyp
         "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9))\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     assert "must give (1, 10) for one image; found (1, 9)" in refused(tmp_path, capsys, models=["nine:net"])
 
 
@@ -148,7 +147,6 @@ def test_a_plug_ins_own_fault_is_its_cells_and_nobody_elses(tmp_path, monkeypatc
         "def net(num_classes, in_channels, image_size):\n    assert image_size == 224, 'made for 224 pixels'\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     stage = {"epochs": 1, "lr": 0.1}
     recipe = {"name": "short", "base": stage, "sparsify": stage, "finetune": stage}
     file = sweep(

@@ -104,7 +104,7 @@ def test_a_users_function_is_a_model(theirs):
         ("timm:resnet18", {"nonsense": 1}, "can't build resnet18"),
         ("vit-small", {}, "can't build vit_small_patch16_224"),
         ("resnet18", {}, "expected at least 32"),
-        ("nowhere:net", {}, "can't import 'nowhere'"),
+        ("nowhere:net", {}, "found no module 'nowhere'"),
         ("theirs:nett", {}, "no function 'nett'. Did you mean 'net'"),
         ("theirs:net", {"depth": 2}, "depth"),
         ("theirs:no_module", {}, "returned str; expected a torch.nn.Module"),

@@ -1,0 +1,80 @@
+"""Models in files of one's own, `module:function`: found in the current folder, known by source, refused by name."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+import raybench
+from raybench.cli.main import main
+from raybench.errors import UserError
+from raybench.models.build import build_model
+from raybench.tasks.protocol import DataFacts
+
+NET = """
+from torch import nn
+
+def net(num_classes, in_channels, image_size):
+    import {helper}  # as late as code can ask for it
+    return nn.Sequential(
+        nn.Conv2d(in_channels, {helper}.WIDTH, 3), nn.ReLU(), nn.Conv2d({helper}.WIDTH, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+    )
+"""
+STAGE = {"epochs": 0, "lr": 0.1}
+RECIPE = {"name": "none", "base": STAGE, "sparsify": STAGE, "finetune": STAGE}
+FACTS = DataFacts("digits", "classification", 10, 1, 8, (0.5,), (0.5,), "")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, new and on no path that Python searches."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # locks of its own: nobody else to wait for
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "r.yaml").write_text(json.dumps(RECIPE))
+    return tmp_path
+
+
+def sweep(folder, model):
+    told = {"name": "own", "models": [model], "datasets": ["digits"], "methods": ["magnitude-l2"], "speedups": [2],
+            "recipe": RECIPE}  # fmt: skip
+    (folder / "own.yaml").write_text(json.dumps(told))
+    return str(folder / "own.yaml")
+
+
+def test_a_model_in_the_current_folder_is_found_by_every_verb(folder, capsys):
+    (folder / "found_here.py").write_text(NET.format(helper="found_beside"))
+    (folder / "found_beside.py").write_text("WIDTH = 12\n")
+    before = list(sys.path)
+    file = sweep(folder, "found_here:net")
+    assert main(["plan", file, "--storage", "out"]) == 0
+    assert main(["run", file, "--local", "--storage", "out"]) == 0
+    command = ["prune", "--model", "found_here:net", "--speedup", "2", "--recipe", "r.yaml", "-o", "one"]
+    assert main([*command, "--no-finetune"]) == 0
+    artifact = next((folder / "one/artifacts").iterdir())
+    assert main(["export", artifact.name, "--results", "one", "--format", "torch-export", "-o", "net.pt2"]) == 0
+    assert raybench.load_pruned(artifact)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert sys.path == [*before, str(folder)]  # last, so that it hides no library
+
+
+def test_what_is_installed_is_not_hidden_by_a_file_of_its_name(folder):
+    (folder / "colorsys.py").write_text("def net(num_classes, in_channels, image_size): ...\n")
+    with pytest.raises(UserError, match=r"model colorsys:net: .*colorsys.py has no function 'net'") as told:
+        build_model("colorsys:net", FACTS)
+    assert str(folder) not in str(told.value)
+
+
+def test_a_module_that_is_nowhere_is_told_with_the_places_searched(folder, capsys):
+    with pytest.raises(UserError, match="found no module 'not_there' in this folder") as told:
+        build_model("not_there:net", FACTS)
+    assert str(folder) in str(told.value)
+    assert main(["plan", sweep(folder, "not_there:net"), "--storage", "out"]) == 2
+    assert f"found no module 'not_there' in this folder ({folder})" in capsys.readouterr().err
+
+
+def test_a_module_that_lacks_what_it_imports_says_what(folder):
+    (folder / "lacking_some.py").write_text("import not_there_either\n")
+    with pytest.raises(UserError, match="can't import 'lacking_some': No module named 'not_there_either'"):
+        build_model("lacking_some:net", FACTS)
