@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from raybench.cli.sweep_arguments import add_plugin, load_plugins
 from raybench.datasets.roots import ROOT_VARIABLE
 from raybench.errors import UserError, unknown
 from raybench.results.labels import amount
-from raybench.spec.mistakes import Mistakes
+from raybench.spec.mistakes import Mistake, Mistakes
 from raybench.spec.reader import load_sweep
 from raybench.spec.resolve import resolve
 from raybench.spec.trial import Trial, digest
@@ -112,11 +113,20 @@ def _trials(args: argparse.Namespace, method: str) -> tuple[Trial, ...]:
     if args.data_root:
         told["data_roots"] = {args.dataset: str(_existing(args.data_root, "--data-root"))}
     with tempfile.TemporaryDirectory(prefix="raybench-prune-") as folder:
-        (Path(folder) / "sweep.yaml").write_text(json.dumps(told))  # JSON is YAML
+        ours = Path(folder) / "sweep.yaml"
+        ours.write_text(json.dumps(told))  # JSON is YAML
         try:
-            return resolve(load_sweep(Path(folder) / "sweep.yaml"))
+            return resolve(load_sweep(ours))
         except Mistakes as error:
-            raise UserError("\n".join(f"{_flag(m.path)}: {m.told}" for m in error.mistakes)) from error
+            raise UserError("\n".join(_told(mistake, ours) for mistake in error.mistakes)) from error
+
+
+def _told(mistake: Mistake, ours: Path) -> str:
+    """A mistake in the words of who typed: the option, or the place in their recipe's file."""
+    if mistake.file == ours:
+        return f"{_flag(mistake.path)}: {mistake.told}"
+    inside = mistake.path[1:] if mistake.path[:1] == ("recipe",) else mistake.path
+    return str(replace(mistake, path=inside))
 
 
 def _flag(path: Sequence[str | int]) -> str:
@@ -190,10 +200,11 @@ def _asked(row: Mapping[str, Any]) -> str:
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:
     """What fits on a line: base -> pruned."""
     return {
+        "asked": _asked(row),
         "speed-up": f"{row['speedup']:.3f}",
         "params": f"{row['params_base']:,} -> {row['params']:,}",
         "MACs": f"{row['macs_base']:,} -> {row['macs']:,}",
-        row["metric_name"]: f"{row['metric_base']:.2f}",
+        f"{row['metric_name']} %": f"{row['metric_base']:.2f}",
         "pruned": f"{row['metric_pruned']:.2f}",
         "final": f"{row['metric_final']:.2f}",
         "note": (row["reason"] or "").partition(":")[0] or None,

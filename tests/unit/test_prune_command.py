@@ -33,6 +33,27 @@ def test_mistakes_name_the_option_and_leave_no_folder(option, message, tmp_path,
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            "base: {epochs: 1}\nsparsify: {epochs: 1, lr: x}\nfinetune: {epochs: 1, lr: 1, foo: 3}\n",
+            ["1: base.lr: the key is missing", "2: sparsify.lr: found 'x', expected", "3: finetune.foo: unknown key"],
+        ),
+        ("base: [1\n", ["2: not YAML"]),
+        ("", ["1: found an empty file"]),
+    ],
+)
+@pytest.mark.parametrize("option", [[], ["--no-finetune"]])
+def test_mistakes_in_a_recipes_file_are_told_with_their_place(content, expected, option, tmp_path, capsys) -> None:
+    (tmp_path / "r.yaml").write_text(content)
+    assert main([*NET[:-1], *option, "--speedup", "2", "--recipe", str(tmp_path / "r.yaml")]) == 2
+    said = capsys.readouterr().err.removeprefix("raybench prune: ").splitlines()
+    assert len(said) == len(expected)
+    for line, start in zip(said, expected, strict=True):
+        assert line.startswith(f"{tmp_path / 'r.yaml'}:{start}")
+
+
 def test_an_unreachable_target_is_told_below_the_table_and_a_repeat_costs_nothing(
     tmp_path, capsys, monkeypatch
 ) -> None:
