@@ -16,6 +16,7 @@ from raybench.pipeline.outcome import Outcome, is_done, label_of, settle
 from raybench.pipeline.room import Room
 from raybench.pipeline.trial import run_unit
 from raybench.plan import Unit, why_not
+from raybench.progress.epochs import epochs_told
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.spec.trial import Trial
@@ -41,7 +42,8 @@ def run_trials(
     check_input(units, room.data_roots, room.storage)
     for unit in units:
         print(f"{unit.kind}: {label_of(unit)} ...", file=sys.stderr)
-        outcome = run_unit(unit, room)
+        with epochs_told(lambda text: print(f"  {text}", file=sys.stderr)):
+            outcome = run_unit(unit, room)
         if outcome.status == "busy" or (outcome.status != "ok" and unit.kind != "cell"):
             for trial in missing:
                 _settle(outcome, trial, store)

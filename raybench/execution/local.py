@@ -6,6 +6,7 @@ import time
 
 from raybench.execution.driver import Run
 from raybench.execution.worker import execute
+from raybench.progress.epochs import epochs_told
 
 IDLE_S = 0.5  # between looks at units that another driver holds
 
@@ -18,7 +19,8 @@ def fit(run: Run) -> None:
             time.sleep(IDLE_S)
             continue
         try:
-            run.over(execute(unit, run.assignment))
+            with epochs_told(run.watcher.say):
+                run.over(execute(unit, run.assignment))
         except KeyboardInterrupt:
             run.queue.give_back(unit.key)
             raise

@@ -12,13 +12,14 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor, nn
 
-from raybench.errors import UserError, unknown
+from raybench.errors import NotSupported, UserError, unknown
 from raybench.methods.evidence import gather
 from raybench.methods.protocols import Calibration, Importance
 from raybench.methods.scoring import Scorer
 from raybench.pipeline.cost import Cost
+from raybench.pipeline.prune_count import Counter, library_counts
 from raybench.pipeline.prune_iterative import iterative
-from raybench.pipeline.prune_library import Counter, library, library_counts
+from raybench.pipeline.prune_library import library, library_voters
 from raybench.pipeline.prune_plan import STRATEGIES, Problem, Solution
 from raybench.pipeline.prune_progressive import at_ratio, progressive
 from raybench.pipeline.records import Cut, Groups
@@ -58,16 +59,16 @@ def select(
         raise UserError(f"a speed-up must be above 1; found {bad[0]}")
     cost = Cost.measure(model, example, groups)
     problem = Problem.of(groups, cost, strategy, round_to)
-    scorer = Scorer(criterion, model, groups, gather(criterion, model, groups, calibration), seed)
+    voters = library_voters(groups) if protocol == "pruningbench" else groups
+    scorer = _scorer(criterion, model, voters, calibration, seed)
     wanted = sorted(set(targets))
-    count = library_counts(model, example, groups)
+    base, count = library_counts(model, example, groups)
     if protocol == "pruningbench":
-        solutions = library(problem, scorer, wanted, steps, count)
+        solutions = library(problem, scorer, wanted, steps, base, count)
     elif schedule == "iterative":
         solutions = iterative(problem, scorer, wanted, criterion, model, calibration, seed)
     else:
         solutions = progressive(problem, scorer, wanted, steps if schedule == "progressive" else 1)
-    base = count(None)
     return {target: _cut(problem, target, solutions[target], base, count) for target in wanted}
 
 
@@ -92,10 +93,21 @@ def select_ratio(
     if not 0 < ratio < 1:
         raise UserError(f"a ratio must lie between 0 and 1; found {ratio}")
     problem = Problem.of(groups, Cost.measure(model, example, groups), strategy, round_to)
-    scorer = Scorer(criterion, model, groups, gather(criterion, model, groups, calibration), seed)
-    count = library_counts(model, example, groups)
-    cut = _cut(problem, 1.0, at_ratio(problem, scorer, ratio), count(None), count)
+    scorer = _scorer(criterion, model, groups, calibration, seed)
+    base, count = library_counts(model, example, groups)
+    cut = _cut(problem, 1.0, at_ratio(problem, scorer, ratio), base, count)
     return replace(cut, target=cut.speedup)
+
+
+def _scorer(
+    criterion: Importance, model: nn.Module, groups: Groups, calibration: Calibration | None, seed: int
+) -> Scorer:
+    """NotSupported when the criterion has nothing to say about this network."""
+    scorer = Scorer(criterion, model, groups, gather(criterion, model, groups, calibration), seed)
+    if all(scores is None for scores in scorer.scores()):
+        lacks = f": it needs {criterion.requires} layers" if criterion.requires else ""
+        raise NotSupported(f"{type(criterion).__name__} scores no channel of {type(model).__name__}{lacks}")
+    return scorer
 
 
 def _cut(problem: Problem, target: float, solution: Solution, base_tp: int, count: Counter) -> Cut:

@@ -1,92 +1,40 @@
 """The `pruningbench` protocol: torch-pruning's own loop, decision for decision, without its surgery.
 
 Its rules differ from raybench's on purpose: a floor that only stops groups already below it, all ties removed,
-a step that would empty a group skipped, and a stop at the first step past the target by the library's own count.
+a step that would empty a group skipped, depthwise convolutions without a say, and a stop at the first step past the
+target by the library's own count. Two of its habits aren't followed: a layer that runs twice has two votes there,
+and the inputs of a grouped convolution count once per convolution group, so such networks come out a little different.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch_pruning.utils import op_counter
 
 from raybench.methods.scoring import Scorer
-from raybench.pipeline import surgery
-from raybench.pipeline.attention import plainly
+from raybench.pipeline.prune_count import Counter
 from raybench.pipeline.prune_plan import Living, Problem, Solution, held_back
 from raybench.pipeline.records import Groups
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 NEAR = 0.005  # of the target: what is farther off has a reason
-Counter = Callable[[Sequence[np.ndarray] | None], int]  # kept units of every group (None: all) -> MACs
 
 
-def library_counts(model: nn.Module, example: Tensor, groups: Groups) -> Counter:
-    """A function that counts MACs per image as torch-pruning does, of `model` cut to the given units.
-
-    It runs the library's own hooks over a network that has shapes but no numbers (device "meta"), cut and made
-    whole again in place. The library's function copies the network and computes the forward pass for each count.
-    """
-    shapes = {id(t): _shape_only(t) for t in (*model.parameters(), *model.buffers())}
-    shell = copy.deepcopy(model, shapes)
-    image = example[:1].to("meta")
-    for module in shell.modules():
-        if type(module) in op_counter.MODULES_MAPPING:
-            module.register_forward_hook(op_counter.MODULES_MAPPING[type(module)])
-            if isinstance(module, NORMS):
-                module.forward = _same  # the hooks look at shapes, and a norm keeps them
-
-    def count(kept: Sequence[np.ndarray] | None) -> int:
-        with _restored(shell), plainly(shell), torch.no_grad():
-            if kept is not None:
-                surgery.apply(shell, groups, {g.name: units for g, units in zip(groups, kept, strict=True)})
-            for module in shell.modules():
-                module.__flops__ = 0
-            shell(image)
-            return _total(shell)
-
-    return count
-
-
-def _shape_only(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _total(module: nn.Module) -> int:
-    """The library's sum: what a module it knows counted for itself, else the sum over its children."""
-    if type(module) in op_counter.MODULES_MAPPING:
-        return module.__flops__
-    return sum(map(_total, module.children()))
-
-
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Undo what a surgery replaces: parameters, buffers and attributes of every module."""
-    before = {m: {**vars(m), "_parameters": dict(m._parameters), "_buffers": dict(m._buffers)} for m in model.modules()}
-    try:
-        yield
-    finally:
-        for module, attributes in before.items():
-            vars(module).clear()
-            vars(module).update(attributes)
+def library_voters(groups: Groups) -> Groups:
+    """`groups` without the depthwise convolutions: the library's criteria never look at those."""
+    left = [replace(g, members=tuple(m for m in g.members if m.kind != "depthwise")) for g in groups]
+    return replace(groups, groups=tuple(left))
 
 
 def library(
-    problem: Problem, scorer: Scorer, targets: Sequence[float], steps: int, count: Counter
+    problem: Problem, scorer: Scorer, targets: Sequence[float], steps: int, base: int, count: Counter
 ) -> dict[float, Solution]:
-    """Each target (ascending) at the first of `steps` steps whose speed-up, as the library counts, reaches it."""
+    """Each target (ascending) at the first of `steps` steps whose speed-up, as the library counts, reaches it.
+
+    `base`: MACs of the whole network, as `count` counts them.
+    """
     walk = _Walk(problem, scorer, steps)
-    base = count(None)
     return {target: _stop(walk, target, lambda kept: base / count(kept)) for target in targets}
 
 
@@ -111,7 +59,7 @@ def _reason(walk: _Walk, step: int, target: float, reached: float) -> str | None
         told = held_back(problem, counts, walk.scorer.scores(walk.path[step]))
         return f"floor: best reachable {reached:.3f} after {walk.steps} steps; {told}"
     if reached > (1 + NEAR) * target:
-        return f"overshoot: the library stops {reached / target - 1:.2%} past the target"
+        return f"overshoot: the library stops {reached / target - 1:.2%} past the target as it counts (macs_tp)"
     if abs(problem.cost.macs_base / float(problem.cost.macs(counts)) / target - 1) > NEAR:
         return f"count: {reached:.3f} as torch-pruning counts (macs_tp)"
     return None

@@ -174,6 +174,17 @@ def test_ties_are_broken_by_index_and_floors_clip_them() -> None:
     assert abs(cuts[2.0].speedup / 2 - 1) <= 0.005
 
 
+def separable() -> nn.Module:
+    """A depthwise convolution, which the library's criteria never look at, between two others."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for convolution in (nn.Conv2d(3, 24, 3), nn.Conv2d(24, 24, 3, groups=24), nn.Conv2d(24, 32, 1)):
+        layers += [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()]
+    named = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    named.add_module("head", nn.Linear(32, 10))
+    return named.eval()
+
+
 @pytest.mark.parametrize(
     ("make", "ours", "theirs", "most", "strategy"),
     [
@@ -183,6 +194,7 @@ def test_ties_are_broken_by_index_and_floors_clip_them() -> None:
         (small_resnet, "bn-scale", lambda: tp.importance.BNScaleImportance(), 0.9, "protected-global"),
         (small_resnet, "magnitude-l2", lambda: tp.importance.GroupMagnitudeImportance(p=2), 1.0, "local"),
         (small_vit, "magnitude-l2", lambda: tp.importance.GroupMagnitudeImportance(p=2), 0.9, "protected-global"),
+        (separable, "magnitude-l1", lambda: tp.importance.GroupMagnitudeImportance(p=1), 0.9, "protected-global"),
     ],
 )
 def test_pruningbench_is_the_librarys_loop_channel_for_channel(make, ours, theirs, most, strategy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from raybench.datasets.data import Images
 from raybench.errors import StageError
 from raybench.methods.protocols import Regularizer
+from raybench.progress.epochs import EPOCHS
 from raybench.spec.trial import TrainRecipe
 from raybench.tasks.protocol import Checkpoint, Training
 from raybench.tasks.training.augment import augmented, erased, randaugmented
@@ -64,7 +66,7 @@ def fit(
     state = checkpoint.load()
     if state is not None:
         progress.load(state)
-    resumed, seconds = progress.epoch, 0.0
+    resumed, seconds, began = progress.epoch, 0.0, time.perf_counter()
     with deterministic(device):
         for epoch in range(resumed, recipe.epochs):
             started = time.perf_counter()
@@ -75,6 +77,7 @@ def fit(
                 raise StageError("train", f"{told}; lr {recipe.lr} may be too high")
             _close_epoch(progress, lesson, loss, validate, metric, keep_best)
             checkpoint.save(progress.state())
+            _tell(progress, recipe, metric, (time.perf_counter() - began) / (progress.epoch - resumed))
     _take(progress, keep_best)
     ran = max(progress.epoch - resumed, 1)
     selected = progress.best_epoch if keep_best else progress.epoch
@@ -144,6 +147,14 @@ def _close_epoch(
             progress.offer(found[metric], found["loss"], progress.model.state_dict())
     told = {"lr": progress.optimizer.param_groups[0]["lr"], "train_loss": loss, "loss": found["loss"]}
     progress.curve.append({"epoch": progress.epoch, **told, metric: found[metric]})
+
+
+def _tell(progress: Progress, recipe: TrainRecipe, metric: str, seconds: float) -> None:
+    """Log the epoch that has just ended; `seconds`: what one takes, its validation included."""
+    last = progress.curve[-1]
+    told = (progress.epoch, recipe.epochs, last["train_loss"], metric, last[metric])
+    left = seconds * (recipe.epochs - progress.epoch)
+    logging.getLogger(EPOCHS).info("epoch %d of %d: loss %.4g, %s %.2f %%", *told, extra={"left": left})
 
 
 def _take(progress: Progress, keep_best: bool) -> None:
