@@ -60,7 +60,10 @@ def load_weights(model: nn.Module, path: Path | str) -> LoadReport:
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> LoadReport:
-    """Fill `model` from a state dict; UserError naming what does not fit, counters of batch norms excepted."""
+    """Fill `model` from a state dict; UserError naming what does not fit, counters of batch norms excepted.
+
+    Nor do values fit that are NaN or infinite.
+    """
     own = model.state_dict()
     state = _with_shortcuts(model, state)
     odd = {
@@ -77,8 +80,21 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> LoadRepo
             f"{origin}: these are not weights of this {type(model).__name__}: {report}"
             + (f"; {_named('of another shape', shapes)}" if shapes else "")
         )
+    _check_finite(state, own, origin)
     model.load_state_dict(dict(state), strict=False)
     return report
+
+
+def _check_finite(state: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str) -> None:
+    """UserError for NaN or infinite values, in the network's precision, where the network's own values are finite."""
+    broken = []
+    for name, value in own.items():
+        if name in state:
+            given = state[name].to(value)
+            count = int((~given.isfinite() & value.isfinite()).sum())
+            broken += [f"{count} of {value.numel()} in {name}"] if count else []
+    if broken:
+        raise UserError(f"{origin}: found {_named('tensors with NaN or infinite values', broken)}; expected numbers")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

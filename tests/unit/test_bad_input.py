@@ -119,6 +119,19 @@ def test_weights_of_another_architecture_or_number_of_classes(tmp_path, capsys, 
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(float("nan"), torch.float32), (float("-inf"), torch.float16), (1e300, torch.float64)]
+)
+def test_weights_that_are_no_numbers(tmp_path, capsys, cifar, value, dtype):
+    facts = DataFacts("any", "classification", 10, 3, 32, (0.5,) * 3, (0.5,) * 3, "")
+    state = {name: given.to(dtype) for name, given in build_model("cifar-resnet20", facts).state_dict().items()}
+    state["linear.bias"][3] = value
+    torch.save(state, tmp_path / "weights.pt")
+    said = refused(tmp_path, capsys, models=[{"name": "cifar-resnet20", "weights": str(tmp_path / "weights.pt")}])
+    found = "found 1 tensors with NaN or infinite values (1 of 10 in linear.bias); expected numbers"
+    assert f"{tmp_path / 'weights.pt'}: {found}" in said
+
+
 def test_a_model_of_other_classes_than_the_data(tmp_path, capsys, cifar, monkeypatch):
     (tmp_path / "nine.py").write_text(
         "from torch import nn\n\ndef net(num_classes, in_channels, image_size):\n"
