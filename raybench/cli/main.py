@@ -6,7 +6,12 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 from raybench.errors import RaybenchError, nearest
 
@@ -65,14 +70,32 @@ def main(argv: list[str] | None = None) -> int:
     module = importlib.import_module(f"raybench.cli.{verb.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"raybench {verb}", description=VERBS[verb])
     module.arguments(parser)
+    parsed = parser.parse_args(rest)
     try:
-        return module.run(parser.parse_args(rest)) or 0
+        with told_plainly():
+            return module.run(parsed) or 0
     except RaybenchError as error:
         print(f"raybench {verb}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # `raybench ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Our own warnings as one line each, without the source line that raised them; others' as they are."""
+    before, home = warnings.formatwarning, str(Path(__file__).parents[1])
+
+    def formatted(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> str:
+        ours = filename.startswith(home) and issubclass(category, UserWarning)
+        return f"warning: {message}\n" if ours else before(message, category, filename, *where)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _usage() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -83,3 +85,14 @@ def test_methods_share_what_the_default_folder_holds(tmp_path, capsys, monkeypat
     assert [line.partition(":")[0] for line in told] == ["base", "select", "cell", "select", "cell"]
     assert "lamp ratio 0.3 protected-global" in told[-1]
     assert [folder.name for folder in (tmp_path / "pruned").iterdir()] == ["test-convnet"]
+
+
+def test_our_warnings_are_one_line_and_others_are_left_alone() -> None:
+    from raybench.cli import main as home
+
+    with home.told_plainly():
+        assert (
+            warnings.formatwarning("x keeps its width", UserWarning, home.__file__, 3) == "warning: x keeps its width\n"
+        )
+        assert "UserWarning: x" in warnings.formatwarning("x", UserWarning, pytest.__file__, 3)
+    assert home.__file__ in warnings.formatwarning("x", UserWarning, home.__file__, 3)
