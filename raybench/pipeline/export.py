@@ -56,10 +56,10 @@ def to_program(folder: Path, target: Path) -> str:
 
 def to_ultralytics(folder: Path, target: Path) -> str:
     """Write a detector as a checkpoint for ``ultralytics.YOLO``. UserError for a network that is none of its models."""
-    model, data = load_pruned(folder), read_recipe(folder)["data"]
+    model, data = load_pruned(folder), read_recipe(folder).data
     if not hasattr(model, "save_for_ultralytics"):
         raise UserError(f"--format ultralytics: {type(model).__name__} is no detector of ultralytics")
-    model.save_for_ultralytics(target, [str(i) for i in range(data["classes"])], data["image_size"])
+    model.save_for_ultralytics(target, [str(i) for i in range(data.classes)], data.image_size)
     return f"{target}: ultralytics checkpoint; YOLO({str(target)!r}) predicts with it"
 
 
@@ -73,12 +73,11 @@ EXPORTS: dict[str, tuple[str, Writer]] = {
 
 def _network(folder: Path) -> tuple[nn.Module, Tensor]:
     """The pruned network and three random images: one more than exporters specialise on."""
-    data = read_recipe(folder)["data"]
+    data = read_recipe(folder).data
     generator = torch.Generator().manual_seed(0)
-    size = data["image_size"]
     model = load_pruned(folder)
     model = model.for_export() if hasattr(model, "for_export") else model  # one that has more outputs than people want
-    return model, torch.randn(3, data["in_channels"], size, size, generator=generator)
+    return model, torch.randn(3, data.in_channels, data.image_size, data.image_size, generator=generator)
 
 
 def _flat(output: object) -> list[Tensor]:
