@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import timm
@@ -94,6 +94,41 @@ class OneInEach(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.grouped(torch.relu(self.first(x))))
         return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+class Chain(nn.Module):
+    """Three convolutions of 16 channels; `between` sees what the second one puts out."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.between = between
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.third, self.head = nn.Conv2d(16, 16, 1), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.between(torch.relu(self.second(torch.relu(self.first(x)))))
+        return self.head(torch.relu(self.third(x)).mean((2, 3)))
+
+
+def shuffled(x: Tensor) -> Tensor:
+    """ShuffleNet's channel shuffle over two groups."""
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+class OwnAttention(nn.Module):
+    """Queries, keys and values from layers of their own: a channel less would move the borders of all heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 32, 4, 4), nn.Linear(32, 10)
+        self.q, self.k, self.v, self.proj = (nn.Linear(32, 32) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        q, k, v = (layer(x).reshape(*x.shape[:2], 4, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.head((x + self.proj(mixed)).mean(1))
 
 
 def normed_vit() -> nn.Module:

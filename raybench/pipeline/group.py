@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raybench.errors import NotSupported, UserError, nearest
 from raybench.pipeline.attention import attentions, normalises_heads, plainly
+from raybench.pipeline.group_flow import check_flow
 from raybench.pipeline.group_members import Layers, check_folds, members_of
 from raybench.pipeline.group_walk import MAX_SECONDS, GuardedGraph, Reach
 from raybench.pipeline.records import Group, Groups, Member
@@ -46,7 +47,7 @@ def trace(
     with plainly(model), _trainable(model), torch.enable_grad():
         layers = Layers.of(model)
         graph = GuardedGraph(type(model).__name__, max_seconds)
-        with layers.count_calls():
+        with layers.note_shapes():
             graph.build(model, example, layers.uncuttable_parameters(heads, parts))
         layers.check_traced(graph)
         _check_classes(layers, graph, classes)
@@ -79,9 +80,11 @@ def trace(
             check_folds(graph.model_name, found)
             groups.extend(group for group in found if group.size > group.least)
             kept_whole.extend(outs if all(group.size <= group.least for group in found) else [])
-    if not groups:
-        raise NotSupported(f"{type(model).__name__} has no group of channels that can be pruned")
-    return Groups(tuple(groups), tuple(dict.fromkeys(kept_whole)))
+        if not groups:
+            raise NotSupported(f"{type(model).__name__} has no group of channels that can be pruned")
+        found = Groups(tuple(groups), tuple(dict.fromkeys(kept_whole)))
+        check_flow(model, example, found, layers.shapes)
+    return found
 
 
 def _check_parts(prune: Sequence[str]) -> tuple[str, ...]:

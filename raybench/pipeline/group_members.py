@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import nn
 
 from raybench.errors import NotSupported, UserError, nearest
@@ -23,11 +23,11 @@ UNCUTTABLE = (nn.MultiheadAttention, nn.Embedding, nn.LSTM, nn.PReLU, nn.Bilinea
 
 @dataclass
 class Layers:
-    """The layers of one model by name, and how often each was called while tracing."""
+    """The layers of one model by name, and what shape each put out at every call while tracing."""
 
     model: nn.Module
     names: Mapping[nn.Module | nn.Parameter, str]
-    calls: Counter[str] = field(default_factory=Counter)
+    shapes: dict[str, list[torch.Size]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module) -> Layers:
@@ -45,10 +45,10 @@ class Layers:
         return ((name, module) for name, module in self.model.named_modules() if isinstance(module, ROOTS))
 
     @contextmanager
-    def count_calls(self) -> Iterator[None]:
-        """Count forward calls of every layer that could be pruned."""
+    def note_shapes(self) -> Iterator[None]:
+        """Note the output's shape at each call of every layer that could be pruned."""
         hooks = [
-            module.register_forward_hook(lambda m, i, o, name=name: self.calls.update([name]))
+            module.register_forward_hook(lambda m, i, o, name=name: self.shapes.setdefault(name, []).append(o.shape))
             for name, module in self.roots()
         ]
         try:
@@ -59,7 +59,7 @@ class Layers:
 
     def check_traced(self, graph: GuardedGraph) -> None:
         """NotSupported naming the layers that ran but that autograd's graph doesn't lead to."""
-        lost = [name for name, module in self.roots() if self.calls[name] and module not in graph.module2node]
+        lost = [name for name, module in self.roots() if name in self.shapes and module not in graph.module2node]
         if lost:
             raise NotSupported(
                 f"can't group {graph.model_name}: {', '.join(lost[:5])} ran but can't be reached from the output "

@@ -50,7 +50,9 @@ class GuardedGraph(DependencyGraph):
             self.output_nodes = {o.grad_fn for o in tp.utils.flatten_as_list(output)}
             return output
 
-        self.build_dependency(model, example, output_transform=remember, ignored_params=ignored, verbose=False)
+        self.build_dependency(
+            model, example, lambda net, image: net(image), remember, ignored_params=ignored, verbose=False
+        )
         return self
 
     def get_out_channels(self, module_or_node: Any) -> int | None:
