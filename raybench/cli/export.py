@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from raybench.cli.results import open_store
@@ -43,8 +44,21 @@ def run(args: argparse.Namespace) -> int:
     target = args.output or Path(row["trial_id"] + ending)
     if ending and target.suffix != ending:
         target = target.with_name(target.name + ending)  # readers go by it
-    if target.exists() and (target.is_file() or any(target.iterdir())):
-        raise UserError(f"{target} is there already; choose another -o")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    print(write(folder, target))
+    _check_free(target)
+    try:
+        written = write(folder, target)
+    except OSError as error:  # a full disk, say
+        raise UserError(f"-o {target}: can't be written: {error.strerror or error}") from error
+    print(written)
     return 0
+
+
+def _check_free(target: Path) -> None:
+    """Make the folder that `target` comes to lie in; UserError when it can't be written, or `target` is there."""
+    try:
+        if target.exists() and (target.is_file() or any(target.iterdir())):
+            raise UserError(f"{target} is there already; choose another -o")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()  # permissions alone don't tell
+    except OSError as error:
+        raise UserError(f"-o {target}: can't write into the folder {target.parent}: {error.strerror}") from error

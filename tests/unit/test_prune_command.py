@@ -96,3 +96,21 @@ def test_our_warnings_are_one_line_and_others_are_left_alone() -> None:
         )
         assert "UserWarning: x" in warnings.formatwarning("x", UserWarning, pytest.__file__, 3)
     assert home.__file__ in warnings.formatwarning("x", UserWarning, home.__file__, 3)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch-export"])
+def test_an_export_to_where_nothing_can_be_written_names_the_folder(form, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    facts = facts_of(registry.dataset.entry("digits"))
+    torch.save(build_model("test-convnet", facts).state_dict(), tmp_path / "w.pt")
+    store = str(tmp_path / "pruned")
+    assert main([*NET, "--weights", str(tmp_path / "w.pt"), "--speedup", "2", "-o", store]) == 0
+    artifact = next((tmp_path / "pruned/artifacts").iterdir()).name
+    capsys.readouterr()
+    export = ["export", artifact, "--results", store, "--format", form, "-o"]
+    for folder in ("/proc", str(tmp_path / "w.pt"), str(tmp_path / "w.pt/deeper")):
+        assert main([*export, f"{folder}/pruned-net"]) == 2
+        said = capsys.readouterr().err
+        assert f"can't write into the folder {folder}: " in said
+        assert "Traceback" not in said
+    assert main([*export, str(tmp_path / "new/folder/net")]) == 0
