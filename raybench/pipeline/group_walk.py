@@ -42,17 +42,35 @@ class GuardedGraph(DependencyGraph):
         self.model_name, self.max_seconds = model_name, max_seconds
         self.deadline = time.monotonic() + max_seconds
         self.output_nodes: set[Any] = set()  # autograd nodes that produce the model's outputs
+        self.last = ""  # the layer that the library last asked the width of
 
     def build(self, model: nn.Module, example: Tensor, ignored: list[nn.Parameter]) -> GuardedGraph:
-        """Trace `model` on `example`; `ignored` parameters outside any known layer stay out of every group."""
+        """Trace `model` on `example`; `ignored` parameters outside any known layer stay out of every group.
+
+        NotSupported where the library fails on the graph; what the model's own forward raises comes through.
+        """
+        ran = False
 
         def remember(output: Any) -> Any:
+            nonlocal ran
+            ran = True
             self.output_nodes = {o.grad_fn for o in tp.utils.flatten_as_list(output)}
             return output
 
-        self.build_dependency(
-            model, example, lambda net, image: net(image), remember, ignored_params=ignored, verbose=False
-        )
+        try:
+            self.build_dependency(
+                model, example, lambda net, image: net(image), remember, ignored_params=ignored, verbose=False
+            )
+        except NotSupported:
+            raise
+        except Exception as error:
+            if not ran:
+                raise
+            where = f" near {self.last}" if self.last else ""
+            raise NotSupported(
+                f"can't group {self.model_name}: torch-pruning fails on its graph{where}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         return self
 
     def get_out_channels(self, module_or_node: Any) -> int | None:
@@ -67,6 +85,8 @@ class GuardedGraph(DependencyGraph):
 
     def check_time(self, where: Any) -> None:
         """NotSupported once the tracing has taken longer than it may."""
+        if isinstance(where, Node) and where._name:
+            self.last = where._name
         if time.monotonic() > self.deadline:
             raise NotSupported(
                 f"can't group {self.model_name}: tracing its channels took more than {self.max_seconds:.0f} s "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from raybench.errors import NotSupported, UserError
@@ -14,6 +15,7 @@ from raybench.pipeline.records import Groups
 from tests.pruning_nets import (
     IMAGE,
     Branches,
+    Chain,
     Grouped,
     Lost,
     OneInEach,
@@ -116,11 +118,19 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
     assert described(frozen) == described(trace(small_vit(), IMAGE[:1]))  # the frozen first layer is grouped as ever
 
 
+def raising(x: torch.Tensor) -> torch.Tensor:
+    raise ValueError("the net's own")
+
+
 def test_what_cannot_be_grouped_is_refused_by_name() -> None:
     with pytest.raises(NotSupported, match=r"Lost.*unseen"):
         trace(Lost(), torch.randn(1, 4, 2, 2))
     with pytest.raises(NotSupported, match=r"ResNet.*more than 0 s"):
         trace(small_resnet(), IMAGE[:1], max_seconds=0)
+    with pytest.raises(NotSupported, match=r"can't group ShuffleNetV2: .* near stage\d\.[\w.]+: ZeroDivisionError: "):
+        trace(torchvision.models.shufflenet_v2_x0_5(weights=None).eval(), torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="^the net's own$"):
+        trace(Chain(raising).eval(), IMAGE[:1])
     with pytest.raises(UserError, match=r"head.*10 outputs.*7 classes"):
         trace(Branches(), IMAGE[:1], classes=7)
     with pytest.raises(UserError, match=r"no module 'mixx'.*'mix'"):
