@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -43,11 +43,10 @@ class Classification:
         model.eval()
         outputs = model(torch.zeros(1, facts.in_channels, facts.image_size, facts.image_size, device=self._device))
         model.train(was_training)
-        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        if shape != (1, facts.classes):
+        if not isinstance(outputs, Tensor) or outputs.shape != (1, facts.classes):
             raise UserError(
-                f"dataset {facts.name!r} has {facts.classes} classes, so the model must give (1, {facts.classes}) "
-                f"for one image; found {shape}"
+                f"model {type(model).__name__}: found {_shown(outputs)} for one image; it must give one tensor "
+                f"(1, {facts.classes}), for dataset {facts.name!r} has {facts.classes} classes"
             )
 
     def check_recipe(self, stages: Sequence[TrainRecipe], calibration_images: int) -> None:
@@ -119,3 +118,15 @@ class Classification:
     def _normalise(self, pixels: Tensor) -> Tensor:
         """(pixels - mean) / std, channel by channel."""
         return (pixels - self._mean) / self._std
+
+
+def _shown(outputs: object) -> str:
+    """What a network gave, in words: `a tuple of (1, 10), (1, 32)`."""
+    if isinstance(outputs, Tensor):
+        return f"a tensor {tuple(outputs.shape)}"
+    if isinstance(outputs, Mapping):
+        return f"a {type(outputs).__name__} with the keys {', '.join(map(str, outputs))}"
+    if isinstance(outputs, (tuple, list)):
+        inner = [str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in outputs]
+        return f"a {type(outputs).__name__} of {', '.join(inner)}"
+    return type(outputs).__name__

@@ -138,7 +138,9 @@ def test_a_model_of_other_classes_than_the_data(tmp_path, capsys, cifar, monkeyp
         "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9))\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert "must give (1, 10) for one image; found (1, 9)" in refused(tmp_path, capsys, models=["nine:net"])
+    assert "model Sequential: found a tensor (1, 9) for one image; it must give one tensor (1, 10)" in refused(
+        tmp_path, capsys, models=["nine:net"]
+    )
 
 
 def test_a_recipe_that_could_not_be_followed_to_its_end(tmp_path, capsys, cifar):

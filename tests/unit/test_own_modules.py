@@ -78,3 +78,25 @@ def test_a_module_that_lacks_what_it_imports_says_what(folder):
     (folder / "lacking_some.py").write_text("import not_there_either\n")
     with pytest.raises(UserError, match="can't import 'lacking_some': No module named 'not_there_either'"):
         build_model("lacking_some:net", FACTS)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("(y, x.flatten(1))", "a tuple of (1, 10), (1, 64)"),
+        ("{'out': y, 'aux': y}", "a dict with the keys out, aux"),
+        ("y[0]", "a tensor (10,)"),
+        ("None", "NoneType"),
+    ],
+)
+def test_a_model_that_gives_other_than_one_tensor_is_refused_by_its_class(folder, capsys, given, found):
+    name = f"gives_{abs(hash(given))}"  # modules stay in this process
+    (folder / f"{name}.py").write_text(
+        "from torch import nn\n\n\nclass Talker(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.linear = nn.Linear(64, 10)\n\n    def forward(self, x):\n        y = self.linear(x.flatten(1))\n"
+        f"        return {given}\n\n\ndef net(num_classes, in_channels, image_size):\n    return Talker()\n"
+    )
+    command = ["prune", "--model", f"{name}:net", "--speedup", "2", "--recipe", "r.yaml", "-o", "one"]
+    assert main(command) == 2
+    expected = f"model Talker: found {found} for one image; it must give one tensor (1, 10), for dataset 'digits'"
+    assert expected in capsys.readouterr().err
