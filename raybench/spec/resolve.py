@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
 
     Raises SpecError where a weights file or a user's data can't be read, or nothing is left of the grid.
     """
+    _warn_of_idle_parts(sweep)
     trials: dict[str, Trial] = {}
     resolver = _Resolver(sweep)
     for cell in itertools.chain(_cells(sweep, None), *(_cells(sweep, one) for one in sweep.include)):
@@ -69,6 +71,23 @@ def _matches(cell: Cell, one: Exclude) -> bool:
     values = {"datasets": dataset.name, "models": model.name, "methods": method.name,
               "strategies": strategy, "speedups": speedup, "seeds": seed}  # fmt: skip
     return all(values[axis] in getattr(one, axis) for axis in one.model_fields_set if getattr(one, axis))
+
+
+def _warn_of_idle_parts(sweep: Sweep) -> None:
+    """Say where `prune` is asked of models without attention only: it changes nothing there."""
+    entries = [*sweep.models, *itertools.chain(*(one.models or () for one in sweep.include))]
+    without = {axis.name for axis in entries if _attention(axis.name) is False}
+    idle = {axis.name: axis.prune for axis in entries if axis.prune and axis.name in without}
+    if sweep.prune and all(axis.name in without for axis in entries):
+        idle = dict.fromkeys((axis.name for axis in entries), sweep.prune) | idle
+    for name, parts in idle.items():
+        warnings.warn(f"prune: {', '.join(parts)}: changes nothing for {name}, which has no attention", stacklevel=2)
+
+
+def _attention(model: str) -> bool | None:
+    """Whether a registered model has attention; None for others, of which that isn't known before they are built."""
+    entry = registry.model.entries().get(model)
+    return entry.facts.get("attention", False) if entry else None
 
 
 def overriding(field: str, *holders: Any) -> Any:
@@ -139,7 +158,7 @@ class _Resolver:
             "model_version": entry.facts.get("version", 1) if entry else 1,
             "model_source": entry.source if entry else module_source(axis.name),
             "weights": self._weights(axis, entry.facts if entry else {}),
-            "attention": entry.facts.get("attention", False) if entry else None,
+            "attention": _attention(axis.name),
         }
 
     def _weights(self, axis: ModelAxis, facts: Mapping[str, Any]) -> Weights:

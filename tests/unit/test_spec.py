@@ -1,6 +1,7 @@
 """From a good sweep file to trials: axes, overrides, include, exclude, extends, recipes, ratios."""
 
 import json
+import warnings
 
 import pytest
 
@@ -88,6 +89,31 @@ def test_prune_is_for_attention_models_only():
         ("test-convnet", ()),
         ("test-vit", ("embed", "head-dim", "mlp")),
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, []),
+        ({"prune": ["heads"]}, []),  # test-vit has some
+        (
+            {"prune": ["heads", "mlp"], "models": "test-convnet"},
+            ["prune: heads, mlp: changes nothing for test"],
+        ),
+        (
+            {"models": ["test-vit", {"name": "test-convnet", "prune": "mlp"}]},
+            ["prune: mlp: changes nothing for test"],
+        ),
+        ({"prune": ["heads"], "models": "test-convnet", "include": {"models": "test-vit"}}, []),
+    ],
+)
+def test_parts_asked_of_models_without_attention_are_told(changes, told):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resolve(sweep(**changes))
+    said = [str(one.message) for one in caught]
+    assert len(said) == len(told)
+    assert all(one.startswith(start) for one, start in zip(said, told, strict=True))
 
 
 def test_a_criterion_that_needs_more_images_than_the_recipe_has(tmp_path):
