@@ -110,6 +110,21 @@ class Chain(nn.Module):
         return self.head(torch.relu(self.third(x)).mean((2, 3)))
 
 
+class Tied(nn.Module):
+    """Two linear layers with one weight, and a third that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right = nn.Conv2d(3, 12, 4, 4), nn.Linear(12, 12), nn.Linear(12, 12)
+        self.right.weight = self.left.weight
+        self.wide, self.twice, self.head = nn.Linear(12, 20), nn.Linear(20, 20), nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.left(torch.relu(self.first(x)).mean((2, 3))))
+        x = torch.relu(self.wide(torch.relu(self.right(x))))
+        return self.head(torch.relu(self.twice(torch.relu(self.twice(x)))))
+
+
 def shuffled(x: Tensor) -> Tensor:
     """ShuffleNet's channel shuffle over two groups."""
     n, c, h, w = x.shape

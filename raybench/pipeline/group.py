@@ -69,9 +69,9 @@ def trace(
             reaches = _reaches(graph, heads[attention] if attention else None, module)
             outs = [layers.name(r.node.module) for r in reaches if layers.shrinks_output(graph, r)]
             seen.update(outs)
-            if uncuttable := layers.uncuttable(reaches):
-                kinds = sorted({type(model.get_submodule(one)).__name__ for one in uncuttable})
-                layers.tell_whole(uncuttable, outs, f"a {' or '.join(kinds)} can't be cut")
+            uncuttable, why = layers.uncuttable(reaches)
+            if uncuttable:
+                layers.tell_whole(uncuttable, outs, why)
             if uncuttable or protected.intersection(outs) or _reaches_output(graph, reaches):
                 kept_whole.extend((*outs, *uncuttable))
                 continue
@@ -79,7 +79,9 @@ def trace(
             found = _split(name, members, heads, attention, parts)
             check_folds(graph.model_name, found)
             groups.extend(group for group in found if group.size > group.least)
-            kept_whole.extend(outs if all(group.size <= group.least for group in found) else [])
+            if all(group.size <= group.least for group in found):
+                kept_whole.extend(outs)
+                _tell_grouped(layers, members, outs)
         if not groups:
             raise NotSupported(f"{type(model).__name__} has no group of channels that can be pruned")
         found = Groups(tuple(groups), tuple(dict.fromkeys(kept_whole)))
@@ -187,6 +189,14 @@ def _part(members: list[Member], heads: dict[str, nn.Module]) -> str:
         return "embed"
     outs = [m for m in members if m.side == "out" and m.kind in ("conv", "linear", "depthwise")]
     return "mlp" if [m.kind for m in outs] == ["linear"] else "channels"
+
+
+def _tell_grouped(layers: Layers, members: Sequence[Member], outs: Sequence[str]) -> None:
+    """Say which grouped convolutions, if any, have so few channels a group that none of them can go."""
+    few = {m.layer: m.width // m.folds for m in members if m.kind == "conv" and m.folds > 1}
+    if few:
+        each = " and ".join(f"{name} has {count} channels in each of its groups" for name, count in few.items())
+        layers.tell_whole(list(few), outs, f"{each}, and two must stay".replace(" 1 channels", " 1 channel"))
 
 
 def _folds(members: list[Member]) -> tuple[int, int]:

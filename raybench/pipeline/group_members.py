@@ -28,13 +28,15 @@ class Layers:
     model: nn.Module
     names: Mapping[nn.Module | nn.Parameter, str]
     shapes: dict[str, list[torch.Size]] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)  # layers that share a parameter with another -> its name
+    told: set[str] = field(default_factory=set)  # whose width has been said to stay
 
     @classmethod
     def of(cls, model: nn.Module) -> Layers:
         """Index the modules and parameters of `model` by identity."""
         names = {module: name for name, module in model.named_modules()}
         names |= {parameter: name for name, parameter in model.named_parameters()}
-        return cls(model, names)
+        return cls(model, names, tied=_tied(model))
 
     def name(self, module: nn.Module | nn.Parameter) -> str:
         """Qualified name; empty for operations that are no part of the model."""
@@ -83,18 +85,38 @@ class Layers:
         """Whether `reach` is the output side of a layer that could be a root."""
         return isinstance(reach.node.module, ROOTS) and graph.is_out_channel_pruning_fn(reach.handler)
 
-    def uncuttable(self, reaches: Sequence[Reach]) -> list[str]:
-        """Names of the layers on the walk that surgery can't cut (its group is then left whole)."""
-        met = (r.node.module for r in reaches if isinstance(r.node.module, UNCUTTABLE) and _weighs(r.node.module))
-        return sorted({self.name(module) for module in met})
+    def uncuttable(self, reaches: Sequence[Reach]) -> tuple[list[str], str]:
+        """(Names of the layers on the walk that surgery can't cut, why); its group is then left whole."""
+        met = {self.name(r.node.module): r.node.module for r in reaches}
+        odd = {name: m for name, m in met.items() if isinstance(m, UNCUTTABLE) and _weighs(m)}
+        if odd:
+            return sorted(odd), f"a {' or '.join(sorted({type(m).__name__ for m in odd.values()}))} can't be cut"
+        shared = {self.tied[name] for name in met if name in self.tied}
+        both = [name for name, parameter in self.tied.items() if parameter in shared]
+        return both, f"they share {' and '.join(sorted(shared))}"
 
     def tell_whole(self, names: Sequence[str], outs: Sequence[str], why: str) -> None:
-        """Warn that the modules `names`, and with them the layers `outs`, keep their width, and why."""
+        """Warn, once for all of them, that the modules `names`, and with them `outs`, keep their width, and why."""
+        if self.told.issuperset((*names, *outs)):
+            return
+        self.told.update(names, outs)
         others = [name for name in outs if name not in names]
         beside = f", and with it {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}" if others else ""
         warnings.warn(
             f"{type(self.model).__name__}: {', '.join(names)} keeps its width{beside}: {why}", UserWarning, stacklevel=3
         )
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Layers (bare parameters by their own names) that hold a parameter which another module holds, too -> its name."""
+    owners: dict[nn.Parameter, list[tuple[str, str]]] = {}
+    for name, module in model.named_modules():
+        known = isinstance(module, (*ROOTS, *NORMS, *UNCUTTABLE))
+        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            full = f"{name}.{attribute}" if name else attribute
+            owners.setdefault(parameter, []).append((name if known else full, full))
+    several = [places for places in owners.values() if len(places) > 1]
+    return {layer: places[0][1] for places in several for layer, _ in places}
 
 
 def _weighs(module: nn.Module) -> bool:

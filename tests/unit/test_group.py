@@ -9,6 +9,8 @@ import torchvision
 from torch import nn
 
 from raybench.errors import NotSupported, UserError
+from raybench.pipeline import surgery
+from raybench.pipeline.cost import Cost, count_macs
 from raybench.pipeline.group import trace
 from raybench.pipeline.group_check import check_groups, worst
 from raybench.pipeline.records import Groups
@@ -19,6 +21,7 @@ from tests.pruning_nets import (
     Grouped,
     Lost,
     OneInEach,
+    Tied,
     TorchAttention,
     normed_vit,
     small_resnet,
@@ -129,7 +132,7 @@ def test_what_cannot_be_grouped_is_refused_by_name() -> None:
         trace(small_resnet(), IMAGE[:1], max_seconds=0)
     with pytest.raises(NotSupported, match=r"can't group ShuffleNetV2: .* near stage\d\.[\w.]+: ZeroDivisionError: "):
         trace(torchvision.models.shufflenet_v2_x0_5(weights=None).eval(), torch.zeros(1, 3, 64, 64))
-    with pytest.raises(ValueError, match="^the net's own$"):
+    with pytest.raises(ValueError, match=r"^the net's own$"):
         trace(Chain(raising).eval(), IMAGE[:1])
     with pytest.raises(UserError, match=r"head.*10 outputs.*7 classes"):
         trace(Branches(), IMAGE[:1], classes=7)
@@ -155,10 +158,32 @@ def test_modules_that_cannot_be_cut_keep_their_width_and_are_told_by_name() -> N
 
 def test_grouped_convolutions_stay_whole_at_one_channel_a_group_and_never_get_there() -> None:
     """torch-pruning takes a convolution with one channel a group for a depthwise one and fails."""
-    groups = trace(OneInEach().eval(), IMAGE[:1])
+    with pytest.warns(UserWarning, match="grouped") as told:
+        groups = trace(OneInEach().eval(), IMAGE[:1])
+    assert [str(one.message) for one in told] == [
+        "OneInEach: grouped keeps its width, and with it first: grouped has 1 channel in each of its groups, "
+        "and two must stay"
+    ]
     assert [g.name for g in groups] == ["last"]
     assert {"first", "grouped"} <= set(groups.protected)
     assert all(g.least == 2 for g in trace(Grouped().eval(), IMAGE[:1]) if g.name in ("first", "grouped"))
+
+
+def test_layers_that_share_a_weight_stay_whole_and_are_told_once() -> None:
+    model = Tied().eval()
+    with pytest.warns(UserWarning, match="left, right") as told:
+        groups = trace(model, IMAGE[:1])
+    assert [str(one.message) for one in told] == [
+        "Tied: left, right keeps its width, and with it first: they share left.weight"
+    ]
+    assert [(g.name, g.size) for g in groups] == [("wide", 20)]  # with what runs twice
+    assert {"first", "left", "right"} <= set(groups.protected)
+    kept = np.array([11])
+    cost = Cost.measure(model, IMAGE[:1], groups)
+    surgery.apply(model, groups, {"wide": range(11)})
+    assert cost.params(kept) == sum(p.numel() for p in model.parameters())
+    assert cost.macs(kept) == count_macs(model, IMAGE[:1])
+    assert worst(check_groups(Tied().eval(), IMAGE, groups)) < 1e-5
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
