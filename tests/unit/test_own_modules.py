@@ -1,7 +1,10 @@
 """Models in files of one's own, `module:function`: found in the current folder, known by source, refused by name."""
 
+import hashlib
+import importlib.util
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import raybench
 from raybench.cli.main import main
 from raybench.errors import UserError
 from raybench.models.build import build_model
+from raybench.spec.modules import module_source
 from raybench.tasks.protocol import DataFacts
 
 NET = """
@@ -100,3 +104,85 @@ def test_a_model_that_gives_other_than_one_tensor_is_refused_by_its_class(folder
     assert main(command) == 2
     expected = f"model Talker: found {found} for one image; it must give one tensor (1, 10), for dataset 'digits'"
     assert expected in capsys.readouterr().err
+
+
+def written(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+TREE = {
+    "mine.py": "import torch\nfrom torch import nn\nimport beside\n\ndef net():\n    from pack.deep import near\n",
+    "beside.py": "import mine\nW = 24\n",  # in a circle
+    "pack/__init__.py": "from . import also\n",
+    "pack/also.py": "import json\n",
+    "pack/deep/near.py": "from ..far import thing\nfrom ...outside import x\n",  # no __init__.py
+    "pack/far/__init__.py": "from .thing import *\n",
+    "pack/far/thing.py": "raise SystemExit('imported')\n",
+    "pack/unused.py": "",
+    "outside.py": "",
+}
+USED = ["mine.py", "beside.py", "pack/__init__.py", "pack/also.py", "pack/deep/near.py", "pack/far/__init__.py",
+        "pack/far/thing.py"]  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", USED)
+def test_a_change_in_any_module_that_a_models_file_imports_makes_another_source(folder, changed):
+    written(folder, TREE)
+    before = module_source("mine:net")
+    assert before == module_source("mine:net") != hashlib.sha256(TREE["mine.py"].encode()).hexdigest()
+    written(folder, {changed: TREE[changed] + "# changed\n"})
+    assert module_source("mine:net") != before
+
+
+def test_modules_that_arent_imported_or_are_installed_are_no_part_of_a_source(folder, monkeypatch):
+    written(folder, TREE | {"lib/site-packages/beside_that.py": "V = 1\n", "mine.py": "import beside_that, beside\n"})
+    monkeypatch.syspath_prepend(folder / "lib/site-packages")
+    before = module_source("mine:net")
+    written(folder, {"pack/unused.py": "1\n", "pack/also.py": "2\n", "lib/site-packages/beside_that.py": "V = 2\n"})
+    assert module_source("mine:net") == before
+
+
+def test_a_source_is_the_same_wherever_its_folder_lies(folder, monkeypatch):
+    written(folder / "a", TREE)
+    written(folder / "b/c", TREE)
+    found = set()
+    for place in ("a", "b/c"):
+        monkeypatch.chdir(folder / place)
+        found.add(module_source("mine:net"))
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["import torch, json\nfrom . import nothing\n", "import raybench.spec.trial\n", "not python"]
+)
+def test_a_single_file_is_known_by_its_content_alone(folder, text):
+    written(folder, {"alone.py": text, "box/alone.py": text, "box/__init__.py": ""})
+    for name in ("alone:net", "box.alone:net"):
+        assert module_source(name) == hashlib.sha256(text.encode()).hexdigest()
+    origin = importlib.util.find_spec("torchvision").origin
+    assert module_source("torchvision:net") == hashlib.sha256(Path(origin).read_bytes()).hexdigest()
+
+
+def test_results_of_before_a_change_in_a_module_beside_are_not_taken_for_current(folder, capsys):
+    (folder / "found_late.py").write_text(NET.format(helper="late_width"))
+    (folder / "late_width.py").write_text("WIDTH = 12\n")
+    command = [
+        "prune",
+        "--model",
+        "found_late:net",
+        "--speedup",
+        "2",
+        "--recipe",
+        "r.yaml",
+        "-o",
+        "one",
+        "--format=json",
+    ]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)[0]
+    (folder / "late_width.py").write_text("WIDTH = 20\n")
+    del sys.modules["late_width"]  # as in another process
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)[0]["params_base"] > first["params_base"]
