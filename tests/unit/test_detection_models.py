@@ -222,7 +222,7 @@ def test_a_whole_cell_writes_only_into_its_own_folder(tmp_path):
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     command = [
         "prune", "--model", "test-detector", "--dataset", "digits-detection", "--method", "taylor", "--regularizer",
-        "bn-scale", "--speedup", "1.5", "--recipe", "once", "-o", str(out),
+        "bn-scale", "--speedup", "1.5", "--recipe", str(out / "recipes/once.yaml"), "-o", str(out),
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PRUNE, *command], cwd=here, env=environment, capture_output=True, text=True, timeout=300
