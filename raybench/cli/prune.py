@@ -51,13 +51,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     much.add_argument(
         "--ratio", type=float, metavar="R", help="share of channels to remove in one step, whatever it saves"
     )
-    parser.add_argument("--protocol", choices=("raybench", "pruningbench"), default="raybench")
-    parser.add_argument("--schedule", choices=("auto", "progressive", "iterative", "one-shot"), default="auto")
+    parser.add_argument(
+        "--protocol", choices=("raybench", "pruningbench"), default="raybench",
+        help="pruningbench: torch-pruning's own loop of 400 steps, which stops past the target (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--schedule", choices=("auto", "progressive", "iterative", "one-shot"), default="auto",
+        help="how often channels are scored anew; auto: as the criterion needs it",
+    )  # fmt: skip
     parser.add_argument(
         "--prune", nargs="+", metavar="PART", help="parts of attention models: embed head-dim heads mlp"
     )
     parser.add_argument("--round-to", type=int, default=1, metavar="N", help="keep a multiple of N channels")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument(
         "--recipe", default="quick", metavar="NAME", help="how to train: a name or a YAML file (default: %(default)s)"
     )
