@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from raybench.errors import NotSupported, UserError, nearest
 from raybench.pipeline.attention import attentions, normalises_heads, plainly
-from raybench.pipeline.group_flow import check_flow
+from raybench.pipeline.group_flow import check_cut, check_flow
 from raybench.pipeline.group_members import Layers, check_folds, members_of
-from raybench.pipeline.group_walk import MAX_SECONDS, GuardedGraph, Reach
+from raybench.pipeline.group_split import coupled, mend_splits, splits_of, unequal
+from raybench.pipeline.group_walk import MAX_SECONDS, GuardedGraph, Reach, merged
 from raybench.pipeline.records import Group, Groups, Member
 
 PARTS = ("embed", "head-dim", "heads", "mlp")
@@ -49,10 +50,11 @@ def trace(
         graph = GuardedGraph(type(model).__name__, max_seconds)
         with layers.note_shapes():
             graph.build(model, example, layers.uncuttable_parameters(heads, parts))
+        mend_splits(graph)
         layers.check_traced(graph)
         _check_classes(layers, graph, classes)
         protected = layers.resolve((*protect, *getattr(model, "protected_layers", ())))
-        groups, kept_whole = [], []
+        groups, kept_whole, split = [], [], []
         seen: set[str] = set()
         for name, module in layers.roots():
             if name in seen or module not in graph.module2node:
@@ -70,11 +72,14 @@ def trace(
             outs = [layers.name(r.node.module) for r in reaches if layers.shrinks_output(graph, r)]
             seen.update(outs)
             uncuttable, why = layers.uncuttable(reaches)
+            if not (uncuttable or attention) and (why := unequal(reaches)):
+                uncuttable = outs[:1]
             if uncuttable:
                 layers.tell_whole(uncuttable, outs, why)
             if uncuttable or protected.intersection(outs) or _reaches_output(graph, reaches):
                 kept_whole.extend((*outs, *uncuttable))
                 continue
+            split += [name] if splits_of(reaches) and not attention else []
             members = members_of(layers, graph, reaches)
             found = _split(name, members, heads, attention, parts)
             check_folds(graph.model_name, found)
@@ -86,6 +91,8 @@ def trace(
             raise NotSupported(f"{type(model).__name__} has no group of channels that can be pruned")
         found = Groups(tuple(groups), tuple(dict.fromkeys(kept_whole)))
         check_flow(model, example, found, layers.shapes)
+        if split:
+            check_cut(model, example, found, split)
     return found
 
 
@@ -115,11 +122,11 @@ def _trainable(model: nn.Module) -> Iterator[None]:
 def _reaches(graph: GuardedGraph, attention: nn.Module | None, module: nn.Module) -> list[Reach]:
     """The walk from a layer's output; from the input of `proj` for an attention, where q, k and v have met."""
     if attention is None:
-        pruner = graph.get_pruner_of_module(module)
-        return graph.walk(graph.module2node[module], pruner.prune_out_channels, pruner.get_out_channels(module))
+        pruner, node = graph.get_pruner_of_module(module), graph.module2node[module]
+        return merged(coupled(graph.walk(node, pruner.prune_out_channels, pruner.get_out_channels(module))))
     pruner = graph.get_pruner_of_module(attention.proj)
     node = graph.module2node[attention.proj]
-    return graph.walk(node, pruner.prune_in_channels, attention.proj.in_features)
+    return merged(graph.walk(node, pruner.prune_in_channels, attention.proj.in_features))
 
 
 def _reaches_output(graph: GuardedGraph, reaches: Sequence[Reach]) -> bool:

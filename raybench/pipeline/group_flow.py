@@ -8,6 +8,7 @@ after them read at the positions that the groups name, and at no others.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
-from raybench.pipeline.group_members import CONVOLUTIONS, NORMS
+from raybench.pipeline import surgery
+from raybench.pipeline.group_members import CONVOLUTIONS, NORMS, Layers
 from raybench.pipeline.records import Groups
 from raybench.pipeline.widths import sides_of
 
@@ -100,6 +102,28 @@ def check_flow(model: nn.Module, example: Tensor, groups: Groups, shapes: Mappin
             f"{type(model).__name__}: where its channels go could not be checked before the cut: {error}",
             UserWarning, stacklevel=3,
         )  # fmt: skip
+
+
+def check_cut(model: nn.Module, example: Tensor, groups: Groups, split: Sequence[str]) -> None:
+    """NotSupported where the network fails, or leads channels elsewhere, once half of every group is gone.
+
+    Worth its time where a forward splits channels: `chunk(2)` follows a cut, `split(16)` and `x[:, :16]` don't.
+    `split`: the groups that are split, to name them.
+    """
+    kept = {g.name: range(0, g.size, 2) if g.size >= 2 * g.least else range(g.size) for g in groups}
+    slim = copy.deepcopy(model)
+    surgery.apply(slim, groups, kept)
+    layers = Layers.of(slim)
+    try:
+        with torch.no_grad(), layers.note_shapes():
+            slim(example)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise NotSupported(
+            f"can't group {type(model).__name__}: without half of its channels it fails ({error}). Its forward splits "
+            f"or slices the channels of group {', '.join(split[:3])} by numbers that stand in the code, where `chunk` "
+            "would follow; or name their layers in the model's `protected_layers`, and the rest can be pruned"
+        ) from error
+    check_flow(slim, example, surgery.narrowed(groups, kept), layers.shapes)
 
 
 def _some(size: int, rng: np.random.Generator) -> np.ndarray:

@@ -7,8 +7,9 @@ with numpy arrays over the same edges and mappings.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +89,10 @@ class GuardedGraph(DependencyGraph):
         if isinstance(where, Node) and where._name:
             self.last = where._name
         if time.monotonic() > self.deadline:
+            near = f", near {self.last}" if self.last and self.last != self.name_of(where) else ""
             raise NotSupported(
                 f"can't group {self.model_name}: tracing its channels took more than {self.max_seconds:.0f} s "
-                f"and was stopped at {self.name_of(where)}"
+                f"and was stopped at {self.name_of(where)}{near}"
             )
 
     def name_of(self, where: Any) -> str:
@@ -101,7 +103,7 @@ class GuardedGraph(DependencyGraph):
         return (node._name or repr(node.module)) if node is not None else type(where).__name__
 
     def walk(self, node: Node, handler: Callable[..., Any], channels: int) -> list[Reach]:
-        """Everything that must shrink when `handler` removes channels of `node`, root first, each node once a side.
+        """Everything that must shrink when `handler` removes channels of `node`, root first; `merged` has each once.
 
         `channels`: how many channels that side of the root has.
         """
@@ -120,22 +122,26 @@ class GuardedGraph(DependencyGraph):
                 if not len(index):
                     continue
                 there = found.setdefault((id(edge.target), edge.handler), [])
-                if any(np.array_equal(r.index, index) and np.array_equal(r.root, root) for r in there):
+                new = ~_seen(there, index, root, channels)
+                index, root = index[new], root[new]
+                if not len(index):
                     continue
                 total += len(index)
-                if total > MAX_INDICES:
+                if total > MAX_INDICES or index.max() >= _most(edge.target):
                     raise NotSupported(
-                        f"can't group {self.model_name}: the channel indices of {self.name_of(node)} explode "
-                        f"(more than {MAX_INDICES:,}) at {self.name_of(edge.target)}"
+                        f"can't group {self.model_name}: the channel indices of {self.name_of(node)} explode at "
+                        f"{self.name_of(edge.target)}, near {self.last}"
                     )
                 reach = Reach(edge.target, edge.handler, index, root)
                 there.append(reach)
                 stack.append(reach)
         ignored = {id(parameter) for parameter in self.ignored_params}
-        return [_merge(r) for r in found.values() if id(r[0].node.module) not in ignored]
+        return [r for reaches in found.values() for r in reaches if id(r.node.module) not in ignored]
 
     def _follow(self, edge: Any, index: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        for mapping in edge.index_mapping:
+        first, second = edge.index_mapping
+        back = first is not None and second is not None and first.reverse and second.reverse
+        for mapping in (second, first) if back else (first, second):  # out of the concatenation, then of the split
             if mapping is not None:
                 if type(mapping) not in MAPPINGS:
                     raise NotSupported(
@@ -144,6 +150,30 @@ class GuardedGraph(DependencyGraph):
                     )
                 index, root = MAPPINGS[type(mapping)](mapping, index, root)
         return index, root
+
+
+def _most(node: Node) -> int:
+    """A number that no channel's index at `node` reaches: from the sizes of what goes in and comes out.
+
+    With room to spare, as between two reshapes the library counts on as before the first.
+    """
+    made = [getattr(one.grad_fn, "_input_metadata", None) for one in (node, *node.inputs)]
+    return 16 * max((math.prod(tensors[0].shape) for tensors in made if tensors), default=MAX_INDICES)
+
+
+def _seen(there: Sequence[Reach], index: np.ndarray, root: np.ndarray, channels: int) -> np.ndarray:
+    """Which of the pairs (index, root) some reach of the same place has brought already."""
+    if not there:
+        return np.zeros(len(index), dtype=bool)
+    return np.isin(index * channels + root, np.concatenate([r.index * channels + r.root for r in there]))
+
+
+def merged(raw: Sequence[Reach]) -> list[Reach]:
+    """The reaches of one walk, those of the same node and side as one."""
+    places: dict[tuple[int, Any], list[Reach]] = {}
+    for reach in raw:
+        places.setdefault((id(reach.node), reach.handler), []).append(reach)
+    return [_merge(reaches) for reaches in places.values()]
 
 
 def _merge(reaches: list[Reach]) -> Reach:

@@ -23,15 +23,14 @@ QUICK = {  # one of each family, small enough for every run
 }  # fmt: skip
 ELSEWHERE = [
     "timm:resnet10t", "timm:convnext_pico", "timm:mobilenetv4_conv_small", "timm:poolformer_s12", "timm:repvit_m0_9",
-    "timm:mobilevit_xxs", "timm:seresnet18", "timm:fastvit_t8", "timm:hrnet_w18_small",
+    "timm:mobilevit_xxs", "timm:seresnet18", "timm:fastvit_t8", "timm:hrnet_w18_small", "timm:ghostnet_100",
 ]  # fmt: skip
 REFUSED = {  # what can't be followed, and the layer that is named for it
     "timm:vit_pwee_patch16_reg1_gap_256": r"can't group VisionTransformer: blocks\.0\.\w+ .*",  # parallel blocks
     "timm:levit_128s": r"can't group LevitDistilled: stages\.0\.blocks\.0\.attn\.",
     "timm:mixer_s32_224": r"can't group MlpMixer: blocks\.0\.mlp_tokens\.fc1 ",  # channels and tokens change places
     "timm:efficientformer_l1": r"can't group EfficientFormer: stages\.3\.blocks\.4\.token_mixer\.attention_biases ",
-    "timm:edgenext_xx_small": r"can't group EdgeNeXt: stages\.1\.downsample\.1 ",
-    "timm:ghostnet_100": r"blocks\.0\.0\.ghost2\.primary_conv\.0 \(out\): its channels are shared unevenly",
+    "timm:edgenext_xx_small": r"can't group EdgeNeXt: stages\.1\.blocks\.1\.xca\.temperature ",
 }
 FIXED = ("timm:levit_128s", "timm:mixer_s32_224", "timm:efficientformer_l1")  # built for 224 pixels
 SMALL = ("cifar-", "test-", "vit-nano")  # names of nets for images of 32 pixels

@@ -1,0 +1,180 @@
+"""Splits, chunks and slices of channels: which part goes where, and which channels can only go together.
+
+A network cuts its tensors anew on every call: `chunk(2)` of fewer channels still makes two equal parts, so the same
+channel of every part must go (as with the groups of a grouped convolution), and where two parts are multiplied
+(GLU) it has to go anyway. Parts of unequal size stand in the network's own code and can't change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch_pruning import ops
+from torch_pruning.dependency import index_mapping, shape_infer
+from torch_pruning.dependency.node import Node
+
+from raybench.pipeline.group_walk import GuardedGraph, Reach
+
+ENDLESS = 2**63
+
+
+def mend_splits(graph: GuardedGraph) -> None:
+    """Give each edge out of a split the part that autograd says it carries, and concatenations their true widths.
+
+    The library numbers a split's parts in the order in which it meets them, and takes a slice to be as wide as
+    what it was cut from.
+    """
+    for node in graph.module2node.values():
+        if node.type == ops.OPTYPE.SPLIT and node.enable_index_mapping and _splits_channels(graph, node):
+            _number_parts(node)
+        elif node.type == ops.OPTYPE.CONCAT and node.enable_index_mapping:
+            _place_inputs(node)
+
+
+def _splits_channels(graph: GuardedGraph, split: Node) -> bool:
+    """Whether what is split are channels: the second of four axes or two, the last of a sequence of tokens."""
+    if split.module.offsets is not None or not hasattr(split.grad_fn, "_saved_self_sym_sizes"):
+        return split.module.offsets is not None
+    axis, width = _axis(split), split.grad_fn._saved_self_sym_sizes[_axis(split)]
+    last = axis == len(split.grad_fn._saved_self_sym_sizes) - 1
+    return last and any(shape_infer.infer_out_channels_recursively(graph, n, [0]) == width for n in split.inputs)
+
+
+def _axis(split: Node) -> int:
+    axis = split.grad_fn._saved_dim  # negative ones come as they lie in 64 bits
+    return (axis - 2 * ENDLESS if axis >= ENDLESS else axis) % len(split.grad_fn._saved_self_sym_sizes)
+
+
+def _number_parts(split: Node) -> None:
+    sizes, _ = _parts(split)
+    ends = np.cumsum([0, *sizes]).tolist()
+    for target in {id(node): node for node in split.outputs}.values():
+        parts = [part for function, part in target.grad_fn.next_functions if function is split.grad_fn]
+        there = [edge for edge in split.dependencies if edge.target is target]
+        back = [edge for edge in target.dependencies if edge.target is split]
+        if not len(parts) == len(there) == len(back):
+            continue  # a layer that runs several times
+        for part, forth, home in zip(parts, there, back, strict=True):
+            forth.index_mapping[0] = index_mapping._SplitIndexMapping(ends[part : part + 2], reverse=False)
+            home.index_mapping[0] = index_mapping._SplitIndexMapping(ends[part : part + 2], reverse=True)
+
+
+def _place_inputs(cat: Node) -> None:
+    """Offsets of the inputs of a concatenation of channels, by the widths that autograd has seen."""
+    links, shape, axis = cat.grad_fn.next_functions, cat.grad_fn._input_metadata[0].shape, cat.grad_fn._saved_dim
+    if len(shape) == 3 or axis != 1 or len(links) != len(cat.inputs) or any(f is None for f, _ in links):
+        return  # tokens, or constants between the channels
+    if any(not hasattr(function, "_input_metadata") for function, _ in links):
+        return
+    sizes = [function._input_metadata[part].shape[axis] for function, part in links]
+    ends = np.cumsum([0, *sizes]).tolist()
+    seen: dict[int, int] = {}
+    for i, source in enumerate(cat.inputs):
+        again = seen[id(source)] = seen.get(id(source), -1) + 1
+        back = [edge for edge in cat.dependencies if edge.target is source]
+        there = [edge for edge in source.dependencies if edge.target is cat]
+        if len(back) > again < len(there):
+            back[again].index_mapping[1] = index_mapping._ConcatIndexMapping(ends[i : i + 2], reverse=True)
+            there[again].index_mapping[1] = index_mapping._ConcatIndexMapping(ends[i : i + 2], reverse=False)
+
+
+def _parts(node: Node) -> tuple[list[int], int]:
+    """(Sizes of all parts of a split, channels before it), whether the network uses each of them or not."""
+    width = node.grad_fn._saved_self_sym_sizes[_axis(node)]
+    sizes = getattr(node.grad_fn, "_saved_split_sizes", None)
+    if sizes is None:
+        size = node.grad_fn._saved_split_size
+        sizes = [min(size, width - start) for start in range(0, width, size)]
+    return list(sizes), width
+
+
+def _slice(node: Node) -> tuple[int, int, int, int]:
+    """(start, end, step, channels before it)."""
+    width, cut = node.grad_fn._saved_self_sym_sizes[node.grad_fn._saved_dim], node.module
+    return cut.start, min(cut.end, width) if cut.end < ENDLESS else width, cut.step, width
+
+
+def splits_of(reaches: Sequence[Reach]) -> list[Reach]:
+    """Where a walk passes through a split or slice of channels: the reaches into it."""
+    return [r for r in reaches if r.node.type in (ops.OPTYPE.SPLIT, ops.OPTYPE.SLICE) and _is_mapped(r.node)]
+
+
+def _is_mapped(node: Node) -> bool:
+    known = (index_mapping._SplitIndexMapping, index_mapping._SliceIndexMapping)
+    return any(type(edge.index_mapping[0]) in known for edge in node.dependencies)
+
+
+def unequal(reaches: Sequence[Reach]) -> str:
+    """What splits a walk's channels into parts of unequal size, in words; empty where nothing does."""
+    for node in (reach.node for reach in splits_of(reaches)):
+        if node.type == ops.OPTYPE.SPLIT:
+            sizes, _ = _parts(node)
+            if len(set(sizes)) > 1:
+                return f"the forward splits its channels into {', '.join(map(str, sizes))}; only equal parts can shrink"
+        else:
+            start, end, step, width = _slice(node)
+            size = (end - start) if step == 1 else step
+            if (
+                size <= 0
+                or width % size
+                or (step == 1 and start % size)
+                or (step > 1 and (start >= step or end < width))
+            ):
+                return f"the forward takes {start}:{end}:{step} of its {width} channels; only equal parts can shrink"
+    return ""
+
+
+def coupled(raw: Sequence[Reach]) -> list[Reach]:
+    """The reaches of one walk with roots that can only go together as one; roots are numbered anew where any do.
+
+    Together go channels that meet in one place (the halves of a GLU), and the same channel of each part of a split.
+    """
+    size = int(max(reach.root.max() for reach in raw)) + 1
+    leader = np.arange(size)
+    for keys, roots in _meetings(raw):
+        order = np.lexsort((roots, keys))
+        keys, roots = keys[order], roots[order]
+        meet = (keys[1:] == keys[:-1]) & (roots[1:] != roots[:-1])
+        for left, right in np.unique(np.stack([roots[:-1][meet], roots[1:][meet]]), axis=1).T:
+            _unite(leader, int(left), int(right))
+    if (leader == np.arange(size)).all():
+        return list(raw)
+    tops = np.array([_top(leader, i) for i in range(size)])
+    unit = np.unique(tops, return_inverse=True)[1]
+    return [Reach(r.node, r.handler, r.index, unit[r.root]) for r in raw]
+
+
+def _meetings(raw: Sequence[Reach]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(keys, roots): roots with equal keys go together."""
+    places: dict[tuple[int, Any], list[Reach]] = {}
+    for reach in raw:
+        places.setdefault((id(reach.node), reach.handler), []).append(reach)
+    joined = {key: _joined(reaches) for key, reaches in places.items()}
+    yield from (both for key, both in joined.items() if len(places[key]) > 1)
+    for reach in splits_of(raw):
+        node = reach.node
+        if node.type == ops.OPTYPE.SPLIT:
+            index, root = joined[id(node), reach.handler]
+            yield index % _parts(node)[0][0], root
+            continue
+        start, end, step, _ = _slice(node)
+        for (place, _), (index, root) in joined.items():
+            if any(place == id(source) for source in node.inputs):
+                yield (index % (end - start) if step == 1 else index // step), root
+
+
+def _joined(reaches: Sequence[Reach]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([r.index for r in reaches]), np.concatenate([r.root for r in reaches])
+
+
+def _top(leader: np.ndarray, i: int) -> int:
+    while leader[i] != i:
+        i = int(leader[i])
+    return i
+
+
+def _unite(leader: np.ndarray, left: int, right: int) -> None:
+    low, high = sorted((_top(leader, left), _top(leader, right)))
+    leader[high] = low
