@@ -19,7 +19,8 @@ from raybench.spec.resolve import resolve
 from tests.unit.sweeps import AXES, GRID, RECIPE, sweep, written
 
 GOLDEN = Path(__file__).parent.parent / "golden/selections.json"
-GOLDEN_OF = {1: "f545ee3c92cef374"}  # SELECTION -> the golden selections that it stands for
+# SELECTION -> the golden selections that it stands for; 2: splits, tied weights, pruningbench without depthwise filters
+GOLDEN_OF = {1: "f545ee3c92cef374", 2: "f545ee3c92cef374"}
 
 
 def test_bases_are_shared_by_seeds_unless_asked_otherwise():
