@@ -7,7 +7,6 @@ with numpy arrays over the same edges and mappings.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ class GuardedGraph(DependencyGraph):
         self.model_name, self.max_seconds = model_name, max_seconds
         self.deadline = time.monotonic() + max_seconds
         self.output_nodes: set[Any] = set()  # autograd nodes that produce the model's outputs
+        self.most = 0  # no channel's index is as high
         self.last = ""  # the layer that the library last asked the width of
 
     def build(self, model: nn.Module, example: Tensor, ignored: list[nn.Parameter]) -> GuardedGraph:
@@ -51,6 +51,8 @@ class GuardedGraph(DependencyGraph):
         NotSupported where the library fails on the graph; what the model's own forward raises comes through.
         """
         ran = False
+        weights = [p.shape for p in model.parameters() if p.dim() > 1]
+        self.most = 4 * max((max(shape) for shape in weights), default=MAX_INDICES)  # the widest layer, with room
 
         def remember(output: Any) -> Any:
             nonlocal ran
@@ -122,12 +124,10 @@ class GuardedGraph(DependencyGraph):
                 if not len(index):
                     continue
                 there = found.setdefault((id(edge.target), edge.handler), [])
-                new = ~_seen(there, index, root, channels)
-                index, root = index[new], root[new]
-                if not len(index):
+                if any(np.array_equal(r.index, index) and np.array_equal(r.root, root) for r in there):
                     continue
                 total += len(index)
-                if total > MAX_INDICES or index.max() >= _most(edge.target):
+                if total > MAX_INDICES or index.max() >= self.most:
                     raise NotSupported(
                         f"can't group {self.model_name}: the channel indices of {self.name_of(node)} explode at "
                         f"{self.name_of(edge.target)}, near {self.last}"
@@ -150,22 +150,6 @@ class GuardedGraph(DependencyGraph):
                     )
                 index, root = MAPPINGS[type(mapping)](mapping, index, root)
         return index, root
-
-
-def _most(node: Node) -> int:
-    """A number that no channel's index at `node` reaches: from the sizes of what goes in and comes out.
-
-    With room to spare, as between two reshapes the library counts on as before the first.
-    """
-    made = [getattr(one.grad_fn, "_input_metadata", None) for one in (node, *node.inputs)]
-    return 16 * max((math.prod(tensors[0].shape) for tensors in made if tensors), default=MAX_INDICES)
-
-
-def _seen(there: Sequence[Reach], index: np.ndarray, root: np.ndarray, channels: int) -> np.ndarray:
-    """Which of the pairs (index, root) some reach of the same place has brought already."""
-    if not there:
-        return np.zeros(len(index), dtype=bool)
-    return np.isin(index * channels + root, np.concatenate([r.index * channels + r.root for r in there]))
 
 
 def merged(raw: Sequence[Reach]) -> list[Reach]:
