@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from raybench.methods.scoring import Scorer
-from raybench.pipeline.prune_fill import fill
+from raybench.pipeline.prune_fill import ENOUGH, fill
 from raybench.pipeline.prune_plan import Problem, Solution, Step, held_back, plan_step
 
 
@@ -91,5 +91,6 @@ def exhausted(paper: Paper, scores: Sequence[np.ndarray | None], target: float, 
     problem = paper.problem
     counts = problem.rounded(paper.counts)
     reached = problem.cost.macs_base / float(problem.cost.macs(counts))
-    reason = f"floor: best reachable {reached:.3f}; {held_back(problem, counts, scores)}"
+    near = abs(reached / target - 1) <= ENOUGH
+    reason = None if near else f"floor: best reachable {reached:.3f}; {held_back(problem, counts, scores)}"
     return Solution(kept_of(paper.order(scores), counts), reason, number)

@@ -119,6 +119,8 @@ def test_the_floor_binds_and_is_named() -> None:
     cut = cuts[500.0]
     assert cut.reason.startswith(f"floor: best reachable {cut.speedup:.3f}; groups ")
     assert [len(cut.kept[g.name]) for g in groups] == [int(np.ceil(0.1 * g.size)) for g in groups]
+    nearly = cut.speedup * 1.001  # met to 0.1 % although it is out of reach
+    assert cuts_of(small_resnet(), [nearly], strategy="protected-global")[1][nearly].reason is None
 
 
 @settings(max_examples=40, deadline=None)
