@@ -98,14 +98,13 @@ class ElementwiseImportance(Importance):
     The progressive schedule re-scores these from (out x in) matrices reduced once, which is what makes it fast.
     """
 
-    def saliency(self, layer: Layer) -> Tensor | None:
-        """Non-negative saliency of every weight, shape of `layer.weight`; None: this layer has no say."""
+    def saliency(self, layer: Layer) -> Tensor:
+        """Non-negative saliency of every weight, shape of `layer.weight`."""
         raise NotImplementedError(f"{type(self).__name__} must define saliency(layer)")
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
         """Sum of saliencies over everything but the channel."""
-        found = None if layer.weight is None else self.saliency(layer)
-        return None if found is None else found.flatten(1).sum(1)
+        return None if layer.weight is None else self.saliency(layer).flatten(1).sum(1)
 
 
 class PairwiseImportance(Importance):

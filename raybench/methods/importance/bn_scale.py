@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from raybench.methods.protocols import ElementwiseImportance, Layer
+from raybench.methods.protocols import Importance, Layer
 from raybench.registry import importance
 
 
 @importance("bn-scale")
 @dataclass(frozen=True)
-class BNScale(ElementwiseImportance):
+class BNScale(Importance):
     """|gamma|, averaged over the batch norms of a group (Liu et al., section 3: gamma of eq. 2, that eq. 1 penalises).
 
     No other layer has a say. Equal scales are ties that the selection breaks by index.
@@ -23,6 +23,8 @@ class BNScale(ElementwiseImportance):
     requires = "batch-norm"
     paper = "Liu et al., Learning efficient convolutional networks through network slimming, ICCV 2017"
 
-    def saliency(self, layer: Layer) -> Tensor | None:
-        """|gamma| of a batch norm; None for every other layer."""
-        return layer.weight.abs() if isinstance(layer.module, _BatchNorm) else None
+    def layer_scores(self, layer: Layer) -> Tensor | None:
+        """(channels,) |gamma| of a batch norm; None for every other layer."""
+        if layer.weight is None or not isinstance(layer.module, _BatchNorm):
+            return None
+        return layer.weight.flatten().abs()
