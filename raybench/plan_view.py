@@ -98,9 +98,7 @@ def cost_lines(cost: Cost) -> list[str]:
 
 def _cell(trial: Trial, status: str, reason: str | None) -> dict[str, Any]:
     same = ("dataset", "model", "method", "strategy", "speedup", "seed", "protocol", "schedule", "task")
-    axes = {name: getattr(trial, name) for name in same} | {"ratio": trial.ratio}
-    if trial.ratio is not None:
-        axes["speedup"] = None  # nobody asked for one
+    axes = {name: getattr(trial, name) for name in same} | {"speedup": trial.speedup_target, "ratio": trial.ratio}
     return {"trial_id": trial.trial_id, "status": status, "reason": reason, **axes, "recipe": trial.recipe.name}
 
 

@@ -48,8 +48,7 @@ def _axis(split: Node) -> int:
 
 
 def _number_parts(split: Node) -> None:
-    sizes, _ = _parts(split)
-    ends = np.cumsum([0, *sizes]).tolist()
+    ends = np.cumsum([0, *_parts(split)]).tolist()
     for target in {id(node): node for node in split.outputs}.values():
         parts = [part for function, part in target.grad_fn.next_functions if function is split.grad_fn]
         there = [edge for edge in split.dependencies if edge.target is target]
@@ -80,14 +79,13 @@ def _place_inputs(cat: Node) -> None:
             there[again].index_mapping[1] = index_mapping._ConcatIndexMapping(ends[i : i + 2], reverse=False)
 
 
-def _parts(node: Node) -> tuple[list[int], int]:
-    """(Sizes of all parts of a split, channels before it), whether the network uses each of them or not."""
-    width = node.grad_fn._saved_self_sym_sizes[_axis(node)]
+def _parts(node: Node) -> list[int]:
+    """Sizes of all parts of a split, whether the network uses each of them or not."""
     sizes = getattr(node.grad_fn, "_saved_split_sizes", None)
     if sizes is None:
-        size = node.grad_fn._saved_split_size
+        width, size = node.grad_fn._saved_self_sym_sizes[_axis(node)], node.grad_fn._saved_split_size
         sizes = [min(size, width - start) for start in range(0, width, size)]
-    return list(sizes), width
+    return list(sizes)
 
 
 def _slice(node: Node) -> tuple[int, int, int, int]:
@@ -110,7 +108,7 @@ def unequal(reaches: Sequence[Reach]) -> str:
     """What splits a walk's channels into parts of unequal size, in words; empty where nothing does."""
     for node in (reach.node for reach in splits_of(reaches)):
         if node.type == ops.OPTYPE.SPLIT:
-            sizes, _ = _parts(node)
+            sizes = _parts(node)
             if len(set(sizes)) > 1:
                 return f"the forward splits its channels into {', '.join(map(str, sizes))}; only equal parts can shrink"
         else:
@@ -157,7 +155,7 @@ def _meetings(raw: Sequence[Reach]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         node = reach.node
         if node.type == ops.OPTYPE.SPLIT:
             index, root = joined[id(node), reach.handler]
-            yield index % _parts(node)[0][0], root
+            yield index % _parts(node)[0], root
             continue
         start, end, step, _ = _slice(node)
         for (place, _), (index, root) in joined.items():

@@ -86,7 +86,7 @@ def identity(trial: Trial) -> dict[str, Any]:
         "importance": trial.importance.name,
         "regularizer": trial.regularizer.name if trial.regularizer else None,
         "recipe": trial.recipe.name,
-        "speedup_target": trial.speedup if trial.ratio is None else None,
+        "speedup_target": trial.speedup_target,
         "ratio": trial.ratio,
         "base_key": trial.base_key,
         "sparsify_key": trial.sparsify_key,

@@ -120,6 +120,11 @@ class Trial(Frozen):
         """`importance` or `importance+regularizer`, as people type it."""
         return self.importance.name + (f"+{self.regularizer.name}" if self.regularizer else "")
 
+    @property
+    def speedup_target(self) -> float | None:
+        """The speed-up asked for; None where a ratio was, beside which `speedup` is only a name."""
+        return self.speedup if self.ratio is None else None
+
     @cached_property
     def trial_id(self) -> str:
         """Hash of everything this cell's numbers depend on; the base is in it by its identity."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from raybench.storage.base import Storage
 from raybench.storage.leases import is_alive
@@ -30,12 +30,13 @@ def find_garbage(
     """
     leases = {key: data for key in storage.list("leases") if (data := storage.read(key)) is not None}
     alive = {key.split("/")[1] for key, data in leases.items() if is_alive(json.loads(data))}
+    runs = {key: json.loads(data) for key in storage.list("runs") if (data := storage.read(key)) is not None}
     published = {key.split("/")[1] for key in storage.list("stages")}
     return [
         *_stale_leases(leases),
         *(Garbage("unfinished write", name, f"left alone for over {age:.0f} s") for name in storage.leftovers(age)),
-        *_stops(storage),
-        *_runs(storage),
+        *_stops(storage, runs),
+        *_runs(runs),
         *_checkpoints(storage, published | set(finished), alive),
         *_stages(published, needed, alive),
     ]
@@ -56,22 +57,24 @@ def _stale_leases(leases: dict[str, bytes]) -> Iterator[Garbage]:
             yield Garbage("lease", key, f"its holder, process {holder['pid']}, stopped renewing it")
 
 
-def _stops(storage: Storage) -> Iterator[Garbage]:
+def _stops(storage: Storage, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[Garbage]:
     """Signs that told the workers of a run to let go, and that its killed driver couldn't take back."""
     for key in storage.list("stops"):
-        run = storage.read(f"runs/{key.partition('/')[2]}.json")
-        told = json.loads(run) if run else None
-        if told is None or told["status"] != "running" or not is_alive(told):
+        told = runs.get(f"runs/{key.partition('/')[2]}.json")
+        if told is None or _is_over(told):
             yield Garbage("stop sign", key, "the run that it ended is over")
 
 
-def _runs(storage: Storage) -> Iterator[Garbage]:
+def _is_over(told: Mapping[str, Any]) -> bool:
+    return told["status"] != "running" or not is_alive(told)
+
+
+def _runs(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[Garbage]:
     """Signs of life of runs that are over, where their sweep was run again, and the plans that nothing else names."""
-    runs = {key: json.loads(data) for key in storage.list("runs") if (data := storage.read(key)) is not None}
     last: dict[str, str] = {}
     for key, told in sorted(runs.items(), key=lambda run: run[1]["time"]):
         last[told["sweep"]] = key
-    over = {k for k, told in runs.items() if told["status"] != "running" or not is_alive(told)} - set(last.values())
+    over = {key for key, told in runs.items() if _is_over(told)} - set(last.values())
     kept = {told["plan"] for key, told in runs.items() if key not in over}
     for key in sorted(over):
         yield Garbage("run", key, f"over; a later run of sweep {runs[key]['sweep']!r} left its own")

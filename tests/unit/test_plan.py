@@ -17,18 +17,12 @@ from raybench.results.store import Store
 from raybench.spec.resolve import resolve
 from raybench.spec.sweep import Sweep
 from raybench.storage.local import LocalStorage
+from tests.unit import sweeps
 
-STAGE = {"epochs": 1, "lr": 0.1}
-RECIPE = {"name": "r", "base": {"epochs": 2, "lr": 0.1}, "sparsify": STAGE, "finetune": STAGE}
-AXES = {
-    "name": "s",
-    "datasets": "digits",
-    "models": ["test-convnet", "test-vit"],
+AXES = sweeps.AXES | {
     "methods": ["magnitude-l1", "taylor", "magnitude-l2+group-norm", "taylor+group-norm"],
     "strategies": ["local", "global"],
     "speedups": [2, 4, 8],
-    "seeds": [0, 1],
-    "recipe": RECIPE,
 }
 
 
