@@ -11,7 +11,7 @@ help:
 	@echo "make quickstart   set everything up, run sweeps/quickstart.yaml, print the leaderboard"
 	@echo "make test         set everything up, pass the tests (about 10 minutes on 2 cores)"
 	@echo "make test-all     the long tests too: every model, repeated kills"
-	@echo "make lint         ruff's checks and format"
+	@echo "make lint         ruff and mypy"
 
 quickstart: $(VENV)/.ready
 	$(VENV)/bin/raybench run sweeps/quickstart.yaml --storage $(RESULTS)
@@ -27,6 +27,7 @@ test-all: $(VENV)/.ready-test
 lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A sweep on a Slurm cluster: sbatch --nodes=4 cluster/slurm.sh SWEEP STORAGE [options of `raybench run`]
-# STORAGE is a folder that every node mounts, or s3://... . Submitting it again goes on where the storage is.
+# STORAGE is a folder that every node mounts, or s3://... . Submit it again to continue the sweep.
 #SBATCH --job-name=raybench
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -25,15 +25,15 @@ if [[ -n ${RAYBENCH_VENV:-} ]]; then
   source "$RAYBENCH_VENV/bin/activate"
 fi
 
-# A token of this job's own: nobody else on these nodes can use its Ray.
+# A token for this job only, so that other users of these nodes can't use its Ray.
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT:-300}
 
-head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p) # `head` would break the pipe now and then
-port=6379 # `ray symmetric-run` wants nodes without another Ray, which --exclusive gives
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p) # not `head`, which may break the pipe
+port=6379 # `ray symmetric-run` needs nodes without another Ray: --exclusive
 
-# Every node runs this: the first becomes the head and runs the sweep, the others join, all end with it.
+# Runs on every node: the first becomes the head and runs the sweep, the others join it; all end with the sweep.
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" ray symmetric-run \
   --address "$head_node:$port" \
   --min-nodes "$SLURM_JOB_NUM_NODES" \

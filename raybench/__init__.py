@@ -1,16 +1,44 @@
-"""raybench: structural pruning methods under one protocol. The public names are resolved when first used."""
+"""Structural pruning methods under one protocol: run sweeps, read their results, prune a model.
+
+Public names are imported when they are first used, so ``import raybench`` takes a few milliseconds.
+
+Example:
+    >>> import raybench
+    >>> "prune" in raybench.__all__
+    True
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raybench.execution.run import run_sweep
+    from raybench.methods.protocols import (
+        Calibration,
+        ElementwiseImportance,
+        Importance,
+        Layer,
+        PairwiseImportance,
+        Regularizer,
+    )
+    from raybench.pipeline.artifact import load_pruned
+    from raybench.pipeline.in_memory import PrunedModel, prune
+    from raybench.plan.plan import plan as plan_sweep
+    from raybench.registry import dataset, importance, model, regularizer
+    from raybench.reports.leaderboard import Leaderboard
+    from raybench.results.load import load_results
+    from raybench.sweep.reader import load_sweep
 
 _WHERE = {
-    "load_sweep": "raybench.spec.reader",
-    "plan": "raybench.plan",
-    "run": "raybench.execution.driver",
-    "results": "raybench.results.api",
-    "Leaderboard": "raybench.results.leaderboard",
+    "load_sweep": "raybench.sweep.reader",
+    "plan_sweep": "raybench.plan.plan:plan",
+    "run_sweep": "raybench.execution.run",
+    "load_results": "raybench.results.load",
+    "Leaderboard": "raybench.reports.leaderboard",
+    "prune": "raybench.pipeline.in_memory",
+    "PrunedModel": "raybench.pipeline.in_memory",
     "load_pruned": "raybench.pipeline.artifact",
     "importance": "raybench.registry",
     "regularizer": "raybench.registry",
@@ -18,13 +46,39 @@ _WHERE = {
     "dataset": "raybench.registry",
     "Importance": "raybench.methods.protocols",
     "ElementwiseImportance": "raybench.methods.protocols",
+    "PairwiseImportance": "raybench.methods.protocols",
     "Regularizer": "raybench.methods.protocols",
     "Layer": "raybench.methods.protocols",
+    "Calibration": "raybench.methods.protocols",
 }
-__all__ = sorted(_WHERE)
+__all__ = [
+    "Calibration",
+    "ElementwiseImportance",
+    "Importance",
+    "Layer",
+    "Leaderboard",
+    "PairwiseImportance",
+    "PrunedModel",
+    "Regularizer",
+    "dataset",
+    "importance",
+    "load_pruned",
+    "load_results",
+    "load_sweep",
+    "model",
+    "plan_sweep",
+    "prune",
+    "regularizer",
+    "run_sweep",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    raise AttributeError(f"module 'raybench' has no attribute {name!r}")
+        where, _, attribute = _WHERE[name].partition(":")
+        return getattr(importlib.import_module(where), attribute or name)
+    raise AttributeError(f"module 'raybench' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""What a source file registers, read off its syntax tree: names, facts and default parameters, nothing imported."""
+"""Reads registrations from a source file's syntax tree: names, facts and default parameters. Imports nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUIRED = "<required>"  # default of a parameter that has none
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name: where its code lies and what is known of it without running it."""
+    """One registered name: where its code is, and what can be read without running it."""
 
     kind: str
     name: str
@@ -31,7 +31,7 @@ class Entry:
 
     @property
     def source(self) -> str | None:
-        """SHA-256 of the file of a plug-in or another package, part of a trial's identity; ours has `version`."""
+        """SHA-256 of the file, part of a trial's identity; None for raybench's own code, identified by `version`."""
         ours = (self.module or "").startswith("raybench.")
         return None if ours else hashlib.sha256(self.file.read_bytes()).hexdigest()
 
@@ -59,7 +59,7 @@ def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
 
 
 def _data(node: ast.ClassDef | ast.FunctionDef, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(facts, params) of a class, its bases' first; a function has its keyword parameters with their defaults."""
+    """(facts, params) of a class, inherited ones included; a function has no facts, its params are its keywords."""
     if isinstance(node, ast.FunctionDef):
         return {}, _signature(node)
     facts: dict[str, Any] = {}
@@ -83,10 +83,12 @@ def _data(node: ast.ClassDef | ast.FunctionDef, file: Path) -> tuple[dict[str, A
 
 
 def _signature(node: ast.FunctionDef) -> dict[str, Any]:
-    """Keyword parameters of a function; positional ones without a default are handed over by raybench."""
+    """Keyword parameters of a function; positional ones without a default are passed by raybench, so left out."""
     params: dict[str, Any] = {}
     positional = node.args.posonlyargs + node.args.args
-    pairs = [*zip(positional[len(positional) - len(node.args.defaults) :], node.args.defaults, strict=True)]
+    pairs: list[tuple[ast.arg, ast.expr | None]] = [
+        *zip(positional[len(positional) - len(node.args.defaults) :], node.args.defaults, strict=True)
+    ]
     pairs += [*zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
     for argument, default in pairs:
         params[argument.arg] = REQUIRED
@@ -95,20 +97,34 @@ def _signature(node: ast.FunctionDef) -> dict[str, Any]:
 
 
 def _find_class(name: str, file: Path) -> tuple[ast.ClassDef, Path] | None:
-    """The class called `name` as `file` sees it: its own, or one imported from raybench."""
-    for node in tree_of(file).body:
+    """The class called `name` in the scope of `file`: defined there, or imported from raybench."""
+    for node in _statements(tree_of(file)):
         if isinstance(node, ast.ClassDef) and node.name == name:
             return node, file
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("raybench."):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "raybench":
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    origin = ROOT.joinpath(*node.module.split(".")).with_suffix(".py")
+                    origin = _file_of(node.module or "")
                     return _find_class(alias.name, origin) if origin.is_file() else None
     return None
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Top-level statements, and those below a top-level `if`: there `raybench` imports its public names."""
+    for node in tree.body:
+        yield node
+        if isinstance(node, ast.If):
+            yield from node.body
+
+
+def _file_of(module: str) -> Path:
+    """The file of the raybench module `module`; the package's own for `raybench`."""
+    where = ROOT.joinpath(*module.split("."))
+    return where / "__init__.py" if where.is_dir() else where.with_suffix(".py")
+
+
 def _keep(where: dict[str, Any], name: str, value: ast.expr | None) -> None:
-    """Note a literal; anything else is the code's own business."""
+    """Store `value` under `name` if it is a literal; other values can't be known without running the code."""
     if value is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by who has to act: the person who typed, or us."""
+"""Exceptions that raybench raises on purpose, and the messages for unknown names."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 
 class RaybenchError(Exception):
-    """Root of every error that raybench raises on purpose."""
+    """Base class of every error that raybench raises on purpose."""
 
     exit_code = 1
 
 
 class UserError(RaybenchError):
-    """A mistake of the person who typed: printed without a traceback, exit code 2."""
+    """A mistake in what the user typed: printed without a traceback, exit code 2."""
 
     exit_code = 2
 
 
 class SpecError(UserError):
-    """A sweep file says something that it may not say.
+    """A sweep file holds an invalid key or value.
 
     Printed as ``FILE:LINE: KEY: found X; expected Y; did you mean Z?``.
     """
@@ -38,11 +38,11 @@ class SpecError(UserError):
 
 
 class NotSupported(RaybenchError):
-    """This combination can't be done, for a reason that a row can carry: it becomes a *skipped* cell."""
+    """This combination can't be run; the reason is written to the row of a *skipped* cell."""
 
 
 class StageError(RaybenchError):
-    """A stage failed; carries the stage's name so that the failed row can say it."""
+    """A stage failed. `stage` is its name, for the row of the failed cell."""
 
     def __init__(self, stage: str, message: str) -> None:
         self.stage = stage
@@ -50,12 +50,12 @@ class StageError(RaybenchError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the closest of `names`, or an empty string when none comes near."""
+    """`` Did you mean 'x'?`` for the closest of `names`, or an empty string when none is close."""
     close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.55)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:
-    """One sentence for an unknown name: what was found, what is allowed, the nearest."""
+    """Message for an unknown name: what was found, the nearest known name, and all known names."""
     known = sorted(names)
     return f"unknown {kind} {name!r}.{nearest(name, known)} Known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Where a number comes from: code, libraries, machine, as one frozen record. Imports no library that it names."""
+"""Provenance of a result row: versions of code and libraries, and the machine. Imports none of the libraries."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def provenance(
     driver: str | None = None,
     threads: int | None = None,
 ) -> Provenance:
-    """Facts of this process. What only torch knows (device, CUDA, threads) is handed in by who has it imported."""
+    """Provenance of this process. Facts that need torch (device, CUDA, threads) are passed in, so it isn't imported."""
     commit, dirty = _git()
     names = ("torch", "torchvision", "timm", "ultralytics", "ray")
     return Provenance(
@@ -77,7 +77,7 @@ def provenance(
 
 @cache
 def installed(package: str) -> str | None:
-    """Installed version of `package`, None when it isn't there."""
+    """Installed version of `package`, None when it isn't installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -86,7 +86,7 @@ def installed(package: str) -> str | None:
 
 @cache
 def cpu_name() -> str:
-    """Marketing name of the processor where Linux tells it, else the architecture."""
+    """Model name of the processor from /proc/cpuinfo, else the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -95,7 +95,7 @@ def cpu_name() -> str:
 
 @cache
 def _git() -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the checkout that this package runs from, (None, None) when it runs from none."""
+    """(commit, dirty) of the checkout that this package runs from, (None, None) outside a checkout."""
     if not (PACKAGE.parent / ".git").exists():
         return None, None
     try:

@@ -11,10 +11,10 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from raybench.pipeline.attention import attentions, plainly
-from raybench.pipeline.cost import count_macs
-from raybench.pipeline.records import Groups
-from raybench.pipeline.widths import sides_of
+from raybench.groups.attention import attentions, plainly
+from raybench.groups.cost import count_macs
+from raybench.groups.records import Groups
+from raybench.groups.widths import sides_of
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""An S3 server on this machine, for as long as a test wants it."""
+"""S3 servers on loopback for tests: a complete one, and one that refuses every write."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -22,3 +24,33 @@ def served_bucket(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[str]:
         yield f"s3://{name}/one?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
     finally:
         server.stop()
+
+
+@contextmanager
+def answering(status: int, code: str, message: str) -> Iterator[str]:
+    """Options of an s3:// address whose buckets are empty; every PUT is answered by this HTTP status and S3 error."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(200, "<ListBucketResult></ListBucketResult>")
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>" if code else "")
+
+        def _answer(self, status: int, body: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,1 +1,1 @@
-"""The command line: one file a verb; each parses, calls one function and prints."""
+"""The command line: one file per verb, which parses options, calls one function and prints. Nothing imports it."""

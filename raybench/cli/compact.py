@@ -1,22 +1,23 @@
-"""raybench compact: merge small result files into few."""
+"""`raybench compact RESULTS`: merges the small result files of a storage into a few large ones."""
 
 from __future__ import annotations
 
 import argparse
 
 from raybench.cli.results import add_results, open_store
+from raybench.progress.words import counted
 from raybench.results.compaction import compact
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
+    """Add the verb's options."""
     add_results(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Merge, and say what became of what."""
+    """Merge the files, and print how many there were and which could not be read."""
     done = compact(open_store(args.results))
-    print(f"merged {done.files} files into {done.parts}: {done.rows} cells")
+    print(f"merged {counted(done.files, 'file')} into {done.parts}: {counted(done.rows, 'cell')}")
     for key, reason in done.bad:
-        print(f"left alone: {key}: {reason}")
+        print(f"not merged: {key}: {reason}")
     return 0

@@ -1,4 +1,4 @@
-"""`raybench data get NAME`: fetch a dataset, never without being asked."""
+"""`raybench data get NAME`: downloads a dataset. No other verb downloads data."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedCo
 from rich.progress import Progress as Bar
 
 from raybench import registry
-from raybench.datasets.roots import ROOT_VARIABLE
 from raybench.errors import UserError
+from raybench.sweep.data_roots import ROOT_VARIABLE
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
-    parser.add_argument("action", choices=["get"], help="get: download, check and unpack")
-    parser.add_argument("name", help="the dataset (see raybench datasets)")
-    parser.add_argument("--root", type=Path, help=f"folder to put it into (default: ${ROOT_VARIABLE}/NAME)")
+    """Add the verb's options."""
+    parser.add_argument("action", choices=["get"], help="get: download, verify and unpack")
+    parser.add_argument("name", metavar="NAME", help="a dataset (see raybench datasets)")
+    parser.add_argument("--root", type=Path, metavar="DIR", help=f"target folder (default: ${ROOT_VARIABLE}/NAME)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch the dataset with a progress bar, and say how a sweep finds it."""
+    """Download the dataset with a progress bar, and print the line by which a sweep finds it."""
     from raybench.datasets.download import fetch, source_of
 
     registry.dataset.entry(args.name)
@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> None:
 
 def _default_root(name: str) -> Path:
     if not os.environ.get(ROOT_VARIABLE):
-        raise UserError(f"say where to put it: --root FOLDER, or set {ROOT_VARIABLE}")
+        raise UserError(f"--root: found none, expected --root DIR or the variable {ROOT_VARIABLE}")
     return Path(os.environ[ROOT_VARIABLE]).expanduser() / name

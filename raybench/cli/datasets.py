@@ -1,4 +1,4 @@
-"""`raybench datasets`: every registered dataset."""
+"""`raybench datasets`: lists the registered datasets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raybench.cli.sweep_arguments import add_plugin, load_plugins
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_plugin(parser)
     add_format(parser)
 

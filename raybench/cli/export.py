@@ -1,4 +1,4 @@
-"""raybench export: a pruned network of a results folder, as safetensors, ONNX or an exported program."""
+"""`raybench export TRIAL_ID`: writes a pruned network as safetensors, ONNX or an exported program."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ FORMATS = ("safetensors", "onnx", "torch-export", "ultralytics")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
-    parser.add_argument("trial_id", metavar="TRIAL_ID", help="a finished cell's id, or the beginning of one")
-    parser.add_argument("--results", required=True, metavar="DIR", help="the --storage of the run")
+    """Add the verb's options."""
+    parser.add_argument("trial_id", metavar="TRIAL_ID", help="id of a finished cell, or its first characters")
+    parser.add_argument(
+        "--results", required=True, metavar="DIR", help="storage of the run: the folder or URL given as --storage"
+    )
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default="safetensors",
-        help="safetensors (default): for raybench.load_pruned; onnx; torch-export: a program of torch.export; "
-        "ultralytics: a detector as a checkpoint for YOLO(PATH), made of ultralytics' and torch's classes alone",
+        help="safetensors (default): read by raybench.load_pruned; onnx; torch-export: a program of torch.export; "
+        "ultralytics: a detector as a checkpoint that YOLO(PATH) loads without raybench",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: TRIAL_ID, with the format's ending")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="file or folder to write (default: TRIAL_ID with the format's ending)",
+    )
     add_plugin(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the files and say what they are."""
+    """Write the files and print what they are."""
     load_plugins(args)
     store = open_store(args.results)
     row = store.record(args.trial_id)
@@ -43,22 +51,22 @@ def run(args: argparse.Namespace) -> int:
     ending, write = EXPORTS[args.format]
     target = args.output or Path(row["trial_id"] + ending)
     if ending and target.suffix != ending:
-        target = target.with_name(target.name + ending)  # readers go by it
+        target = target.with_name(target.name + ending)  # readers recognise the format by it
     _check_free(target)
     try:
         written = write(folder, target)
-    except OSError as error:  # a full disk, say
+    except OSError as error:  # e.g. a full disk
         raise UserError(f"-o {target}: can't be written: {error.strerror or error}") from error
     print(written)
     return 0
 
 
 def _check_free(target: Path) -> None:
-    """Make the folder that `target` comes to lie in; UserError when it can't be written, or `target` is there."""
+    """Make the folder of `target`; UserError when it can't be written, or `target` exists."""
     try:
         if target.exists() and (target.is_file() or any(target.iterdir())):
-            raise UserError(f"{target} is there already; choose another -o")
+            raise UserError(f"-o {target}: exists already; choose another path")
         target.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=target.parent).close()  # permissions alone don't tell
+        tempfile.TemporaryFile(dir=target.parent).close()  # permissions alone don't show it
     except OSError as error:
         raise UserError(f"-o {target}: can't write into the folder {target.parent}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""`raybench gc STORAGE`: what can be removed from a storage; with ``--delete``, remove it."""
+"""`raybench gc STORAGE`: lists what can be removed from a storage; removes it with ``--delete``."""
 
 from __future__ import annotations
 
@@ -7,29 +7,37 @@ from dataclasses import asdict
 
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
+from raybench.progress.words import counted
 from raybench.results.store import Store
-from raybench.spec.reader import load_sweep
-from raybench.spec.resolve import resolve
 from raybench.storage.gc import find_garbage, remove
 from raybench.storage.open import open_existing
+from raybench.sweep.reader import load_sweep
+from raybench.sweep.resolve import resolve
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
-    parser.add_argument("storage", metavar="STORAGE", help="what --storage of the runs was")
-    parser.add_argument("--delete", action="store_true", help="remove it (default: only show it)")
+    """Add the verb's options."""
+    parser.add_argument("storage", metavar="STORAGE", help="storage of the runs: the folder or URL given as --storage")
+    parser.add_argument("--delete", action="store_true", help="remove what is listed (default: only list it)")
     parser.add_argument(
-        "--keep", action="append", metavar="SWEEP", help="also remove shared stages that no cell of these sweeps needs"
+        "--keep",
+        action="append",
+        metavar="SWEEP",
+        help="also remove shared stages that no cell of this sweep file needs; may be repeated",
     )
     parser.add_argument(
-        "--older", type=float, default=3600.0, metavar="S", help="unfinished writes at least this old (default: 3600)"
+        "--older",
+        type=float,
+        default=3600.0,
+        metavar="S",
+        help="age in seconds from which unfinished writes are removed (default: 3600)",
     )
     add_plugin(parser)
     add_format(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Show, or remove, what nobody needs."""
+    """List, or remove, what no run needs."""
     load_plugins(args)
     storage = open_existing(args.storage)
     finished = [trial_id for trial_id, status in Store(storage).statuses().items() if status != "failed"]
@@ -42,12 +50,12 @@ def run(args: argparse.Namespace) -> None:
         return
     if found:
         print_rows([asdict(garbage) for garbage in found], ("kind", "name", "reason"))
-    done = "removed" if args.delete else "to remove; nothing was touched (--delete removes it)"
-    print(f"{len(found)} {done}" if found else "nothing to remove")
+    done = "removed" if args.delete else "to remove; nothing was changed (--delete removes them)"
+    print(f"{counted(len(found), 'item')} {done}" if found else "nothing to remove")
 
 
 def _needed(sweeps: list[str] | None) -> set[str] | None:
-    """Keys of the stages that the cells of the sweep files need; None when no file was named."""
+    """Keys of the stages that the cells of the sweep files need; None without files."""
     if not sweeps:
         return None
     trials = [trial for file in sweeps for trial in resolve(load_sweep(file))]

@@ -1,4 +1,4 @@
-"""What the verbs that talk to a cluster's jobs have in common."""
+"""Shared by the verbs about submitted jobs: the options --address and JOB, and a job as a row."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ COLUMNS = ("id", "sweep", "status", "started", "seconds", "storage")
 
 
 def add_address(parser: argparse.ArgumentParser) -> None:
-    """Give a verb its ``--address``."""
+    """Add the option ``--address``."""
     parser.add_argument(
         "--address",
         required=True,
         metavar="URL",
-        help="the cluster's dashboard, http://HEAD:8265; token: RAY_AUTH_TOKEN",
+        help="dashboard of the cluster, http://HEAD:8265 (its token is read from RAY_AUTH_TOKEN)",
     )
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:
-    """Give a verb its optional JOB."""
-    parser.add_argument("job", nargs="?", metavar="JOB", help="a job's id or its beginning (default: the newest)")
+    """Add the optional argument JOB."""
+    parser.add_argument(
+        "job", nargs="?", metavar="JOB", help="id of a job, or its first characters (default: the newest job)"
+    )
 
 
 def as_row(job: Job) -> dict[str, Any]:
-    """One job as plain data; `seconds` is how long it ran, or has run by now."""
+    """One job as plain data; `seconds` is how long it has run."""
     end = job.ended or time.time()
     return {
         "id": job.id,

@@ -1,4 +1,4 @@
-"""`raybench jobs --address URL`: the sweeps that were submitted to a cluster, the newest first."""
+"""`raybench jobs --address URL`: lists the sweeps submitted to a cluster, newest first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raybench.cli.output import add_format, print_json, print_rows
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_address(parser)
     add_format(parser)
 

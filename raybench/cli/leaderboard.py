@@ -1,4 +1,4 @@
-"""raybench leaderboard: rank the methods of a results folder."""
+"""`raybench leaderboard RESULTS`: ranks the methods of a storage, one table per board."""
 
 from __future__ import annotations
 
@@ -9,37 +9,45 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from raybench.cli.results import add_results, hint_to_compact, open_store, plain_warnings, without_pandas
+from raybench.cli.results import add_results, hint_to_compact, open_store
 from raybench.errors import UserError
-from raybench.results.board_text import as_markdown, as_text
-from raybench.results.leaderboard import Leaderboard, Query
-from raybench.results.leaderboard_rows import rows, table
-from raybench.results.store import csv_bytes, parquet_bytes
+from raybench.reports.board_text import as_markdown, as_text
+from raybench.reports.leaderboard import Leaderboard, Query
+from raybench.reports.leaderboard_rows import rows, table
+from raybench.results.encoding import csv_bytes, parquet_bytes
 
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
+    """Add the verb's options."""
     add_results(parser)
     for name in ("model", "dataset", "strategy", "protocol"):
-        parser.add_argument(f"--{name}", help=f"only this {name}")
-    parser.add_argument("--speedup", type=_speedup, metavar="N|average", help="only this speed-up, or the average")
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"only this {name}")
+    parser.add_argument(
+        "--speedup",
+        type=_speedup,
+        metavar="N|average",
+        help="only this speed-up, such as 4; or average: the mean over all speed-ups",
+    )
     parser.add_argument("--by", choices=("strategy",), help="rank the strategies of all methods in one table")
     tracks = ("criteria", "regularizers", "all")
-    parser.add_argument("--track", choices=tracks, help="one ranking of these (default: criteria, then regularizers)")
-    parser.add_argument("--format", choices=FORMATS, default="table", help="how to print (default: %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write there instead of printing")
+    parser.add_argument(
+        "--track",
+        choices=tracks,
+        help="rank only criteria, only regularizers, or all in one table (default: criteria, then regularizers)",
+    )
+    parser.add_argument("--format", choices=FORMATS, default="table", help="output format (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Rank, render, print."""
+    """Rank the results and print or write the boards."""
     names = ("model", "dataset", "speedup", "strategy", "protocol", "track", "by")
     store = open_store(args.results)
-    with plain_warnings(), without_pandas():
-        found = Leaderboard.read(store, Query(**{name: getattr(args, name) for name in names}))
+    found = Leaderboard.read(store, Query(**{name: getattr(args, name) for name in names}))
     if args.format == "parquet" and args.output is None and sys.stdout.isatty():
-        raise UserError("--format parquet: a terminal can't show it; name a file with -o FILE")
+        raise UserError("--format parquet: can't be printed on a terminal; name a file with -o FILE")
     content = _rendered(found, args.format)
     if args.output:
         args.output.write_bytes(content)

@@ -1,4 +1,4 @@
-"""`raybench logs [JOB] --address URL`: what a submitted sweep has printed."""
+"""`raybench logs [JOB] --address URL`: prints the output of a submitted sweep."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from raybench.cli.job_arguments import add_address, add_job
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_job(parser)
     add_address(parser)
-    parser.add_argument("--follow", action="store_true", help="go on until the job ends")
+    parser.add_argument("--follow", action="store_true", help="print new output until the job ends")
 
 
 def run(args: argparse.Namespace) -> None:

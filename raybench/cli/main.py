@@ -1,4 +1,4 @@
-"""`raybench VERB ...`: parse, call one function, print. Each verb is one file here, imported only when typed."""
+"""Entry point `raybench VERB ...`: each verb is one file in this package, imported only when it is used."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from raybench.errors import RaybenchError, nearest
 
 GROUPS = {
-    "a sweep": {
-        "run": "run a sweep: every missing cell, on Ray (or --local)",
-        "plan": "show what a run would do, in under a second",
-        "validate": "check a sweep file",
+    "sweeps": {
+        "run": "run the missing cells of a sweep, on Ray or in this process",
+        "plan": "show what a run would do, without running it",
+        "validate": "check a sweep file and list all its mistakes",
         "schema": "print the JSON Schema of sweep files",
     },
     "one model": {
-        "prune": "prune one model, from the command line alone",
+        "prune": "prune one model without a sweep file",
         "export": "write a pruned network as safetensors, ONNX or an exported program",
     },
     "results": {
-        "watch": "how far a sweep is, from anywhere that reaches its storage",
-        "leaderboard": "rank the methods of a results folder",
-        "show": "everything known of one cell",
-        "query": "SQL over a results folder",
-        "compare": "our figures beside those that PruningBench published",
-        "merge": "copy the rows of other results folders into one",
-        "compact": "merge small result files",
-        "gc": "remove what killed processes left in a storage",
+        "watch": "show the progress of a run from its storage",
+        "leaderboard": "rank the methods in a storage",
+        "show": "print the full result of one cell",
+        "query": "run an SQL query over results",
+        "compare": "compare results with published figures: PruningBench and papers",
+        "merge": "copy the results of other storages into one",
+        "compact": "merge small result files into a few large ones",
+        "gc": "list or remove what killed processes left in a storage",
     },
-    "a cluster": {
-        "submit": "run a sweep as a job of a Ray cluster; twice is once",
+    "clusters": {
+        "submit": "run a sweep as a job of a Ray cluster",
         "jobs": "list the sweeps submitted to a cluster",
-        "status": "how a submitted sweep is doing",
-        "logs": "what a submitted sweep has printed",
-        "stop": "end a submitted sweep",
+        "status": "show the status of a submitted sweep",
+        "logs": "print the output of a submitted sweep",
+        "stop": "stop a submitted sweep",
     },
-    "names": {
+    "methods, models, data": {
         "methods": "list importance criteria and regularizers",
-        "new-method": "write a starting file for a criterion or regularizer of your own",
+        "new-method": "write a template for your own criterion or regularizer",
         "models": "list models",
         "datasets": "list datasets",
-        "data": "fetch a dataset, checked",
+        "data": "download and verify a dataset",
     },
 }
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells use it
 VERBS = {verb: summary for verbs in GROUPS.values() for verb, summary in verbs.items()}
 
 
@@ -67,40 +68,58 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"raybench: unknown verb {verb!r}.{nearest(verb, VERBS)} See raybench --help", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"raybench.cli.{verb.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"raybench {verb}", description=VERBS[verb])
-    module.arguments(parser)
-    parsed = parser.parse_args(rest)
     try:
-        with told_plainly():
-            return module.run(parsed) or 0
+        return _run(verb, rest)
     except RaybenchError as error:
         print(f"raybench {verb}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(f"raybench {verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # `raybench ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
+def _run(verb: str, arguments: list[str]) -> int:
+    """Import the verb, parse its arguments and run it; returns its exit code."""
+    module = importlib.import_module(f"raybench.cli.{verb.replace('-', '_')}")
+    summary = VERBS[verb]
+    parser = argparse.ArgumentParser(prog=f"raybench {verb}", description=f"{summary[0].upper()}{summary[1:]}.")
+    module.arguments(parser)
+    parsed = parser.parse_args(arguments)
+    with plain_warnings():
+        return module.run(parsed) or 0
+
+
 @contextmanager
-def told_plainly() -> Iterator[None]:
-    """Our own warnings as one line each, without the source line that raised them; others' as they are."""
-    before, home = warnings.formatwarning, str(Path(__file__).parents[1])
+def plain_warnings() -> Iterator[None]:
+    """Print raybench's own warnings as one line ``warning: ...`` on standard error, other libraries' as usual."""
+    previous, package = warnings.showwarning, str(Path(__file__).parents[1])
 
-    def formatted(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> str:
-        ours = filename.startswith(home) and issubclass(category, UserWarning)
-        return f"warning: {message}\n" if ours else before(message, category, filename, *where)
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if filename.startswith(package) and issubclass(category, UserWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            previous(message, category, filename, lineno, file, line)
 
-    warnings.formatwarning = formatted
+    warnings.showwarning = show
     try:
         yield
     finally:
-        warnings.formatwarning = before
+        warnings.showwarning = previous
 
 
 def _usage() -> str:
     width = max(map(len, VERBS))
-    lines = ["usage: raybench VERB ... (raybench VERB --help tells its options; raybench --version)"]
+    lines = ["usage: raybench VERB ... (raybench VERB --help lists its options; raybench --version)"]
     for group, verbs in GROUPS.items():
         lines += ["", f"{group}:", *(f"  {verb:<{width}}  {summary}" for verb, summary in verbs.items())]
     return "\n".join(lines)

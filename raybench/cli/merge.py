@@ -1,38 +1,39 @@
-"""raybench merge: copy the rows of other results folders into one."""
+"""`raybench merge TARGET SOURCE ...`: copies the results of other storages into one."""
 
 from __future__ import annotations
 
 import argparse
 
-from raybench.cli.results import open_store, plain_warnings
+from raybench.cli.results import open_store
 from raybench.errors import UserError
+from raybench.progress.words import counted
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
-    parser.add_argument("target", metavar="A", help="the storage that gets the rows")
-    parser.add_argument("sources", metavar="B", nargs="+", help="storages whose rows are copied; they are only read")
+    """Add the verb's options."""
+    parser.add_argument("target", metavar="TARGET", help="storage that gets the rows; made if it doesn't exist")
+    parser.add_argument(
+        "sources", metavar="SOURCE", nargs="+", help="storages whose rows are copied; they are not changed"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Copy from each source in turn."""
+    """Copy the rows of each source, and print what was copied."""
     from raybench.results.merging import merge
 
     target = Store(open_storage(args.target))  # may be a new one
     for url in args.sources:
         source = open_store(url)
         if source.storage.url == target.storage.url:
-            raise UserError(f"found {url!r} twice, expected another storage to copy from")
+            raise UserError(f"{url}: found as TARGET and as SOURCE, expected two storages")
         if not source.statuses():
-            raise UserError(f"no results in {source.storage.url}: expected the --storage folder of a run")
-        with plain_warnings():
-            done = merge(target, source)
-        print(
-            f"{source.storage.url}: copied {done.cells} cells and {done.attempts} failed attempts, {done.known} known"
-        )
+            raise UserError(f"no results in {source.storage.url}: expected the --storage of a run")
+        done = merge(target, source)
+        copied = f"copied {counted(done.cells, 'cell')} and {counted(done.attempts, 'failed attempt')}"
+        print(f"{source.storage.url}: {copied}; {done.known} were there already")
         for trial_id in done.differing:
-            print(f"  {trial_id} has another final metric there; the row of {target.storage.url} stays")
-    print("artifacts, checkpoints and cached stages stay where they are")
+            print(f"  {trial_id} has another final metric there; the row in {target.storage.url} was kept")
+    print("artifacts, checkpoints and cached stages were not copied")
     return 0

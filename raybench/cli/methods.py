@@ -1,4 +1,4 @@
-"""`raybench methods`: every importance criterion and regularizer, with what it needs and its defaults."""
+"""`raybench methods`: lists importance criteria and regularizers with what they need and their defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raybench.cli.sweep_arguments import add_plugin, load_plugins
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_plugin(parser)
     add_format(parser)
 
@@ -24,9 +24,13 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "json":
         print_json(rows)
     else:
-        _print("importance", "criteria, by which channels stay", rows)
+        _print("importance", "importance criteria: decide which channels are kept", rows)
         print()
-        _print("regularizer", "regularizers, each of which goes before any criterion: magnitude-l2+group-norm", rows)
+        _print(
+            "regularizer",
+            "sparsity regularizers: train before pruning; combine with a criterion as in magnitude-l2+group-norm",
+            rows,
+        )
 
 
 def _print(kind: str, title: str, rows: list[dict[str, Any]]) -> None:

@@ -1,9 +1,10 @@
-"""`raybench models`: every registered model; any `timm:NAME` and `module:function` is a model, too."""
+"""`raybench models`: lists the registered models; `timm:NAME` and `module:function` are models, too."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from raybench import registry
@@ -12,7 +13,7 @@ from raybench.cli.sweep_arguments import add_plugin, load_plugins
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_plugin(parser)
     add_format(parser)
 
@@ -39,17 +40,17 @@ def run(args: argparse.Namespace) -> None:
             if number:
                 print()
             print_rows(sorted(family, key=_natural), ["name", "task", "norm", "pretrained"], title=summary)
-        print("\nalso: timm:NAME, and module:function for a model of your own")
+        print("\nalso: timm:NAME for a model of timm, and module:function for your own")
 
 
 def _families(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Models that one function builds, under what its docstring says."""
+    """Models grouped by the summary of the function that builds them."""
     families: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         families.setdefault(row["summary"], []).append(row)
     return families
 
 
-def _natural(row: dict[str, Any]) -> list[Any]:
-    """resnet18 before resnet110: every other piece of the name is a number."""
+def _natural(row: Mapping[str, Any]) -> list[Any]:
+    """Sort key that puts resnet18 before resnet110: texts and numbers of the name in turn."""
     return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", row["name"])]

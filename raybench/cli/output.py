@@ -1,9 +1,10 @@
-"""How every listing verb prints: a table for people, JSON for programs."""
+"""Prints the rows of listing verbs: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,18 +13,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raybench.results.text import cell, lines
+from raybench.reports.text import cell, lines
 
 
 def add_format(parser: argparse.ArgumentParser, formats: Sequence[str] = ("table", "json")) -> None:
-    """Give a listing verb its ``--format``."""
-    parser.add_argument("--format", choices=formats, default="table", help="how to print (default: %(default)s)")
+    """Add the option ``--format``."""
+    parser.add_argument("--format", choices=formats, default="table", help="output format (default: %(default)s)")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None) -> None:
-    """Print `rows` as a table with `columns`; None prints as a dash. Numbers are right-aligned.
+    """Print `rows` as a table with `columns`; None prints as a dash, numbers are right-aligned.
 
-    On a terminal (or where COLUMNS is set) the last column is folded to fit; in a pipe nothing is: a row stays a line.
+    On a terminal, or with COLUMNS set, the last column is wrapped to fit. In a pipe each row is one line.
     """
     if title:
         print(title)
@@ -40,5 +41,13 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, tit
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as indented JSON on standard output, NaN refused."""
-    print(json.dumps(value, indent=2, default=str, allow_nan=False))
+    """Print `value` as indented JSON; NaN and infinity, which JSON lacks, become null."""
+    print(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""`raybench plan SWEEP`: what a run would do, in under a second; imports neither torch nor ray."""
+"""`raybench plan SWEEP`: shows what a run would do. Imports neither torch nor ray."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from rich.console import Console
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
 from raybench.errors import UserError
-from raybench.plan import Plan, plan
-from raybench.plan_view import as_json, board_rows, cell_states, cost_lines, stage_rows
+from raybench.plan.plan import plan
+from raybench.plan.records import Plan
+from raybench.plan.view import as_json, board_rows, cell_states, cost_lines, stage_rows
+from raybench.progress.words import counted
 from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_sweep(parser)
     parser.add_argument(
-        "--storage", metavar="DIR", help="what is in here is done already (default: the sweep's, or results/NAME)"
+        "--storage",
+        metavar="DIR",
+        help="storage whose finished cells count as done (default: the sweep's, or results/NAME)",
     )
-    parser.add_argument("--no-retry-failed", action="store_true", help="leave failed cells as they are")
+    parser.add_argument("--no-retry-failed", action="store_true", help="don't try again cells that failed before")
     parser.add_argument(
         "--timings", metavar="DIR",
-        help="tell the cost (GPU-hours) from the finished cells in this results folder, e.g. of a pilot that ran one "
-        "cell a model with `raybench run SWEEP --only TRIAL_ID` (default: the storage)",
+        help="storage whose finished cells give the cost estimate (GPU-hours), e.g. of a pilot that ran one cell per "
+        "model with `raybench run SWEEP --only TRIAL_ID` (default: the storage)",
     )  # fmt: skip
     add_format(parser)
 
@@ -35,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the plan."""
     sweep = read_sweep(args)
-    url = args.storage or sweep.storage or f"results/{sweep.name}"  # as `run`
+    url = args.storage or sweep.storage or f"results/{sweep.name}"  # the same default as in `run`
     planned = plan(sweep, open_storage(url), retry_failed=not args.no_retry_failed, timed=_timed(args.timings))
     if args.format == "json":
         print_json(as_json(planned, sweep.name))
@@ -44,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _timed(url: str | None) -> Storage | None:
-    """The storage behind --timings; UserError when nothing in it was ever finished."""
+    """The storage given as --timings; UserError when it has no finished cells."""
     if url is None:
         return None
     storage = open_storage(url)
@@ -55,12 +59,12 @@ def _timed(url: str | None) -> Storage | None:
 
 def _print(planned: Plan, name: str, url: str) -> None:
     states = Counter(status for status, _ in cell_states(planned))
-    told = ", ".join(
+    counts = ", ".join(
         f"{states[status]} {status}" for status in ("planned", "done", "skipped", "failed") if states[status]
     )
-    _say(f"{name}: {len(planned.trials)} cells: {told} (storage {url})")
+    _say(f"{name}: {counted(len(planned.trials), 'cell')}: {counts} (storage {url})")
     if retried := sum(planned.stored.get(unit.key) == "failed" for unit in planned.cells):
-        _say(f"{retried} of the planned ones failed before and are tried again")
+        _say(f"{counted(retried, 'planned cell')} failed before; tried again")
     if planned.units:
         print()
         print_rows(list(board_rows(planned.cells)), ["dataset", "model", "methods", "strategies", "speedups", "cells"])
@@ -72,7 +76,7 @@ def _print(planned: Plan, name: str, url: str) -> None:
         reasons = Counter(skip.reason for skip in planned.skips)
         print_rows([{"skipped": n, "reason": reason} for reason, n in reasons.items()], ["skipped", "reason"])
     if planned.unchecked:
-        _say(f"\nchecked at start: {', '.join(planned.unchecked)}")
+        _say(f"\nchecked when the run starts: {', '.join(planned.unchecked)}")
     if planned.cost:
         _say("\n" + "\n".join(cost_lines(planned.cost)))
 

@@ -1,4 +1,4 @@
-"""`raybench schema`: the JSON Schema of sweep files, for editors (`# yaml-language-server: $schema=...`)."""
+"""`raybench schema`: prints the JSON Schema of sweep files, for editors (`# yaml-language-server: $schema=...`)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 
 from raybench.cli.output import print_json
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
-from raybench.spec.schema import json_schema
+from raybench.sweep.schema import json_schema
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_plugin(parser)
 
 

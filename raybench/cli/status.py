@@ -1,4 +1,4 @@
-"""`raybench status [JOB] --address URL`: how one submitted sweep is doing."""
+"""`raybench status [JOB] --address URL`: prints the status of a submitted sweep."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from raybench.cli.output import add_format, print_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_job(parser)
     add_address(parser)
     add_format(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print what the cluster knows of the job."""
+    """Print what the cluster reports about the job."""
     from raybench.execution.jobs import Jobs
 
     row = as_row(Jobs(args.address).find(args.job))

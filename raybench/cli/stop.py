@@ -1,4 +1,4 @@
-"""`raybench stop [JOB] --address URL`: end a submitted sweep. Submitting it again goes on where it was."""
+"""`raybench stop [JOB] --address URL`: stops a submitted sweep. Submitting it again continues it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from raybench.cli.job_arguments import add_address, add_job
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_job(parser)
     add_address(parser)
 
@@ -22,4 +22,4 @@ def run(args: argparse.Namespace) -> None:
     if job.is_over:
         print(f"{job.id}: {job.status} already")
         return
-    print(f"{job.id}: {jobs.stop(job.id).status}; what it finished is in {job.storage}")
+    print(f"{job.id}: {jobs.stop(job.id).status}; its finished cells are in {job.storage}")

@@ -1,4 +1,4 @@
-"""`raybench submit SWEEP --address URL`: run a sweep as a job of a Ray cluster. Submitting it twice runs it once."""
+"""`raybench submit SWEEP --address URL`: runs a sweep as a job of a Ray cluster; a second submit changes nothing."""
 
 from __future__ import annotations
 
@@ -15,31 +15,46 @@ from raybench.storage.open import check_writable, open_storage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_sweep(parser)
     add_address(parser)
     parser.add_argument(
-        "--storage", metavar="URL", help="s3://, gs:// or a folder that every node mounts (default: the sweep's own)"
+        "--storage", metavar="URL", help="s3://..., gs://... or a folder that every node mounts (default: the sweep's)"
     )
-    parser.add_argument("--working-dir", type=Path, metavar="DIR", help="your own modules, for models module:function")
+    parser.add_argument(
+        "--working-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder with your own modules, for models written module:function; sent with the job",
+    )
     parser.add_argument(
         "--mounted",
         action="append",
         default=[],
         type=Path,
         metavar="DIR",
-        help="every node has DIR; its files stay there",
+        help="folder that every node mounts at the same path; its files are not sent",
     )
-    parser.add_argument("--env", action="append", default=[], metavar="NAME", help="also set NAME there as it is here")
-    parser.add_argument("--no-retry-failed", action="store_true", help="leave failed cells as they are")
-    parser.add_argument("--any-version", action="store_true", help="don't compare versions here and on the cluster")
-    parser.add_argument("--wait", action="store_true", help="follow the job's output until it ends")
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="environment variable to set on the cluster, with its value here",
+    )
+    parser.add_argument("--no-retry-failed", action="store_true", help="don't try again cells that failed before")
+    parser.add_argument(
+        "--any-version",
+        action="store_true",
+        help="don't check that this machine and the cluster have the same versions",
+    )
+    parser.add_argument("--wait", action="store_true", help="print the job's output until it ends")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Submit; 0 when it was accepted, with --wait when it succeeded."""
+    """Submit the sweep. Returns 0 when the job was accepted, with --wait when it succeeded."""
+    from raybench.execution.attachments import check_data
     from raybench.execution.jobs import Jobs
-    from raybench.execution.luggage import check_data
     from raybench.execution.submission import (
         VERSIONS,
         Submission,
@@ -65,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
         env[VERSIONS] = json.dumps(mine)
     with tempfile.TemporaryDirectory(prefix="raybench-submit-") as folder:
         sent.stage(Path(folder))
-        told = {"sweep": sweep.name, "storage": sent.storage}
-        job, started = jobs.submit(sent.hash, sent.entrypoint, Path(folder), env, told)
+        metadata = {"sweep": sweep.name, "storage": sent.storage}
+        job, started = jobs.submit(sent.hash, sent.entrypoint, Path(folder), env, metadata)
     print(f"{job.id}: {'submitted' if started else f'already {job.status}, nothing was submitted'}")
     if not args.wait:
         print(f"follow it: raybench logs {job.id} --follow --address {args.address}")
@@ -79,9 +94,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_storage(url: str) -> None:
-    """UserError where nothing can be stored; a warning where it may be only this machine that may not write.
+    """UserError when the storage can't be written; only a warning when this machine's credentials are refused.
 
-    A plain folder isn't looked at: it may be mounted on the nodes alone.
+    A folder is not checked: it may be mounted on the nodes only.
     """
     if "://" not in url:
         return
@@ -90,4 +105,4 @@ def _check_storage(url: str) -> None:
     try:
         check_writable(open_storage(url))
     except Refused as error:
-        print(f"warning: {error}. Submitted all the same: the nodes' credentials may be others", file=sys.stderr)
+        print(f"warning: {error}. Submitted nevertheless, as the nodes may have other credentials", file=sys.stderr)

@@ -1,19 +1,20 @@
-"""`raybench validate SWEEP`: every mistake of a sweep file at once, exit code 2; or that it is sound."""
+"""`raybench validate SWEEP`: checks a sweep file and lists all its mistakes (exit code 2)."""
 
 from __future__ import annotations
 
 import argparse
 
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
-from raybench.spec.resolve import resolve
+from raybench.progress.words import counted
+from raybench.sweep.resolve import resolve
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_sweep(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read and resolve the sweep; its mistakes are raised."""
+    """Read and resolve the sweep. Raises its mistakes, all at once."""
     sweep = read_sweep(args)
-    print(f"{args.sweep}: sound, {len(resolve(sweep))} cells")
+    print(f"{args.sweep}: valid, {counted(len(resolve(sweep)), 'cell')}")

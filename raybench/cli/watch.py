@@ -1,65 +1,74 @@
-"""`raybench watch RESULTS`: how far a sweep is, from anywhere that reaches its storage. Asks no cluster."""
+"""`raybench watch RESULTS`: shows the progress of a sweep from its storage alone, without a cluster."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from raybench.cli.results import add_results
 from raybench.errors import UserError
-from raybench.progress.snapshot import Reader, Snapshot, SweepState, is_there
+from raybench.progress.snapshot import Snapshot, StoreReader, SweepState, is_there
 from raybench.progress.view import driver_lines, ended_line, failure_lines, headline, panel, plain
 from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
 
 EXIT_CODES = (
-    "exit codes: 0 when every cell ended well or was skipped, 1 when cells failed or nobody goes on with what is "
-    "missing, 2 when RESULTS can't be read, 130 when interrupted. With --once: 1 when cells failed, else 0."
+    "exit codes: 0 when every cell is ok or skipped, 1 when cells failed or are missing and no driver runs, "
+    "2 when RESULTS can't be read, 130 when interrupted. With --once: 1 when cells failed, else 0."
 )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
+    """Add the verb's options."""
     add_results(parser)
-    parser.add_argument("--interval", type=_seconds, default=5.0, metavar="S", help="look again after S s (default: 5)")
-    parser.add_argument("--once", action="store_true", help="look once and end")
-    parser.add_argument("--wait", action="store_true", help="stay when nobody drives an unfinished sweep: one may come")
+    parser.add_argument(
+        "--interval",
+        type=_seconds,
+        default=5.0,
+        metavar="S",
+        help="seconds between two reads of the storage (default: 5)",
+    )
+    parser.add_argument("--once", action="store_true", help="print the progress once and end")
+    parser.add_argument(
+        "--wait", action="store_true", help="stay when no driver runs and cells are missing: wait for the next driver"
+    )
     parser.epilog = EXIT_CODES
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show it until it is complete, or nobody goes on with it; the codes are EXIT_CODES."""
+    """Show the progress until the sweep is complete or no driver runs. Returns the exit code, see EXIT_CODES."""
     storage, console = open_storage(args.results), Console()
     try:
         if args.once:
             if not is_there(storage):
                 raise UserError(f"nothing in {storage.url}: expected the --storage of a run")
-            snapshot = Reader(storage).read()
+            snapshot = StoreReader(storage).read()
             _print(console, snapshot)
             return int(_failed(snapshot))
         _wait_for_a_run(storage, console, args.interval)
         follow = _live if console.is_terminal else _lines
-        last = follow(_snapshots(Reader(storage), console, args.interval, args.wait), console)
+        last = follow(_snapshots(StoreReader(storage), console, args.interval, args.wait), console)
     except KeyboardInterrupt:
         return 130
-    return int(_failed(last) or any(sweep.total is not None and sweep.over < sweep.total for sweep in last.sweeps))
+    return int(_failed(last) or any(sweep.total is not None and sweep.ended < sweep.total for sweep in last.sweeps))
 
 
 def _wait_for_a_run(storage: Storage, console: Console, interval: float) -> None:
-    """A job that was just submitted takes a while to write its first word."""
+    """Wait until a run has written to the storage: a job that was just submitted takes a while."""
     if is_there(storage):
         return
-    _say(console, f"nothing in {storage.url} yet: waiting for a run to begin")
+    _say(console, f"nothing in {storage.url} yet: waiting for a run to start")
     while not is_there(storage):
         time.sleep(interval)
 
 
-def _snapshots(reader: Reader, console: Console, interval: float, wait: bool) -> Iterator[Snapshot]:
-    """A look every `interval` s until it is over; one that fails after the first is told and tried again."""
+def _snapshots(reader: StoreReader, console: Console, interval: float, wait: bool) -> Iterator[Snapshot]:
+    """Read the storage every `interval` s until the sweep ends. A read that fails after the first is tried again."""
     snapshot, failing = reader.read(), False
     yield snapshot
     while not _over(snapshot, wait):
@@ -68,7 +77,7 @@ def _snapshots(reader: Reader, console: Console, interval: float, wait: bool) ->
             snapshot = reader.read()
         except OSError as error:
             if not failing:
-                _say(console, f"{error}: looking again")
+                _say(console, f"{error}: trying again")
             failing = True
             continue
         failing = False
@@ -76,7 +85,7 @@ def _snapshots(reader: Reader, console: Console, interval: float, wait: bool) ->
 
 
 def _live(snapshots: Iterator[Snapshot], console: Console) -> Snapshot:
-    """A panel that is redrawn in place; the last one stays."""
+    """Show a panel that is redrawn in place; the last state stays on the screen."""
     snapshot = next(snapshots)
     with Live(panel(snapshot), console=console, auto_refresh=False) as live:
         for snapshot in snapshots:
@@ -85,29 +94,29 @@ def _live(snapshots: Iterator[Snapshot], console: Console) -> Snapshot:
 
 
 def _lines(snapshots: Iterator[Snapshot], console: Console) -> Snapshot:
-    """Everything at first, then a line for what ended and for drivers that come and go; at the end how far it is."""
+    """Print the whole state once, then a line per ended unit and per change of driver, and counts at the end."""
     snapshot = first = before = next(snapshots)
     _print(console, snapshot)
-    seen, told = {_name(entry) for entry in snapshot.ended}, ""
+    seen, shown = {_name(entry) for entry in snapshot.ended}, ""
     for snapshot in snapshots:
         fresh = [entry for entry in snapshot.ended if _name(entry) not in seen]
         seen |= {_name(entry) for entry in fresh}
         _say(console, *map(ended_line, fresh))
         if any(entry["kind"] == "cell" for entry in fresh):
-            told = _headlines(snapshot)
-            _say(console, told)
+            shown = _headlines(snapshot)
+            _say(console, shown)
         known = [_driving(sweep) for sweep in before.sweeps]
         for sweep in snapshot.sweeps:
             if _driving(sweep) not in known:
                 _say(console, *driver_lines(sweep, snapshot.time))
         before = snapshot
     if snapshot is not first:
-        _say(console, *([_headlines(snapshot)] if _headlines(snapshot) != told else []), *failure_lines(snapshot))
+        _say(console, *([_headlines(snapshot)] if _headlines(snapshot) != shown else []), *failure_lines(snapshot))
     return snapshot
 
 
 def _over(snapshot: Snapshot, wait: bool) -> bool:
-    """Complete; or nobody works on it, and nobody will (unless one is waited for) or no plan tells what lacks."""
+    """Whether to end: complete; or no driver runs, and either none is waited for or no plan says what is missing."""
     if snapshot.complete or snapshot.held:
         return snapshot.complete
     unplanned = all(sweep.total is None for sweep in snapshot.sweeps)
@@ -124,7 +133,7 @@ def _headlines(snapshot: Snapshot) -> str:
 
 
 def _driving(sweep: SweepState) -> tuple[str, str, bool] | None:
-    """Changes when another driver comes, or this one ends or goes."""
+    """What identifies the state of the driver: changes when another one starts, or this one ends or dies."""
     driver = sweep.driver
     return None if driver is None else (driver.run, driver.status, driver.alive)
 
@@ -141,7 +150,7 @@ def _say(console: Console, *lines: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _name(entry: dict) -> tuple[str, float]:
+def _name(entry: Mapping[str, Any]) -> tuple[str, float]:
     return entry["key"], entry["started"]
 
 

@@ -1,1 +1,1 @@
-"""Datasets, one file an on-disk format, read where they lie."""
+"""Datasets: one file a format, static facts, splits. Used by tasks and pipeline."""

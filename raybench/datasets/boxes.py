@@ -1,4 +1,4 @@
-"""What an opened detection dataset is: images with boxes, every box checked, in flat arrays."""
+"""Opened detection datasets: images with checked boxes in flat arrays."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
+from raybench.datasets.facts import SPLITS, DataFacts, Split
 from raybench.errors import UserError
-from raybench.tasks.protocol import DataFacts, Split
 
 ARRAYS = ("sizes", "first", "boxes", "classes", "crowd")
-LEAST_PIXELS = 1.0  # a box that is narrower or lower inside its image is no box
+LEAST_PIXELS = 1.0  # boxes narrower or lower than this inside their image are left out
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BoxImages:
-    """One split: n images with m boxes in all. Pixels lie in files below `folder`, or in memory."""
+    """One split: n images with m boxes in total. Pixels are in files below `folder`, or in memory."""
 
     files: tuple[str, ...]  # names, relative to `folder`
     sizes: np.ndarray  # (n, 2) int64, height and width
     first: np.ndarray  # (n + 1,) int64: image i has the boxes first[i] to first[i + 1] - 1
     boxes: np.ndarray  # (m, 4) float64: x1, y1, x2, y2 in pixels, inside the image
     classes: np.ndarray  # (m,) int64
-    crowd: np.ndarray  # (m,) bool: covers many objects; neither learned nor counted as missed
+    crowd: np.ndarray  # (m,) bool: covers many objects; not trained on, never counted as missed
     folder: Path | None = None
     pixels: tuple[np.ndarray, ...] = ()  # each (height, width, 3) uint8 RGB, where there is no folder
 
@@ -37,7 +37,7 @@ class BoxImages:
         return len(self.files)
 
     def boxes_of(self, image: int) -> slice:
-        """Where the boxes of `image` lie in the flat arrays."""
+        """Slice of the flat arrays that holds the boxes of `image`."""
         return slice(int(self.first[image]), int(self.first[image + 1]))
 
     def chosen(self, images: Sequence[int] | np.ndarray) -> BoxImages:
@@ -62,7 +62,7 @@ class BoxImages:
 
     @classmethod
     def load(cls, folder: Path, name: str, images: Path) -> BoxImages:
-        """What `save` wrote; the pixels lie below `images`."""
+        """Read what `save` wrote; the image files are below `images`."""
         with np.load(folder / f"{name}.npz", allow_pickle=False) as found:
             arrays = {array: found[array] for array in ARRAYS}
         return cls(tuple(json.loads((folder / f"{name}.json").read_text())), **arrays, folder=images)
@@ -70,30 +70,30 @@ class BoxImages:
 
 @dataclass(frozen=True)
 class BoxData:
-    """A detection dataset, opened: selection reads `val`, the final figure reads `test` once."""
+    """An opened detection dataset: epochs are selected on `val`, the final figure is measured once on `test`."""
 
     facts: DataFacts
     names: tuple[str, ...]  # of the classes
     train: BoxImages
     val: BoxImages
     test: BoxImages
-    split_note: str  # how the three were made, in words
+    split_note: str  # how the splits were made, for people
 
     def split(self, name: Split) -> BoxImages:
         """The split called `name`."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def training_on_all(self) -> BoxData:
-        """What was held out of `train` is trained on too; a `val` that the user keeps in a folder of its own is not."""
+        """The same data with the held-out images back in `train`; a `val` split in a folder of its own stays apart."""
         if self.train.folder != self.val.folder:
             return self
         note = f"{self.split_note}; val is trained on too"
         return replace(self, train=joined(self.train, self.val), split_note=note)
 
     def checked(self) -> BoxData:
-        """Itself; UserError naming a split without images or without a single box."""
-        for name in ("train", "val", "test"):
-            split = self.split(name)  # type: ignore[arg-type]
+        """Return itself; UserError naming a split without images or without a single box."""
+        for name in SPLITS:
+            split = self.split(name)
             if not len(split) or not (~split.crowd).any():
                 what = "no images" if not len(split) else f"{len(split)} images without a single box"
                 raise UserError(
@@ -104,21 +104,19 @@ class BoxData:
 
 @dataclass
 class Collector:
-    """Takes images and boxes one by one, checks each, and counts what it had to change or leave out."""
+    """Collects images and boxes one by one, checks each, and counts what was changed or left out."""
 
-    where: str  # what messages start with
+    where: str  # prefix of messages
     classes: int
     images: list[tuple[str, int, int, list[tuple[float, ...]]]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add_image(self, file: str, height: int, width: int) -> list[tuple[float, ...]]:
-        """Note an image; returns the list that `add_box` takes for it."""
-        boxes: list[tuple[float, ...]] = []
-        self.images.append((file, height, width, boxes))
-        return boxes
+    def add_image(self, file: str, height: int, width: int) -> None:
+        """Add an image without boxes."""
+        self.images.append((file, height, width, []))
 
     def add_box(self, index: int, corners: Sequence[float], label: int, crowd: bool) -> None:
-        """Note a box (x1, y1, x2, y2 in pixels) of image number `index`, cut to the image; drop one that is none."""
+        """Add a box (x1, y1, x2, y2 in pixels) to image number `index`, clipped to the image, unless it is invalid."""
         _, height, width, boxes = self.images[index]
         x1, y1, x2, y2 = corners
         if not np.isfinite(corners).all() or x2 <= x1 or y2 <= y1:
@@ -128,7 +126,7 @@ class Collector:
         if inside[2] - inside[0] < min(LEAST_PIXELS, x2 - x1) or inside[3] - inside[1] < min(LEAST_PIXELS, y2 - y1):
             self.counts["boxes outside their image left out"] += 1
             return
-        if max(abs(a - b) for a, b in zip(inside, corners, strict=True)) > 1:  # rounding is no mistake
+        if max(abs(a - b) for a, b in zip(inside, corners, strict=True)) > 1:  # up to a pixel is rounding
             self.counts["boxes cut at the border of their image"] += 1
         row = (*inside, float(label), float(crowd))
         if row in boxes:
@@ -137,13 +135,13 @@ class Collector:
         boxes.append(row)
 
     def finish(self, folder: Path | None, pixels: Sequence[np.ndarray] = ()) -> BoxImages:
-        """All of it as arrays, sorted by file name; what was changed or left out is logged as one warning."""
+        """Everything as arrays, sorted by file name; logs the counts of what was changed or left out."""
         order = sorted(range(len(self.images)), key=lambda i: self.images[i][0])
         images = [self.images[i] for i in order]
         table = np.array([row for image in images for row in image[3]], dtype=np.float64).reshape(-1, 6)
         if self.counts:
-            told = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
-            log.warning("%s: %s", self.where, told)
+            counted = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
+            log.warning("%s: %s", self.where, counted)
         return BoxImages(
             files=tuple(image[0] for image in images),
             sizes=np.array([image[1:3] for image in images], dtype=np.int64).reshape(-1, 2),
@@ -157,32 +155,21 @@ class Collector:
 
 
 def joined(one: BoxImages, other: BoxImages) -> BoxImages:
-    """Both, which lie in the same folder or in memory."""
-    arrays = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in ARRAYS if name != "first"}
-    first = np.concatenate([one.first, one.first[-1] + other.first[1:]])
-    return replace(one, files=one.files + other.files, first=first, pixels=one.pixels + other.pixels, **arrays)
-
-
-def size_of(file: Path) -> tuple[int, int] | None:
-    """(height, width) from the header of an image, not turned by EXIF; None for a broken or cut-off file."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-            kind = image.format
-        if kind == "JPEG":
-            with open(file, "rb") as opened:
-                opened.seek(-min(64, file.stat().st_size), 2)
-                if b"\xff\xd9" not in opened.read():  # some cameras write a few bytes behind the end mark
-                    return None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    return height, width
+    """The images of both, which are in the same folder or in memory."""
+    return replace(
+        one,
+        files=one.files + other.files,
+        sizes=np.concatenate([one.sizes, other.sizes]),
+        first=np.concatenate([one.first, one.first[-1] + other.first[1:]]),
+        boxes=np.concatenate([one.boxes, other.boxes]),
+        classes=np.concatenate([one.classes, other.classes]),
+        crowd=np.concatenate([one.crowd, other.crowd]),
+        pixels=one.pixels + other.pixels,
+    )
 
 
 def held_out(images: BoxImages, share: float, seed: int, dataset: str) -> tuple[BoxImages, BoxImages]:
-    """(the rest, `share` of the images), split by a seeded draw that is the same on every machine; both sorted."""
+    """(rest, held-out `share`) of the images, drawn by the seed, the same on every machine; both sorted."""
     if not 0 < share < 1:
         raise UserError(f"dataset {dataset!r}: val_share is {share}; expected a number between 0 and 1")
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(images))

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as their home page gives them: Python pickles of uint8 rows, channels first."""
+"""CIFAR-10 and CIFAR-100 in their authors' format: Python pickles of uint8 rows, channels first."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from raybench.datasets.data import Data, Pixels, TensorImages
+from raybench.datasets.facts import DataFacts
 from raybench.datasets.pickles import read_pickle
 from raybench.datasets.splits import stratified
 from raybench.datasets.statistics import with_statistics
 from raybench.errors import UserError
 from raybench.registry import dataset
-from raybench.tasks.protocol import DataFacts
 
 SIDE, ROW = 32, 3 * 32 * 32  # pixels of an image's side; bytes of an image
 FULL = 10_000  # images of a whole CIFAR-10 file
@@ -68,8 +68,8 @@ def _open(
     split_seed: int,
     statistics: str,
 ) -> Data:
-    """The splits of one of the two; `root` is the folder that holds `folder`, or `folder` itself."""
-    assert root is not None
+    """Open either dataset; `root` is the folder that holds `folder`, or `folder` itself."""
+    assert root is not None  # data_root gives a folder for every dataset that is not embedded
     where = _folder(root, folder, test_file, facts.name)
     facts = with_statistics(facts, statistics)
     there = [name for name in batches if (where / name).is_file()]
@@ -77,29 +77,29 @@ def _open(
         raise UserError(f"dataset {facts.name!r}: found none of {', '.join(batches)} in {where}")
     parts = [_read(where / name, key, facts.classes) for name in (*there, test_file)]
     if len(there) < len(batches):
-        _tell_missing(where, batches, there, max(len(labels) for _, labels in parts[:-1]), facts.name)
+        _report_missing(where, batches, there, max(len(labels) for _, labels in parts[:-1]), facts.name)
     labels = torch.cat([part[1] for part in parts])
     pixels = Pixels(torch.cat([part[0] for part in parts]))
     count = len(labels) - len(parts[-1][1])
     train, val = stratified(labels[:count], val_share, split_seed, facts.classes, facts.name)
-    chosen = (train, val, torch.arange(count, len(labels)), torch.arange(count))
-    splits = [TensorImages(pixels, labels, those) for those in chosen]
+    indices = {"train": train, "val": val, "test": torch.arange(count, len(labels)), "whole": torch.arange(count)}
+    splits = {name: TensorImages(pixels, labels, chosen) for name, chosen in indices.items()}
     note = (
         f"{val_share:.0%} of {len(there)} training files held out for val, stratified, seed {split_seed}; official test"
     )
-    return Data(facts, *splits, split_note=note)
+    return Data(facts, split_note=note, **splits)
 
 
-def _tell_missing(where: Path, batches: Sequence[str], there: Sequence[str], longest: int, name: str) -> None:
-    """UserError where training files of the full set are missing; a warning where the folder is a sample of it.
+def _report_missing(where: Path, batches: Sequence[str], there: Sequence[str], longest: int, name: str) -> None:
+    """UserError if training files of the full dataset are missing; a warning if the folder holds a sample of it.
 
-    A sample has its first files only, none of them as long as the full set's.
+    A sample consists of the first files only, each shorter than those of the full dataset.
     """
     missing = [batch for batch in batches if batch not in there]
-    told = f"dataset {name!r}: {where} has {len(there)} of {len(batches)} training files"
+    message = f"dataset {name!r}: {where} has {len(there)} of {len(batches)} training files"
     if longest >= FULL or list(there) != list(batches[: len(there)]):
-        raise UserError(f"{told}; {', '.join(missing)} missing: the download is damaged, fetch it again")
-    warnings.warn(f"{told}, of at most {longest:,} images: taken for a sample", stacklevel=4)
+        raise UserError(f"{message}; {', '.join(missing)} missing: the download is damaged, fetch it again")
+    warnings.warn(f"{message}, of at most {longest:,} images: treated as a sample", stacklevel=4)
 
 
 def _folder(root: Path, folder: str, test_file: str, name: str) -> Path:

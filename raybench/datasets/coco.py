@@ -1,4 +1,4 @@
-"""COCO's layout: folders of images, and one instances JSON each in `annotations/`."""
+"""COCO's layout: folders of images, and one instances JSON for each in `annotations/`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raybench.datasets.boxes import BoxData, BoxImages, Collector, held_out, size_of
+from raybench.datasets.boxes import BoxData, Collector, held_out
+from raybench.datasets.facts import DataFacts
+from raybench.datasets.image_files import size_of
 from raybench.datasets.label_cache import Labelled, LabelSource
 from raybench.errors import UserError
 from raybench.registry import dataset
-from raybench.tasks.protocol import DataFacts
 
 
 @dataset(
@@ -35,11 +36,11 @@ def coco(
     val_share: float = 0.04,
     split_seed: int = 0,
 ) -> LabelSource:
-    """COCO, or data laid out like it: `test` (COCO's published validation images) is read once, for the final figure.
+    """COCO, or data laid out like it. `test` (COCO's published validation images) gives the final figure.
 
-    Which epoch is kept is decided on `val_share` of the training images, split off by the seed and not trained on.
+    `val_share` of the training images, drawn by the seed and not trained on, selects the epoch.
     """
-    assert root is not None
+    assert root is not None  # data_root gives a folder for every dataset that is not embedded
     facts = replace(facts, image_size=image_size)
     splits = [_Split(root / name, root / "annotations" / f"instances_{name}.json") for name in (train, test)]
     for split in splits:
@@ -88,7 +89,7 @@ def read_instances(found: Any, where: str, folder: Path) -> Labelled:
     """The images and boxes of a COCO instances dict whose files lie in `folder`.
 
     UserError for another schema or a category that isn't declared. Images that are missing or broken, and boxes that
-    are none or refer to no image, are left out, counted and logged.
+    are invalid or refer to no image, are left out, counted and logged.
     """
     _check_schema(found, where)
     names, label_of = _categories(found["categories"], where)
@@ -101,18 +102,17 @@ def read_instances(found: Any, where: str, folder: Path) -> Labelled:
                 f"{where}: annotations[{place}] has category_id {category!r}, which `categories` doesn't declare "
                 f"({len(label_of)} ids from {min(label_of)} to {max(label_of)})"
             )
-        if index_of.get(image, -1) is None:
-            continue  # its image is missing or broken, and was counted
         if image not in index_of:
             collector.counts["boxes of an image without a record left out"] += 1
             continue
+        index = index_of[image]
+        if index is None:
+            continue  # its image is missing or broken, and was counted
         x, y, width, height = _box(annotation["bbox"], f"{where}: annotations[{place}]")
-        collector.add_box(
-            index_of[image], (x, y, x + width, y + height), label_of[category], bool(annotation.get("iscrowd"))
-        )
+        collector.add_box(index, (x, y, x + width, y + height), label_of[category], bool(annotation.get("iscrowd")))
     if not collector.images:
         raise UserError(f"{where}: none of its {len(index_of)} images is a readable file in {folder}")
-    _count_strangers(found["images"], folder, collector)
+    _count_unused(found["images"], folder, collector)
     return Labelled(names, collector.finish(folder))
 
 
@@ -138,7 +138,7 @@ def _check_schema(found: Any, where: str) -> None:
 def _categories(rows: list[Mapping[str, Any]], where: str) -> tuple[tuple[str, ...], dict[Any, int]]:
     """(class names, category id -> class index), by ascending id: 1..90 with gaps becomes 0..79."""
     ids = [row["id"] for row in rows]
-    twice = [one for one in ids if ids.count(one) > 1]
+    twice = [key for key in ids if ids.count(key) > 1]
     if not rows or twice:
         raise UserError(f"{where}: " + (f"category id {twice[0]} is there twice" if twice else "`categories` is empty"))
     rows = sorted(rows, key=lambda row: row["id"])
@@ -146,7 +146,7 @@ def _categories(rows: list[Mapping[str, Any]], where: str) -> tuple[tuple[str, .
 
 
 def _images(rows: list[Mapping[str, Any]], where: str, folder: Path, collector: Collector) -> dict[Any, int | None]:
-    """Image id -> number in the collector, None for one that is left out."""
+    """Image id -> number in the collector, None for an image that is left out."""
     index_of: dict[Any, int | None] = {}
     files: set[str] = set()
     for row in rows:
@@ -163,8 +163,8 @@ def _images(rows: list[Mapping[str, Any]], where: str, folder: Path, collector: 
         if size is None:
             collector.counts["broken image files left out"] += 1
             continue
-        said = row.get("height", size[0]), row.get("width", size[1])
-        if said != size:
+        recorded = row.get("height", size[0]), row.get("width", size[1])
+        if recorded != size:
             collector.counts["images of another size than their record, left out"] += 1
             continue
         index_of[row["id"]] = len(collector.images)
@@ -172,37 +172,16 @@ def _images(rows: list[Mapping[str, Any]], where: str, folder: Path, collector: 
     return index_of
 
 
-def _box(value: Any, where: str) -> tuple[float, ...]:
+def _box(value: Any, where: str) -> list[float]:
     if not isinstance(value, list) or len(value) != 4 or not all(isinstance(v, (int, float)) for v in value):
         raise UserError(f"{where}: bbox is {value!r}; expected [x, y, width, height] in pixels")
-    return tuple(map(float, value))
+    return list(map(float, value))
 
 
-def _count_strangers(rows: list[Mapping[str, Any]], folder: Path, collector: Collector) -> None:
-    """Count image files that no record speaks of."""
+def _count_unused(rows: list[Mapping[str, Any]], folder: Path, collector: Collector) -> None:
+    """Count the image files that have no record."""
     known = {str(row["file_name"]) for row in rows}
     files = (file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    strangers = sum(file.name not in known for file in files)
-    if strangers:
-        collector.counts["image files without a record, not used"] += strangers
-
-
-def as_instances(images: BoxImages, names: tuple[str, ...]) -> dict[str, Any]:
-    """The inverse of `read_instances`: a COCO instances dict with ids from 1."""
-    records = [
-        {"id": i + 1, "file_name": file, "height": int(images.sizes[i, 0]), "width": int(images.sizes[i, 1])}
-        for i, file in enumerate(images.files)
-    ]
-    annotations = []
-    for i in range(len(images)):
-        span = images.boxes_of(i)
-        for (x1, y1, x2, y2), label, crowd in zip(
-            images.boxes[span].tolist(), images.classes[span].tolist(), images.crowd[span].tolist(), strict=True
-        ):
-            width, height = x2 - x1, y2 - y1
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": i + 1, "category_id": label + 1, "iscrowd": int(crowd),
-                 "bbox": [x1, y1, width, height], "area": width * height}
-            )  # fmt: skip
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(names)]
-    return {"images": records, "annotations": annotations, "categories": categories}
+    unused = sum(file.name not in known for file in files)
+    if unused:
+        collector.counts["image files without a record, not used"] += unused

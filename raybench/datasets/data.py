@@ -1,4 +1,4 @@
-"""What an opened dataset is: facts and three splits of images."""
+"""Opened classification datasets: facts and splits of images, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raybench.datasets.facts import DataFacts, Split
 from raybench.datasets.statistics import View
-from raybench.tasks.protocol import DataFacts, Split
 
 
 class Images(Protocol):
-    """One split of an image dataset, on whatever medium."""
+    """One split of an image dataset, in memory or on disk."""
 
     labels: Tensor  # (n,) int64, on the CPU
 
     def seen_as(self, view: View) -> Images:
-        """The same images, resized as `view` says where they have to be."""
+        """The same images, resized and cropped by `view`; images in memory stay as they are."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -28,30 +28,30 @@ class Images(Protocol):
     def batches(
         self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None
     ) -> Iterator[Tensor]:
-        """For each of `order`'s index tensors the images, (b, channels, h, w) float32 in 0..1, on `device`.
+        """Yield the images of each index tensor in `order`: (b, channels, h, w) float32 in 0..1, on `device`.
 
-        `crops`: one (b, 4) tensor of uniform numbers a batch, from which `random_boxes` makes a random resized crop
-        of each image; None: the whole image (its centre, where images are larger than `image_size`).
+        `crops`: for each batch a (b, 4) tensor of uniform random numbers, from which `random_boxes` computes a random
+        resized crop of each image; None: the whole image (its centre, where images are larger than `image_size`).
         """
 
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset, opened: selection reads `val`, the final figure reads `test` once."""
+    """An opened dataset: epochs are selected on `val`, the final figure is measured once on `test`."""
 
     facts: DataFacts
     train: Images
     val: Images
     test: Images
     whole: Images  # train and val together, for protocols without a validation split
-    split_note: str  # how they were made, in words
+    split_note: str  # how the splits were made, for people
 
     def split(self, name: Split) -> Images:
         """The split called `name`."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def seen_as(self, view: View) -> Data:
-        """The same data as pretrained weights want to see it; as it is where they are for other channels."""
+        """The same data normalised, resized and cropped as in `view`; unchanged if `view` has other channels."""
         if len(view.mean) != self.facts.in_channels:
             return self
         parts = {name: getattr(self, name).seen_as(view) for name in ("train", "val", "test", "whole")}
@@ -63,20 +63,20 @@ class Data:
 
 
 class Pixels:
-    """All images of a set that fits into memory, (n, channels, h, w), uint8 or float32 in 0..1; moved once."""
+    """All images of a dataset that fits into memory: (n, channels, h, w), uint8 or float32 in 0..1."""
 
     def __init__(self, values: Tensor) -> None:
         self._values = values
 
     def at(self, device: torch.device) -> Tensor:
-        """The pixels on `device`, which they stay on."""
+        """The pixels on `device`; they are moved at the first call and stay there."""
         if self._values.device != device:
             self._values = self._values.to(device)
         return self._values
 
 
 class TensorImages:
-    """The `chosen` (n,) of some pixels in memory, with the labels of all of them."""
+    """A split in memory: the images with indices `chosen` (n,) of `pixels` and `labels`, which hold all images."""
 
     def __init__(self, pixels: Pixels, labels: Tensor, chosen: Tensor) -> None:
         self.labels = labels[chosen].long()
@@ -87,7 +87,7 @@ class TensorImages:
         return len(self.labels)
 
     def seen_as(self, view: View) -> TensorImages:
-        """Themselves: pixels in memory have the network's size."""
+        """The split itself: pixels in memory already have the network's image size."""
         return self
 
     def batches(
@@ -106,7 +106,7 @@ def random_boxes(draws: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
     """Boxes (b, 4) = top, left, height, width in pixels, from uniform `draws` (b, 4), each inside its image.
 
     Inception's crop (Szegedy et al. 2015, as torchvision's RandomResizedCrop): area 8-100 % of the image, aspect
-    ratio 3/4 to 4/3 in log scale; a box that sticks out is cut to the image instead of drawn again.
+    ratio 3/4 to 4/3 in log scale; a box larger than the image is cut to it instead of drawn again.
     """
     area = (0.08 + 0.92 * draws[:, 0]) * heights * widths
     ratio = torch.exp((2 * draws[:, 1] - 1) * torch.log(torch.tensor(4 / 3)))

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, pasted on canvases: detection without a download, the same on every machine."""
+"""Detection without a download: scikit-learn's handwritten digits pasted on canvases, the same on every machine."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from raybench.datasets.boxes import BoxData, BoxImages, Collector
+from raybench.datasets.facts import DataFacts
 from raybench.registry import dataset
-from raybench.tasks.protocol import DataFacts
 
-MOST, TRIES = 4, 20  # digits a canvas; places tried for each
+MOST, TRIES = 4, 20  # digits on a canvas at most; places tried for each digit
 SIZES = (16, 41)  # side of a pasted digit in pixels: 16 to 40
 POOLS = {"train": slice(0, 1200), "val": slice(1200, 1400), "test": slice(1400, 1797)}  # no digit is in two splits
 
@@ -42,21 +42,20 @@ def digits_detection(
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    splits = []
+    splits: dict[str, BoxImages] = {}
     for place, (name, count) in enumerate((("train", train), ("val", val), ("test", test))):
         draw = np.random.Generator(np.random.PCG64([seed, place]))
-        pool = POOLS[name]
-        splits.append(
-            _split(found.images[pool], found.target[pool], count, image_size, draw, f"digits-detection {name}")
-        )
+        digits, labels = found.images[POOLS[name]], found.target[POOLS[name]]
+        splits[name] = _split(digits, labels, count, image_size, draw, f"digits-detection {name}")
     names = tuple(map(str, range(10)))
     note = f"{train}/{val}/{test} canvases train/val/test of different digits, seed {seed}"
-    return BoxData(replace(facts, image_size=image_size), names, *splits, split_note=note).checked()
+    return BoxData(replace(facts, image_size=image_size), names, split_note=note, **splits).checked()
 
 
 def _split(
     digits: np.ndarray, labels: np.ndarray, count: int, size: int, draw: np.random.Generator, where: str
 ) -> BoxImages:
+    """`count` canvases of `size` x `size` pixels with digits drawn from `digits` (n, 8, 8)."""
     collector = Collector(where, 10)
     canvases = []
     for number in range(count):

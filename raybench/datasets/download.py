@@ -1,4 +1,4 @@
-"""Fetching a dataset on request: from where its authors put it, checked, and moved into place when it is whole."""
+"""Downloads a dataset from its authors' site, checks it, and moves it into place when it is complete."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from urllib.error import URLError
 from raybench.errors import UserError
 
 CHUNK = 1 << 18  # bytes read at once
-Progress = Callable[[int, int | None], None]  # told (bytes so far, bytes in all if known)
+OnBytes = Callable[[int, int | None], None]  # progress callback: (bytes so far, total bytes or None)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One archive: its address, the MD5 that its authors publish, and the folder that comes out of it."""
+    """One archive: its URL, the MD5 that its authors publish, and the folder that it unpacks to."""
 
     url: str
     md5: str
@@ -28,7 +28,7 @@ class Source:
 
 
 def source_of(name: str) -> Source:
-    """Where dataset `name` comes from; UserError saying how to get the ones that nobody may hand on."""
+    """The archive of dataset `name`; UserError saying how to get datasets that can't be downloaded here."""
     from torchvision.datasets import CIFAR10, CIFAR100
 
     sources = {
@@ -48,10 +48,10 @@ def source_of(name: str) -> Source:
     return sources[name]
 
 
-def fetch(source: Source, root: Path, progress: Progress = lambda done, total: None) -> Path:
-    """Download, check and unpack `source` to `root`/folder, which appears at once or not at all; returns it.
+def fetch(source: Source, root: Path, progress: OnBytes = lambda done, total: None) -> Path:
+    """Download, check and unpack `source` to `root`/folder in one atomic step; returns that folder.
 
-    UserError when it is there already, the network fails, or the checksum differs.
+    UserError when the folder exists, the network fails, or the checksum differs.
     """
     target = root / source.folder
     if target.exists():
@@ -73,8 +73,8 @@ def fetch(source: Source, root: Path, progress: Progress = lambda done, total: N
     return target
 
 
-def _download(url: str, archive: Path, progress: Progress) -> str:
-    """Write what `url` answers to `archive`; returns its MD5."""
+def _download(url: str, archive: Path, progress: OnBytes) -> str:
+    """Download `url` to the file `archive`; returns its MD5."""
     md5, done, total = hashlib.md5(usedforsecurity=False), 0, None
     try:
         with urllib.request.urlopen(url, timeout=30) as answer, archive.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Images that stay on disk: listed and checked once, decoded by threads while the network computes."""
+"""Images on disk in class folders: listed and checked once, decoded by threads while the network computes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from raybench.datasets.data import random_boxes
+from raybench.datasets.image_files import is_readable
 from raybench.datasets.statistics import View
 from raybench.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
-AHEAD = 4  # batches that are being decoded while one is trained on
+AHEAD = 4  # batches decoded ahead of the one in use
 CROP = 224 / 256  # the centre crop's side in units of the shorter side (Krizhevsky et al. 2012)
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-AT_ONCE = 256  # files that a thread checks before another gets its turn
+AT_ONCE = 256  # files that a thread checks as one task
 SHOWN = 3  # files that a message names
-JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-TAIL = 1024  # bytes at the end of a JPEG in which its end is looked for; some cameras write a little behind it
 
 
 @dataclass(frozen=True)
@@ -35,24 +34,24 @@ class Listing:
     """The readable images of one tree of class folders."""
 
     folder: Path
-    classes: tuple[str, ...]  # sorted; a label is a place in here
+    classes: tuple[str, ...]  # sorted; a label is an index into it
     files: tuple[Path, ...]
     labels: tuple[int, ...]
 
     def only(self, chosen: Sequence[int]) -> Listing:
-        """The images with these indices."""
+        """The images with the indices `chosen`."""
         return replace(self, files=tuple(self.files[i] for i in chosen), labels=tuple(self.labels[i] for i in chosen))
 
     def __add__(self, other: Listing) -> Listing:
         return replace(self, files=self.files + other.files, labels=self.labels + other.labels)
 
 
-@lru_cache(maxsize=8)  # every stage opens the data anew; the files of a run don't change
+@lru_cache(maxsize=8)  # every stage opens the data again; the files don't change during a run
 def list_classes(folder: Path, dataset: str, max_unreadable: float) -> Listing:
     """Every image below `folder`/CLASS/, sorted; unreadable ones are left out, named and counted in a warning.
 
-    A file is unreadable when it is empty, doesn't begin as an image does, or is a JPEG without an end. UserError when
-    their share is above `max_unreadable`, a class is empty, or there are no classes.
+    A file is unreadable when it is empty, doesn't start like an image, or is a JPEG without its end marker. UserError
+    when their share is above `max_unreadable`, a class is empty, or there are no classes.
     """
     if not folder.is_dir():
         raise UserError(f"dataset {dataset!r}: found no folder {folder}; expected class folders in it")
@@ -65,8 +64,8 @@ def list_classes(folder: Path, dataset: str, max_unreadable: float) -> Listing:
         fine = [good for part in parts for good in part]
     bad = [path for (path, _), good in zip(found, fine, strict=True) if not good]
     if bad:
-        _tell_unreadable(bad, len(found), dataset, max_unreadable)
-    kept = [one for one, good in zip(found, fine, strict=True) if good]
+        _report_unreadable(bad, len(found), dataset, max_unreadable)
+    kept = [image for image, good in zip(found, fine, strict=True) if good]
     listing = Listing(folder, classes, tuple(path for path, _ in kept), tuple(label for _, label in kept))
     filled = set(listing.labels)
     empty = [name for label, name in enumerate(classes) if label not in filled]
@@ -80,36 +79,20 @@ def _images(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.parts)
 
 
-def _tell_unreadable(bad: Sequence[Path], count: int, dataset: str, limit: float) -> None:
+def _report_unreadable(bad: Sequence[Path], count: int, dataset: str, limit: float) -> None:
     named = ", ".join(map(str, bad[:SHOWN])) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
-    told = f"dataset {dataset!r}: {len(bad)} of {count} images can't be read: {named}"
+    message = f"dataset {dataset!r}: {len(bad)} of {count} images can't be read: {named}"
     if len(bad) > limit * count:
-        raise UserError(f"{told}; that is above the {limit:.1%} that `max_unreadable` allows")
-    warnings.warn(f"{told}; they are left out", stacklevel=3)
+        raise UserError(f"{message}; that is above the {limit:.1%} that `max_unreadable` allows")
+    warnings.warn(f"{message}; they are left out", stacklevel=3)
 
 
 def _readable(part: Sequence[tuple[Path, int]]) -> list[bool]:
     return [is_readable(path) for path, _ in part]
 
 
-def is_readable(path: Path) -> bool:
-    """Whether the file begins as an image does and a JPEG has its end; the pixels in between are not decoded.
-
-    JPEGs, a million of them in ImageNet, are told by their first bytes: Pillow takes five times as long.
-    """
-    try:
-        with path.open("rb", buffering=0) as file:
-            if file.read(len(JPEG_START)) == JPEG_START:
-                file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
-                return JPEG_END in file.read()
-        with Image.open(path):
-            return True
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
-        return False
-
-
 class FileImages:
-    """A split whose images are decoded when a batch wants them."""
+    """A split on disk: images are decoded batch by batch."""
 
     def __init__(self, listing: Listing, size: int, crop: float = CROP, interpolation: str = "bilinear") -> None:
         self.labels = torch.tensor(listing.labels, dtype=torch.long)
@@ -121,13 +104,13 @@ class FileImages:
         return len(self._listing.files)
 
     def seen_as(self, view: View) -> FileImages:
-        """The same files, resized and cropped as `view` says."""
+        """The same files, resized and cropped by `view`."""
         return FileImages(self._listing, self._size, view.crop, view.interpolation)
 
     def batches(
         self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None
     ) -> Iterator[Tensor]:
-        """Images by index, a few batches ahead of the one in use; see `Images.batches`."""
+        """Images by index, decoded a few batches ahead; see `Images.batches`."""
         with ThreadPoolExecutor(_threads()) as pool:
             waiting: deque[list[Future[np.ndarray]]] = deque()
             for number, indices in enumerate(order):
@@ -151,13 +134,13 @@ def _gathered(parts: Sequence[Future[np.ndarray]], device: torch.device) -> Tens
 
 
 def decode(path: Path, draws: Tensor | None, size: int, crop: float, resample: Image.Resampling) -> np.ndarray:
-    """One image as (size, size, 3) uint8: a random resized crop by `draws` (4,), or the resized centre.
+    """One image as (size, size, 3) uint8: a random resized crop computed from `draws` (4,), or the resized centre.
 
     UserError naming the file when its pixels can't be decoded.
     """
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
             bounds = _box(image, size, crop) if draws is None else _random_box(image, draws)
             return np.asarray(image.resize((size, size), resample, box=bounds))
     except (OSError, SyntaxError, ValueError) as error:
@@ -165,7 +148,7 @@ def decode(path: Path, draws: Tensor | None, size: int, crop: float, resample: I
 
 
 def _random_box(image: Image.Image, draws: Tensor) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the random box that `draws` (4,) mean."""
+    """Left, top, right, bottom of the random box computed from `draws` (4,)."""
     width, height = image.size
     sizes = torch.tensor([float(height)]), torch.tensor([float(width)])
     top, left, tall, wide = random_boxes(draws[None], *sizes)[0].tolist()
@@ -173,7 +156,7 @@ def _random_box(image: Image.Image, draws: Tensor) -> tuple[float, float, float,
 
 
 def _box(image: Image.Image, size: int, crop: float) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the centre: `crop` of the shorter side, or all of it where that is small."""
+    """Left, top, right, bottom of the centre square: `crop` of the shorter side, all of it if that is below `size`."""
     width, height = image.size
     shorter = min(width, height)
     side = shorter * crop if shorter > size else float(shorter)
@@ -181,6 +164,6 @@ def _box(image: Image.Image, size: int, crop: float) -> tuple[float, float, floa
 
 
 def _threads() -> int:
-    """Decoders for this process: the cores that it may use, at most 8."""
+    """Decoding threads: one for each core that this process may use, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 8)

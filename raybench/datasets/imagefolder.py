@@ -1,4 +1,4 @@
-"""ImageNet and every other tree of class folders: JPEGs are read when they are needed, by a few threads."""
+"""ImageNet and any other tree of class folders; images are read from disk batch by batch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from raybench.datasets.data import Data
+from raybench.datasets.facts import DataFacts
 from raybench.datasets.files import FileImages, Listing, list_classes
 from raybench.datasets.splits import stratified
 from raybench.datasets.statistics import with_statistics
 from raybench.errors import UserError
 from raybench.registry import dataset
-from raybench.tasks.protocol import DataFacts
 
 
 @dataset(
@@ -41,7 +41,7 @@ def imagenet(
 
     `val/` is the test split (50,000 images); 2 % of each training class is held out for selection.
     """
-    assert root is not None
+    assert root is not None  # data_root gives a folder for every dataset that is not embedded
     return _open(
         replace(facts, image_size=image_size), root, ("train", "val"), val_share, split_seed, statistics, max_unreadable
     )
@@ -70,10 +70,10 @@ def imagefolder(
 ) -> Data:
     """`train/CLASS/*` and `val/CLASS/*`, classes in alphabetical order.
 
-    With a `test/` beside them selection reads `val/` and the final figure `test/`; without, `val/` is the test split
-    and `val_share` of each training class is held out for selection.
+    With a `test/` folder, `val/` selects the epoch and `test/` gives the final figure. Without one, `val/` is the test
+    split and `val_share` of each training class is held out for selection.
     """
-    assert root is not None
+    assert root is not None  # data_root gives a folder for every dataset that is not embedded
     names = ("train", "val", "test") if (root / "test").is_dir() else ("train", "val")
     return _open(replace(facts, image_size=image_size), root, names, val_share, split_seed, statistics, max_unreadable)
 
@@ -100,21 +100,27 @@ def _open(
     facts = with_statistics(replace(facts, classes=len(classes)), statistics)
     labels = torch.tensor(listings[0].labels)
     if len(names) == 3:
-        parts = [listings[0], listings[1], listings[2], listings[0] + listings[1]]
-        note = "train/, val/ and test/ as they lie"
+        train, val, test = listings
+        splits = {"train": train, "val": val, "test": test, "whole": train + val}
+        note = "train/, val/ and test/ folders"
     else:
-        train, val = stratified(labels, val_share, split_seed, len(classes), facts.name)
-        parts = [listings[0].only(train.tolist()), listings[0].only(val.tolist()), listings[1], listings[0]]
+        whole, test = listings
+        rest, held_out = stratified(labels, val_share, split_seed, len(classes), facts.name)
+        train, val = whole.only(rest.tolist()), whole.only(held_out.tolist())
+        splits = {"train": train, "val": val, "test": test, "whole": whole}
         note = f"{val_share:.0%} of train/ held out for val, stratified, seed {split_seed}; test is val/"
-    return Data(facts, *(FileImages(part, facts.image_size) for part in parts), split_note=note)
+    images = {name: FileImages(listing, facts.image_size) for name, listing in splits.items()}
+    return Data(facts, split_note=note, **images)
 
 
 def _check_same(one: Listing, other: Listing, name: str) -> None:
-    """UserError naming the first classes that only one of two folders has."""
-    odd = sorted(set(one.classes) ^ set(other.classes))
-    if odd:
-        lone = [f"{label} ({'only' if label in one.classes else 'not'} in {one.folder.name}/)" for label in odd[:3]]
+    """UserError naming the first classes that only one of the two folders has."""
+    unshared = sorted(set(one.classes) ^ set(other.classes))
+    if unshared:
+        shown = [
+            f"{label} ({'only' if label in one.classes else 'not'} in {one.folder.name}/)" for label in unshared[:3]
+        ]
         raise UserError(
-            f"dataset {name!r}: {one.folder} and {other.folder} have different classes: {', '.join(lone)}"
-            + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
+            f"dataset {name!r}: {one.folder} and {other.folder} have different classes: {', '.join(shown)}"
+            + (f" and {len(unshared) - 3} more" if len(unshared) > 3 else "")
         )

@@ -1,4 +1,4 @@
-"""Labels that take long to read and check are read once a sweep, and lie in its storage."""
+"""Cache of checked detection labels in the sweep's storage: they are read and checked once a sweep."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from raybench.datasets.boxes import BoxData, BoxImages
+from raybench.datasets.facts import DataFacts
 from raybench.storage.base import Storage
-from raybench.tasks.protocol import DataFacts
 
-VERSION = 1  # raise when reading or checking changes
+VERSION = 2  # raise when reading or checking changes
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Labelled:
 
 
 class SplitSource(Protocol):
-    """Where one folder's labels come from."""
+    """Reader of one folder's images and labels."""
 
     folder: Path
 
@@ -40,21 +40,22 @@ class SplitSource(Protocol):
 
 @dataclass(frozen=True)
 class LabelSource:
-    """A detection dataset whose folders were found, but whose labels are not read yet."""
+    """A detection dataset whose folders were found but whose labels are not read yet."""
 
     facts: DataFacts
     splits: tuple[SplitSource, ...]
-    make: Callable[[list[Labelled]], BoxData]  # one `Labelled` a split -> the dataset
+    make: Callable[[list[Labelled]], BoxData]  # one `Labelled` for each split -> the dataset
 
     def opened(self, storage: Storage | None) -> BoxData:
-        """The dataset; its labels come from `storage` where a run before left them, else they are left there.
+        """The dataset, its labels read from the cache in `storage` or, the first time, from the files and then cached.
 
-        What was left out is logged by the run that reads, and by it alone. Raises UserError as the reader does.
+        Left-out boxes and images are logged only when the files are read. Raises the reader's UserErrors.
         """
         return self.make([_labels(split, storage) for split in self.splits])
 
 
 def _labels(split: SplitSource, storage: Storage | None) -> Labelled:
+    """Images and boxes of `split`, cached where there is a storage."""
     if storage is None:
         return split.read()
     key = f"labels/{_fingerprint(split)}"
@@ -73,11 +74,11 @@ def _labels(split: SplitSource, storage: Storage | None) -> Labelled:
 
 
 def _fingerprint(split: SplitSource) -> str:
-    """Hash of the label files' content and of the names and sizes of the images."""
-    told = hashlib.sha256(f"labels {VERSION}".encode())
+    """Hash of the label files' content and of the names and sizes of the image files."""
+    hasher = hashlib.sha256(f"labels {VERSION}".encode())
     for file in split.sources:
         with open(file, "rb") as opened:
-            told.update(hashlib.file_digest(opened, "sha256").digest())
+            hasher.update(hashlib.file_digest(opened, "sha256").digest())
     for file in sorted(split.folder.iterdir()):
-        told.update(f"{file.name}\0{file.stat().st_size}\n".encode())
-    return told.hexdigest()[:16]
+        hasher.update(f"{file.name}\0{file.stat().st_size}\n".encode())
+    return hasher.hexdigest()[:16]

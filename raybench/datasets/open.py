@@ -1,4 +1,4 @@
-"""A dataset's name -> its images, from where they lie on this machine."""
+"""Opens a dataset by name from its folder on this machine."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 from raybench import registry
 from raybench.catalogue import Entry
-from raybench.tasks.protocol import DataFacts
+from raybench.datasets.facts import DataFacts
 
 
 def open_dataset(name: str, params: Mapping[str, Any], root: Path | None) -> Any:
-    """The dataset `name`, opened; `root` is its folder (None for one that is embedded in a library).
+    """Open the dataset `name`; `root` is its folder (None for one that is embedded in a library).
 
-    Classification sets give a `raybench.datasets.data.Data`. UserError when the folder isn't what it should be.
+    Returns `data.Data` for classification; `boxes.BoxData` or `label_cache.LabelSource` for detection.
+    UserError when the folder lacks something or has another layout.
     """
     entry = registry.dataset.entry(name)
     return registry.dataset.load(name)(facts_of(entry), root, **params)
 
 
 def facts_of(entry: Entry) -> DataFacts:
-    """The literals beside a dataset's name, as a record."""
+    """The facts registered with a dataset's name."""
     known = {field.name for field in fields(DataFacts)}
     return DataFacts(name=entry.name, **{key: value for key, value in entry.facts.items() if key in known})

@@ -1,4 +1,4 @@
-"""CIFAR's pickles, read without running anything: arrays, strings, lists, dicts and numbers come out, or an error."""
+"""Reads CIFAR's pickles without running code: only arrays, strings, lists, dicts and numbers are built."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy._core import multiarray
 
 from raybench.errors import UserError
 
 
-class _Plain(pickle.Unpickler):
-    """An unpickler that knows four names, all of which only build arrays and bytes."""
+class _SafeUnpickler(pickle.Unpickler):
+    """An unpickler that accepts only names that build arrays and bytes."""
 
     _ALLOWED = (
         ("numpy.core.multiarray", "_reconstruct"),
@@ -24,18 +25,16 @@ class _Plain(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of the allowed names; UnpicklingError for every other, before it is imported."""
+        """The object of an allowed name; UnpicklingError for any other, before it is imported."""
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, and only arrays, strings, lists and dicts are read"
-            )
+            raise pickle.UnpicklingError(f"it contains {module}.{name}; only arrays, strings, lists and dicts are read")
         if name == "encode":
             return _encode
-        return np._core.multiarray._reconstruct if name == "_reconstruct" else getattr(np, name)
+        return multiarray._reconstruct if name == "_reconstruct" else getattr(np, name)
 
     def persistent_load(self, key: Any) -> Any:
-        """Never: it would mean somebody else's object."""
-        raise pickle.UnpicklingError(f"it refers to an outside object {key!r}")
+        """Refused: it would load an object from outside the file."""
+        raise pickle.UnpicklingError(f"it refers to an object outside the file, {key!r}")
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -45,13 +44,13 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """The dict in `path` with str keys; UserError when it is missing, cut short, unsafe or no dict."""
+    """The dict in `path` with str keys; UserError when the file is missing, truncated, unsafe or not a dict."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from error
     try:
-        found = _Plain(io.BytesIO(data), encoding="latin1").load()
+        found = _SafeUnpickler(io.BytesIO(data), encoding="latin1").load()
     except EOFError as error:
         raise UserError(f"{path}: the file is cut short ({len(data):,} bytes); fetch it again") from error
     except pickle.UnpicklingError as error:

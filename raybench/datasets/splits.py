@@ -12,22 +12,22 @@ from raybench.errors import UserError
 def stratified(labels: Tensor, share: float, seed: int, classes: int, dataset: str) -> tuple[Tensor, Tensor]:
     """(rest, held out) indices, ascending int64; `share` of every class is held out, rounded, at least one image.
 
-    UserError naming the classes that would be left empty on either side.
+    UserError naming the classes with too few images for both sides.
     """
     if not 0 < share < 1:
         raise UserError(f"{dataset}: found a validation share of {share}, expected a number between 0 and 1")
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(labels))
     found = labels.numpy()[order]
     held: list[np.ndarray] = []
-    poor: list[int] = []
+    too_small: list[int] = []
     for label in range(classes):
         members = order[found == label]
         count = max(1, round(share * len(members)))
         if len(members) - count < 1:
-            poor.append(label)
+            too_small.append(label)
         held.append(members[:count])
-    if poor:
-        named = ", ".join(map(str, poor[:5])) + (f" and {len(poor) - 5} more" if len(poor) > 5 else "")
+    if too_small:
+        named = ", ".join(map(str, too_small[:5])) + (f" and {len(too_small) - 5} more" if len(too_small) > 5 else "")
         raise UserError(
             f"{dataset}: splitting off {share:.0%} for validation leaves class {named} without an image on one side; "
             "every class needs at least 2"

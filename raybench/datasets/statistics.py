@@ -1,11 +1,11 @@
-"""Pixel means and deviations that published weights were trained with, by name."""
+"""Pixel means and standard deviations that published weights were trained with, by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError, unknown
-from raybench.tasks.protocol import DataFacts
 
 STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # torchvision, DeiT, most of timm
@@ -25,7 +25,7 @@ class View:
 
 
 def with_statistics(facts: DataFacts, name: str) -> DataFacts:
-    """`facts` with the named mean and std; "own" keeps those beside its name. UserError for an unknown name."""
+    """`facts` with the named mean and std; "own" keeps the dataset's own. UserError for an unknown name."""
     if name == "own":
         return facts
     if name not in STATISTICS:

@@ -1,4 +1,4 @@
-"""YOLO's layout: a data YAML that names classes and folders of images, with one text file of boxes an image."""
+"""YOLO's layout: a data YAML with class names and image folders, and one text file of boxes for each image."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raybench.datasets.boxes import BoxData, Collector, held_out, size_of
+from raybench.datasets.boxes import BoxData, Collector, held_out
+from raybench.datasets.facts import DataFacts
+from raybench.datasets.image_files import size_of
 from raybench.datasets.label_cache import Labelled, LabelSource
 from raybench.errors import UserError
 from raybench.registry import dataset
-from raybench.spec.nodes import parse
-from raybench.tasks.protocol import DataFacts
+from raybench.sweep.nodes import parse
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -38,31 +39,33 @@ def yolo(
     val_share: float = 0.1,
     split_seed: int = 0,
 ) -> LabelSource:
-    """The user's images and boxes by the YAML `data` in the folder (`names`, `train`, `val`, perhaps `test`).
+    """The user's images and boxes, as the YAML `data` in the folder lists them (`names`, `train`, `val`, maybe `test`).
 
-    With a `test` folder, `val` selects the epoch and `test` gives the final figure. Without one `val` gives the final
-    figure, and `val_share` of the training images, split off by the seed, selects.
+    With a `test` folder, `val` selects the epoch and `test` gives the final figure. Without one, `val` gives the final
+    figure and `val_share` of the training images, drawn by the seed, selects the epoch.
     """
-    assert root is not None
-    said = _read_yaml(root / data)
-    names = _names(said, root / data)
+    assert root is not None  # data_root gives a folder for every dataset that is not embedded
+    content = _read_yaml(root / data)
+    names = _names(content, root / data)
     facts = replace(facts, classes=len(names), image_size=image_size)
-    wanted = ("train", "val", "test") if said.get("test") else ("train", "val")
-    splits = tuple(_Split(_folder(said, key, root / data), names) for key in wanted)
+    wanted = ("train", "val", "test") if content.get("test") else ("train", "val")
+    splits = tuple(_Split(_folder(content, key, root / data), names) for key in wanted)
 
     def opened(found: list[Labelled]) -> BoxData:
-        first, *others = (labelled.images for labelled in found)
-        if len(others) == 2:
-            return BoxData(facts, names, first, *others, split_note=f"train, val and test as {data} says").checked()
-        rest, val = held_out(first, val_share, split_seed, facts.name)
+        parts = [labelled.images for labelled in found]
+        if len(parts) == 3:
+            train, val, test = parts
+            return BoxData(facts, names, train, val, test, split_note=f"train, val and test of {data}").checked()
+        train, test = parts
+        rest, val = held_out(train, val_share, split_seed, facts.name)
         note = f"{val_share:.0%} of train held out as val, seed {split_seed}; test is {data}'s val"
-        return BoxData(facts, names, rest, val, others[0], note).checked()
+        return BoxData(facts, names, rest, val, test, note).checked()
 
     return LabelSource(facts, splits, opened)
 
 
 class _Split:
-    """One folder of images, whose labels lie in the folder of the same name under `labels`."""
+    """One folder of images; its labels are in the folder of the same name below `labels`."""
 
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
         self.folder, self.names = folder, names
@@ -94,16 +97,16 @@ class _Split:
             collector.add_image(file.name, *size)
             text = self.labels / f"{file.stem}.txt"
             if not text.is_file():
-                collector.counts["images without a text file, taken as empty"] += 1
+                collector.counts["images without a text file, treated as without boxes"] += 1
                 continue
             for line, row in enumerate(text.read_text().splitlines(), 1):
                 if row.strip():
                     label, corners = self._box(row, size, f"{text}:{line}")
                     collector.add_box(number, corners, label, False)
         stems = {file.stem for file in files}
-        strangers = sum(text.stem not in stems for text in self.labels.glob("*.txt"))
-        if strangers:
-            collector.counts["text files without an image, not used"] += strangers
+        unused = sum(text.stem not in stems for text in self.labels.glob("*.txt"))
+        if unused:
+            collector.counts["text files without an image, not used"] += unused
         return Labelled(self.names, collector.finish(self.folder))
 
     def _box(self, row: str, size: tuple[int, int], where: str) -> tuple[int, tuple[float, ...]]:
@@ -134,9 +137,9 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     return parse(file).plain()
 
 
-def _names(said: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+def _names(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     """Class names, from a list or a mapping of 0..n-1."""
-    names = said.get("names")
+    names = content.get("names")
     if isinstance(names, Mapping):
         wanted = list(map(str, range(len(names))))
         if set(names) != set(wanted):
@@ -144,17 +147,17 @@ def _names(said: Mapping[str, Any], file: Path) -> tuple[str, ...]:
         names = [names[key] for key in wanted]
     if not isinstance(names, list) or not names:
         raise UserError(f"{file}: found no names; expected a list of class names")
-    if said.get("nc") not in (None, len(names)):
-        raise UserError(f"{file}: nc is {said['nc']}, but there are {len(names)} names")
+    if content.get("nc") not in (None, len(names)):
+        raise UserError(f"{file}: nc is {content['nc']}, but there are {len(names)} names")
     return tuple(map(str, names))
 
 
-def _folder(said: Mapping[str, Any], key: str, file: Path) -> Path:
-    """The folder of a split: relative to the YAML's folder, or to `path` where it names one that is there."""
-    if not isinstance(said.get(key), str):
-        raise UserError(f"{file}: {key} is {said.get(key)!r}; expected one folder of images")
-    bases = [file.parent / str(said["path"])] if said.get("path") else []
+def _folder(content: Mapping[str, Any], key: str, file: Path) -> Path:
+    """The folder of a split: relative to the YAML's `path` if that exists, otherwise to the YAML's own folder."""
+    if not isinstance(content.get(key), str):
+        raise UserError(f"{file}: {key} is {content.get(key)!r}; expected one folder of images")
+    bases = [file.parent / str(content["path"])] if content.get("path") else []
     for base in (*bases, file.parent):
-        if (base / said[key]).is_dir():
-            return (base / said[key]).resolve()
-    raise UserError(f"{file}: {key}: found no folder {file.parent / said[key]}")
+        if (base / content[key]).is_dir():
+            return (base / content[key]).resolve()
+    raise UserError(f"{file}: {key}: found no folder {file.parent / content[key]}")

@@ -1,1 +1,1 @@
-"""Running a plan: on Ray Tune, in this process, or as a job on a cluster. The only rooms that import ray."""
+"""Runs the units of a plan, on Ray or in this process. The only package that imports ray. Imported by cli."""

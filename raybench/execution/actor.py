@@ -1,4 +1,4 @@
-"""What a Ray Tune actor does: run one unit after another in a process that has everything imported."""
+"""The Ray Tune trainable: runs one unit after another in a process that has imported everything once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STOP_POLL_S = 1.0
 
 
 class Recycle(Exception):
-    """Ends an actor whose memory is not back at its baseline; the unit's own outcome comes along."""
+    """Raised to end an actor whose memory is above its baseline; carries the outcome of the unit that it just ran."""
 
     def __init__(self, outcome: str, excess: str) -> None:
         self.outcome, self.excess = outcome, excess
@@ -28,13 +28,13 @@ class Recycle(Exception):
 
 
 class UnitTrial(tune.Trainable):
-    """Runs the unit in its config. Reused for the next one: a fresh process takes seconds to import torch."""
+    """Runs the unit in its config. The actor is reused: importing torch in a fresh process takes seconds."""
 
-    assignment: worker.Assignment  # set on a subclass of each run
+    assignment: worker.Assignment  # set on a subclass made for each run
     stop_key: str
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Once per process."""
+        """Install plug-ins, import what units need and measure the memory baseline; once per process."""
         worker.install_plugins(self.assignment.plugins)
         worker.preload()
         from raybench.execution.isolation import MemoryBaseline
@@ -43,13 +43,13 @@ class UnitTrial(tune.Trainable):
         self._baseline = MemoryBaseline()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next unit: nothing of the one before is left, `step` saw to it."""
+        """Accept the next unit's config; `step` leaves nothing to reset."""
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the unit to its end."""
+        """Run the unit to its end. Raises Recycle when the process must be replaced."""
         outcome = None
-        with contextlib.suppress(KeyboardInterrupt), self._stop.heard():
+        with contextlib.suppress(KeyboardInterrupt), self._stop.enabled():
             outcome = worker.execute(decode_unit(self.config["unit"]), self.assignment)
         text = encode_outcome(outcome)
         if excess := self._baseline.excess():
@@ -58,9 +58,10 @@ class UnitTrial(tune.Trainable):
 
 
 class StopSignal:
-    """Interrupts the main thread of this process, waits for locks included, as soon as `key` exists in the storage.
+    """Interrupts the main thread of this process, also while it waits for a lock, once `key` exists in the storage.
 
-    By SIGINT, which Ray blocks in its workers and a command in the background has ignored: let through in `heard`.
+    It sends SIGINT. Ray blocks that signal in its workers and shells ignore it for background commands, so `enabled`
+    unblocks it.
     """
 
     def __init__(self, storage: Storage, key: str) -> None:
@@ -71,8 +72,8 @@ class StopSignal:
         threading.Thread(target=self._watch, name="stop signal", daemon=True).start()
 
     @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
-        """Only in here is the thread interrupted."""
+    def enabled(self) -> Iterator[None]:
+        """Context in which the main thread may be interrupted; outside it never is."""
         blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         self._listening = True
         try:
@@ -83,11 +84,13 @@ class StopSignal:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _watch(self) -> None:
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None  # it has started: it made this thread
         idle = threading.Event()
         while not idle.wait(STOP_POLL_S):
-            with contextlib.suppress(OSError):  # a storage that is away for a moment
+            with contextlib.suppress(OSError):  # the storage is unreachable for a moment
                 if self._listening and self._storage.has(self._key):
                     with self._lock:
                         if self._listening:
-                            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                            signal.pthread_kill(main_thread, signal.SIGINT)
                     return

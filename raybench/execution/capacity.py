@@ -1,90 +1,122 @@
-"""What a cluster holds, and whether it can ever hold one unit: asked of its nodes, and of its autoscaler."""
+"""How many units a cluster can hold, and whether it can ever hold one: from its nodes and its autoscaler."""
 
 from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from raybench.errors import UserError
 
-AT_ONCE = 400  # units at Ray's door where the cluster may grow: Tune's loop, one process, keeps up with some hundreds
-ANSWER_S = 18.0  # an autoscaler looks at what is asked for every five seconds
-ROUNDS = 2  # looks of the autoscaler before nodes that are coming count as coming for us: others ask too
-GRAIN = 1e-4  # Ray counts amounts in steps of this size
+AT_ONCE = (
+    400  # units submitted to Tune at once where a cluster may grow: Tune's loop, one process, handles some hundreds
+)
+ANSWER_S = 18.0  # time for the autoscaler to react; it reads the requests every five seconds
+ROUNDS = 2  # autoscaler rounds before pending nodes are taken as meant for this request: other drivers may cause them
+GRAIN = 1e-4  # step in which Ray counts resources
 
 
-def concurrency(asked: Mapping[str, float], address: str | None) -> int:
-    """The most units to keep at Ray's door: twice what it holds, and AT_ONCE at least where it may grow while they run.
+def concurrency(request: Mapping[str, float], address: str | None) -> int:
+    """Maximum number of trials submitted to Tune at once: twice what the cluster holds now.
 
-    Asked once, at the start: a cluster at an `address` may have a tenth of its nodes by then. The plan bounds it too.
+    At least AT_ONCE for a cluster at an `address`: it may have few of its nodes when this is computed, at the start.
 
-    UserError when no node, present or possible, can hold one unit of `asked` (resource name -> amount, memory in
-    bytes). Where no node has the room now and an autoscaler is asked to make some, nothing is waited for here.
+    Args:
+        request: resources of one unit, name -> amount, memory in bytes.
+        address: of the cluster; None for a Ray that was started on this machine, which doesn't grow.
+
+    Raises:
+        UserError: no node, present or possible, can hold one unit.
     """
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    now = sum(_fits(asked, node) for node in nodes)
-    if not now and (address is None or not _may_come(asked)):
+    now = sum(_fits(request, node) for node in nodes)
+    if not now and (address is None or not _may_be_added(request)):
         more = "" if address is None else "; no kind of node that it may start has more"
-        raise UserError(f"resources: found {_words(asked)} a cell; expected what a node has: {_inventory(nodes)}{more}")
+        raise UserError(
+            f"resources: found {_words(request)} a cell; expected what a node has: {_inventory(nodes)}{more}"
+        )
     return max(2 * now, AT_ONCE if address else 1)
 
 
-def _may_come(asked: Mapping[str, float]) -> bool:
-    """Ask the cluster for one unit, and look what its autoscaler makes of it."""
+def _may_be_added(request: Mapping[str, float]) -> bool:
+    """Whether the autoscaler may start a node that holds `request`; True with a warning where Ray can't say."""
+    try:
+        return _autoscaler_accepts(request)
+    except (ImportError, AttributeError) as error:  # private parts of Ray, which another version may lack
+        import ray
+
+        warnings.warn(
+            f"Ray {ray.__version__} doesn't report the state of its autoscaler ({error}). No node holds "
+            f"{_words(request)} now; the run waits until one joins",
+            stacklevel=2,
+        )
+        return True
+
+
+def _autoscaler_accepts(request: Mapping[str, float]) -> bool:
+    """Submit one placement group for `request` and read from the autoscaler's state how it reacts."""
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    room = placement_group([dict(asked)])
+    group = placement_group([dict(request)])
     deadline = time.monotonic() + ANSWER_S
     rounds: set[int] = set()
     try:
-        asked_at = _status().cluster_resource_state.cluster_resource_state_version
+        version_at_start = _status().cluster_resource_state.cluster_resource_state_version
         while time.monotonic() < deadline:
-            if room.wait(0.5):
+            if group.wait(0.5):
                 return True
             state = _status().autoscaling_state
-            if any(_is(asked, request) for request in state.infeasible_gang_resource_requests):
+            if any(_is_for(request, gang) for gang in state.infeasible_gang_resource_requests):
                 return False
-            if state.last_seen_cluster_resource_state_version > asked_at:
+            if state.last_seen_cluster_resource_state_version > version_at_start:
                 rounds.add(state.last_seen_cluster_resource_state_version)
-            coming = state.pending_instance_requests or any(one.instance_type_name for one in state.pending_instances)
-            if coming and len(rounds) >= ROUNDS:
+            pending = state.pending_instance_requests or any(
+                node.instance_type_name for node in state.pending_instances
+            )
+            if pending and len(rounds) >= ROUNDS:
                 return True
-        return _grows()
+        return _has_autoscaler_v1()
     finally:
-        remove_placement_group(room)
+        remove_placement_group(group)
 
 
-def _grows() -> bool:
-    """Whether the nodes come from an autoscaler that doesn't tell its mind (v1): then their kinds have names."""
+def _has_autoscaler_v1() -> bool:
+    """Whether autoscaler v1 started the nodes: it reports no pending requests, but gives node types names."""
     types = [node.ray_node_type_name for node in _status().cluster_resource_state.node_states]
     return any(name and not name.startswith(("node_", "local.")) for name in types)
 
 
 def _status() -> Any:
-    """What Ray's control store and autoscaler say of nodes and requests."""
+    """State of nodes and autoscaler: Ray's GetClusterStatusReply.
+
+    Private, as no public call reports infeasible requests (`ray.autoscaler.v2.sdk.get_cluster_status` drops them).
+    ImportError or AttributeError where this version of Ray has no such parts.
+    """
     from ray._private.worker import global_worker
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+    from ray.core.generated import autoscaler_pb2
 
-    told = global_worker.gcs_client.get_cluster_status()
-    return told if isinstance(told, GetClusterStatusReply) else GetClusterStatusReply.FromString(told)
+    reply: Any = global_worker.gcs_client.get_cluster_status()  # type: ignore[attr-defined]  # set when Ray connects
+    reply_type: Any = autoscaler_pb2.GetClusterStatusReply  # type: ignore[attr-defined]  # generated at import
+    return reply if isinstance(reply, reply_type) else reply_type.FromString(reply)
 
 
-def _is(asked: Mapping[str, float], gang: Any) -> bool:
-    """Whether a gang request of the autoscaler's state is the one for `asked`."""
-    bundles = [request for selector in gang.bundle_selectors for request in selector.resource_requests]
+def _is_for(request: Mapping[str, float], gang: Any) -> bool:
+    """Whether a gang request in the autoscaler's state is the one for `request`."""
+    bundles = [bundle for selector in gang.bundle_selectors for bundle in selector.resource_requests]
     bundles = bundles or list(gang.requests)
     return any(
-        all(math.isclose(one.resources_bundle.get(name, 0.0), asked[name], abs_tol=GRAIN) for name in asked)
-        for one in bundles
+        all(math.isclose(bundle.resources_bundle.get(name, 0.0), request[name], abs_tol=GRAIN) for name in request)
+        for bundle in bundles
     )
 
 
-def _fits(asked: Mapping[str, float], offered: Mapping[str, float]) -> int:
-    return int(min((offered.get(name, 0) + 1e-9) // amount for name, amount in asked.items()))
+def _fits(request: Mapping[str, float], node: Mapping[str, float]) -> int:
+    """How many times `request` fits into the resources of `node`."""
+    return int(min((node.get(name, 0) + 1e-9) // amount for name, amount in request.items()))
 
 
 def _words(amounts: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Starting Ray here, or joining a cluster: environment and authentication; and what a unit asks of it."""
+"""Starts Ray on this machine or joins a cluster: environment variables, authentication, resources of a unit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from raybench.errors import UserError
-from raybench.spec.sweep import Resources
+from raybench.sweep.sweep import Resources
 
-# Read by Ray when it is imported or started. Ours is the only output, the results are not Tune's to log or to sync,
-# trials stay in the folder where the command was typed, and Ctrl-C is ours.
+# Read by Ray when it is imported or started. Raybench prints the output, stores the results and handles Ctrl-C, not
+# Ray or Tune; trials run in the folder where the command was typed.
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -31,10 +32,10 @@ OBJECT_STORE = 100_000_000  # bytes; units exchange files, not objects
 
 @contextmanager
 def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
-    """Ray, started on this machine for this run alone, or the cluster at `address`. Shut down on leaving.
+    """Connect to the cluster at `address`, or to a Ray started on this machine for this run; disconnect on leaving.
 
-    `cpus`: how many this machine lends, all by default. A Ray that this process is connected to already is used and
-    left as it is. UserError when none answers.
+    `cpus`: how many CPUs of this machine Ray may use, all by default. If this process is connected to a Ray already,
+    that one is used and left running. UserError when no cluster answers.
     """
     _prepare(address)
     if address is not None:
@@ -44,7 +45,7 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"address": "local", "num_cpus": cpus}
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
@@ -53,7 +54,9 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
     try:
         ray.init(**options)
     except ray.exceptions.AuthenticationError as error:
-        raise UserError(f"--address {address}: the cluster refuses this token; expected the one of its head") from error
+        raise UserError(
+            f"--address {address}: the cluster refuses this token; expected the token of its head node"
+        ) from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--address {address}: no Ray cluster answers there ({_first_line(error)}){_about_tokens()}"
@@ -66,7 +69,7 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
 
 
 def _check_port(address: str) -> None:
-    """UserError at once when nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    """UserError when nothing listens at HOST:PORT; checked first, as Ray would retry for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
         return  # "auto" and the like
@@ -84,7 +87,9 @@ def _prepare(address: str | None) -> None:
     if "RAY_AUTH_MODE" in os.environ:
         return
     if address is None:
-        os.environ["RAY_AUTH_MODE"] = "token"  # a token of this run's own: other users of the machine stay out
+        os.environ["RAY_AUTH_MODE"] = (
+            "token"  # a token made for this run, so that other users of the machine can't connect
+        )
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         return
     has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
@@ -93,16 +98,16 @@ def _prepare(address: str | None) -> None:
 
 
 def demand(resources: Resources) -> dict[str, float]:
-    """What one unit asks Ray for; memory in bytes."""
-    asked = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": float(resources.memory or 0)}
-    return {name: amount for name, amount in asked.items() if amount}
+    """Resources that one unit requests from Ray; memory in bytes."""
+    amounts = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": float(resources.memory or 0)}
+    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def _about_tokens() -> str:
-    """Ray says the same of a cluster that isn't there and of one that wants to hear another token."""
+    """A hint for the message: Ray reports a missing cluster and a rejected token by the same error."""
     if os.environ.get("RAY_AUTH_MODE") == "token":
         return "; if there is one, it may refuse this token"
-    return "; if there is one, it may ask for a token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+    return "; if there is one, it may require a token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""The loop that brings a sweep to its end: plan what is missing, run it, plan again, until nothing more can be done.
+"""The loop that completes a sweep: plan what is missing, run it, plan again, until nothing more can be run.
 
-How units are run (in this process, or as trials of Ray Tune) is handed in; this file knows neither Ray nor torch.
+The executor (this process, or trials of Ray Tune) is a parameter; this file imports neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from raybench.errors import UserError
 from raybench.execution.queue import MAX_ATTEMPTS, UnitQueue
 from raybench.execution.worker import Assignment
-from raybench.pipeline.journal import read_journal
-from raybench.pipeline.outcome import Outcome, is_done, settle
-from raybench.plan import Plan, Unit
+from raybench.plan.records import Plan, Unit
+from raybench.progress.journal import read_journal
+from raybench.progress.outcome import Outcome, is_done, settle
 from raybench.progress.records import heartbeat, planned, write_plan
 from raybench.results.schema import Record
 from raybench.results.store import Store
@@ -27,72 +27,75 @@ from raybench.storage.leases import Lease
 
 
 class Aborted(Exception):
-    """The executor died under the running units, e.g. for want of memory; what is missing can be planned again."""
+    """The executor crashed while units were running, e.g. out of memory; what is missing can be planned again."""
 
 
 class Watcher:
-    """Is told what happens; the base class keeps quiet. See raybench.execution.progress."""
+    """Receives the events of a run and ignores them; subclasses show them (see raybench.execution.progress)."""
 
     def begin(self, run: Run) -> None:
         """A plan is about to be run."""
 
     def started(self, unit: Unit) -> None:
-        """A unit was handed out."""
+        """A unit was given to a worker."""
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
-        """A unit is over, for good in this run."""
+        """A unit has ended and won't be started again in this run."""
+
+    def checking(self) -> None:
+        """Data, weights and networks are about to be checked, which may take some seconds."""
 
     def say(self, text: str) -> None:
-        """Something else that the person should know."""
+        """Show another message to the user."""
 
     def close(self) -> None:
-        """The run is over."""
+        """The run has ended."""
 
 
 @dataclass
 class Run:
-    """One command's work on one sweep: what executors ask for units and tell outcomes."""
+    """One run of a sweep: executors take units from it and report outcomes to it."""
 
     storage: Storage
     assignment: Assignment
     watcher: Watcher = field(default_factory=Watcher)
     attempts: Counter[str] = field(default_factory=Counter)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)  # ended units of this run, the last outcome of each
+    outcomes: dict[str, Outcome] = field(default_factory=dict)  # unit key -> its last outcome in this run
     interrupted: bool = False
-    sweep: str = ""  # its name, for those who watch
+    sweep: str = ""  # its name, shown by `raybench watch`
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     queue: UnitQueue = field(init=False)
     _heartbeat: Heartbeat | None = field(init=False, default=None)
 
     @property
     def stop_key(self) -> str:
-        """Exists in the storage as soon as this run's workers should let go of their units."""
+        """Storage key whose existence makes this run's workers stop their units."""
         return f"stops/{self.id}"
 
     @property
     def finished(self) -> bool:
-        """Nothing runs and nothing is left to start in the present plan."""
+        """Whether nothing runs and nothing is left to start in the current plan."""
         return self.queue.finished
 
     def load(self, plan: Plan) -> None:
-        """Begin with another plan; what failed or was skipped in this run stays so."""
+        """Start on another plan; units that failed or were skipped in this run are not tried again."""
         closed = frozenset(key for key, outcome in self.outcomes.items() if outcome.status != "ok")
         self.queue = UnitQueue(plan, self.attempts, closed)
         if self._heartbeat is None and plan.units:
-            self._appear(plan)
+            self._announce(plan)
         self.watcher.begin(self)
 
     def take(self) -> Unit | None:
-        """The next unit to start, None when there is none at this moment."""
-        for unit in self.queue.due(time.monotonic()):
-            self._look_again(unit)
+        """The next unit to start; None when none is ready now."""
+        for postponed in self.queue.due(time.monotonic()):
+            self._check_postponed(postponed)
         unit = self.queue.take()
         if unit is not None:
             self.watcher.started(unit)
         return unit
 
     def over(self, outcome: Outcome) -> None:
-        """A unit came to an end; cells that can't be run for it get their rows."""
+        """Record that a unit has ended; cells that can't run because of it get their rows."""
         if outcome.status == "busy":
             self.queue.postpone(outcome.key, time.monotonic())
             return
@@ -105,11 +108,11 @@ class Run:
             self.watcher.ended(unit, own)
 
     def lost(self, key: str, reason: str) -> None:
-        """The process that ran unit `key` is gone."""
+        """Record that the process running unit `key` died; the unit is started again or fails."""
         unit = self.queue.running.get(key)
         if unit is None:
             return
-        if is_done(unit, self.storage):  # it died between publishing and telling
+        if is_done(unit, self.storage):  # it died after publishing the result, before reporting it
             self.over(Outcome(key, unit.kind, "ok"))
             return
         outcome = self.queue.lost(key, reason)
@@ -122,29 +125,33 @@ class Run:
         self.over(outcome)
 
     def abandon(self, reason: str) -> None:
-        """Every process that ran a unit is gone."""
+        """Record that every process running a unit died."""
         for key in list(self.queue.running):
             self.lost(key, reason)
 
     def stop(self) -> None:
-        """Start nothing more, and tell the workers to let go."""
+        """Start nothing more, and make the workers stop their units."""
         self.interrupted = self.queue.stopped = True
-        self.watcher.say("stopping: workers let go of their units; Ctrl-C again ends at once")
+        self.watcher.say("stopping: workers interrupt their units; press Ctrl-C again to end at once")
         self.storage.create(self.stop_key, b"")
 
+    def note_interrupt(self) -> None:
+        """Start nothing more after the unit that runs in this process, which Ctrl-C interrupts."""
+        self.interrupted = True
+
     def leave(self) -> None:
-        """Say in the storage how this run ended."""
+        """Write to the storage how this run ended."""
         if self._heartbeat is not None:
             self._heartbeat.stop(status="ended" if self.finished and not self.interrupted else "interrupted")
 
-    def _appear(self, plan: Plan) -> None:
-        """Say in the storage what is planned, and from now on that this driver is there."""
+    def _announce(self, plan: Plan) -> None:
+        """Write the plan to the storage and start this driver's heartbeat."""
         what = planned(self.sweep, plan)
         self._heartbeat = heartbeat(self.storage, self.id, what, write_plan(self.storage, what))
         self._heartbeat.start()
 
-    def _look_again(self, unit: Unit) -> None:
-        """See whether the other driver that holds `unit` has ended it, or has died."""
+    def _check_postponed(self, unit: Unit) -> None:
+        """Check whether the other driver that holds `unit` has finished it, still holds it, or has died."""
         if is_done(unit, self.storage):
             self.over(Outcome(unit.key, unit.kind, "ok"))
         elif Lease(self.storage, unit.key).taken:
@@ -154,9 +161,10 @@ class Run:
 
 
 def drive(run: Run, make_plan: Callable[[], Plan], fit: Callable[[Run], None]) -> None:
-    """Run everything that `make_plan` finds missing, by `fit`, and plan again until nothing more can be done.
+    """Run by `fit` what `make_plan` finds missing, and plan again until nothing more can be run.
 
-    Ends, because every start of a unit counts as an attempt of it and each has few. Outcomes are in `run`.
+    It ends, because each unit has a limited number of attempts. Outcomes are in `run`. On Ctrl-C `run.interrupted` is
+    set and the function returns.
     """
     try:
         while not run.interrupted:
@@ -175,20 +183,20 @@ def drive(run: Run, make_plan: Callable[[], Plan], fit: Callable[[Run], None]) -
         run.interrupted = True
     finally:
         run.watcher.close()
-        with suppress(OSError, UserError):  # `raybench gc` removes what the storage doesn't let go of now
+        with suppress(OSError, UserError):  # if the storage refuses now, `raybench gc` removes it later
             run.storage.delete(run.stop_key)
         run.leave()
 
 
 def only_cell(plan: Plan, trial_id: str) -> Plan:
-    """`plan` cut down to one cell and what it needs; UserError when the sweep has no such cell."""
+    """The part of `plan` that one cell needs; UserError unless exactly one trial_id starts with `trial_id`."""
     found = [trial.trial_id for trial in plan.trials if trial.trial_id.startswith(trial_id)]
     if len(found) != 1:
         count = "no cell" if not found else f"{len(found)} cells"
         raise UserError(f"--only {trial_id}: found {count} of that id; expected one (raybench plan lists them)")
     units = {unit.key: unit for unit in plan.units}
     wanted = [found[0]] if found[0] in units else []
-    for key in wanted:  # grows while it is walked
+    for key in wanted:  # the list grows during the loop
         wanted += [need for need in units[key].needs if need in units and need not in wanted]
     trials = tuple(trial for trial in plan.trials if trial.trial_id == found[0])
     skips = tuple(skip for skip in plan.skips if skip.trial.trial_id == found[0])
@@ -196,7 +204,7 @@ def only_cell(plan: Plan, trial_id: str) -> Plan:
 
 
 def _write_skips(plan: Plan, storage: Storage) -> None:
-    """A cell never vanishes: those known to be impossible get their rows now."""
+    """Write the rows of cells that can't be run, so that every cell of the sweep has a row."""
     if not plan.skips:
         return
     store = Store(storage)
@@ -207,14 +215,14 @@ def _write_skips(plan: Plan, storage: Storage) -> None:
 
 
 def _last_stage(unit: Unit, storage: Storage) -> str:
-    """The stage that the journal saw last, for a process that could not tell."""
+    """The last stage in the unit's journal, for a process that died without reporting one."""
     stages = [stage["stage"] for execution in read_journal(storage, unit.key) for stage in execution["stages"]]
     return stages[-1] if stages else unit.kind
 
 
 def _give_up(run: Run) -> None:
-    """End units that were started too often: they came to an end, and yet what they make is missing."""
+    """Fail units that used up their attempts: each ended without error, but its result is missing."""
     for unit in list(run.queue.units.values()):
         if unit.key not in run.queue.ended and run.attempts[unit.key] >= MAX_ATTEMPTS:
             run.queue.running[unit.key] = unit
-            run.lost(unit.key, "it ended well, but what it makes is not in the storage")
+            run.lost(unit.key, "it ended without an error, but its result is not in the storage")

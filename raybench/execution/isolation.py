@@ -1,4 +1,4 @@
-"""One process runs many units, and none may notice another: same numbers alone as after twenty others."""
+"""Isolates units that share a process: a unit gives the same numbers alone as after twenty others."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.modules import module as hooks
 
-HOST_BOUND = 1 << 30  # bytes that resident memory may keep above the baseline before the process is replaced
-DEVICE_BOUND = 64 << 20  # bytes of accelerator memory; libraries keep a workspace of some 10 MiB
+HOST_BOUND = 1 << 30  # bytes of resident memory above the baseline at which the process is replaced
+DEVICE_BOUND = 64 << 20  # the same for accelerator memory; libraries keep a workspace of some 10 MiB
 
+CUDNN = ("benchmark", "deterministic", "enabled")
 _GLOBAL_HOOKS = [name for name, value in vars(hooks).items() if name.startswith("_global_") and isinstance(value, dict)]
 
 
 @contextmanager
 def isolated(key: str, threads: int) -> Iterator[None]:
-    """Run one unit as if the process were fresh; on leaving, undo what it did to the process and free its memory.
+    """Context for one unit: on leaving, restore torch's settings, environment and folder, and free memory.
 
-    Random number generators start from a value that depends on `key` alone, torch uses `threads` threads.
+    Random number generators are seeded from `key` alone; torch uses `threads` threads.
     """
-    before = _settings()
+    before = _Settings()
+    # The first call imports much of torch. Here, as one in `restore` fails after Ctrl-C within that import.
+    torch.use_deterministic_algorithms(before.deterministic)
     environment, folder = dict(os.environ), os.getcwd()
     torch.set_num_threads(threads)
     _seed(int.from_bytes(key.encode()[:8]))
@@ -35,7 +39,7 @@ def isolated(key: str, threads: int) -> Iterator[None]:
         with warnings.catch_warnings():
             yield
     finally:
-        _restore(before)
+        before.restore()
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
@@ -45,7 +49,7 @@ def isolated(key: str, threads: int) -> Iterator[None]:
 
 
 def free() -> None:
-    """Give back what nobody uses any more, to the device and to the operating system."""
+    """Return unused memory to the device and to the operating system."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -54,14 +58,14 @@ def free() -> None:
 
 
 class MemoryBaseline:
-    """What the process held before its first unit, to compare with after each."""
+    """Memory of the process before its first unit, compared with its memory after each unit."""
 
     def __init__(self) -> None:
         free()
         self.host, self.device = resident(), _allocated()
 
     def excess(self) -> str:
-        """In words, what the process holds too much; empty when it is back to its baseline."""
+        """A sentence about memory above the bounds; empty when there is none."""
         host, device = resident() - self.host, _allocated() - self.device
         if host > HOST_BOUND:
             return f"{host >> 20} MiB of memory above the baseline of {self.host >> 20} MiB"
@@ -71,7 +75,7 @@ class MemoryBaseline:
 
 
 def resident() -> int:
-    """Resident memory of this process in bytes; 0 where the system doesn't tell."""
+    """Resident memory of this process in bytes; 0 on systems without /proc."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -88,34 +92,35 @@ def _seed(value: int) -> None:
     torch.manual_seed(value % 2**63)
 
 
-def _settings() -> dict[str, object]:
-    """Every switch of torch that changes numbers, and that a unit could leave turned."""
-    return {
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
-        "grad": torch.is_grad_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "precision": torch.get_float32_matmul_precision(),
-        "anomaly": torch.is_anomaly_enabled(),
-        "cudnn": {name: getattr(torch.backends.cudnn, name) for name in ("benchmark", "deterministic", "enabled")},
-    }
+@dataclass(frozen=True)
+class _Settings:
+    """Every global setting of torch that changes numbers and that a unit could change."""
 
+    threads: int = field(default_factory=torch.get_num_threads)
+    dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
+    device: torch.device = field(default_factory=torch.get_default_device)
+    grad: bool = field(default_factory=torch.is_grad_enabled)
+    deterministic: bool = field(default_factory=torch.are_deterministic_algorithms_enabled)
+    precision: str = field(default_factory=torch.get_float32_matmul_precision)
+    anomaly: bool = field(default_factory=torch.is_anomaly_enabled)
+    cudnn: dict[str, bool] = field(
+        default_factory=lambda: {name: getattr(torch.backends.cudnn, name) for name in CUDNN}
+    )
 
-def _restore(before: dict[str, object]) -> None:
-    torch.set_num_threads(before["threads"])
-    torch.set_default_dtype(before["dtype"])
-    torch.set_default_device(before["device"] if before["device"].type != "cpu" else None)
-    torch.set_grad_enabled(before["grad"])
-    torch.use_deterministic_algorithms(before["deterministic"])
-    torch.set_float32_matmul_precision(before["precision"])
-    torch.autograd.set_detect_anomaly(before["anomaly"])
-    for name, value in before["cudnn"].items():
-        setattr(torch.backends.cudnn, name, value)
+    def restore(self) -> None:
+        torch.set_num_threads(self.threads)
+        torch.set_default_dtype(self.dtype)
+        torch.set_default_device(self.device if self.device.type != "cpu" else None)
+        torch.set_grad_enabled(self.grad)
+        torch.use_deterministic_algorithms(self.deterministic)
+        torch.set_float32_matmul_precision(self.precision)
+        torch.autograd.set_detect_anomaly(self.anomaly)
+        for name, value in self.cudnn.items():
+            setattr(torch.backends.cudnn, name, value)
 
 
 def _trim() -> None:
-    """Make glibc hand free memory back, so that resident memory can be compared."""
+    """Make glibc return free memory to the system, so that resident memory can be compared."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except OSError:

@@ -1,7 +1,7 @@
-"""Sweeps as jobs of a Ray cluster, through Ray Jobs: submit once, then list, follow and stop from anywhere.
+"""Sweeps as jobs of a Ray cluster, through Ray Jobs: submit, list, follow, stop.
 
-A submission id is ``raybench-<sweep hash>-<attempt>``. Ray refuses an id that it knows, so two people who submit one
-sweep share its job; the attempt rises only when the one before has ended, since Ray never takes an id twice.
+A submission id is ``raybench-<sweep hash>-<attempt>``. Ray refuses an id that exists, so two people who submit the same
+sweep get the same job. Ray never accepts an id again, so a sweep whose last job has ended gets the next attempt.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 
 from raybench.errors import UserError, nearest
 
-ANSWER_S = 20.0  # how long a cluster may take to say anything at all
-AGENT_S = 90.0  # how long after its start a cluster may have no agent that takes jobs
+ANSWER_S = 20.0  # timeout for the cluster's first answer
+AGENT_S = 90.0  # a cluster that has just started may have no job agent for this long
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 _ID = re.compile(r"raybench-([0-9a-f]{16})-([0-9]+)")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One submitted sweep, as the cluster knows it. Times in seconds since 1970."""
+    """One submitted sweep, as the cluster reports it. Times in seconds since 1970."""
 
     id: str
     status: str  # PENDING, RUNNING, or one of ENDED
@@ -38,35 +38,34 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it runs any more."""
+        """Whether the job has ended."""
         return self.status in ENDED
 
 
 class Jobs:
     """The jobs of the cluster whose dashboard is at `address` (``http://HEAD:8265``).
 
-    Raises UserError when nobody answers there, when the token is missing or wrong, and when it isn't a Ray cluster.
+    Raises UserError when nothing answers there, when the token is missing or wrong, and when it is no Ray cluster.
     """
 
     def __init__(self, address: str) -> None:
         from ray.job_submission import JobSubmissionClient
 
-        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.address = address if "://" in address else f"http://{address}"
         if not self.address.startswith(("http://", "https://")):
             raise UserError(f"--address {address!r}: expected the dashboard's http://HEAD:8265, not the cluster's port")
         self._headers = {"Authorization": f"Bearer {token}"} if (token := read_token()) else {}
-        self.ray_version = self._greet()
+        self.ray_version = self._read_version()
         with _only_this_address(), self._errors():
             self._client = JobSubmissionClient(self.address, headers=dict(self._headers))
 
     def list(self) -> list[Job]:
         """Every job that raybench submitted, the newest first."""
         with self._errors():
-            found = [
-                _job(details) for details in self._client.list_jobs() if _ID.fullmatch(details.submission_id or "")
-            ]
+            every = self._client.list_jobs()
+        found = [_job(details) for details in every if _ID.fullmatch(details.submission_id or "")]
         return sorted(found, key=lambda job: (job.started or 0, attempt(job.id)), reverse=True)
 
     def find(self, prefix: str | None) -> Job:
@@ -74,7 +73,7 @@ class Jobs:
         jobs = self.list()
         if prefix is None:
             if not jobs:
-                raise UserError(f"the cluster at {self.address} has no job of raybench")
+                raise UserError(f"the cluster at {self.address} has no jobs submitted by raybench")
             return jobs[0]
         wanted = prefix if prefix.startswith("raybench-") else f"raybench-{prefix}"
         found = [job for job in jobs if job.id == wanted] or [job for job in jobs if job.id.startswith(wanted)]
@@ -82,12 +81,12 @@ class Jobs:
             raise UserError(f"no job {prefix!r} at {self.address}.{nearest(wanted, [job.id for job in jobs])}")
         if len({job.id.rpartition("-")[0] for job in found}) > 1:
             raise UserError(f"job {prefix!r} is not unique: {', '.join(job.id for job in found)}")
-        return max(found, key=lambda job: attempt(job.id))  # one sweep's attempts: the last
+        return max(found, key=lambda job: attempt(job.id))  # several attempts of one sweep: the last one
 
     def submit(
         self, sweep_hash: str, entrypoint: str, folder: Path, env: Mapping[str, str], metadata: Mapping[str, str]
     ) -> tuple[Job, bool]:
-        """(the sweep's job, whether this call started it). A sweep whose last attempt still runs is not started again.
+        """(the sweep's job, whether this call started it). A sweep whose last job still runs is not submitted again.
 
         `entrypoint` runs on the head node in a copy of `folder`.
         """
@@ -120,7 +119,7 @@ class Jobs:
             time.sleep(period)
 
     def stop(self, job_id: str, patience: float = 60.0) -> Job:
-        """Ask the job to end and wait up to `patience` seconds for it. What it has finished stays in its storage."""
+        """Stop the job and wait up to `patience` seconds until it has ended. Finished cells stay in its storage."""
         with self._errors():
             self._client.stop_job(job_id)
         end = time.monotonic() + patience
@@ -133,7 +132,7 @@ class Jobs:
         return job
 
     def _start(self, job_id: str, entrypoint: str, runtime: dict[str, Any], metadata: dict[str, str]) -> bool:
-        """False when somebody else took the id meanwhile."""
+        """Submit the job; False when somebody else has submitted this id meanwhile."""
         end = time.monotonic() + AGENT_S
         while True:
             try:
@@ -148,37 +147,39 @@ class Jobs:
                 if "No available agent" not in str(error):
                     raise UserError(f"the cluster at {self.address} refuses the job: {error}") from error
                 if time.monotonic() > end:
-                    raise UserError(f"the cluster at {self.address} still has no agent that takes jobs") from error
+                    raise UserError(f"the cluster at {self.address} has no agent that accepts jobs") from error
                 time.sleep(1.0)
 
-    def _greet(self) -> str:
-        """Ray's version there."""
+    def _read_version(self) -> str:
+        """The cluster's version of Ray."""
         import requests
 
         try:
             answer = requests.get(f"{self.address}/api/version", headers=self._headers, timeout=ANSWER_S)
         except requests.exceptions.RequestException as error:
-            raise self._silent(error) from error
+            raise self._unreachable(error) from error
         self._check_token(answer.status_code)
         try:
             return answer.json()["ray_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self.address} answers (HTTP {answer.status_code}), but not as a Ray dashboard; "
+                f"{self.address} answers (HTTP {answer.status_code}), but is no Ray dashboard; "
                 "expected http://HEAD:8265"
             ) from error
 
     def _check_token(self, status: int) -> None:
         if status == 401:
             raise UserError(
-                f"the cluster at {self.address} asks for a token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+                f"the cluster at {self.address} requires a token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
             )
         if status == 403:
-            raise UserError(f"the cluster at {self.address} refuses this token; expected the one that its head has")
+            raise UserError(f"the cluster at {self.address} refuses this token; expected the token of its head node")
 
-    def _silent(self, error: Exception) -> UserError:
+    def _unreachable(self, error: Exception) -> UserError:
         why = str(getattr(error, "args", [error])[0]).rpartition(": ")[2].strip("')> ") or type(error).__name__
-        return UserError(f"nobody answers at {self.address} ({why}); is the cluster up, and its dashboard's port open?")
+        return UserError(
+            f"no answer from {self.address} ({why}); is the cluster up, and is the port of its dashboard open?"
+        )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -191,21 +192,21 @@ class Jobs:
             self._check_token(401 if "required" in str(error) else 403)
             raise
         except (requests.exceptions.RequestException, ConnectionError) as error:
-            raise self._silent(error) from error
+            raise self._unreachable(error) from error
 
 
 def attempt(job_id: str) -> int:
-    """The attempt that a submission id counts."""
+    """The attempt number in a submission id."""
     return int(job_id.rpartition("-")[2])
 
 
 def read_token() -> str | None:
-    """The cluster's token: ``RAY_AUTH_TOKEN``, else the file ``RAY_AUTH_TOKEN_PATH`` names, else Ray's own file.
+    """The cluster's token: ``RAY_AUTH_TOKEN``, else the file at ``RAY_AUTH_TOKEN_PATH``, else Ray's own file.
 
-    Ray's file (``~/.ray/auth_token``) counts only when ``RAY_AUTH_MODE=token`` says so: any local run may have left it.
+    Ray's file (``~/.ray/auth_token``) is used only with ``RAY_AUTH_MODE=token``: any local run may have left it there.
     """
-    if told := os.environ.get("RAY_AUTH_TOKEN"):
-        return told.strip()
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token.strip()
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(named) if named else Path.home() / ".ray/auth_token"
     if named or (os.environ.get("RAY_AUTH_MODE") == "token" and file.exists()):
@@ -218,7 +219,7 @@ def read_token() -> str | None:
 
 @contextmanager
 def _only_this_address() -> Iterator[None]:
-    """Ray lets RAY_ADDRESS override what is handed to it; what the person typed counts."""
+    """Hide RAY_ADDRESS from Ray, which would prefer it to the address that the user typed."""
     hidden = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
     try:
         yield
@@ -227,13 +228,13 @@ def _only_this_address() -> Iterator[None]:
 
 
 def _job(details: Any) -> Job:
-    told = details.metadata or {}
+    metadata = details.metadata or {}
     return Job(
         id=details.submission_id,
         status=str(getattr(details.status, "value", details.status)),
         message=details.message,
-        sweep=told.get("sweep"),
-        storage=told.get("storage"),
+        sweep=metadata.get("sweep"),
+        storage=metadata.get("storage"),
         started=details.start_time / 1000 if details.start_time else None,
         ended=details.end_time / 1000 if details.end_time else None,
     )

@@ -1,4 +1,4 @@
-"""``raybench run --local``: the same units, one by one, in this process, for debuggers and machines without Ray."""
+"""``raybench run --local``: runs units one by one in this process, for debugging and machines without Ray."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import time
 
 from raybench.execution.driver import Run
 from raybench.execution.worker import execute
-from raybench.progress.epochs import epochs_told
+from raybench.progress.epochs import report_epochs
 
-IDLE_S = 0.5  # between looks at units that another driver holds
+IDLE_S = 0.5  # between checks of units that another driver holds
 
 
 def fit(run: Run) -> None:
-    """Run every unit of `run` that can be run."""
-    while not run.finished:
+    """Run units until none is left. On KeyboardInterrupt the unit goes back to the queue."""
+    while not run.finished and not run.interrupted:
         unit = run.take()
         if unit is None:
             time.sleep(IDLE_S)
             continue
         try:
-            with epochs_told(run.watcher.say):
-                run.over(execute(unit, run.assignment))
+            with report_epochs(run.watcher.say):
+                outcome = execute(unit, run.assignment)
+            if run.interrupted and outcome.status == "failed":
+                raise KeyboardInterrupt  # Ctrl-C made a library raise another error
+            run.over(outcome)
         except KeyboardInterrupt:
             run.queue.give_back(unit.key)
             raise

@@ -1,4 +1,4 @@
-"""Units and outcomes as text: what crosses from the driver to a worker and back."""
+"""Units and outcomes as JSON text, as sent from the driver to a worker and back."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raybench.pipeline.outcome import Outcome
-from raybench.plan import Unit
-from raybench.spec.trial import Trial
+from raybench.plan.records import Unit
+from raybench.progress.outcome import Outcome
+from raybench.sweep.trial import Trial
 
 
 def encode_unit(unit: Unit) -> str:
-    """`unit` as JSON. The path of given weights travels too, although it is not part of the trial's identity.
+    """`unit` as JSON, with the path of given weights, which is not part of the trial's identity.
 
-    Weights below the current folder are also named relative to it: a job's folder has another place on other nodes.
+    Weights below the current folder are also named relative to it, as a job's folder has another path on each node.
     """
     trials = [trial.model_dump(mode="json") for trial in unit.trials]
     near: dict[str, str] = {}
@@ -28,13 +28,13 @@ def encode_unit(unit: Unit) -> str:
 
 
 def decode_unit(text: str) -> Unit:
-    """The unit that `encode_unit` wrote; weights are looked for where they were, then below the current folder."""
+    """The unit that `encode_unit` wrote; weights are searched at their path, then below the current folder."""
     fields = json.loads(text)
-    trials = tuple(Trial.model_validate(_found(trial, fields["near"])) for trial in fields["trials"])
+    trials = tuple(Trial.model_validate(_with_local_path(trial, fields["near"])) for trial in fields["trials"])
     return Unit(fields["key"], fields["kind"], trials, tuple(fields["needs"]))
 
 
-def _found(trial: dict[str, Any], near: Mapping[str, str]) -> dict[str, Any]:
+def _with_local_path(trial: dict[str, Any], near: Mapping[str, str]) -> dict[str, Any]:
     path = trial["weights"]["path"]
     if path in near and not Path(path).exists():
         trial["weights"]["path"] = str(Path.cwd() / near[path])
@@ -42,7 +42,7 @@ def _found(trial: dict[str, Any], near: Mapping[str, str]) -> dict[str, Any]:
 
 
 def encode_outcome(outcome: Outcome | None) -> str:
-    """`outcome` as JSON; None is a unit that was interrupted."""
+    """`outcome` as JSON; None for a unit that was interrupted."""
     return json.dumps(None if outcome is None else asdict(outcome) | {"summary": dict(outcome.summary)})
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live panel on a terminal, a line an event elsewhere."""
+"""Shows the progress of a run: a live panel on a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -13,36 +13,42 @@ from rich.live import Live
 from rich.text import Text
 
 from raybench.execution.driver import Run, Watcher
-from raybench.pipeline.journal import present_stage, read_journal
-from raybench.pipeline.outcome import Outcome, label_of
-from raybench.plan import Unit
+from raybench.plan.records import Unit
+from raybench.progress.journal import present_stage, read_journal
+from raybench.progress.outcome import Outcome, label_of
 from raybench.progress.view import RECENT, SHOWN, STYLES, running_table
-from raybench.progress.words import duration, ended, tally
+from raybench.progress.words import counted, duration, ended, tally
 
 REFRESH_S = 1.0
+CHECKING = "checking data, weights and networks"
 
 
 def watcher(console: Console | None = None) -> Watcher:
-    """The panel on a terminal, plain lines elsewhere."""
+    """A Panel if `console` (standard error by default) is a terminal, else Lines."""
     console = console or Console(stderr=True)
     return Panel(console) if console.is_terminal else Lines(console)
 
 
 class Lines(Watcher):
-    """One line an event."""
+    """Prints one line per event."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tally = Tally()
 
+    def checking(self) -> None:
+        """Print it."""
+        self.say(CHECKING)
+
     def begin(self, run: Run) -> None:
-        """Say how much there is to do."""
+        """Print how much there is to do."""
         self._tally.begin(run)
         if run.queue.units:
-            self._print(f"{self._tally.total} cells to run, {len(run.queue.units) - self._tally.total} shared stages")
+            stages = len(run.queue.units) - self._tally.total
+            self._print(f"{counted(self._tally.total, 'cell')} to run, {counted(stages, 'shared stage')}")
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
-        """How a unit ended, and how far the sweep is."""
+        """Print how a unit ended and how many cells are done."""
         self._tally.ended(unit, outcome)
         self._print(f"[{self._tally.over}/{self._tally.total}] {sentence(unit, outcome)}{self._tally.eta()}")
 
@@ -55,7 +61,7 @@ class Lines(Watcher):
 
 
 class Panel(Watcher):
-    """A panel that is redrawn in place; what is said stays above it."""
+    """A panel that is redrawn in place; messages are printed above it."""
 
     def __init__(self, console: Console) -> None:
         self._tally = Tally()
@@ -64,6 +70,10 @@ class Panel(Watcher):
         self._rows: list[dict[str, Any]] = []
         self._closed = threading.Event()
         self._live = Live(console=console, get_renderable=self.__rich__, refresh_per_second=2, transient=True)
+
+    def checking(self) -> None:
+        """Print it."""
+        self.say(CHECKING)
 
     def begin(self, run: Run) -> None:
         """Open the panel at the first plan."""
@@ -74,7 +84,7 @@ class Panel(Watcher):
             threading.Thread(target=self._watch, name="progress", daemon=True).start()
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
-        """Count it, and show it if it is a cell or has failed."""
+        """Count the unit; show it if it is a cell or has failed."""
         self._tally.ended(unit, outcome)
         if unit.kind == "cell" or outcome.status != "ok":
             style = STYLES[outcome.status]
@@ -85,7 +95,7 @@ class Panel(Watcher):
         self._live.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Take the panel away; the last results stay."""
+        """Remove the panel; the last results stay on the screen."""
         self._closed.set()
         if self._live.is_started:
             self._live.stop()
@@ -99,7 +109,7 @@ class Panel(Watcher):
         return Group(Text(self._tally.headline(number), style="bold"), running, *more, *self._recent)
 
     def _watch(self) -> None:
-        """Read the journal of what runs; a slow storage must not stall the drawing."""
+        """Read the journals of running units; in a thread, so that a slow storage doesn't stall the drawing."""
         while not self._closed.wait(REFRESH_S):
             assert self._run is not None
             units = list(self._run.queue.running.values())
@@ -107,7 +117,7 @@ class Panel(Watcher):
 
 
 class Tally:
-    """Counts of cells, and when they will all be over."""
+    """Counts ended cells and estimates the time left."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -117,29 +127,30 @@ class Tally:
         self._work = 0.0
 
     def begin(self, run: Run) -> None:
-        """Another plan: what has ended in this run counts as before."""
+        """Start on another plan; units that ended earlier in this run stay counted."""
         left = [unit for unit in run.queue.units.values() if unit.kind == "cell"]
         self.total = self.over + len(left)
         self._work = self._done + sum(_weight(unit) for unit in run.queue.units.values())
 
     @property
     def over(self) -> int:
-        """Cells that have ended, one way or another."""
+        """Number of cells that have ended, with any status."""
         return self.counts.total()
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
-        """A unit is over."""
+        """Count a unit that has ended."""
         self._done += _weight(unit)
         if unit.kind == "cell":
             self.counts[outcome.status] += 1
 
     def headline(self, running: int) -> str:
         """All counts in one line."""
-        elapsed, counts = duration(time.monotonic() - self._start), tally(self.counts)
-        return f"{self.over}/{self.total} cells ({counts}), {running} units running, {elapsed} gone{self.eta()}"
+        elapsed, units = duration(time.monotonic() - self._start), counted(running, "unit")
+        cells = f"{self.over}/{self.total} cells ({tally(self.counts)})"
+        return f"{cells}, {units} running, {elapsed} elapsed{self.eta()}"
 
     def eta(self) -> str:
-        """`` , about N left`` by the share of the epochs that are done; empty before there is a ground for it."""
+        """``, about N left``, estimated from the share of epochs done; empty before 5 % are done."""
         share = self._done / self._work if self._work else 1.0
         if share < 0.05 or share >= 1:
             return ""
@@ -147,7 +158,7 @@ class Tally:
 
 
 def sentence(unit: Unit, outcome: Outcome) -> str:
-    """`ok cell resnet20 magnitude-l2 ...: final 97.2 (3.1 s)`, or what went wrong where."""
+    """`ok cell resnet20 magnitude-l2 ...: final 97.2 (3.1 s)`, or the stage and error of a failure."""
     label, error = label_of(unit), outcome.error_message
     if outcome.status == "failed":
         label, error = f"{label} in {outcome.stage}", f"{outcome.error_type}: {error}"
@@ -155,7 +166,7 @@ def sentence(unit: Unit, outcome: Outcome) -> str:
 
 
 def _present(run: Run, unit: Unit) -> Iterable[dict[str, Any]]:
-    """The journal's word on a running unit; nothing before its process wrote one."""
+    """Row of a running unit from its journal; none before its process has written to it."""
     entries = [entry for entry in read_journal(run.storage, unit.key) if entry["status"] == "running"]
     for entry in entries[-1:]:
         yield {"label": entry["label"], "host": entry["host"], **present_stage(entry)}

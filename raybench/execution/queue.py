@@ -1,4 +1,4 @@
-"""Which unit of a plan comes next. Pure bookkeeping: it knows neither Ray nor the storage nor the clock."""
+"""Decides which unit of a plan runs next. Bookkeeping only: uses neither Ray nor the storage nor the clock."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
-from raybench.pipeline.outcome import Outcome
-from raybench.plan import Plan, Unit
+from raybench.plan.records import Plan, Unit
+from raybench.progress.outcome import Outcome
 
-MAX_ATTEMPTS = 3  # times that one run starts a unit whose process dies under it
-POSTPONE_S = 2.0  # first wait for a unit that another driver holds; doubles up to
+MAX_ATTEMPTS = 3  # how often one run starts a unit whose process dies
+POSTPONE_S = 2.0  # first wait for a unit that another driver holds; it doubles up to POSTPONE_MAX_S
 POSTPONE_MAX_S = 30.0
 
 
 class UnitQueue:
-    """The units of one plan, handed out as soon as what they need is there, those on the longest path first.
+    """Queue of the units of one plan: a unit is ready once its needs have ended; those on the longest path come first.
 
-    `attempts` counts starts over several plans of one run, `closed` holds keys that this run has given up.
+    `attempts` counts starts over all plans of one run; `closed` holds keys of units that this run won't start again.
     """
 
     def __init__(self, plan: Plan, attempts: Counter[str] | None = None, closed: frozenset[str] = frozenset()) -> None:
@@ -35,7 +35,7 @@ class UnitQueue:
                 self._dependents[need].append(unit.key)
         self._rank = {key: (-path, place) for place, (key, path) in enumerate(_paths(units).items())}
         self._ready: list[tuple[bool, float, int, str]] = []
-        self._postponed: dict[str, float] = {}  # key -> when to look again
+        self._postponed: dict[str, float] = {}  # key -> when to check again
         self._waits: Counter[str] = Counter()
         for key, missing in self._missing.items():
             if not missing:
@@ -43,11 +43,11 @@ class UnitQueue:
 
     @property
     def finished(self) -> bool:
-        """Nothing is running, and nothing is left to start."""
+        """Whether nothing is running and nothing is left to start."""
         return not self.running and (self.stopped or len(self.ended) == len(self.units))
 
     def take(self) -> Unit | None:
-        """The next unit that may start now, which then counts as running; None while there is none."""
+        """The next ready unit, which then counts as running; None while there is none."""
         if self.stopped or not self._ready:
             return None
         key = heapq.heappop(self._ready)[-1]
@@ -56,9 +56,9 @@ class UnitQueue:
         return self.units[key]
 
     def end(self, outcome: Outcome) -> list[Unit]:
-        """A unit is over. Returns the cells that can't be run for it: the dependents of a failed or skipped stage.
+        """Record the end of a unit. Returns the cells that can't run because of it: those that need a failed stage.
 
-        Told twice it counts once: its dependents must not be handed out again.
+        A second call for the same unit does nothing, so that its dependents are not started twice.
         """
         if outcome.key in self.ended:
             return []
@@ -78,7 +78,7 @@ class UnitQueue:
         return cells
 
     def lost(self, key: str, reason: str) -> Outcome | None:
-        """The process that ran `key` died. It is started again, or this returns the failure after the last attempt."""
+        """Record that the process of `key` died. Queues it again, or returns its failure after the last attempt."""
         if key not in self.running:
             return None
         unit = self.running.pop(key)
@@ -89,13 +89,13 @@ class UnitQueue:
         return Outcome(key, unit.kind, "failed", unit.kind, error_type="WorkerDied", error_message=message)
 
     def give_back(self, key: str) -> None:
-        """`key` was interrupted before it was over, by us: as if it had not been started."""
+        """Queue `key` again after we interrupted it; this doesn't count as an attempt."""
         if self.running.pop(key, None) is not None:
             self.attempts[key] -= 1
             self._push(key)
 
     def postpone(self, key: str, now: float) -> None:
-        """Another driver holds `key`: look again after `now` (seconds) plus a wait that grows."""
+        """Another driver holds `key`: check it again after a wait from `now` (seconds) that grows each time."""
         if self.running.pop(key, None) is not None:
             self.attempts[key] -= 1
         wait = min(POSTPONE_S * 2 ** self._waits[key], POSTPONE_MAX_S)
@@ -103,22 +103,22 @@ class UnitQueue:
         self._postponed[key] = now + wait
 
     def due(self, now: float) -> list[Unit]:
-        """Postponed units that it is time to look at."""
+        """Postponed units whose wait is over at `now`."""
         return [self.units[key] for key, when in self._postponed.items() if when <= now]
 
     def resume(self, key: str) -> None:
-        """Nobody holds the postponed unit `key` any more: it may be taken."""
+        """Make the postponed unit `key` ready: no driver holds it any more."""
         del self._postponed[key]
         self._push(key)
 
     def _push(self, key: str) -> None:
         path, place = self._rank[key]
-        suspect = self.attempts[key] > 0  # it may be what kills processes: innocent ones first
+        suspect = self.attempts[key] > 0  # its process died before, perhaps because of it: run the others first
         heapq.heappush(self._ready, (suspect, path, place, key))
 
 
 def _paths(units: list[Unit]) -> Mapping[str, float]:
-    """Length in epochs of the longest chain that begins with each unit; units come after what they need."""
+    """Length in epochs of the longest chain that starts at each unit. `units` are in an order that can be run."""
     longest: dict[str, float] = defaultdict(float)
     paths: dict[str, float] = {}
     for unit in reversed(units):

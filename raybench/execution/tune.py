@@ -1,4 +1,4 @@
-"""Ray Tune as the executor: one Tune run whose searcher hands out the units that are ready."""
+"""Executor on Ray Tune: one Tune run, whose searcher suggests the units that are ready."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from raybench.execution.cluster import demand
 from raybench.execution.driver import Aborted, Run
 from raybench.execution.interrupt import first_interrupt
 from raybench.execution.message import decode_outcome, encode_unit
-from raybench.spec.sweep import Resources
+from raybench.sweep.sweep import Resources
 
-_RUNS: dict[str, Run] = {}  # Tune pickles searchers and callbacks: they know their run by its id
+_RUNS: dict[str, Run] = {}  # run id -> run: Tune pickles searchers and callbacks, so these hold the id only
 
 
 def executor(
     resources: Resources, address: str | None = None, trainable: type[UnitTrial] = UnitTrial
 ) -> Callable[[Run], None]:
-    """A `fit` for `drive`, on the Ray that this process is connected to."""
-    asked = demand(resources)
-    limit = concurrency(asked, address)
-    return lambda run: fit(run, _named(trainable, run, asked), min(limit, len(run.queue.units)))
+    """The `fit` argument of `drive` that runs units on the Ray that this process is connected to."""
+    request = demand(resources)
+    limit = concurrency(request, address)
+    return lambda run: fit(run, _named(trainable, run, request), min(limit, len(run.queue.units)))
 
 
 def fit(run: Run, trainable: type, limit: int) -> None:
-    """One Tune run over the present plan. Raises Aborted when Tune itself breaks down under the units."""
+    """Run the current plan as one Tune run, at most `limit` trials at once. Raises Aborted when Tune itself crashes."""
     _RUNS[run.id] = run
     try:
         with tempfile.TemporaryDirectory(prefix="raybench-tune-") as folder, first_interrupt(run.stop):
@@ -52,27 +52,27 @@ def fit(run: Run, trainable: type, limit: int) -> None:
                     name=run.id,
                     storage_path=folder,
                     verbose=0,
-                    callbacks=[Losses(run.id)],
+                    callbacks=[CrashedTrials(run.id)],
                     failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
             tuner.fit()
     except (RuntimeError, TuneError) as error:
-        raise Aborted(f"Ray Tune broke down ({_cause(error)})") from error
+        raise Aborted(f"Ray Tune crashed ({_cause(error)})") from error
     finally:
         del _RUNS[run.id]
 
 
 class UnitSearcher(Searcher):
-    """Suggests the next unit that is ready, nothing while none is, and FINISHED at the end."""
+    """Suggests the next ready unit, None while none is ready, FINISHED at the end of the plan."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__()
         self._run_id = run_id
         self._keys: dict[str, str] = {}  # Tune's trial id -> unit key
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray leaves out FINISHED
         """Config of the next trial."""
         run = _RUNS[self._run_id]
         unit = run.take()
@@ -82,7 +82,7 @@ class UnitSearcher(Searcher):
         return {"unit": encode_unit(unit), "key": unit.key}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A unit told its outcome. Trials that died are the business of `Losses`, which knows why."""
+        """Record the outcome that a trial reported. Trials that crashed are handled by `CrashedTrials`."""
         key = self._keys.pop(trial_id)
         if error or not result or OUTCOME not in result:
             return
@@ -93,7 +93,7 @@ class UnitSearcher(Searcher):
             _RUNS[self._run_id].over(outcome)
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune's snapshots are never restored: the storage is the only state."""
+        """Do nothing: Tune's snapshots are never restored, the storage is the only state."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """See `save`."""
@@ -102,14 +102,14 @@ class UnitSearcher(Searcher):
         """See `save`."""
 
 
-class Losses(tune.Callback):
-    """Tells the run of units whose process died, or was replaced for its memory."""
+class CrashedTrials(tune.Callback):
+    """Reports to the run the units whose process died, or was replaced because of its memory."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """A trial ended by an exception: never the unit's own failure, which is an outcome."""
+        """Handle a trial that raised: a dead process or a Recycle. A unit's own failure is an outcome, not an error."""
         run, error = _RUNS[self._run_id], _error_of(trial)
         recycled = _recycled(error)
         if recycled is None:
@@ -121,11 +121,11 @@ class Losses(tune.Callback):
             run.over(outcome)
 
 
-def _named(trainable: type[UnitTrial], run: Run, asked: dict[str, float]) -> type:
-    """A class of its own for each run: Ray knows the trainables of one cluster by their name."""
+def _named(trainable: type[UnitTrial], run: Run, request: dict[str, float]) -> type:
+    """A subclass with a name of its own for each run: Ray identifies the trainables of a cluster by name."""
     name = f"raybench_{run.id}"
     own = type(name, (trainable,), {"assignment": run.assignment, "stop_key": run.stop_key})
-    ready = tune.with_resources(own, PlacementGroupFactory([dict(asked)]))
+    ready = tune.with_resources(own, PlacementGroupFactory([dict(request)]))
     ready.__name__ = name
     return ready
 
@@ -135,10 +135,12 @@ def _name(trial: TuneTrial) -> str:
 
 
 def _error_of(trial: TuneTrial) -> BaseException:
-    """What ended a trial; Tune keeps it in a file of its driver's."""
+    """The exception that ended a trial, from the file in which Tune keeps it."""
     if trial.pickled_error_file:
         return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    return RuntimeError(Path(trial.error_file).read_text() if trial.error_file else "a trial ended without a word")
+    return RuntimeError(
+        Path(trial.error_file).read_text() if trial.error_file else "a trial ended without an error message"
+    )
 
 
 def _recycled(error: BaseException) -> Recycle | None:
@@ -149,7 +151,7 @@ def _recycled(error: BaseException) -> Recycle | None:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of an error that Ray wrapped: what went wrong, without the way there."""
+    """Type and last line of an error that Ray wrapped, without its traceback."""
     with suppress(IndexError):
         return f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"
     return type(error).__name__

@@ -1,4 +1,4 @@
-"""What a process needs to know to run units, and how it runs one. The same for Ray's actors and for ``--local``."""
+"""How a process runs one unit, and the settings it needs. Shared by Ray's actors and ``--local``."""
 
 from __future__ import annotations
 
@@ -8,53 +8,61 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from raybench.pipeline.outcome import Outcome
-from raybench.plan import Unit
+from raybench.errors import UserError
+from raybench.plan.records import Unit
+from raybench.progress.outcome import Outcome
 from raybench.storage.open import open_storage
+
+if TYPE_CHECKING:
+    import torch
+
+    from raybench.pipeline.exclusive import Machine
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Everything that a worker, here or on another machine, is told beside the unit. Plain data."""
+    """Everything that a worker gets beside the unit. Plain data, as it may be sent to another machine."""
 
     storage: str  # address
     data_roots: Mapping[str, str] = field(default_factory=dict)
     plugins: Mapping[str, bytes] = field(default_factory=dict)  # file name -> content
     cpus: float = 1.0
     gpus: float = 0.0
+    device: str | None = None  # as torch spells it; None: a GPU if `gpus` > 0 and there is one
 
     @property
     def threads(self) -> int:
-        """Threads that a unit computes with: the same wherever it runs, so that its numbers are."""
+        """Threads that a unit computes with; the same everywhere, because numbers depend on it."""
         return max(1, int(self.cpus))
 
 
 def preload() -> None:
-    """Import everything that units need, once per process."""
-    from raybench.pipeline import trial  # noqa: F401
+    """Import what units need, before the first one runs."""
+    from raybench.pipeline import unit  # noqa: F401
 
 
 def execute(unit: Unit, assignment: Assignment, report: Callable[[str], None] = lambda stage: None) -> Outcome:
-    """Run one unit in this process, isolated from those before it. A trial's failure is an outcome."""
+    """Run one unit in this process, isolated from earlier ones. A failure is an outcome, not an exception."""
     from raybench.execution.isolation import isolated
-    from raybench.pipeline.room import Room
-    from raybench.pipeline.trial import run_unit
+    from raybench.pipeline.context import StageContext
+    from raybench.pipeline.unit import run_unit
 
-    room = Room(
+    context = StageContext(
         storage=open_storage(assignment.storage),
-        device=_device(assignment.gpus),
+        device=device_of(assignment),
         data_roots={name: Path(root) for name, root in assignment.data_roots.items()},
-        node=_node(),
+        machine=_machine(),
     )
     with isolated(unit.key, assignment.threads):
-        return run_unit(unit, room, report)
+        return run_unit(unit, context, report)
 
 
 def install_plugins(plugins: Mapping[str, bytes]) -> None:
-    """Make the names in the plug-in files known to this process's registries; once per content.
+    """Register the names in the plug-in files (name -> content) in this process, once per content.
 
-    For workers: the process that was given the files themselves knows them already.
+    For workers only: the driver has loaded the files themselves.
     """
     for name, content in plugins.items():
         _install(name, content)
@@ -73,22 +81,34 @@ def _install(name: str, content: bytes) -> None:
 
 @cache
 def _plugin_folder() -> tempfile.TemporaryDirectory:
-    """Goes away with the process."""
+    """Deleted when the process ends."""
     return tempfile.TemporaryDirectory(prefix="raybench-plugins-")
 
 
 @cache
-def _node():  # noqa: ANN202 - its module imports torch's neighbours
-    from raybench.pipeline.exclusive import Node
+def _machine() -> Machine:
+    from raybench.pipeline.exclusive import Machine
 
-    return Node()
+    return Machine()
 
 
-def _device(gpus: float):  # noqa: ANN202 - torch is imported late
+def device_of(assignment: Assignment) -> torch.device:
+    """The device that this process's units compute on.
+
+    Raises:
+        UserError: the device that `assignment` names can't be used here.
+    """
     import torch
 
-    if gpus <= 0 or not torch.cuda.is_available():
+    if assignment.device is not None:
+        try:
+            torch.empty(0, device=assignment.device)
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).splitlines()[0]
+            raise UserError(f"--device: {assignment.device!r} can't be used here: {why}") from error
+        return torch.device(assignment.device)
+    if assignment.gpus <= 0 or not torch.cuda.is_available():
         return torch.device("cpu")
-    if gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(gpus)
+    if assignment.gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(assignment.gpus)
     return torch.device("cuda")

@@ -1,1 +1,1 @@
-"""Importance criteria and sparsity regularizers: one file a family, one class a name."""
+"""The base classes of pruning methods, the built-in criteria and regularizers, and their numerics. Imports groups."""

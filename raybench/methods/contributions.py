@@ -1,12 +1,12 @@
-"""How much each input channel gives to a layer's output: the Gram matrix that CP and ThiNet both need.
+"""The Gram matrix of the input channels' contributions to a layer's output, which CP and ThiNet both need.
 
-Let x_j be what input channel j alone contributes to the output, over the sampled points (image, location) and all
-output channels; the output is sum_j x_j plus the bias. Both criteria only ever need M_ij = <x_i, x_j>. With
-patches X_k (points x channels, one a kernel tap) and weights W_k (channels x outputs) it is
+Let x_j be the contribution of input channel j alone to the output, over the sampled points (image, location) and all
+output channels; the output is sum_j x_j plus the bias. Both criteria only need M_ij = <x_i, x_j>. With patches X_k
+(points x channels, one per kernel tap) and weights W_k (channels x outputs) it is
 
     M = sum_{k, l} (X_k^T X_l) * (W_k W_l^T)      (* elementwise)
 
-so that no vector x_j, as long as points times output channels, is ever made.
+so that the vectors x_j, of length points times output channels, are never computed.
 """
 
 from __future__ import annotations
@@ -20,62 +20,64 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
+from raybench.groups.records import Group, Member
 from raybench.methods.protocols import Importance, Layer
-from raybench.pipeline.records import Group, Member
 
 MOST_CHANNELS = 16384  # M is square in the channels: 2 GiB at this width
 
 
 @dataclass
 class Patches:
-    """The inputs that a layer's sampled output points look at: one (taps, points, channels) tensor a batch."""
+    """The inputs that a layer's sampled output points depend on: one (taps, points, channels) tensor per batch."""
 
     batches: list[Tensor] = field(default_factory=list)
     images: int = 0
     _gram: Tensor | None = None
 
     def gram(self, layer: Layer) -> Tensor:
-        """(channels, channels) float64 matrix M of `layer`, an input side; made once."""
+        """(channels, channels) float64 matrix M of `layer`, an input side; computed once."""
         if self._gram is None:
             self._gram = contribution_gram(torch.cat(self.batches, 1).double(), layer.weight.double(), _groups(layer))
         return self._gram
 
 
 class ChannelSelection(Importance):
-    """What CP and ThiNet share: they look at the input sides of convolutions and linear layers, at sampled points."""
+    """The common part of CP and ThiNet: they score input sides of convolutions and linear layers at sampled points.
+
+    Subclasses have the parameters `points` (locations per image) and `reconstruct`.
+    """
 
     needs = "activations"
     reconstructs = True
-    points: int  # locations per image, a parameter of the subclasses
-    reconstruct: bool  # whether layers that read pruned channels are refitted after the cut, a parameter as well
 
     def watched(self, group: Group) -> tuple[Member, ...]:
         """The layers that read the group's channels. NotSupported when there is none."""
-        readers = tuple(m for m in group.members if m.side == "in" and m.kind in ("conv", "linear"))
-        if not readers:
+        consumers = tuple(m for m in group.members if m.side == "in" and m.kind in ("conv", "linear"))
+        if not consumers:
             raise NotSupported(f"{group.members[0].layer}: no convolution or linear layer reads its channels")
-        return readers
+        return consumers
 
     def observe(self, layer: Layer, inputs: Tensor, output: Tensor, state: Patches | None) -> Patches:
-        """Keep the patches of `points` random output locations of every image (all of them where there are fewer)."""
+        """Store the patches of `points` random output locations of every image (all where there are fewer)."""
         state = state or Patches()
         state.batches.append(sample_patches(layer, inputs, self.points, state.images))
         state.images += len(inputs)
         return state
 
     def select(self, gram: np.ndarray) -> np.ndarray:
-        """(n,) scores of n terms from their Gram matrix M, (n, n) float64; high ones stay."""
+        """(n,) scores of n terms from their Gram matrix M, (n, n) float64; terms with high scores are kept."""
         raise NotImplementedError(f"{type(self).__name__} must define select(gram)")
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
         """(channels,) scores; None for a layer that wasn't watched.
 
-        Channels of one unit go together, so their contributions are added up before the selection and share its score.
+        Channels of one unit are removed together, so their contributions are summed and the unit's score is divided
+        among them.
         """
         if layer.state is None:
             return None
         gram = layer.state.gram(layer)
-        owner = _owners(layer.unit).to(gram.device)
+        owner = _owners(torch.arange(len(gram)) if layer.unit is None else layer.unit).to(gram.device)
         count = int(owner.max()) + 1
         if count < len(owner):
             rows = gram.new_zeros(count, len(owner)).index_add_(0, owner, gram)
@@ -85,7 +87,11 @@ class ChannelSelection(Importance):
 
 
 def sample_patches(layer: Layer, inputs: Tensor, points: int, seen: int) -> Tensor:
-    """(taps, images x points, channels) of `inputs`, at locations that depend on the layer's name and `seen` alone."""
+    """(taps, images x points, channels) of `inputs`, at locations drawn from the layer's name and `seen` alone.
+
+    `seen`: images in earlier batches. NotSupported for more than MOST_CHANNELS channels and for layers other than
+    Linear and Conv2d.
+    """
     if len(layer.weight) > MOST_CHANNELS:
         raise NotSupported(f"{layer.name}: {len(layer.weight)} input channels; at most {MOST_CHANNELS} can be compared")
     digest = hashlib.sha256(f"{layer.name}:{seen}".encode()).digest()
@@ -101,8 +107,11 @@ def sample_patches(layer: Layer, inputs: Tensor, points: int, seen: int) -> Tens
 
 
 def contribution_gram(patches: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
-    """M of the module's docstring, (channels, channels), from patches (taps, points, channels) and weight
-    (channels, outputs, *kernel). Channels of different convolution groups share no output: their entries are 0."""
+    """M of the module's docstring, (channels, channels).
+
+    `patches`: (taps, points, channels). `weight`: (channels, outputs, *kernel). Channels of different convolution
+    groups share no output: their entries are 0.
+    """
     taps = [k for k in range(len(patches)) if bool(patches[k].any())]  # at 1x1 only the middle of a padded kernel
     points = patches.unflatten(2, (groups, -1)).transpose(1, 2)  # (taps, groups, points, channels / groups)
     weights = weight.flatten(2).unflatten(0, (groups, -1)).movedim(3, 0) if weight.dim() > 2 else weight[None, None]
@@ -130,23 +139,23 @@ def _conv_patches(conv: nn.Conv2d, inputs: Tensor, points: int, generator: torch
 
 
 def _locations(available: int, images: int, points: int, generator: torch.Generator) -> Tensor:
-    """(images, min(points, available)) output locations; with replacement, as the authors sample."""
+    """(images, min(points, available)) output locations, drawn with replacement, as the authors do."""
     if available <= points:
         return torch.arange(available).expand(images, -1)
     return torch.randint(available, (images, points), generator=generator)
 
 
 def _padding(conv: nn.Conv2d) -> list[int]:
-    """left, right, top, bottom."""
+    """Padding at left, right, top, bottom."""
     if conv.padding == "same":
         totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
-    pads = (0, 0) if conv.padding == "valid" else conv.padding
+    pads = (0, 0) if isinstance(conv.padding, str) else conv.padding  # the other word is "valid"
     return [pad for pad in reversed(pads) for _ in range(2)]
 
 
 def _owners(unit: Tensor) -> Tensor:
-    """(channels,) consecutive ids: equal for channels of the same unit; a channel of another group is its own."""
+    """(channels,) consecutive ids: equal for channels of the same unit; each channel of another group has its own."""
     alone = torch.arange(len(unit)) + int(unit.max()) + 1
     return torch.unique(torch.where(unit >= 0, unit, alone), return_inverse=True)[1]
 

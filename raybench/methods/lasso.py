@@ -1,11 +1,11 @@
-"""The exact LASSO path of a sum that is to be explained by its own terms, from the terms' Gram matrix alone."""
+"""The exact LASSO path of a sum regressed on its own terms, from the terms' Gram matrix alone."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.linalg.blas import dtpsv
 
-DEGENERATE = 1e-9  # a column whose part outside the active ones' span is below this share of its length is left out
+DEGENERATE = 1e-9  # a term is skipped when its part outside the span of the active terms is below this share
 SMALLEST = 1e-12  # the path ends at this share of the first penalty
 
 
@@ -13,7 +13,7 @@ def entry_penalties(gram: np.ndarray) -> np.ndarray:
     """(n,) largest lambda at which b_j != 0 in min_b ||y - sum_j b_j x_j||^2 / 2 + lambda ||b||_1, over ||y||^2.
 
     y = sum_j x_j; `gram` is <x_i, x_j>, (n, n) float64. A term that others reproduce exactly, or that is 0, scores 0.
-    Least angle regression with LASSO's drops (Efron et al. 2004, section 3.1): n steps of O(n^2) where nothing drops.
+    Least angle regression with LASSO's drops (Efron et al. 2004, section 3.1): n steps of O(n^2) if no term drops out.
     """
     energy = float(gram.sum())
     if energy <= 0:
@@ -22,9 +22,9 @@ def entry_penalties(gram: np.ndarray) -> np.ndarray:
 
 
 class _Path:
-    """The state of one path: correlations, the active terms in order of entry, and the Cholesky factor of theirs.
+    """The state of one path: correlations, the active terms in order of entry, their Cholesky factor.
 
-    The upper factor lies packed by columns, so that entering appends and the BLAS solves without a copy.
+    The upper factor is packed by columns: an entering term is appended, and BLAS solves without a copy.
     """
 
     def __init__(self, gram: np.ndarray) -> None:
@@ -58,7 +58,7 @@ class _Path:
         return self.entered
 
     def _enter(self, penalty: float) -> None:
-        """Take in the waiting term with the largest correlation, or leave it out for good if the others span it."""
+        """Activate the waiting term with the largest correlation, or discard it if the active terms span it."""
         j = int(np.argmax(np.where(self.waiting, np.abs(self.correlation), -1.0)))
         self.waiting[j] = False
         k, row = len(self.active), self.gram[j]
@@ -78,7 +78,7 @@ class _Path:
         self.entered[j] = max(self.entered[j], penalty)
 
     def _next_entry(self, penalty: float, pull: np.ndarray, blocked: int) -> float:
-        """How far the penalty falls until another term's correlation reaches it."""
+        """The step of the penalty at which the next waiting term's correlation equals it; inf if there is none."""
         open_ = self.waiting.copy()
         if blocked >= 0:
             open_[blocked] = False
@@ -100,7 +100,7 @@ class _Path:
         return (float(crossing[i]), self.active[i]) if crossing[i] < gamma else (gamma, -1)
 
     def _drop(self, term: int) -> int:
-        """Take `term` out of the active ones and factor again; returns it."""
+        """Deactivate `term` and factor again; returns it."""
         i = self.active.index(term)
         del self.active[i]
         self.waiting[term] = True

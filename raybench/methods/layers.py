@@ -1,34 +1,40 @@
-"""One side of one layer, arranged so that dimension 0 runs over that side's channels.
+"""Lays out one side of one layer so that dimension 0 of its weight runs over that side's channels.
 
-Every criterion and every regularizer looks at weights through here, so that a transposed convolution, a
-grouped convolution's input side or a bare parameter is laid out in one place only.
+Criteria and regularizers read weights only through here, so the layout of transposed and grouped convolutions and
+of bare parameters is defined in one place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
+from raybench.groups.layer_types import CONVOLUTIONS, TRANSPOSED
+from raybench.groups.records import Member, Side
 from raybench.methods.protocols import Layer
-from raybench.pipeline.records import Member
 
-if TYPE_CHECKING:
-    from raybench.methods.evidence import Evidence
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+@dataclass(frozen=True)
+class Evidence:
+    """What was computed on the calibration images for a criterion's `needs`; the other fields are empty."""
+
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)  # parameter name -> dL/dw, L the mean loss
+    gradient_squares: Mapping[str, Tensor] = field(default_factory=dict)  # parameter name -> mean_i (dL_i/dw)^2
+    states: Mapping[tuple[str, Side], Any] = field(default_factory=dict)  # (layer, side) -> what `observe` gathered
+    seconds: float = 0.0  # time that it took
 
 
 @dataclass(frozen=True)
 class Arrangement:
     """Where the channels of one side lie in a weight.
 
-    `axis` is the weight's dimension that runs over them. With `local > 1` that dimension only counts channels
+    `axis` is the weight's dimension that runs over them. With `local > 1` that dimension runs over the channels
     *within* one of `local` convolution groups, and dimension 0 is split among the groups. `split` is the number
     of convolution groups that the *other* side is split into (1 for everything but grouped convolutions).
     """
@@ -44,13 +50,13 @@ class Arrangement:
         return weight.unsqueeze(1) if weight.dim() == 1 else weight.movedim(self.axis, 0)
 
     def whole(self, rows: Tensor) -> Tensor:
-        """The weight whose `rows` these are: the other way round."""
+        """The inverse of `rows`: the weight from its rows."""
         if self.local > 1:
             return rows.unflatten(0, (self.local, -1)).transpose(1, 2).flatten(0, 1)
         return rows.movedim(0, self.axis)
 
     def spread(self, values: Tensor, weight: Tensor) -> Tensor:
-        """One value a channel, (channels,), shaped so that it multiplies `weight` channel by channel."""
+        """Reshape one value per channel, (channels,), so that it broadcasts against `weight`."""
         if self.local > 1:
             outer = weight.shape[0] // self.local
             values = values.view(self.local, 1, -1).expand(-1, outer, -1).flatten(0, 1)
@@ -60,7 +66,7 @@ class Arrangement:
         return values.view(shape)
 
     def restrict(self, rows: Tensor, other: Tensor, layer: str) -> Tensor:
-        """`rows` with only the `other` side's kept positions in dimension 1."""
+        """Select the other side's remaining positions `other` in dimension 1 of `rows`. NotSupported names `layer`."""
         if self.split == 1:
             return rows.index_select(1, other)
         inner = rows.shape[1]
@@ -71,19 +77,19 @@ class Arrangement:
 
 
 def weight_of(model: nn.Module, member: Member) -> Tensor | None:
-    """The parameter behind `member`: the layer's weight, or the bare parameter itself; None for a layer without."""
+    """The layer's weight, or the bare parameter itself; None for a layer without a weight (`affine=False`)."""
     if member.kind == "parameter":
         return model.get_parameter(member.layer)
     return getattr(model.get_submodule(member.layer), "weight", None)
 
 
 def weight_name(member: Member) -> str:
-    """Qualified name of the parameter behind `member`."""
+    """Qualified name of the layer's weight, or of the bare parameter."""
     return member.layer if member.kind == "parameter" else f"{member.layer}.weight"
 
 
 def arrangement(model: nn.Module, member: Member) -> Arrangement:
-    """Where `member`'s channels lie in its weight. NotSupported names a layer whose layout is unknown."""
+    """Where `member`'s channels lie in its layer's weight. NotSupported names a layer whose layout is unknown."""
     if member.kind == "parameter":
         shape = model.get_parameter(member.layer).shape
         axes = [axis for axis, size in enumerate(shape) if size == member.width]
@@ -115,20 +121,21 @@ def view(
 ) -> Layer:
     """`member`'s side of its layer, channels first, with what `evidence` holds for it.
 
-    `other`: the positions of the layer's other side that are still there, ascending; None: all of them. Norms,
-    depthwise convolutions, embeddings and bare parameters have no other side. Tensors are detached and share the
-    model's memory where the layout allows.
+    `other`: remaining positions of the layer's other side, ascending; None: all of them. Norms, depthwise
+    convolutions, embeddings and bare parameters have no other side. Tensors are detached and share the model's memory
+    where the layout allows.
     """
     module = None if member.kind == "parameter" else model.get_submodule(member.layer)
     weight, layout, name = weight_of(model, member), arrangement(model, member), weight_name(member)
     one_sided = member.kind in ("norm", "depthwise", "parameter", "embedding")
     kept = None if other is None or one_sided or weight is None else torch.as_tensor(other, device=weight.device)
 
-    def laid_out(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None:
-            return None
+    def laid_out(tensor: Tensor) -> Tensor:
         rows = layout.rows(tensor.detach())
         return rows if kept is None else layout.restrict(rows, kept, member.layer)
+
+    def computed(values: Mapping[str, Tensor]) -> Tensor | None:
+        return laid_out(values[name]) if name in values else None
 
     bias = getattr(module, "bias", None) if member.side == "out" else None
     unit = torch.full((member.width,), -1, dtype=torch.int64)
@@ -137,10 +144,10 @@ def view(
         name=member.layer,
         kind=member.kind,
         side=member.side,
-        weight=laid_out(weight),
+        weight=torch.empty(member.width, 0) if weight is None else laid_out(weight),
         bias=bias.detach() if isinstance(bias, Tensor) else None,
-        gradient=laid_out(evidence.gradients.get(name)) if evidence else None,
-        gradient_square=laid_out(evidence.gradient_squares.get(name)) if evidence else None,
+        gradient=computed(evidence.gradients) if evidence else None,
+        gradient_square=computed(evidence.gradient_squares) if evidence else None,
         state=evidence.states.get((member.layer, member.side)) if evidence else None,
         module=module,
         unit=unit,

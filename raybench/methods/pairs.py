@@ -1,6 +1,6 @@
-"""A layer's filters compared pair by pair, from squared distances: made once, then followed as channels go.
+"""Squared distances between a layer's filters, computed once and updated as channels are removed.
 
-||a - b||^2 is a sum over input channels. Inputs that go are subtracted from it, filters that go leave it, so a whole
+||a - b||^2 is a sum over input channels. Removed inputs are subtracted from it, removed filters dropped, so a whole
 schedule reads every weight about twice, however many steps it takes.
 """
 
@@ -11,25 +11,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-BLOCK = 192  # rows that are worked on at a time: what belongs to them stays in the cache
-DEPTH = 512  # weights of a filter that are worked on at a time
-FULL = 0.85  # share of living filters below which the dead ones are taken out
+BLOCK = 192  # rows processed at a time, so that their data stays in the cache
+DEPTH = 512  # weights of a filter processed at a time
+FULL = 0.85  # share of remaining filters below which the removed ones are dropped from memory
 
-Value = Callable[[Tensor], Tensor]  # squared distances -> what a pair is worth, element by element; may work in place
+Value = Callable[[Tensor], Tensor]  # squared distances -> values of the pairs, element by element; may work in place
 
 
 class FilterDistances:
-    """Squared distances between one layer's filters; only blocks on and above the diagonal are kept.
+    """Squared distances between one layer's filters; only blocks on and above the diagonal are stored.
 
-    They are held in float64, where what is subtracted leaves an absolute error below 1e-7 of the norms, duplicates
-    included. What a pair is worth and its sums are float32: half the bytes, and the root costs a quarter.
+    They are float64: subtraction then leaves an absolute error below 1e-7 of the norms, for equal filters too.
+    The values of pairs and their sums are float32: half the bytes, and a square root costs a quarter.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        """`weight`: (filters, inputs, ...), read again whenever inputs go; (filters, d) for d inputs."""
+        """`weight`: (filters, inputs, ...) or (filters, inputs); it is read again whenever inputs are removed."""
         self._weight = weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(-1)
-        self._centre = self._weight.mean(0, dtype=torch.float64)  # smaller numbers cancel better
-        self._rows = torch.arange(len(weight), device=weight.device)  # filters that are held, dead ones among them
+        self._centre = self._weight.mean(0, dtype=torch.float64)  # centred weights lose fewer digits
+        self._rows = torch.arange(len(weight), device=weight.device)  # stored filters, some removed ones among them
         self._inputs = torch.ones(self._weight.shape[1], dtype=torch.bool, device=weight.device)
         self._squares = weight.new_zeros(len(weight), len(weight), dtype=torch.float64)
         each = max(1, DEPTH // self._weight.shape[2])
@@ -39,13 +39,14 @@ class FilterDistances:
                 self._squares[start : start + BLOCK, start:].addmm_(left[start : start + BLOCK], right[:, start:])
 
     def sums(self, value: Value, filters: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
-        """(filters,) float64: sum over the living others of `value` of the squared distance; 0 for the dead.
+        """(filters,) float64: sum of `value` of the squared distance over the other remaining filters; 0 for removed.
 
-        `filters` and `inputs`: (filters,) and (inputs,) bool, what is left (None: all). Both only ever shrink.
+        `filters` and `inputs`: (filters,) and (inputs,) bool, the remaining ones (None: all). A removed one may not
+        come back in a later call.
         """
-        alive = self._held(filters)
-        gone = self._gone(inputs)
-        change = None if gone is None else _share(self._weight[self._rows[:, None], gone], self._centre[gone])
+        alive = self._stored_alive(filters)
+        removed = self._newly_removed(inputs)
+        change = None if removed is None else _share(self._weight[self._rows[:, None], removed], self._centre[removed])
         total, weights = self._squares.new_zeros(len(alive)), alive.float()
         room = torch.empty(BLOCK * len(alive), dtype=torch.float32, device=total.device)
         for start in range(0, len(alive), BLOCK):
@@ -57,8 +58,8 @@ class FilterDistances:
             total[rows.stop :] += weights[rows] @ values[:, BLOCK:]
         return self._squares.new_zeros(len(self._weight)).index_copy_(0, self._rows, total * alive)
 
-    def _held(self, filters: Tensor | None) -> Tensor:
-        """Which of the held filters live; holds the living alone when too many have died."""
+    def _stored_alive(self, filters: Tensor | None) -> Tensor:
+        """Which of the stored filters remain; drops the removed ones from memory when there are too many."""
         alive = (
             torch.ones_like(self._rows, dtype=torch.bool)
             if filters is None
@@ -67,28 +68,28 @@ class FilterDistances:
         if int(alive.sum()) >= FULL * len(alive):
             return alive
         left = alive.nonzero().squeeze(1)
-        for start in range(0, len(left), BLOCK):  # in place: what is read lies behind what is written
+        for start in range(0, len(left), BLOCK):  # in place: each block is read before it is overwritten
             rows, columns = left[start : start + BLOCK], left[start:]
             block = self._squares.index_select(0, rows).index_select(1, columns)
             corner = torch.minimum(rows[:, None], rows), torch.maximum(rows[:, None], rows)
-            block[:, : len(rows)] = self._squares[corner]  # its lower half may have lain in no block before
+            block[:, : len(rows)] = self._squares[corner]  # its lower half may not have been stored before
             self._squares[start : start + len(rows), start : len(left)] = block
         self._squares = self._squares[: len(left), : len(left)]
         self._rows = self._rows[alive]
         return alive[alive]
 
-    def _gone(self, inputs: Tensor | None) -> Tensor | None:
-        """Indices of the inputs that have gone since the last call."""
-        if inputs is None or not bool((gone := self._inputs & ~inputs.to(self._inputs.device)).any()):
+    def _newly_removed(self, inputs: Tensor | None) -> Tensor | None:
+        """Indices of the inputs removed since the last call; None if there are none."""
+        if inputs is None or not bool((removed := self._inputs & ~inputs.to(self._inputs.device)).any()):
             return None
-        self._inputs = self._inputs & ~gone
-        return gone.nonzero().squeeze(1)
+        self._inputs = self._inputs & ~removed
+        return removed.nonzero().squeeze(1)
 
 
 def _share(weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Two factors whose product is the share of some inputs in every squared distance: la + lb - 2ab.
+    """Two factors whose product is the share of some inputs in every squared distance: |a|^2 + |b|^2 - 2ab.
 
-    `weight`: (filters, inputs, taps). `centre`: (inputs, taps), taken off first: distances stay what they are.
+    `weight`: (filters, inputs, taps). `centre`: (inputs, taps), subtracted first, which changes no distance.
     """
     part = (weight.double() - centre).flatten(1)
     length, one = part.square().sum(1, keepdim=True), part.new_ones(len(part), 1)

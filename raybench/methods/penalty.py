@@ -1,4 +1,4 @@
-"""The weights of each unit of a group, as regularizers need them: their squared norm, and a pull on them."""
+"""The weights of each unit of a group, for regularizers: their squared norms and the gradient of a penalty on them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from raybench.groups.records import Group, Member
 from raybench.methods.layers import Arrangement, arrangement, weight_of
-from raybench.pipeline.records import Group, Member
 
 
 @dataclass(frozen=True)
 class Part:
-    """One member's share of a group: which positions of which weight belong to which unit."""
+    """One member's part of a group: which positions of which weight belong to which unit."""
 
     weight: nn.Parameter
     layout: Arrangement
@@ -23,12 +23,12 @@ class Part:
     width: int
 
     def squares(self, size: int) -> Tensor:
-        """(size,) sum of this part's squared weights, unit by unit."""
+        """(size,) sum of this part's squared weights for each unit."""
         rows = self.layout.rows(self.weight.detach().square()).flatten(1).sum(1)
         return rows.new_zeros(size).index_add_(0, self.units, rows[self.positions])
 
     def pull(self, values: Tensor) -> None:
-        """grad += values[unit] * w on this part's positions; nothing where the weight got no gradient."""
+        """grad += values[unit] * w at this part's positions; does nothing where the weight has no gradient."""
         if self.weight.grad is None:
             return
         by_position = values.new_zeros(self.width).index_copy_(0, self.positions, values[self.units])
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class GroupWeights:
-    """Every weight that one group's units own, over all layers that shrink together.
+    """All weights that one group's units own, over all layers of the group.
 
     A weight whose rows and columns both belong to the group counts once as a row and once as a column.
     """
@@ -58,7 +58,7 @@ class GroupWeights:
 
 
 def bind_groups(model: nn.Module, groups: Iterable[Group]) -> tuple[GroupWeights, ...]:
-    """The weights of every group that has any, on the model's own device. Biases carry no penalty."""
+    """The weights of every group that has any, on the model's device. Biases aren't included."""
     bound = []
     for group in groups:
         parts = tuple(part for member in group.members if (part := _part(model, member)) is not None)
@@ -69,7 +69,7 @@ def bind_groups(model: nn.Module, groups: Iterable[Group]) -> tuple[GroupWeights
 
 def _part(model: nn.Module, member: Member) -> Part | None:
     weight = weight_of(model, member)
-    if weight is None:
+    if not isinstance(weight, nn.Parameter):
         return None
     positions = torch.as_tensor(member.positions, device=weight.device)
     units = torch.as_tensor(member.units, device=weight.device)

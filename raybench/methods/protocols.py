@@ -1,141 +1,308 @@
-"""What a method is. Everything a method may look at is handed to it; it reaches for nothing.
+"""The base classes that every method extends: importance criteria and sparsity regularizers, and what they are given.
 
-An importance criterion scores *one side of one layer* at a time (`layer_scores`); raybench scatters those
-scores to the group's units, reduces over the group's layers and normalises, as the criterion's class
-attributes say. A regularizer adds its penalty's gradient after each backward pass of the sparsifying stage.
+A criterion scores *one side of one layer* at a time (`layer_scores`). raybench adds those scores up per unit of a
+group, reduces over the group's layers and normalises, as the criterion's class attributes say. A regularizer adds
+its penalty's gradient after each backward pass of the sparsifying stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from raybench.groups.records import Group, Groups, LayerKind, Member, Side
 from raybench.methods.pairs import FilterDistances
-from raybench.pipeline.records import Group, Groups, Kind, Member, Side
 
-Needs = Literal["nothing", "weights", "gradients", "sample-gradients", "activations"]
+Needs = Literal[
+    "nothing",  # neither weights nor data: scored once
+    "weights",  # scored again after every step of the pruning
+    "gradients",  # and `Layer.gradient`
+    "sample-gradients",  # and `Layer.gradient_square`
+    "activations",  # `observe` reads the calibration images, then `layer_scores` reads `Layer.state`; scored once
+]
 
 
 @dataclass(frozen=True)
 class Layer:
     """One side of one layer, arranged so that dimension 0 of every tensor runs over that side's channels.
 
-    For `side="in"` of a convolution `weight` is transposed to (in, out, kh, kw). Where channels were already
-    removed on paper, the *other* dimension holds only what is left.
+    For `side="in"` of a convolution `weight` is transposed to (in, out, kh, kw). Where channels were already removed,
+    the *other* dimension holds only those that are left.
+
+    Attributes:
+        name: qualified name of the module, or of the parameter for `kind="parameter"`.
+        kind: conv, linear, depthwise, norm, parameter or embedding.
+        side: "out" or "in"; norms, depthwise convolutions and bare parameters are "out".
+        weight: (channels, ...). A layer without a weight (a norm with `affine=False`) has shape (channels, 0) and is
+            only scored by criteria whose `needs` is "nothing" or "activations".
+        bias: (channels,), only on the out side; None for a layer without one.
+        gradient: like `weight`, dL/dw of the mean loss; None unless `needs="gradients"`, and for a weight that the
+            loss doesn't depend on.
+        gradient_square: like `weight`, mean over samples of (dL_i/dw)^2; None unless `needs="sample-gradients"`, and
+            for a weight that the loss doesn't depend on.
+        state: what `observe` returned last; None unless `needs="activations"`.
+        module: the module; None for a bare parameter.
+        unit: (channels,) int64, the group's unit that each channel belongs to, -1 for channels of other groups; None:
+            every channel is a unit of its own.
+        seed: of the trial; the only source of randomness that a criterion may use.
+
+    Example:
+        >>> layer = Layer("conv", "conv", "out", weight=torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
+        >>> layer.weight.abs().sum(1)
+        tensor([3.0000, 0.5000])
     """
 
     name: str
-    kind: Kind
+    kind: LayerKind
     side: Side
-    weight: Tensor | None  # (channels, ...); None for a layer without one
-    bias: Tensor | None = None  # (channels,); only on the out side
-    gradient: Tensor | None = None  # like weight: dL/dw of the mean loss; needs="gradients"
-    gradient_square: Tensor | None = None  # like weight: mean over samples of (dL_i/dw)^2; needs="sample-gradients"
-    state: Any = None  # what `observe` gathered; needs="activations"
+    weight: Tensor
+    bias: Tensor | None = None
+    gradient: Tensor | None = None
+    gradient_square: Tensor | None = None
+    state: Any = None
     module: nn.Module | None = None
-    unit: Tensor | None = None  # (channels,) int64: which unit of the group each channel belongs to, -1 for none
-    seed: int = 0  # of the trial; the only source of randomness that a criterion may use
+    unit: Tensor | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A layer that reads pruned channels: what it gets now at sampled points, and what the uncut layer gave there.
+class RefitProblem:
+    """A layer that reads pruned channels: its inputs now at sampled points, and the uncut layer's outputs there.
 
-    g convolution groups (1 for most layers) of c channels that are left and o outputs that are left, k kernel taps.
-    All float64. The uncut layer's outputs are taken without the bias.
+    All tensors are float64. g: convolution groups (1 for most layers); c: input channels left; o: outputs left;
+    k: kernel taps.
+
+    Attributes:
+        name: qualified name of the layer.
+        inputs: (g, points, c, k), from the pruned network, in which the layers before this one are refitted already.
+        weight: (g, c, k, o), of the channels that are left.
+        target: (g, points, o), the uncut layer's outputs without the bias.
+
+    Example:
+        >>> problem = RefitProblem("fc", torch.ones(1, 5, 2, 1), torch.ones(1, 2, 1, 3), torch.full((1, 5, 3), 4.0))
+        >>> (problem.inputs.flatten(2) @ problem.weight.flatten(1, 2)).shape == problem.target.shape
+        True
     """
 
     name: str
-    inputs: Tensor  # (g, points, c, k), from the pruned network: what was refitted before this layer is in it
-    weight: Tensor  # (g, c, k, o), of the kept channels
-    target: Tensor  # (g, points, o)
+    inputs: Tensor
+    weight: Tensor
+    target: Tensor
 
 
 class Importance:
-    """Base class of every criterion: high scores stay. Subclasses are frozen dataclasses; fields are parameters.
+    """Base class of every importance criterion. Channels with high scores are kept.
 
-    Class attributes are data, read without importing the file: `needs` decides what raybench computes before
-    scoring and which schedule `auto` picks (weights: progressive; data: iterative).
+    Subclasses are frozen dataclasses whose fields are the method's parameters. Class attributes are literals, read
+    without importing the file.
+
+    Attributes:
+        needs: what raybench computes before scoring. It also decides the schedule that `auto` picks: progressive for
+            "nothing" and "weights", iterative for the others.
+        labels: whose loss is differentiated: "true" labels, or labels "sampled" from the model's softmax.
+        reduce: how the scores of a group's layers become one: "mean", "sum", "max", or "first" (the root layer's).
+        normalize: how scores are scaled within a group, over the units left: "mean", "max", "sum", "lamp" or "none".
+        min_images: fewer calibration images are an error; how many there are is set by the recipe.
+        requires: "batch-norm" where models without it are a skipped row.
+        reconstructs: whether the class defines `refit` and has the parameters `points` and `reconstruct`.
+        version: increase it when the numbers change; it is part of trial_id.
+        paper: authors, title, venue, equation.
+        points: parameter of criteria that reconstruct: output locations sampled per image.
+        reconstruct: parameter of criteria that reconstruct: whether layers are refitted after the cut.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class LargestWeight(Importance):
+        ...     def layer_scores(self, layer: Layer) -> Tensor | None:
+        ...         return layer.weight.abs().flatten(1).amax(1)
+        >>> LargestWeight().layer_scores(Layer("fc", "linear", "out", weight=torch.tensor([[1.0, -2.0], [0.5, 0.0]])))
+        tensor([2.0000, 0.5000])
     """
 
     needs: ClassVar[Needs] = "weights"
-    labels: ClassVar[Literal["true", "sampled"]] = "true"  # whose loss the gradients come from
-    reduce: ClassVar[Literal["mean", "sum", "max", "first"]] = "mean"  # over the layers of a group
-    normalize: ClassVar[Literal["mean", "max", "sum", "lamp", "none"]] = "mean"  # within a group, over kept units
-    min_images: ClassVar[int] = 1  # fewer calibration images are an error; how many there are is the recipe's
-    requires: ClassVar[str | None] = None  # "batch-norm": models without it are a skipped row
-    reconstructs: ClassVar[bool] = False  # has `refit`, and parameters `points` an image and `reconstruct`
-    version: ClassVar[int] = 1  # raise when the numbers change: it is in trial_id
+    labels: ClassVar[Literal["true", "sampled"]] = "true"
+    reduce: ClassVar[Literal["mean", "sum", "max", "first"]] = "mean"
+    normalize: ClassVar[Literal["mean", "max", "sum", "lamp", "none"]] = "mean"
+    min_images: ClassVar[int] = 1
+    requires: ClassVar[str | None] = None
+    reconstructs: ClassVar[bool] = False
+    version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
+    if TYPE_CHECKING:  # parameters of subclasses; declared here, they would be parameters of every criterion
+        points: int
+        reconstruct: bool
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
-        """Score of each channel of `layer`'s side, shape (channels,), non-negative; None: this layer has no say."""
+        """Score the channels of one side of one layer.
+
+        Args:
+            layer: the side to score. Its tensors share the model's memory and must not be changed.
+
+        Returns:
+            (channels,) non-negative, or None: this layer contributes no score.
+
+        Raises:
+            NotImplementedError: the subclass defines neither this nor `saliency`.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define layer_scores(layer) or saliency(layer)")
 
     def watched(self, group: Group) -> tuple[Member, ...]:
-        """The members that `observe` wants to see; every member unless the criterion says otherwise."""
+        """Choose the members whose layers `observe` is called for, when `needs="activations"`.
+
+        Args:
+            group: channels of several layers that are removed together.
+
+        Returns:
+            Some of `group.members`; all of them by default.
+
+        Raises:
+            NotSupported: the group has nothing that this criterion can observe.
+        """
         return group.members
 
     def observe(self, layer: Layer, inputs: Tensor, output: Tensor, state: Any) -> Any:
-        """Fold one calibration batch into `state` (None at first), in eval mode, without gradients.
+        """Fold one calibration batch into `state`, when `needs="activations"`: in eval mode, without gradients.
 
-        Called once for every watched layer and side when `needs="activations"`. `inputs` and `output` are the
-        layer's own, batch first."""
+        Args:
+            layer: one watched side of a layer.
+            inputs: the layer's input, batch first.
+            output: the layer's output, batch first.
+            state: what this method returned for the batch before; None at first.
+
+        Returns:
+            The new state, which `layer_scores` finds in `layer.state`.
+        """
         return state
 
-    def refit(self, reading: Reading) -> Tensor:
-        """New weight, (g, c, k, o), of a layer that reads pruned channels; called after the cut when `reconstructs`."""
-        return reading.weight
+    def refit(self, problem: RefitProblem) -> Tensor:
+        """Compute the new weight of a layer that reads pruned channels, after the cut, when `reconstructs`.
+
+        Args:
+            problem: the layer's inputs, weight and target outputs; its tensors must not be changed.
+
+        Returns:
+            (g, c, k, o), like `problem.weight`.
+        """
+        return problem.weight
 
 
 class ElementwiseImportance(Importance):
-    """A criterion that is a sum over weights: scores are sums of a per-weight saliency.
+    """A criterion that sums a saliency over a channel's weights.
 
-    The progressive schedule re-scores these from (out x in) matrices reduced once, which is what makes it fast.
+    The progressive schedule computes the saliencies once and subtracts those of removed channels.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Capped(ElementwiseImportance):
+        ...     cap: float = 0.1
+        ...     def saliency(self, layer: Layer) -> Tensor:
+        ...         return layer.weight.abs().clamp(max=self.cap)
+        >>> layer = Layer("fc", "linear", "out", weight=torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
+        >>> Capped(cap=1.0).layer_scores(layer)
+        tensor([2.0000, 0.5000])
     """
 
     def saliency(self, layer: Layer) -> Tensor:
-        """Non-negative saliency of every weight, shape of `layer.weight`."""
+        """Score every weight of a layer.
+
+        Args:
+            layer: one side of a layer that has a weight.
+
+        Returns:
+            Non-negative, of `layer.weight`'s shape.
+
+        Raises:
+            NotImplementedError: the subclass doesn't define it.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define saliency(layer)")
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
-        """Sum of saliencies over everything but the channel."""
-        return None if layer.weight is None else self.saliency(layer).flatten(1).sum(1)
+        """Sum the saliencies over all dimensions but the channels'. Returns (channels,)."""
+        return self.saliency(layer).flatten(1).sum(1)
 
 
 class PairwiseImportance(Importance):
-    """A criterion that compares the filters of a layer pair by pair: scores are sums over a filter's pairs.
+    """A criterion that compares each filter with the layer's other filters, by their Euclidean distances.
 
-    The progressive schedule follows the filters' distances while channels go, which is what makes it fast.
+    The progressive schedule computes the distances once and updates them as channels are removed.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Distances(PairwiseImportance):
+        ...     def pair_value(self, squares: Tensor) -> Tensor:
+        ...         return squares.sqrt()
+        >>> Distances().layer_scores(Layer("fc", "linear", "out", weight=torch.tensor([[0.0, 0.0], [3.0, 4.0]])))
+        tensor([5., 5.])
     """
 
     def pair_value(self, squares: Tensor) -> Tensor:
-        """What pairs are worth, element by element, from their squared Euclidean distances; 0 at distance 0.
+        """Map the squared distances of pairs to their values, element by element.
 
-        Float32, non-negative; may work in place."""
+        Args:
+            squares: float32, squared Euclidean distances, of any shape; may be changed in place.
+
+        Returns:
+            Of the same shape, non-negative; 0 at distance 0.
+
+        Raises:
+            NotImplementedError: the subclass doesn't define it.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define pair_value(squares)")
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
-        """Sum over the layer's other filters; None for input sides and for layers without filters."""
+        """Sum over the layer's other filters. Returns (filters,); None for input sides and layers without filters."""
         if not has_filters(layer):
             return None
         return FilterDistances(layer.weight.flatten(1)).sums(self.pair_value).to(layer.weight.dtype)
 
 
 def has_filters(layer: Layer | Member) -> bool:
-    """Whether this side's channels are filters: of a convolution (a depthwise one too), or rows of a linear layer."""
+    """Check whether this side's channels are filters.
+
+    Args:
+        layer: one side of a layer.
+
+    Returns:
+        True for the output side of a convolution (a depthwise one too) or of a linear layer, whose rows are filters.
+
+    Example:
+        >>> has_filters(Layer("bn", "norm", "out", weight=torch.ones(2, 1)))
+        False
+    """
     return layer.side == "out" and layer.kind in ("conv", "linear", "depthwise")
 
 
 class Regularizer:
-    """Base class of every sparsity regularizer. `bind` once, `add_gradients` after each backward pass.
+    """Base class of every sparsity regularizer. `bind` is called once, `add_gradients` after each backward pass.
 
-    Subclasses are dataclasses whose fields are parameters (`strength` first). What changes while training and
-    must survive a kill goes through `state_dict` / `load_state_dict`.
+    Subclasses are dataclasses whose fields are the method's parameters (`strength` first). What changes during
+    training and must survive an interruption goes through `state_dict` and `load_state_dict`.
+
+    Attributes:
+        requires: "batch-norm" where models without it are a skipped row.
+        version: increase it when the numbers change; it is part of trial_id.
+        paper: authors, title, venue, equation.
+
+    Example:
+        >>> @dataclass
+        ... class WeightDecay(Regularizer):
+        ...     strength: float = 0.5
+        ...     def bind(self, model: nn.Module, groups: Groups) -> None:
+        ...         self.parameters = list(model.parameters())
+        ...     def add_gradients(self) -> None:
+        ...         for parameter in self.parameters:
+        ...             parameter.grad.add_(parameter.detach(), alpha=self.strength)
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> model.weight.grad = torch.zeros(1, 2)
+        >>> penalty = WeightDecay()
+        >>> penalty.bind(model, Groups(()))
+        >>> penalty.add_gradients()
+        >>> torch.equal(model.weight.grad, 0.5 * model.weight)
+        True
     """
 
     requires: ClassVar[str | None] = None
@@ -143,30 +310,60 @@ class Regularizer:
     paper: ClassVar[str] = ""
 
     def bind(self, model: nn.Module, groups: Groups) -> None:
-        """Remember the parameters that the penalty acts on. `model` keeps training in place."""
+        """Remember the parameters that the penalty acts on; called once, before training.
+
+        Args:
+            model: the network, trained in place.
+            groups: its prunable groups.
+
+        Raises:
+            NotSupported: the penalty has nothing to act on in this model.
+            NotImplementedError: the subclass doesn't define it.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define bind(model, groups)")
 
     def add_gradients(self) -> None:
-        """Add the penalty's gradient to `.grad` of the bound parameters (called between backward and step)."""
+        """Add the penalty's gradient to `.grad` of the bound parameters; called between backward and step.
+
+        Raises:
+            NotImplementedError: the subclass doesn't define it.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define add_gradients()")
 
     def end_epoch(self) -> None:
-        """Called after each sparsifying epoch; most penalties have nothing to do."""
+        """Update the penalty after a sparsifying epoch; does nothing by default."""
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """What must survive a kill, as tensors."""
+        """Return the state that must survive an interruption, as tensors by name; empty by default."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the state of an interrupted stage."""
+        """Restore the state of an interrupted stage.
+
+        Args:
+            state: what `state_dict` returned.
+        """
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The images that a data-driven criterion may look at: fixed by the seed, already normalised."""
+    """The images that a data-driven criterion is computed on: fixed by the seed, already normalised.
 
-    images: Tensor  # (n, channels, height, width) float32
-    labels: Tensor  # (n,) int64
+    Attributes:
+        images: (n, channels, height, width) float32.
+        labels: (n,) int64.
+        batch_size: images per forward pass.
+        loss: (model output, labels) -> mean loss; None: cross-entropy.
+        generator: for sampled labels; its state is read, never advanced.
+
+    Example:
+        >>> calibration = Calibration(torch.zeros(12, 3, 8, 8), torch.zeros(12, dtype=torch.int64), batch_size=4)
+        >>> len(calibration.images)
+        12
+    """
+
+    images: Tensor
+    labels: Tensor
     batch_size: int
-    loss: Any = None  # callable(model output, labels) -> mean loss; cross-entropy unless the task says otherwise
-    generator: torch.Generator | None = None  # for sampled labels
+    loss: Callable[[Any, Tensor], Tensor] | None = None
+    generator: torch.Generator | None = None

@@ -1,8 +1,8 @@
-"""Least squares that make up for pruned channels: what is left of a layer is fitted to what the whole layer gave.
+"""Least squares after pruning: fits a layer's remaining weights to the uncut layer's outputs.
 
-With about as many unknowns as points plain least squares follows the sampled points and ruins everything between
-them (a classifier gets one point an image). So a quarter of the points is held out, and says how strong a ridge
-towards the old weight is best, or that no fit beats the old weight; the fit with that ridge then uses all points.
+With about as many unknowns as points plain least squares overfits the sampled points (a classifier gets one point per
+image). So the ridge towards the old weight is chosen on a quarter of the points, held out, where the old weight is
+kept if no fit beats it; the fit with the chosen ridge then uses all points.
 """
 
 from __future__ import annotations
@@ -13,36 +13,39 @@ import torch
 from torch import Tensor
 
 from raybench.methods.contributions import contribution_gram
-from raybench.methods.protocols import Reading
+from raybench.methods.protocols import RefitProblem
 
-RIDGES = (1e-9, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # of the mean square of a column; the first is plain least squares
-BLOCKS = 16  # runs of points, image after image: every fourth is held out, and so are whole images if there are enough
+RIDGES = (1e-9, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # times the mean square of a column; the first is plain least squares
+BLOCKS = 16  # runs of consecutive points: every fourth is held out, so whole images where there are enough
 
 Fit = Callable[[Tensor, Tensor, Tensor], Callable[[float], Tensor]]  # inputs, weight, target -> ridge -> new weight
 
 
-def least_squares(reading: Reading) -> Tensor:
-    """(g, c, k, o) argmin_W ||Y - X W||^2 (He et al., ICCV 2017, eq. 4), the nearest to the old weight if several are.
+def least_squares(problem: RefitProblem) -> Tensor:
+    """(g, c, k, o) argmin_W ||Y - X W||^2 (He et al., ICCV 2017, eq. 4), the solution nearest to the old weight.
 
-    Every output has its own coefficients for every kept channel and tap.
+    Every output has its own coefficient for every kept channel and tap.
     """
-    return _each_group(reading, _free)
+    return _each_group(problem, _free)
 
 
-def channel_scales(reading: Reading) -> Tensor:
-    """(g, c, k, o) the old weight with one factor a kept channel: argmin_s sum_i (y_i - sum_j s_j x_ij)^2
-    (Luo et al., ICCV 2017, eq. 7), x_ij what channel j gives to output i; the nearest to all ones if several are."""
-    return _each_group(reading, _scaled)
+def channel_scales(problem: RefitProblem) -> Tensor:
+    """(g, c, k, o) the old weight times one factor s_j per kept channel (Luo et al., ICCV 2017, eq. 7).
+
+    s = argmin sum_i (y_i - sum_j s_j x_ij)^2, x_ij the contribution of channel j to output i; the solution nearest to
+    all ones.
+    """
+    return _each_group(problem, _scaled)
 
 
 def held_out(points: int) -> Tensor:
-    """(points,) bool, about a quarter of them; none of fewer than four."""
+    """(points,) bool, which points are held out: about a quarter; none of fewer than four."""
     blocks = min(BLOCKS, points)
     return torch.arange(points) * blocks // max(points, 1) % 4 == 3
 
 
-def _each_group(reading: Reading, fit: Fit) -> Tensor:
-    groups = zip(reading.inputs, reading.weight, reading.target, strict=True)
+def _each_group(problem: RefitProblem, fit: Fit) -> Tensor:
+    groups = zip(problem.inputs, problem.weight, problem.target, strict=True)
     return torch.stack([_best(fit, *group) for group in groups])
 
 
@@ -61,20 +64,20 @@ def _best(fit: Fit, inputs: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 
 def _free(inputs: Tensor, weight: Tensor, target: Tensor) -> Callable[[float], Tensor]:
-    """Least squares for every weight. Whichever of the two Gram matrices is smaller is factored."""
+    """Least squares for every weight, by factoring the smaller of the two Gram matrices."""
     matrix, old = inputs.flatten(1), weight.flatten(0, 1)  # columns: channels x taps
     points, columns = matrix.shape
     rest = target - matrix @ old
     if points < columns:
         gram = matrix @ matrix.mT
-        share = points / columns  # both Gram matrices have the same trace: the ridge is that of the other one
+        share = points / columns  # both Gram matrices have the same trace: this makes the ridge that of the other one
         return lambda ridge: weight + (matrix.mT @ solved(gram, rest, ridge * share)).view_as(weight)
     gram, right = matrix.mT @ matrix, matrix.mT @ rest
     return lambda ridge: weight + solved(gram, right, ridge).view_as(weight)
 
 
 def _scaled(inputs: Tensor, weight: Tensor, target: Tensor) -> Callable[[float], Tensor]:
-    """Least squares for one factor a channel."""
+    """Least squares for one factor per channel."""
     gram = contribution_gram(inputs.permute(2, 0, 1), weight.mT)  # <x_i, x_j>
     with_target = (torch.einsum("pck,po->cko", inputs, target) * weight).sum((1, 2))  # <x_j, y>
     right = (with_target - gram.sum(1)).unsqueeze(1)
@@ -82,10 +85,10 @@ def _scaled(inputs: Tensor, weight: Tensor, target: Tensor) -> Callable[[float],
 
 
 def solved(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
-    """gram^-1 right, (n, o), from a positive semidefinite (n, n); 0 in directions in which gram is.
+    """gram^-1 right, (n, o), from a positive semidefinite (n, n); 0 in the null space of `gram`.
 
-    `ridge` is relative to the mean of the diagonal. Iterated Tikhonov: solving for what the ridge left over squares
-    its bias, and a channel that hardly ever fires still can't get a huge weight.
+    `ridge` is relative to the mean of the diagonal. Iterated Tikhonov: solving again for the residual squares the
+    ridge's bias, and a channel that is rarely active still can't get a huge weight.
     """
     ridge = ridge * float(gram.diagonal().mean()) if len(gram) else 0.0
     if not ridge > 0:

@@ -1,1 +1,1 @@
-"""Models by the names people type, and the weights that others made for them."""
+"""Networks by name, and loading of weights from files and hubs. Used by tasks and pipeline."""

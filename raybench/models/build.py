@@ -1,4 +1,4 @@
-"""A model's name -> the network, built for the data at hand."""
+"""Builds a network by name for a dataset's channels, image size and classes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from raybench import registry
+from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError, nearest
-from raybench.spec.modules import find_module, not_found, reach_current_folder
-from raybench.tasks.protocol import DataFacts
+from raybench.sweep.modules import find_module, not_found, reach_current_folder
 
 
 def build_model(name: str, data: DataFacts, params: Mapping[str, Any] | None = None) -> nn.Module:
-    """The network called `name`, in train mode, for `data`'s channels, image size and classes.
+    """Build the network `name`, in train mode, for `data`'s channels, image size and classes.
 
     `name` is a registered model, ``timm:NAME`` or ``module:function``. Initial weights come from torch's global
     generator, which the caller seeds. UserError for an unknown name, or parameters that the model doesn't take.
@@ -29,12 +29,12 @@ def build_model(name: str, data: DataFacts, params: Mapping[str, Any] | None = N
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} returned {type(model).__name__}; expected a torch.nn.Module")
     for parameter in model.parameters():
-        parameter.requires_grad_(True)  # a frozen layer would be missing from the groups without a word
+        parameter.requires_grad_(True)  # a frozen layer would silently be missing from the groups
     return model.train()
 
 
 def _maker(name: str) -> Callable[..., nn.Module]:
-    """The function behind `name`, with the facts of its registration already given."""
+    """The function that builds `name`, with the arguments of its registration bound."""
     scheme, colon, rest = name.partition(":")
     if scheme == "timm" and colon:
         from raybench.models.timm_nets import any_timm
@@ -47,18 +47,19 @@ def _maker(name: str) -> Callable[..., nn.Module]:
 
 
 def _imported(module: str, function: str) -> Callable[..., nn.Module]:
-    """``module:function`` of the user's own code: on the Python path, or else in the current folder."""
+    """``module:function`` of the user's own code, imported from the Python path or the current folder."""
     reach_current_folder()
     try:
         found = importlib.import_module(module)
     except ImportError as error:
         why = f"can't import {module!r}: {error}" if find_module(module) else not_found(module)
         raise UserError(f"model {module}:{function}: {why}") from error
-    if not callable(getattr(found, function, None)):
+    make: Callable[..., nn.Module] | None = getattr(found, function, None)
+    if not callable(make):
         names = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-        where = getattr(found, "__file__", None) or module  # another module may bear the name that was meant
+        where = getattr(found, "__file__", None) or module  # it may be another module of the same name
         raise UserError(f"model {module}:{function}: {where} has no function {function!r}.{nearest(function, names)}")
-    return getattr(found, function)
+    return make
 
 
 def _check_params(name: str, make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Residual networks for small images: the thin ones of He et al. section 4.2, and ImageNet's with a 3x3 stem."""
+"""ResNets for small images: the thin ones of He et al. (2016, section 4.2), and ImageNet's with a 3x3 stem."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def thin_resnet(num_classes: int, in_channels: int, image_size: int, *, depth: i
     """CIFAR ResNet: depth = 6n+2, three stages of n basic blocks, 16/32/64 channels (He et al. 2016, section 4.2).
 
     Where the shape changes the shortcut is a 1x1 convolution without norm, so that the published zero-padding
-    ("option A") is one setting of its weights and can be pruned like any other layer.
+    ("option A") is a special case of its weights, and it can be pruned like any other layer.
     """
     blocks = (depth - 2) // 6
     return ThinResNet([blocks] * 3, num_classes, in_channels, width)
@@ -27,8 +27,9 @@ def thin_resnet(num_classes: int, in_channels: int, image_size: int, *, depth: i
 @model("cifar-resnet50", args={"depth": 50}, norm="batch", attention=False, task="classification")
 def wide_resnet(num_classes: int, in_channels: int, image_size: int, *, depth: int) -> nn.Module:
     """ImageNet's ResNet with a 3x3 stride-1 stem and no max-pool, 64 to 512 channels: PruningBench's CIFAR-100 nets."""
-    block, blocks = {18: (Basic, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3))}[depth]
-    return WideResNet(block, blocks, num_classes, in_channels)
+    if depth == 18:
+        return WideResNet(Basic, (2, 2, 2, 2), num_classes, in_channels)
+    return WideResNet(Bottleneck, (3, 4, 6, 3), num_classes, in_channels)
 
 
 class ThinBlock(nn.Module):
@@ -51,6 +52,10 @@ class ThinBlock(nn.Module):
 
 class ThinResNet(nn.Module):
     """Stem, three stages that halve the image and double the width, average pool, linear."""
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
 
     def __init__(self, blocks: list[int], num_classes: int, in_channels: int, width: int) -> None:
         super().__init__()
@@ -118,6 +123,11 @@ class Bottleneck(nn.Module):
 class WideResNet(nn.Module):
     """Stem, four stages of 64, 128, 256, 512 channels, average pool, linear."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self, block: type[Basic] | type[Bottleneck], blocks: tuple[int, ...], num_classes: int, in_channels: int
     ) -> None:
@@ -126,7 +136,7 @@ class WideResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
         for stage, count in enumerate(blocks):
-            layers = []
+            layers: list[nn.Module] = []
             for number in range(count):
                 layers.append(block(channels, 64 * 2**stage, 2 if stage and number == 0 else 1))
                 channels = 64 * 2**stage * block.expansion

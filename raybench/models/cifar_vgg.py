@@ -1,4 +1,4 @@
-"""VGG with batch norm for small images: one linear layer behind the convolutions."""
+"""VGG with batch norm for small images: convolutions and one linear layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from raybench.models.cifar_resnet import initialise
 from raybench.registry import model
 
-BLOCKS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # convolutions a block: configurations D and E of the paper
+BLOCKS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # convolutions in each block: configurations D and E of the paper
 WIDTHS = (64, 128, 256, 512, 512)
 
 
@@ -17,7 +17,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 def cifar_vgg(num_classes: int, in_channels: int, image_size: int, *, depth: int) -> nn.Module:
     """VGG-16 or -19 (Simonyan and Zisserman 2015) with batch norm and 512 features into one linear layer.
 
-    The form that Network Slimming, EigenDamage and PruningBench prune: no hidden classifier layers. A block's
+    The variant that Network Slimming, EigenDamage and PruningBench prune: no hidden classifier layers. A block's
     max-pool is left out where an image is already one pixel wide.
     """
     return CifarVGG(BLOCKS[depth], num_classes, in_channels, image_size)

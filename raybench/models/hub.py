@@ -1,4 +1,4 @@
-"""Pretrained weights from the libraries' own hubs: `torchvision:NAME@WEIGHTS` and `timm:NAME.TAG`."""
+"""Pretrained weights from torchvision and timm: `torchvision:NAME@WEIGHTS` and `timm:NAME.TAG`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from torch import Tensor, nn
 
 from raybench.datasets.statistics import View
 from raybench.errors import UserError
-from raybench.models.weights import LoadReport, fill
+from raybench.models.fill import LoadReport, fill
 
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # names that timm's weights have on Hugging Face's hub
-PATIENCE = 5.0  # seconds for the hub to answer
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # file names of timm's weights on the Hugging Face hub
+TIMEOUT_S = 5.0  # for the hub to answer
 
 
 def load_pretrained(model: nn.Module, identity: str) -> LoadReport:
-    """Fill `model` with the hub's weights called `identity`, fetched once into the library's cache.
+    """Fill `model` with the hub's weights `identity`, downloaded once into the library's cache.
 
-    UserError when they can't be fetched (offline), don't exist, or are of another architecture or class count.
+    UserError when they can't be downloaded (offline), don't exist, or are of another architecture or class count.
     """
     library, _, name = identity.partition(":")
     fetchers: dict[str, Callable[[str], Mapping[str, Tensor]]] = {"torchvision": _torchvision, "timm": _timm}
     if library not in fetchers:
         raise UserError(
-            f"weights: pretrained: {identity!r} has none; expected timm:NAME or a registered model that has"
+            f"weights: pretrained: {identity!r} has no pretrained weights; "
+            "expected timm:NAME or a registered model that has some"
         )
     try:
         state = fetchers[library](name)
@@ -44,24 +45,26 @@ def load_pretrained(model: nn.Module, identity: str) -> LoadReport:
 
 
 def _transport_error() -> type[Exception]:
-    """What Hugging Face's client raises when a connection breaks; its HTTP library changes with its version."""
+    """The Hugging Face client's connection error; its class depends on the client's version."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__[0]
 
 
 def view_of(identity: str) -> View | None:
-    """How the hub's weights called `identity` want to see images; None where the library doesn't say."""
+    """Normalisation, resizing and crop that the hub's weights `identity` were trained for; None if unknown."""
     library, _, name = identity.partition(":")
     if library != "timm":
-        return None  # torchvision's first weights want what the datasets give
+        return None  # torchvision's V1 weights use the datasets' own statistics
     import timm
 
     try:
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    except RuntimeError:  # a tag that the architecture doesn't have: who loads the weights says so
+    except RuntimeError:  # a tag that the architecture doesn't have; reported when the weights are loaded
         return None
-    return config and View(tuple(config.mean), tuple(config.std), config.crop_pct, config.interpolation)
+    if config is None:
+        return None
+    return View(tuple(config.mean), tuple(config.std), config.crop_pct, config.interpolation)
 
 
 def _torchvision(name: str) -> Mapping[str, Tensor]:
@@ -80,21 +83,22 @@ def _timm(name: str) -> Mapping[str, Tensor]:
     if not timm.is_model_pretrained(name):
         raise UserError(f"weights: pretrained: timm has no pretrained weights {name!r}")
     config = timm.get_pretrained_cfg(name)
+    assert config is not None  # is_model_pretrained found it
     found = _in_hub_cache(config.hf_hub_id, config.hf_hub_filename) if config.hf_hub_id else None
-    if found:  # timm would ask the network for a newer one first, and wait long for it
+    if found:  # timm would first request a newer one from the network, with a long timeout
         overlay = {"file": found, "custom_load": False}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     if config.hf_hub_id:
         from huggingface_hub import constants
 
         _reach(constants.ENDPOINT)
-    elif not _in_torch_cache(config.url):
+    elif isinstance(config.url, str) and not _in_torch_cache(config.url):
         _reach(config.url)
     return timm.create_model(name, pretrained=True).state_dict()
 
 
 def _in_hub_cache(repository: str, filename: str | None) -> str | None:
-    """The file of `repository`'s weights in Hugging Face's cache on this machine."""
+    """Path of `repository`'s weights in this machine's Hugging Face cache, None if they aren't there."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = repository.partition("@")
@@ -110,13 +114,13 @@ def _in_torch_cache(url: str) -> bool:
 
 
 def _reach(url: str) -> None:
-    """URLError soon, where the libraries would try for minutes; any answer of the server is one."""
+    """URLError within seconds if no server answers at `url`, where the libraries would retry for minutes."""
     with suppress(HTTPError):
-        urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
+        urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_S).close()
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of the innermost error: what really went wrong."""
+    """Type and first line of the innermost error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"

@@ -1,4 +1,4 @@
-"""Ultralytics imported so that it stays at home: no download, no report, no settings written in people's folders."""
+"""Ultralytics imported with network, telemetry and settings writes disabled."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from PIL import Image
 from raybench.errors import UserError
 
 WANTED = {
-    "YOLO_OFFLINE": "true",  # no look at the network at import, and with that no usage reports
-    "YOLO_AUTOINSTALL": "false",  # never runs pip
+    "YOLO_OFFLINE": "true",  # no network access at import, hence no telemetry
+    "YOLO_AUTOINSTALL": "false",  # no pip runs
     "YOLO_VERBOSE": "false",
     "ULTRALYTICS_SAFE_LOAD": "1",
 }
-_homes: list[tempfile.TemporaryDirectory[str]] = []  # where this process's ultralytics keeps its settings
+_settings: list[tempfile.TemporaryDirectory[str]] = []  # settings folder of ultralytics in this process
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Import ultralytics inside: its settings go to a temporary folder that ends with this process.
+    """Context for importing ultralytics: its settings go to a temporary folder that is removed with this process.
 
-    What the library changes for everybody at import (`torch.save`, `Image.open`, environment variables, printing) is as
-    before outside. UserError when it is not installed.
+    Global state that the library changes at import (`torch.save`, `Image.open`, environment variables, print options)
+    is restored afterwards. UserError when it is not installed.
     """
-    if not _homes and "ultralytics" not in sys.modules:
-        _homes.append(tempfile.TemporaryDirectory(prefix="raybench-ultralytics-"))
+    if not _settings and "ultralytics" not in sys.modules:
+        _settings.append(tempfile.TemporaryDirectory(prefix="raybench-ultralytics-"))
     before, save, open_image = dict(os.environ), torch.save, Image.open
     tensors, arrays = vars(torch._tensor_str.PRINT_OPTS).copy(), np.get_printoptions()
-    os.environ.update(WANTED, **({"YOLO_CONFIG_DIR": _homes[0].name} if _homes else {}))
+    os.environ.update(WANTED, **({"YOLO_CONFIG_DIR": _settings[0].name} if _settings else {}))
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Networks that train in seconds: the quickstart's transformer, and two nets that only tests want."""
+"""Networks that train in seconds: the quickstart's transformer, and two networks for tests."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def small_vit(
     class_token: bool,
     mlp_ratio: float = 2.0,
 ) -> nn.Module:
-    """timm's VisionTransformer at pocket size, on 4 x 4 patches.
+    """timm's VisionTransformer with few channels, on 4 x 4 patches.
 
-    Xavier weights ("jax") and position embeddings as large as the patches': timm's default of 0.02 for both is made
-    for 384 channels and long training, and costs a net of 48 channels several points after ten seconds.
+    Xavier weights ("jax"), and position embeddings of the patch embeddings' magnitude: timm's default of 0.02 for both
+    suits 384 channels and long training, and costs a net of 48 channels several points after ten seconds.
     """
     net = VisionTransformer(
         img_size=image_size,
@@ -52,6 +52,8 @@ def small_vit(
         global_pool="token" if class_token else "avg",
         weight_init="jax",
     )
+    assert net.pos_embed is not None  # timm's default: learned embeddings
+    assert isinstance(net.head, nn.Linear)  # with at least one class
     nn.init.normal_(net.pos_embed, std=0.5)
     nn.init.xavier_uniform_(net.head.weight)
     return net
@@ -59,7 +61,7 @@ def small_vit(
 
 @model("test-convnet", norm="batch", attention=False, task="classification")
 def tiny_convnet(num_classes: int, in_channels: int, image_size: int, *, width: int = 8) -> nn.Module:
-    """Two convolutions, one residual block and a linear layer: the smallest net with every kind of coupling."""
+    """Two convolutions, one residual block and a linear layer: the smallest network with every kind of coupling."""
     return TinyConvNet(num_classes, in_channels, width)
 
 

@@ -1,4 +1,4 @@
-"""timm's networks: the transformers of the paper and their kin, and any other by `timm:NAME`."""
+"""timm's networks: ViT, DeiT, Swin, ConvNeXt, EfficientNet, RegNet, and any other as `timm:NAME`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from raybench.errors import UserError, nearest
 from raybench.registry import model
 
-# The tags are timm's pretrained weights on ImageNet-1k; `weights: pretrained` fetches them.
+# `pretrained` names timm's weights for ImageNet-1k; `weights: pretrained` downloads them.
 
 
 @model("vit-tiny", args={"timm_name": "vit_tiny_patch16_224"}, norm="layer", attention=True, task="classification",
@@ -35,7 +35,7 @@ from raybench.registry import model
 @model("regnety-004", args={"timm_name": "regnety_004"}, norm="batch", attention=False, task="classification",
        pretrained="timm:regnety_004.pycls_in1k")  # fmt: skip
 def from_timm(num_classes: int, in_channels: int, image_size: int, *, timm_name: str) -> nn.Module:
-    """A network of timm; transformers are built for the data's image size."""
+    """A registered timm network; transformers are built for the data's image size."""
     return any_timm(num_classes, in_channels, image_size, timm_name=timm_name)
 
 
@@ -46,19 +46,20 @@ def any_timm(num_classes: int, in_channels: int, image_size: int, *, timm_name: 
     if not timm.is_model(timm_name):
         raise UserError(f"timm has no model {timm_name!r}.{nearest(timm_name, timm.list_models())}")
     shape: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
-    if timm.get_pretrained_cfg(timm_name).fixed_input_size:
+    config = timm.get_pretrained_cfg(timm_name)
+    if config is not None and config.fixed_input_size:
         shape["img_size"] = image_size
     try:
         net = timm.create_model(timm_name, pretrained=False, **shape, **params)
         _check_patches(net, image_size)
         return net
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        asked = ", ".join(f"{key}={value}" for key, value in (shape | params).items())
-        raise UserError(f"timm can't build {timm_name} with {asked}: {error}") from error
+        arguments = ", ".join(f"{key}={value}" for key, value in (shape | params).items())
+        raise UserError(f"timm can't build {timm_name} with {arguments}: {error}") from error
 
 
 def _check_patches(net: nn.Module, image_size: int) -> None:
-    """ValueError where the image isn't a whole number of patches wide, whose rest timm would drop in silence."""
+    """ValueError if the image isn't a whole number of patches wide: timm would silently drop the remaining pixels."""
     side = getattr(getattr(net, "patch_embed", None), "patch_size", None)
     patch = side[0] if isinstance(side, tuple) else side
     if patch and image_size % patch:

@@ -1,4 +1,4 @@
-"""ImageNet's convolutional networks as torchvision defines them, whose weights the paper starts from."""
+"""ImageNet's convolutional networks from torchvision, whose weights the paper starts from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from raybench.registry import model
 @model("densenet121", args={"name": "densenet121"}, norm="batch", attention=False, task="classification",
        pretrained="torchvision:densenet121@IMAGENET1K_V1")  # fmt: skip
 def from_torchvision(num_classes: int, in_channels: int, image_size: int, *, name: str) -> nn.Module:
-    """A torchvision network; its first convolution is made anew where images aren't of 3 channels."""
+    """A torchvision network; its first convolution is replaced if images don't have 3 channels."""
     if image_size < 32:
         raise UserError(f"{name} halves its images five times; found {image_size} pixels, expected at least 32")
     net = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
@@ -38,8 +38,15 @@ def from_torchvision(num_classes: int, in_channels: int, image_size: int, *, nam
 
 
 def _replace_stem(net: nn.Module, in_channels: int) -> None:
-    """Give the first convolution `in_channels` inputs; everything else of it stays."""
+    """Replace the first convolution by one with `in_channels` inputs and otherwise the same settings."""
     name, old = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]  # torch declares tuple[int, ...]; a Conv2d has two
+        old.stride,  # type: ignore[arg-type]  # as above
+        old.padding,  # type: ignore[arg-type]  # as above
+        bias=old.bias is not None,
+    )
     parent, _, last = name.rpartition(".")
     setattr(net.get_submodule(parent), last, new)

@@ -1,4 +1,4 @@
-"""YOLO detectors from ultralytics, rewritten so that every channel can be followed, otherwise its own modules."""
+"""YOLO detectors of ultralytics without split operations, so that every channel can be traced."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from raybench.registry import model
 with offline():
     from ultralytics.cfg import get_cfg
     from ultralytics.nn.modules.block import Attention
+    from ultralytics.nn.modules.head import Detect
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
-SCALES = {"tiny": [0.33, 0.125, 256]}  # depth, width, most channels; beside ultralytics' own n to x
+SCALES = {"tiny": [0.33, 0.125, 256]}  # depth, width, maximum channels; in addition to ultralytics' n to x
 STRIDE = 32  # of the coarsest feature map
 
 
@@ -31,10 +32,10 @@ STRIDE = 32  # of the coarsest feature map
 @model("yolo11n", args={"config": "yolo11", "scale": "n"}, norm="batch", attention=False, task="detection")
 @model("test-detector", args={"config": "yolov8", "scale": "tiny"}, norm="batch", attention=False, task="detection")
 def yolo(num_classes: int, in_channels: int, image_size: int, *, config: str, scale: str) -> nn.Module:
-    """A YOLO of ultralytics' configuration `config` at `scale`, with new weights.
+    """A YOLO of ultralytics' configuration `config` at `scale`, with initial weights.
 
-    Takes (n, 3, h, w) in 0..1, height and width multiples of 32. In eval mode it gives ((n, 4 + classes, anchors)
-    boxes xywh and scores, raw maps), in train mode the raw maps that ultralytics' loss takes.
+    Input: (n, 3, h, w) in 0..1, h and w multiples of 32. Output in eval mode: ((n, 4 + classes, anchors) boxes xywh
+    and scores, raw maps); in train mode: the raw maps, as ultralytics' loss takes them.
     """
     if image_size % STRIDE:
         raise UserError(f"image_size {image_size}: YOLO needs a multiple of {STRIDE}")
@@ -49,19 +50,28 @@ def architecture(config: str, scale: str) -> dict[str, Any]:
 
 
 class Detector(DetectionModel):
-    """An ultralytics detection model without split operations; `protected_layers` keep their outputs."""
+    """An ultralytics detection model without split operations; `protected_layers` keep their width."""
+
+    model: nn.Sequential
 
     def __init__(self, config: dict[str, Any], in_channels: int, num_classes: int) -> None:
         super().__init__(config, ch=in_channels, nc=num_classes, verbose=False)
         self.args = get_cfg()  # the gains of ultralytics' loss
         self.args.task = self.task = "detect"
-        self.model[-1].dynamic = True  # anchors are made anew each time: kept ones would tie the model to a device
+        self.head.dynamic = True  # compute anchors in every call: cached ones would bind the model to one device
         self.split_free = tuple(f"model.{name}" for name in without_splits(self.model))
 
-    def predict(self, *args: Any, **named: Any) -> Any:
-        """Ultralytics' outputs, with the maps that went into the head (only their shapes are of use) cut off the graph.
+    @property
+    def head(self) -> Detect:
+        """The last layer, which predicts boxes and classes."""
+        head = self.model[-1]
+        assert isinstance(head, Detect)  # of every configuration of a detection model
+        return head
 
-        Otherwise they would pass for outputs of the model, and their channels could never be pruned.
+    def predict(self, *args: Any, **named: Any) -> Any:
+        """Ultralytics' outputs, with the head's input maps (only their shapes are used later) detached from the graph.
+
+        Attached, they would count as outputs of the model, whose channels can't be pruned.
         """
         outputs = super().predict(*args, **named)
         if isinstance(outputs, Tensor):
@@ -72,45 +82,44 @@ class Detector(DetectionModel):
 
     @property
     def protected_layers(self) -> tuple[str, ...]:
-        """What may not shrink: the head's last convolutions, its fixed integral, and attention with all it adds to.
+        """Layers that keep their width: the head's last convolutions, its fixed integral, and attention blocks.
 
-        Attention's queries, keys and values are views into one convolution, its scale hangs on their width, and it
-        shapes its result like its input.
+        Attention's queries, keys and values are views into one convolution, its scale depends on their width, and its
+        output has the shape of its input.
         """
         head = f"model.{len(self.model) - 1}"
-        outputs = [f"{head}.{part}.{level}.2" for part in ("cv2", "cv3") for level in range(self.model[-1].nl)]
+        outputs = [f"{head}.{part}.{level}.2" for part in ("cv2", "cv3") for level in range(self.head.nl)]
         attention = [name for name, module in self.named_modules() if isinstance(module, Attention)]
         return (*outputs, f"{head}.dfl", *attention)
 
     def for_export(self) -> Detector:
-        """Itself, from now on giving boxes and scores (n, 4 + classes, anchors) alone, without the raw maps."""
-        self.model[-1].export = True
+        """Switch the output to boxes and scores (n, 4 + classes, anchors) without raw maps; returns itself."""
+        self.head.export = True
         return self
 
     def save_for_ultralytics(self, path: Path, names: Sequence[str], image_size: int) -> None:
-        """Write a checkpoint that `ultralytics.YOLO(path)` loads; none of raybench's classes is in it."""
+        """Write a checkpoint that `ultralytics.YOLO(path)` loads; it contains no class of raybench."""
         from raybench.models.ultralytics_export import save
 
         save(self, path, names, image_size)
 
     def read_weights(self, path: Path) -> dict[str, Tensor]:
-        """The weights in `path` in this model's names: an ultralytics checkpoint, a state dict, or safetensors.
+        """Weights from an ultralytics checkpoint, a state dict or safetensors, renamed to this model's names.
 
-        UserError when the file can't be read without running its code, or is for another number of classes.
+        UserError when the file can't be read without running its code, or has another number of classes.
         """
         state = self.own_names(read_state(path) if path.suffix == ".safetensors" else read_checkpoint(path))
-        head = self.model[-1]
-        last = state.get(f"model.{head.i}.cv3.0.2.bias")
-        if last is not None and len(last) != head.nc:
-            raise UserError(f"{path}: found weights of a detector of {len(last)} classes; the dataset has {head.nc}")
+        last = state.get(f"model.{len(self.model) - 1}.cv3.0.2.bias")
+        if last is not None and len(last) != self.head.nc:
+            raise UserError(f"{path}: found weights for {len(last)} classes; the dataset has {self.head.nc}")
         return state
 
     def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in ultralytics' names in this model's; one that is in them already is left alone."""
+        """Rename a state dict from ultralytics' names to this model's; one in this model's names is unchanged."""
         state = {name if name.startswith("model.") else f"model.{name}": value for name, value in state.items()}
         return state if f"{self.split_free[0]}.cv0.conv.weight" in state else halved(state, self.split_free)
 
 
 def normalised(images: Tensor) -> Tensor:
-    """uint8 images as the network takes them: float32 in 0..1, nothing else (ultralytics' models know no mean)."""
+    """uint8 images as float32 in 0..1; ultralytics' models subtract no mean."""
     return images.to(torch.float32) / 255

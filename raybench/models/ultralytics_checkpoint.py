@@ -1,8 +1,8 @@
-"""Weights out of an ultralytics checkpoint, which is a pickled module tree, without running anything that is in it.
+"""Reads weights from an ultralytics checkpoint (a pickled module tree) without running any code of the file.
 
-The file is read with `torch.load(weights_only=True)`. The classes that it names are looked up in a list of exact
-names, and what is built for each is an inert `Shell` that only keeps its attributes: no class of ultralytics or
-torch.nn is called, so no constructor can be misused. The state dict is then read off the shells.
+The file is read with `torch.load(weights_only=True)`. Class names must be in a list of exact names, and for each an
+inert `Shell` is built that only keeps its attributes. No class of ultralytics or torch.nn is called, so no constructor
+can be misused. The state dict is then collected from the shells.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ ALLOWED = (
 
 
 class Shell:
-    """Stands in for every class on the list: attributes, and no behaviour."""
+    """Placeholder for every allowed class: it has attributes and no behaviour."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Whatever a file passes to a constructor is ignored."""
+        """Constructor arguments in the file are ignored."""
 
     def __setstate__(self, state: Any) -> None:
-        """Keep attributes; what is no dict belongs to numbers that nobody reads here."""
+        """Keep attributes. A state that is not a dict is a numpy number's, which is not needed."""
         if isinstance(state, dict):
             vars(self).update(state)
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """(qualified name, tensor) of the parameters and buffers at and below what was a module."""
+        """(qualified name, tensor) of the parameters and buffers of this module and its children."""
         for kind in ("_parameters", "_buffers"):
             for name, value in vars(self).get(kind, {}).items():
                 if isinstance(value, Tensor):
@@ -71,10 +71,10 @@ class Shell:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict (float32) in the checkpoint or plain state dict `path`, in the file's own names.
+    """The state dict (float32) in the checkpoint or state-dict file `path`, in the file's own names.
 
-    Of a training checkpoint the averaged weights (`ema`) are taken where there are any, as ultralytics does.
-    UserError when the file is none, or names a class that is not on the list.
+    A training checkpoint's averaged weights (`ema`) are preferred, as in ultralytics. UserError when the file is
+    unreadable or contains a class that is not allowed.
     """
     try:
         with _only_shells():
@@ -102,7 +102,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def _only_shells() -> Iterator[None]:
-    """torch's allow-list holds our inert stand-ins and nothing else: whatever a library put there would be run."""
+    """Context in which torch's allow-list holds only the shells: classes that libraries add to it would be called."""
     others = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([(Shell, name) for name in ALLOWED])
@@ -114,15 +114,15 @@ def _only_shells() -> Iterator[None]:
 
 
 def _why(path: Path, error: Exception) -> str:
-    """What is wrong with the file, in words."""
+    """Description of what is wrong with the file."""
     try:
-        strangers = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - set(ALLOWED))
-    except Exception:  # not a zip archive, or a broken one: `error` says it
-        strangers = []
-    if strangers:
+        refused = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - set(ALLOWED))
+    except Exception:  # not a zip archive, or a broken one: `error` describes it
+        refused = []
+    if refused:
         return (
-            f"refused: the checkpoint names {', '.join(strangers[:3])}, not among the {len(ALLOWED)} classes of YOLO "
-            "detection models that raybench reads; nothing in it was run"
+            f"refused: the checkpoint contains {', '.join(refused[:3])}, not among the {len(ALLOWED)} classes of YOLO "
+            "detection models that raybench reads; none of its code was run"
         )
     first = str(error).strip().partition("\n")[0]
     return f"can't be read as a checkpoint or state dict ({first})"

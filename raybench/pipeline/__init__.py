@@ -1,1 +1,1 @@
-"""The stages of a trial, each a function from frozen records to a frozen record."""
+"""The stages of a trial: base, sparsify, select, cut, fine-tune, measure, row. Used by execution and cli."""

@@ -1,4 +1,4 @@
-"""The pruned network to take home, without pickles: `pruned.json` (what was kept) and `model.safetensors`."""
+"""Saves and loads pruned networks without pickles: `pruned.json` (kept channels) and `model.safetensors`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
+from raybench.groups import surgery
+from raybench.groups.trace import trace
 from raybench.models.build import build_model
-from raybench.pipeline import cache, surgery
-from raybench.pipeline.group import trace
+from raybench.pipeline import cache
 from raybench.pipeline.network import example_of
-from raybench.pipeline.records import Cut
 from raybench.provenance import installed
-from raybench.spec.mistakes import dotted, explain, show
-from raybench.spec.trial import Trial
+from raybench.selection.records import Cut
 from raybench.storage.base import Storage
-from raybench.tasks.protocol import DataFacts
+from raybench.sweep.mistakes import dotted, explain, show
+from raybench.sweep.trial import Trial
 
 FORMAT = 1  # raise when pruned.json changes so that older readers can't read it
 RECIPE = "pruned.json"
-SHOWN = 3  # mistakes that a message quotes
+SHOWN = 3  # mistakes quoted in a message
 
 
 class Saved(BaseModel):
-    """What of `pruned.json` is needed to make the network again; the rest is for people."""
+    """The fields of `pruned.json` that rebuild the network; the others are for people."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -55,9 +56,9 @@ class Saved(BaseModel):
 
 
 def publish(storage: Storage, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts) -> str:
-    """Put the pruned `model` of a cell under `artifacts/<trial_id>` of the storage; returns that key.
+    """Save the pruned `model` of a cell as `artifacts/<trial_id>` in the storage; returns that key.
 
-    When an earlier run of the same cell was killed after this point its copy stays: it is the same.
+    A copy from an earlier run of the same cell, killed after this point, is kept: it is identical.
     """
     key = f"artifacts/{trial.trial_id}"
     with tempfile.TemporaryDirectory(prefix="raybench-artifact-") as temporary:
@@ -88,11 +89,21 @@ def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts
 
 
 def load_pruned(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The pruned network saved in the folder `path`, in eval mode: it gives bit-identical outputs to the saved one.
+    """Load a pruned network; its outputs are bit-identical to those of the network that was saved.
 
-    Takes images of shape (n, channels, size, size) as the dense network did. UserError when `path` is no such folder,
-    a file in it is damaged, or the model's code no longer makes the network that was pruned.
-    A plug-in's model must be known: `raybench.model`'s decorator has run, or `registry.add_plugin(file)`.
+    A model of a plug-in must be registered first: import its file, or call `raybench.registry.add_plugin(file)`.
+
+    Args:
+        path: folder with `pruned.json` and `model.safetensors`: `artifacts/<trial_id>` of a sweep's storage, or what
+            `raybench export` or `raybench prune` wrote.
+        device: where the network is put.
+
+    Returns:
+        The network in eval mode. It takes images (n, channels, size, size) as the dense network did.
+
+    Raises:
+        UserError: `path` is not such a folder, a file in it is damaged, or the model's code has changed so that it
+            no longer builds the network that was pruned.
     """
     folder, recipe = Path(path), read_recipe(path)
     try:
@@ -107,51 +118,51 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu") -> nn.Modu
 
 
 def read_recipe(path: str | Path) -> Saved:
-    """What `pruned.json` of the folder `path` says; UserError when it isn't there or is damaged."""
+    """Read `pruned.json` in the folder `path`; UserError when it is missing or damaged."""
     file = Path(path) / RECIPE
     if not file.is_file():
         raise UserError(f"{path}: found no {RECIPE}; expected the folder of a pruned network (artifacts/<trial_id>)")
     try:
         text = file.read_text("utf-8")
-        told = json.loads(text)
-    except (OSError, ValueError) as error:  # no UTF-8 and no JSON are ValueErrors
+        content = json.loads(text)
+    except (OSError, ValueError) as error:  # invalid UTF-8 and invalid JSON are ValueErrors
         raise UserError(f"{file}: can't be read: {error}; expected JSON, as raybench wrote it") from error
-    if not isinstance(told, dict):
-        raise UserError(f"{file}: found {show(told)}, expected a mapping; the file is damaged")
-    if told.get("format") != FORMAT:
-        raise UserError(f"{file}: found format {told.get('format')!r}, this raybench reads format {FORMAT}")
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: found {show(content)}, expected a mapping; the file is damaged")
+    if content.get("format") != FORMAT:
+        raise UserError(f"{file}: found format {content.get('format')!r}, this raybench reads format {FORMAT}")
     try:
         return Saved.model_validate_json(text, strict=True)
     except ValidationError as error:
-        mistakes = [f"{dotted(one['loc'])}: {explain(one, Saved)}" for one in error.errors(include_url=False)]
+        mistakes = [f"{dotted(e['loc'])}: {explain(dict(e), Saved)}" for e in error.errors(include_url=False)]
         raise UserError(f"{file}: {'; '.join(mistakes[:SHOWN])}; the file is damaged") from error
 
 
 def _fill(model: nn.Module, file: Path, sha256: str | None) -> None:
-    """Fill `model` with exactly the tensors in `file`; UserError when they aren't those that were saved."""
+    """Fill `model` with the tensors in `file`; UserError when they aren't exactly those that were saved."""
     try:
         content = file.read_bytes()
         found = load(content)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: can't be read: {error}; expected the weights of a pruned network") from error
-    if odd := _differences(found, model.state_dict()):
-        more = f" and {len(odd) - SHOWN} more" if len(odd) > SHOWN else ""
+    if different := _differences(found, model.state_dict()):
+        more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise UserError(
-            f"{file}: {'; '.join(odd[:SHOWN])}{more}. One of the folder's files is not the one that was saved, "
+            f"{file}: {'; '.join(different[:SHOWN])}{more}. One of the folder's files is not the one that was saved, "
             f"or the code of {type(model).__name__} has changed since"
         )
-    is_ = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and is_ != sha256:
-        raise UserError(f"{file}: found other content (SHA-256 {is_[:16]}) than was saved ({sha256[:16]})")
+    found_sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found_sha256 != sha256:
+        raise UserError(f"{file}: found other content (SHA-256 {found_sha256[:16]}) than was saved ({sha256[:16]})")
     model.load_state_dict(found, strict=True)
 
 
 def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """The tensors that are missing, too many, or of another type or shape, in words."""
-    kinds = {name: (_kind(found.get(name)), _kind(expected.get(name))) for name in [*expected, *found]}
-    return [f"{name}: found {has}, expected {wants}" for name, (has, wants) in kinds.items() if has != wants]
+    """Descriptions of tensors that are missing, unexpected, or of another type or shape."""
+    described = {name: (_described(found.get(name)), _described(expected.get(name))) for name in [*expected, *found]}
+    return [f"{name}: found {has}, expected {wants}" for name, (has, wants) in described.items() if has != wants]
 
 
-def _kind(tensor: Tensor | None) -> str:
-    """`float32 (16, 3)`, or that there is none."""
+def _described(tensor: Tensor | None) -> str:
+    """Text like `float32 (16, 3)`, or `none`."""
     return "none" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -1,4 +1,4 @@
-"""The stage cache: what several cells share is computed once and lies, content-addressed, under `stages/<key>/`."""
+"""The stage cache: results that several cells share, computed once and stored as `stages/<key>/`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raybench.errors import StageError
-from raybench.pipeline.room import Room
+from raybench.pipeline.context import StageContext
 
 RESULT = "result.json"
 WEIGHTS = "model.safetensors"
 
 
-def build_once(room: Room, key: str, build: Callable[[Path], Mapping[str, Any]], seconds: float | None = None) -> Path:
-    """The folder of stage `key`: as published, or built in a temporary folder by `build` and then published.
+def build_once(
+    context: StageContext, key: str, build: Callable[[Path], Mapping[str, Any]], seconds: float | None = None
+) -> Path:
+    """The folder of stage `key`, from the cache or, if it isn't there, built by `build` and published.
 
-    `build` gets an empty folder for its files and returns what goes into ``result.json``. When two writers
-    race, the first one's copy is the one that everybody reads. `seconds`: what the stage cost, where `build`
-    itself is not what took the time.
+    `build` gets an empty temporary folder for its files and returns the content of ``result.json``. When two writers
+    race, the first one's copy is used by all. `seconds`: time of the stage, if it isn't that of `build`.
     """
-    entry = room.storage.fetch(f"stages/{key}")
+    entry = context.storage.fetch(f"stages/{key}")
     if entry is not None:
         return entry
     started = time.perf_counter()
@@ -38,27 +39,28 @@ def build_once(room: Room, key: str, build: Callable[[Path], Mapping[str, Any]],
         result = dict(build(folder))
         result["seconds"] = time.perf_counter() - started if seconds is None else seconds
         (folder / RESULT).write_text(json.dumps(result, allow_nan=False))
-        room.storage.publish(f"stages/{key}", folder)
-    return read(room, key, "stage")
+        context.storage.publish(f"stages/{key}", folder)
+    return read(context, key, "stage")
 
 
-def read(room: Room, key: str, what: str) -> Path:
-    """The folder of a stage that must be there; StageError when it is not (it was deleted under us)."""
-    entry = room.storage.fetch(f"stages/{key}")
+def read(context: StageContext, key: str, what: str) -> Path:
+    """The folder of a stage that must be in the cache; StageError when it is not (e.g. deleted meanwhile)."""
+    entry = context.storage.fetch(f"stages/{key}")
     if entry is None:
-        raise StageError(what, f"{what} {key} is not in the stage cache of {room.storage.url}; run the sweep again")
+        raise StageError(what, f"{what} {key} is not in the stage cache of {context.storage.url}; run the sweep again")
     return entry
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """What the stage in `folder` left to tell."""
-    return json.loads((folder / RESULT).read_text())
+    """The ``result.json`` of the stage in `folder`."""
+    content: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    return content
 
 
 def save_weights(model: nn.Module, folder: Path) -> str:
     """Write every parameter and buffer of `model` as safetensors; returns the file's SHA-256.
 
-    Tied tensors are written as copies: on loading each name gets its own values, which ties them again in place.
+    Tied tensors are written as copies; loading fills the tied tensors of a network in place, so they stay tied.
     """
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     save_file(state, folder / WEIGHTS)

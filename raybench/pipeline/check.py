@@ -1,4 +1,4 @@
-"""What a run is about to read, looked at before a second of training: data opened, networks built and filled."""
+"""Checks before a run: datasets open, weights load, networks fit the classes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch
 from raybench import registry
 from raybench.errors import UserError
 from raybench.pipeline.network import fresh_model
-from raybench.plan import Unit
-from raybench.spec.resolve import NO_DATA
-from raybench.spec.trial import TrainRecipe, Trial, digest
+from raybench.plan.records import Unit
 from raybench.storage.base import Storage
+from raybench.sweep.resolve import NO_DATA
+from raybench.sweep.trial import TrainRecipe, Trial, digest
 from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
 
 
 def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage: Storage) -> None:
-    """UserError with every mistake in what `units` read from this machine: datasets, weights, networks for the classes.
+    """UserError listing every mistake in the datasets, weights and networks that `units` read from this machine.
 
-    Networks are looked at where their base is still to be made. What isn't the person's mistake is left to the cell.
+    Networks are checked only if their base is still to be computed. Errors that are not the user's fail the cell later.
     """
     data_roots = {name: Path(root) for name, root in roots.items()}
     mistakes: dict[str, None] = {}  # each once, in order
     tasks: dict[str, Task | None] = {}
-    networks: set[str] = set()  # one for all seeds
+    networks: set[str] = set()  # checked once for all seeds
     for unit in units:
         trial = unit.trials[0]
         key = digest(trial.dataset, trial.dataset_params, trial.protocol)
@@ -36,20 +36,20 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
                 tasks[key] = None
                 tasks[key] = open_task(trial, data_roots, torch.device("cpu"), storage)
             if (task := tasks[key]) is not None:
-                task.check_recipe(*_asked(trial))
+                task.check_recipe(*_requirements(trial))
                 if unit.kind == "base" and network not in networks:
                     networks.add(network)
                     task.check(fresh_model(trial, task, torch.device("cpu")))
         except UserError as error:
             mistakes[str(error)] = None
         except Exception:
-            continue  # a plug-in's own fault, or a limit of ours: its cells fail or are skipped, and their rows say how
+            continue  # an error in a plug-in or in raybench: its cells fail or are skipped, with the message as a row
     if mistakes:
         raise UserError("\n  ".join(mistakes))
 
 
-def _asked(trial: Trial) -> tuple[list[TrainRecipe], int]:
-    """(the training stages that `trial` goes through, calibration images that its criterion looks at)."""
+def _requirements(trial: Trial) -> tuple[list[TrainRecipe], int]:
+    """(recipes of the training stages of `trial`, number of calibration images that its criterion needs)."""
     recipe = trial.recipe
     stages = [recipe.base] if trial.weights.kind == "trained" else []
     stages += [recipe.sparsify] if trial.regularizer else []

@@ -1,8 +1,8 @@
-"""Timings are taken while no other trial of this machine computes, or not at all (BLUEPRINT rule 7).
+"""Machine-wide lock: timings are taken only while no other trial computes on this machine.
 
-Two lock files per user and machine. Whoever computes holds `node` shared. Whoever wants to time closes
-`gate` (so that nobody new starts computing), waits until it can hold `node` alone, and times. Locks are
-the kernel's (flock): a killed process leaves none behind.
+Two lock files for each user and machine. A process that computes holds `node` shared. A process that takes a timing
+locks `gate`, so that no other starts computing, and then `node` exclusively. The locks are the kernel's (flock): a
+killed process leaves none behind.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-WAIT_S = 60.0  # a unit that computes for hours must not stall its neighbours longer than this
-SHARED = "the machine was shared with other trials"  # why a timing is missing
+WAIT_S = 60.0  # other units are stalled no longer than this while a unit waits for the machine
+SHARED = "the machine was shared with other trials"  # reason of a missing timing
 _POLL_S = 0.02
 
 
-class Node:
-    """This process's hold on the machine. One per process, or per thread that runs units."""
+class Machine:
+    """The locks of this machine. One object for each process, or for each thread that runs units."""
 
     def __init__(self, folder: Path | None = None) -> None:
         folder = folder or Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}"
@@ -30,8 +30,8 @@ class Node:
         self._node = os.open(folder / "node.lock", os.O_RDWR | os.O_CREAT, 0o600)
 
     @contextmanager
-    def computing(self) -> Iterator[Node]:
-        """Hold the machine together with others while a unit runs."""
+    def computing(self) -> Iterator[Machine]:
+        """Context in which this process computes, together with others."""
         self._enter()
         try:
             yield self
@@ -40,7 +40,7 @@ class Node:
 
     @contextmanager
     def exclusive(self, wait_s: float = WAIT_S) -> Iterator[bool]:
-        """Hold the machine alone; yields False when that was not to be had within `wait_s` seconds."""
+        """Context, inside `computing`, with no other process computing; yields False if that takes over `wait_s`."""
         deadline = time.monotonic() + wait_s
         fcntl.flock(self._node, fcntl.LOCK_UN)
         try:
@@ -51,13 +51,13 @@ class Node:
             self._enter()
 
     def _enter(self) -> None:
-        fcntl.flock(self._gate, fcntl.LOCK_SH)  # waits while somebody times
+        fcntl.flock(self._gate, fcntl.LOCK_SH)  # waits while another process takes a timing
         fcntl.flock(self._node, fcntl.LOCK_SH)
         fcntl.flock(self._gate, fcntl.LOCK_UN)
 
 
 def _lock(handle: int, deadline: float) -> bool:
-    """Take `handle` alone before `deadline` (monotonic seconds); True when it worked."""
+    """Lock `handle` exclusively before `deadline` (monotonic seconds); True on success."""
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

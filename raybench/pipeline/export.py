@@ -1,10 +1,11 @@
-"""A pruned network for other programs. Every file is checked against the network itself before it is handed over."""
+"""Exports a pruned network to ONNX, torch.export or ultralytics, and compares its outputs with the network's."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from raybench.errors import StageError, UserError
 from raybench.pipeline.artifact import load_pruned, read_recipe
 
-TOLERANCE = 1e-4  # relative to the largest output: other runtimes sum in another order
-Writer = Callable[[Path, Path], str]
+TOLERANCE = 1e-4  # relative to the largest output; other runtimes sum in another order
+Writer = Callable[[Path, Path], str]  # (artifact folder, target) -> message for the user
 
 
 def to_safetensors(folder: Path, target: Path) -> str:
@@ -27,7 +28,7 @@ def to_safetensors(folder: Path, target: Path) -> str:
 
 
 def to_onnx(folder: Path, target: Path) -> str:
-    """Write `target` as ONNX with a free batch size and compare it in onnxruntime. UserError without the extras."""
+    """Write `target` as ONNX with a free batch size and check it in onnxruntime. UserError without the extras."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
@@ -37,6 +38,7 @@ def to_onnx(folder: Path, target: Path) -> str:
     program = torch.onnx.export(
         model, (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), verbose=False
     )
+    assert program is not None  # with dynamo=True
     program.save(str(target))
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
@@ -55,15 +57,16 @@ def to_program(folder: Path, target: Path) -> str:
 
 
 def to_ultralytics(folder: Path, target: Path) -> str:
-    """Write a detector as a checkpoint for ``ultralytics.YOLO``. UserError for a network that is none of its models."""
+    """Write a detector as a checkpoint for ``ultralytics.YOLO``. UserError for any other network."""
     model, data = load_pruned(folder), read_recipe(folder).data
-    if not hasattr(model, "save_for_ultralytics"):
-        raise UserError(f"--format ultralytics: {type(model).__name__} is no detector of ultralytics")
-    model.save_for_ultralytics(target, [str(i) for i in range(data.classes)], data.image_size)
+    save = getattr(model, "save_for_ultralytics", None)
+    if save is None:
+        raise UserError(f"--format ultralytics: {type(model).__name__} is not a detector of ultralytics")
+    save(target, [str(i) for i in range(data.classes)], data.image_size)
     return f"{target}: ultralytics checkpoint; YOLO({str(target)!r}) predicts with it"
 
 
-EXPORTS: dict[str, tuple[str, Writer]] = {
+EXPORTS: dict[str, tuple[str, Writer]] = {  # format -> (file suffix, writer)
     "safetensors": ("", to_safetensors),
     "onnx": (".onnx", to_onnx),
     "torch-export": (".pt2", to_program),
@@ -72,20 +75,22 @@ EXPORTS: dict[str, tuple[str, Writer]] = {
 
 
 def _network(folder: Path) -> tuple[nn.Module, Tensor]:
-    """The pruned network and three random images: one more than exporters specialise on."""
+    """The pruned network and three random images; exporters may treat smaller batches as special cases."""
     data = read_recipe(folder).data
     generator = torch.Generator().manual_seed(0)
     model = load_pruned(folder)
-    model = model.for_export() if hasattr(model, "for_export") else model  # one that has more outputs than people want
+    for_export = getattr(model, "for_export", None)  # detectors leave out the outputs that only training needs
+    model = for_export() if for_export else model
     return model, torch.randn(3, data.in_channels, data.image_size, data.image_size, generator=generator)
 
 
-def _flat(output: object) -> list[Tensor]:
+def _flat(output: Any) -> list[Tensor]:
+    """The tensors of nested sequences."""
     return [output] if isinstance(output, Tensor) else [t for part in output for t in _flat(part)]
 
 
 def _checked(where: str, model: nn.Module, images: Tensor, found: list[Tensor]) -> float:
-    """Largest difference relative to the largest output; StageError above the tolerance."""
+    """Largest difference relative to the largest output; StageError if it is above the tolerance."""
     with torch.no_grad():
         expected = _flat(model(images))
     difference = max(float((e - f).abs().max() / e.abs().max()) for e, f in zip(expected, found, strict=True))

@@ -1,4 +1,4 @@
-"""Stage 6: what the pruned network is worth. Latency is taken alone on the machine, or not at all."""
+"""Stage 6: exact cost and latency of the pruned network. Latency is timed without other trials, or not at all."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import copy
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from raybench.errors import StageError
-from raybench.pipeline import base
-from raybench.pipeline.cost import count_macs
+from raybench.groups.cost import count_macs
+from raybench.pipeline.context import StageContext
 from raybench.pipeline.exclusive import SHARED
 from raybench.pipeline.network import example_of, model_of
-from raybench.pipeline.records import Cut
-from raybench.pipeline.room import Room
-from raybench.spec.trial import Trial
+from raybench.selection.records import Cut
+from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
 
-WARM_UP, REPEATS = 5, 30  # forward passes; the median of the repeats counts
+WARM_UP, REPEATS = 5, 30  # forward passes; latency is the median of the repeats
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Median milliseconds of one forward pass of one image, base and pruned in the same minute."""
+    """Median milliseconds of a forward pass of one image, of base and pruned network one right after the other."""
 
     base_ms: float | None
     pruned_ms: float | None
-    reason: str | None  # why they are missing
+    reason: str | None  # why both are missing
 
 
 def check_cost(model: nn.Module, cut: Cut, task: Task, device: torch.device) -> None:
@@ -44,19 +44,20 @@ def check_cost(model: nn.Module, cut: Cut, task: Task, device: torch.device) -> 
         )
 
 
-def latency(trial: Trial, model: nn.Module, task: Task, room: Room) -> Latency:
-    """Time the dense base and the pruned `model` side by side, batch 1."""
-    dense = model_of(base.load(trial, room).folder, trial, task, room.device).eval()
-    slim = copy.deepcopy(model).eval()
-    image = example_of(task.data, room.device)
-    with room.node.exclusive() as alone:
+def latency(trial: Trial, dense: Path, model: nn.Module, task: Task, context: StageContext) -> Latency:
+    """Time the dense network (of the stage folder `dense`) and the pruned `model`, batch 1."""
+    base = model_of(dense, trial, task, context.device).eval()
+    pruned = copy.deepcopy(model).eval()
+    image = example_of(task.data, context.device)
+    with context.machine.exclusive() as alone:
         if not alone:
             return Latency(None, None, SHARED)
-        return Latency(_median_ms(dense, image), _median_ms(slim, image), None)
+        return Latency(_median_ms(base, image), _median_ms(pruned, image), None)
 
 
 @torch.inference_mode()
 def _median_ms(model: nn.Module, image: Tensor) -> float:
+    """Median time of a forward pass, in milliseconds."""
     times = []
     for turn in range(WARM_UP + REPEATS):
         _wait_for(image.device)
@@ -69,6 +70,6 @@ def _median_ms(model: nn.Module, image: Tensor) -> float:
 
 
 def _wait_for(device: torch.device) -> None:
-    """CPU work is done when the call returns; a GPU's is only queued."""
+    """Wait for queued GPU work; CPU work is done when a call returns."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""The network of a trial: built, filled with weights, traced into groups."""
+"""Builds the network of a trial, loads its weights, and traces its groups."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from raybench.datasets.facts import DataFacts
+from raybench.groups.records import Groups
+from raybench.groups.trace import trace
 from raybench.models.build import build_model
 from raybench.models.weights import fill_from
 from raybench.pipeline import cache
-from raybench.pipeline.group import trace
-from raybench.pipeline.records import Groups
-from raybench.spec.trial import Trial
-from raybench.tasks.protocol import DataFacts, Task
+from raybench.sweep.trial import Trial
+from raybench.tasks.protocol import Task
 
 
 def fresh_model(trial: Trial, task: Task, device: torch.device) -> nn.Module:
-    """The unpruned network on `device`: with seeded initial weights, or the given ones where the trial names some."""
+    """The unpruned network on `device`, with the weights that the trial names, or seeded initial weights."""
     model = _seeded(trial, task.data)
     if trial.weights.kind != "trained":
         fill_from(model, trial.weights)
@@ -25,22 +26,23 @@ def fresh_model(trial: Trial, task: Task, device: torch.device) -> nn.Module:
 
 
 def model_of(stage: Path, trial: Trial, task: Task, device: torch.device) -> nn.Module:
-    """The unpruned structure with the weights of a published stage (base or sparsify)."""
+    """The unpruned network with the weights of a published stage (base or sparsify)."""
     return cache.load_weights(_seeded(trial, task.data), stage, device)
 
 
 def example_of(data: DataFacts, device: torch.device) -> Tensor:
-    """One black image, (1, channels, height, width): what tracing and counting run on."""
+    """A black image (1, channels, height, width), the input for tracing and counting."""
     return torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=device)
 
 
 def groups_of(model: nn.Module, trial: Trial, task: Task) -> Groups:
-    """The prunable groups of `model`, as the trial's `prune:` allows them."""
+    """The groups of `model` that the trial's `prune:` setting allows to prune."""
     device = next(model.parameters()).device
     return trace(model, example_of(task.data, device), prune=trial.prune, classes=task.data.classes)
 
 
 def _seeded(trial: Trial, data: DataFacts) -> nn.Module:
+    """The network with initial weights of the base seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.base_seed)
         return build_model(trial.model, data, trial.model_params)

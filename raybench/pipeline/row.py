@@ -1,4 +1,4 @@
-"""From what the stages told to the one row of a cell."""
+"""Turns the results of all stages into the result row of a cell."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ from typing import Any
 import torch
 
 from raybench.pipeline.base import Base
-from raybench.pipeline.finetune import Pruned
+from raybench.pipeline.cut import Pruned
 from raybench.pipeline.measure import Latency
 from raybench.pipeline.select import Selection
 from raybench.pipeline.sparsify import Sparsified
 from raybench.provenance import provenance
 from raybench.results.schema import Record
-from raybench.spec.trial import Trial
+from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Training
 
-_EXTRA_METRICS = {"top5": "top5", "mAP50": "map50", "loss": "loss_final"}  # metric of a task -> column
+_EXTRA_METRICS = {"top5": "top5", "mAP50": "map50", "loss": "loss_final"}  # name in a task's metrics -> column
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Everything that the stages of one cell told. Metrics are on the test split, in percent."""
+class StageResults:
+    """Results of all stages of one cell. Metrics are on the test split, in percent."""
 
     metric: str
     dense: Base
     sparse: Sparsified | None
     selection: Selection
     pruned: Pruned
-    after_pruning: Mapping[str, float]
+    after_cut: Mapping[str, float]
     training: Training
     final: Mapping[str, float]
     latency: Latency
-    seconds: Mapping[str, float]  # of: prune, finetune, measure
+    seconds: Mapping[str, float]  # of prune, finetune, measure
     started_at: str
-    artifact: str
+    artifact: str  # key in the storage
     device: torch.device
 
 
-def row_of(trial: Trial, parts: Parts) -> Record:
+def row_of(trial: Trial, stages: StageResults) -> Record:
     """The finished row of `trial`."""
-    cut, latency, training = parts.selection.cut, parts.latency, parts.training
-    reg_time_s = parts.sparse.reg_time_s if parts.sparse else None
+    cut, latency, training = stages.selection.cut, stages.latency, stages.training
+    reg_time_s = stages.sparse.reg_time_s if stages.sparse else None
+    final = stages.final
+    extra: dict[str, Any] = {column: final[name] for name, column in _EXTRA_METRICS.items() if name in final}
+    extra |= {f"seconds_{name}": value for name, value in stages.seconds.items()}
     return Record.of_trial(
         trial,
         reason=cut.reason,
@@ -54,68 +57,69 @@ def row_of(trial: Trial, parts: Parts) -> Record:
         macs_tp=cut.macs_tp,
         params_base=cut.params_base,
         params=cut.params,
-        metric_name=parts.metric,
-        metric_base=parts.dense.metrics[parts.metric],
-        metric_pruned=parts.after_pruning[parts.metric],
-        metric_final=parts.final[parts.metric],
-        metric_val=_selected(training, parts.metric),
-        **{column: parts.final[name] for name, column in _EXTRA_METRICS.items() if name in parts.final},
+        metric_name=stages.metric,
+        metric_base=stages.dense.metrics[stages.metric],
+        metric_pruned=stages.after_cut[stages.metric],
+        metric_final=final[stages.metric],
+        metric_val=_selected(training, stages.metric),
         selected_epoch=training.selected_epoch,
         steps=cut.steps,
         latency_base_ms=latency.base_ms,
         latency_ms=latency.pruned_ms,
         latency_batch=1,
-        step_time_s=parts.selection.step_time_s,
+        step_time_s=stages.selection.step_time_s,
         reg_time_s=reg_time_s,
         exclusive=latency.base_ms is not None,
-        timing_reason=_timing_reason(parts),
-        seconds_base=parts.dense.seconds,
-        seconds_sparsify=parts.sparse.seconds if parts.sparse else None,
-        seconds_select=parts.selection.seconds,
-        **{f"seconds_{name}": value for name, value in parts.seconds.items()},
+        timing_reason=_timing_reason(stages),
+        seconds_base=stages.dense.seconds,
+        seconds_sparsify=stages.sparse.seconds if stages.sparse else None,
+        seconds_select=stages.selection.seconds,
+        **extra,
         resumed_from=training.resumed_from,
-        device=parts.device.type,
-        base_sha256=parts.dense.sha256,
-        artifact=parts.artifact,
-        provenance=_provenance(parts),
-        curve=list(_curves(parts)),
+        device=stages.device.type,
+        base_sha256=stages.dense.sha256,
+        artifact=stages.artifact,
+        provenance=_provenance(stages),
+        curve=list(_curves(stages)),
         layers=[
             {"layer": name, "out_before": b[0], "out_after": a[0], "in_before": b[1], "in_after": a[1]}
-            for name, (b, a) in parts.pruned.widths.items()
+            for name, (b, a) in stages.pruned.widths.items()
         ],
         kept=dict(cut.kept),
     )
 
 
-def _timing_reason(parts: Parts) -> str | None:
-    reasons = (parts.latency.reason, parts.selection.timing_reason, parts.sparse and parts.sparse.timing_reason)
+def _timing_reason(stages: StageResults) -> str | None:
+    """Why timings are missing; None if none is."""
+    reasons = (stages.latency.reason, stages.selection.timing_reason, stages.sparse and stages.sparse.timing_reason)
     return "; ".join(sorted({reason for reason in reasons if reason})) or None
 
 
 def _selected(training: Training, metric: str) -> float | None:
-    """Metric of the kept epoch on the split it was selected by; None without fine-tuning."""
+    """Metric of the kept epoch on the split that selected it; None without fine-tuning."""
     return next((e.get(metric) for e in training.curve if e["epoch"] == training.selected_epoch), None)
 
 
-def _curves(parts: Parts) -> Iterable[dict[str, Any]]:
-    """The training curves of base, sparsify and finetune behind one another."""
-    stages = {"base": parts.dense.curve, "sparsify": parts.sparse.curve if parts.sparse else ()}
-    for stage, curve in (stages | {"finetune": parts.training.curve}).items():
+def _curves(stages: StageResults) -> Iterable[dict[str, Any]]:
+    """The epochs of base, sparsify and finetune, one after another."""
+    sparse = stages.sparse.curve if stages.sparse else ()
+    curves = {"base": stages.dense.curve, "sparsify": sparse, "finetune": stages.training.curve}
+    for stage, curve in curves.items():
         for epoch in curve:
             yield {
                 "stage": stage,
                 "epoch": int(epoch["epoch"]),
                 "lr": epoch["lr"],
                 "train_loss": epoch["train_loss"],
-                "metric": epoch.get(parts.metric),
+                "metric": epoch.get(stages.metric),
             }
 
 
-def _provenance(parts: Parts) -> Any:
-    cuda = parts.device.type == "cuda"
+def _provenance(stages: StageResults) -> Any:
+    cuda = stages.device.type == "cuda"
     return provenance(
-        started_at=parts.started_at,
-        device_name=torch.cuda.get_device_name(parts.device) if cuda else None,
+        started_at=stages.started_at,
+        device_name=torch.cuda.get_device_name(stages.device) if cuda else None,
         cuda=torch.version.cuda if cuda else None,
         threads=torch.get_num_threads(),
     )

@@ -1,7 +1,6 @@
-"""Stages 3 and 4a, group and select: which channels go. One pass yields the cuts of all speed-ups asked for.
+"""Stage 3: grouping and selection of channels. One pass gives the cuts of all speed-ups.
 
-A cut is published per speed-up under its own key, so that asking for other speed-ups later adds cuts and
-never changes one.
+Each cut is published under its own key, so that adding a speed-up later changes no earlier cut.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from raybench import registry
 from raybench.errors import NotSupported
-from raybench.methods.evidence import gather
+from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration, Importance
-from raybench.methods.scoring import Scorer
 from raybench.pipeline import base, cache, sparsify
+from raybench.pipeline.context import Note, StageContext
 from raybench.pipeline.exclusive import SHARED
 from raybench.pipeline.network import example_of, groups_of, model_of
-from raybench.pipeline.prune import select as select_channels
-from raybench.pipeline.prune import select_ratio
-from raybench.pipeline.records import Cut, Groups
-from raybench.pipeline.room import Room
-from raybench.spec.trial import Trial
+from raybench.scoring.scorer import Scoring
+from raybench.selection.records import Cut
+from raybench.selection.select import select as select_channels
+from raybench.selection.select import select_ratio
+from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
 
@@ -36,95 +35,91 @@ CUT = "cut.json"
 
 @dataclass(frozen=True)
 class Selection:
-    """A published cut and what it took to find it."""
+    """A published cut and the time it took."""
 
     cut: Cut
-    step_time_s: float | None  # one scoring and ranking of all groups, timed alone on the machine
-    timing_reason: str | None
+    step_time_s: float | None  # one scoring and ranking of all groups, with the machine to itself
+    timing_reason: str | None  # why step_time_s is missing
     seconds: float
 
 
-def run(trials: Sequence[Trial], room: Room, note: base.Note) -> tuple[Selection, ...]:
-    """Select the channels for every trial of one pass (they differ in speed-up only)."""
-    missing = [trial for trial in trials if not room.storage.has(f"stages/{trial.select_key}")]
+def run(trials: Sequence[Trial], context: StageContext, note: Note) -> tuple[Selection, ...]:
+    """Select channels for the trials of one pass, which differ in speed-up only; published cuts are reused."""
+    missing = [trial for trial in trials if not context.storage.has(f"stages/{trial.select_key}")]
     if missing:
-        _select(missing, room)
+        _select(missing, context)
     note(speedups=[trial.speedup for trial in missing])
-    return tuple(load(trial, room) for trial in trials)
+    return tuple(load(trial, context) for trial in trials)
 
 
-def load(trial: Trial, room: Room) -> Selection:
-    """The cut that an earlier unit selected for this trial."""
-    folder = cache.read(room, trial.select_key, "select")
-    told = cache.result(folder)
+def load(trial: Trial, context: StageContext) -> Selection:
+    """Read the trial's cut from the stage cache."""
+    folder = cache.read(context, trial.select_key, "select")
+    result = cache.result(folder)
     fields = json.loads((folder / CUT).read_text())
     fields["kept"] = {name: tuple(kept) for name, kept in fields["kept"].items()}
-    return Selection(Cut(**fields), told["step_time_s"], told["timing_reason"], told["seconds"])
+    return Selection(Cut(**fields), result["step_time_s"], result["timing_reason"], result["seconds"])
 
 
-def _select(trials: Sequence[Trial], room: Room) -> None:
+def _select(trials: Sequence[Trial], context: StageContext) -> None:
+    """Trace the groups, score and select for all `trials`, and publish the cuts."""
     started = time.perf_counter()
     trial = trials[0]
-    task = open_task(trial, room.data_roots, room.device, room.storage)
-    start = sparsify.load(trial, room) or base.load(trial, room)
-    model = model_of(start.folder, trial, task, room.device).eval()
+    task = open_task(trial, context.data_roots, context.device, context.storage)
+    start = sparsify.load(trial, context) or base.load(trial, context)
+    model = model_of(start.folder, trial, task, context.device).eval()
     groups = groups_of(model, trial, task)
     if not len(groups):
         raise NotSupported(f"{trial.model} has nothing to prune: no group of channels was found")
     criterion = criterion_of(trial)
-    calibration = calibration_of(criterion, trial, task)
-    cuts = _cuts(trials, model, example_of(task.data, room.device), groups, criterion, calibration)
-    with room.node.exclusive() as alone:
-        step_s = _time_step(criterion, model, groups, calibration, trial.seed) if alone else None
+    scoring = Scoring(criterion, model, calibration_of(criterion, trial, task), trial.seed)
+    cuts = _cuts(trials, scoring, example_of(task.data, context.device), groups)
+    with context.machine.exclusive() as alone:
+        step_s = _time_step(scoring, groups) if alone else None
     reason = None if alone else SHARED
     seconds = (time.perf_counter() - started) / len(trials)
-    for one in trials:
-        _publish(one, cuts[one.speedup], room, {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds})
+    result = {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds}
+    for trial in trials:
+        _publish(trial, cuts[trial.speedup], context, result)
 
 
-def _cuts(
-    trials: Sequence[Trial],
-    model: nn.Module,
-    example: Tensor,
-    groups: Groups,
-    criterion: Importance,
-    calibration: Calibration | None,
-) -> dict[float, Cut]:
-    """Speed-up -> cut, for trials that differ in nothing else; a trial with a ratio is alone in its pass."""
+def _cuts(trials: Sequence[Trial], scoring: Scoring, example: Tensor, groups: Groups) -> dict[float, Cut]:
+    """Speed-up -> cut, for trials that differ in speed-up only; a trial with a ratio has a pass of its own."""
     trial = trials[0]
-    how = {"strategy": trial.strategy, "calibration": calibration, "seed": trial.seed, "round_to": trial.round_to}
     if trial.ratio is not None:
-        return {trial.speedup: select_ratio(model, example, groups, criterion, trial.ratio, **how)}
-    speedups = [one.speedup for one in trials]
-    how |= {"schedule": trial.schedule, "protocol": trial.protocol}
-    return select_channels(model, example, groups, criterion, speedups, **how)
+        cut = select_ratio(scoring, example, groups, trial.ratio, strategy=trial.strategy, round_to=trial.round_to)
+        return {trial.speedup: cut}
+    return select_channels(
+        scoring, example, groups, [t.speedup for t in trials],
+        strategy=trial.strategy, schedule=trial.schedule, protocol=trial.protocol, round_to=trial.round_to,
+    )  # fmt: skip
 
 
 def criterion_of(trial: Trial) -> Importance:
     """The trial's criterion with its parameters."""
-    return registry.importance.load(trial.importance.name)(**trial.importance.params)
+    criterion: Importance = registry.importance.load(trial.importance.name)(**trial.importance.params)
+    return criterion
 
 
 def calibration_of(criterion: Importance, trial: Trial, task: Task) -> Calibration | None:
-    """The images that the criterion may look at, None for one that needs weights only."""
+    """The criterion's calibration images, None if it needs weights only."""
     if criterion.needs in ("nothing", "weights") and not criterion.reconstructs:
         return None
     return task.calibration(trial.recipe.calibration_images, trial.recipe.calibration_batch, trial.seed)
 
 
-def _time_step(
-    criterion: Importance, model: nn.Module, groups: Groups, calibration: Calibration | None, seed: int
-) -> float:
+def _time_step(scoring: Scoring, groups: Groups) -> float:
     """Seconds of one step as the paper times it: score every group once and rank all units."""
     started = time.perf_counter()
-    scorer = Scorer(criterion, model, groups, gather(criterion, model, groups, calibration), seed)
-    scorer.rank()
+    scoring.scorer(groups).rank()
     return time.perf_counter() - started
 
 
-def _publish(trial: Trial, cut: Cut, room: Room, told: dict[str, Any]) -> None:
+def _publish(trial: Trial, cut: Cut, context: StageContext, result: dict[str, Any]) -> None:
+    """Put a cut into the stage cache."""
+
     def build(folder: Path) -> dict[str, Any]:
         (folder / CUT).write_text(json.dumps(asdict(cut), allow_nan=False))
-        return told
+        return result
 
-    cache.build_once(room, trial.select_key, build, seconds=told["seconds"])
+    cache.build_once(context, trial.select_key, build, seconds=result["seconds"])

@@ -1,1 +1,1 @@
-"""How far a sweep is, told from its storage alone: for the driver's panel, and for `raybench watch` anywhere."""
+"""Progress of a sweep, kept in its storage: journal, outcomes, snapshots. For tasks and all rooms above."""

@@ -1,4 +1,4 @@
-"""Long training stages in a line now and then, for those who wait at a terminal."""
+"""Prints the progress of long training stages from log records, at most one line every few seconds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-EPOCHS = "raybench.epochs"  # the logger that is told of every finished epoch, with `left`: seconds to the stage's end
+EPOCHS = "raybench.epochs"  # logger of one record per finished epoch, with `left`: seconds to the stage's end
 EVERY_S = 10.0
 
 
-class _Sayer(logging.Handler):
+class _EpochHandler(logging.Handler):
     def __init__(self, say: Callable[[str], None], every: float) -> None:
         super().__init__(logging.INFO)
         self._say, self._every, self._last = say, every, time.monotonic()
@@ -24,16 +24,16 @@ class _Sayer(logging.Handler):
 
 
 @contextmanager
-def epochs_told(say: Callable[[str], None], every: float = EVERY_S) -> Iterator[None]:
-    """`say` a line on the training in this process, at most one in `every` seconds; short stages stay silent."""
-    logger, sayer = logging.getLogger(EPOCHS), _Sayer(say, every)
+def report_epochs(say: Callable[[str], None], every: float = EVERY_S) -> Iterator[None]:
+    """Call `say` with a line about training in this process, at most every `every` seconds; short stages have none."""
+    logger, handler = logging.getLogger(EPOCHS), _EpochHandler(say, every)
     before = logger.level, logger.propagate
-    logger.addHandler(sayer)
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(sayer)
+        logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]

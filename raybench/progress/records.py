@@ -1,4 +1,4 @@
-"""What a driver leaves in the storage for those who watch: what is planned, and that the driver is still there."""
+"""Records that a driver keeps in the storage for `raybench watch`: its plan and its heartbeat."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from raybench.plan import Plan
-from raybench.spec.trial import digest
+from raybench.plan.records import Plan
 from raybench.storage.base import Storage
 from raybench.storage.heartbeat import Heartbeat
 from raybench.storage.leases import is_alive
+from raybench.sweep.trial import digest
 
 PLANS, RUNS = "plans", "runs"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A sweep as a driver planned it: every cell, done or not, and the shared stages that these need."""
+    """The plan of a driver: every cell of the sweep, done or not, and the shared stages that they need."""
 
     sweep: str
     cells: tuple[str, ...]  # trial ids
-    stages: tuple[tuple[str, ...], ...]  # one for each shared unit: the keys below stages/ that it fills
+    stages: tuple[tuple[str, ...], ...]  # for each shared unit the keys below stages/ that it writes
 
 
 @dataclass(frozen=True)
 class Driver:
-    """One `raybench run`, as it was last heard of. Times in seconds since 1970."""
+    """One `raybench run`, as of its last heartbeat. Times in seconds since 1970."""
 
     run: str
     sweep: str
@@ -37,13 +37,13 @@ class Driver:
     host: str
     pid: int
     began: float
-    heard: float
-    status: str  # running, ended, interrupted; running is its own last word, whether or not it lives
-    alive: bool
+    last_heartbeat: float
+    status: str  # running, ended or interrupted, as last written: a killed driver stays "running"
+    alive: bool  # running, and its last heartbeat is recent
 
 
 def planned(sweep: str, plan: Plan) -> Planned:
-    """What `plan` is about, the same however much of it is done already: its cells, and the units of fresh ones."""
+    """All cells of `plan` and the shared stages they need; the same however much is already done."""
     skipped = {skip.trial.trial_id for skip in plan.skips}
     units: dict[str, set[str]] = defaultdict(set)
     for trial in plan.trials:
@@ -56,7 +56,7 @@ def planned(sweep: str, plan: Plan) -> Planned:
 
 
 def write_plan(storage: Storage, what: Planned) -> str:
-    """Keep `what` once, whole or not at all, and return its key."""
+    """Write a plan, unless it is there already, and return its key."""
     key = f"{PLANS}/{digest('plan', what.sweep, what.cells, what.stages)}.json"
     content = {"sweep": what.sweep, "cells": what.cells, "stages": what.stages}
     storage.create(key, json.dumps(content).encode())
@@ -68,18 +68,18 @@ def read_plan(storage: Storage, key: str) -> Planned | None:
     data = storage.read(key)
     if data is None:
         return None
-    told = json.loads(data)
-    return Planned(told["sweep"], tuple(told["cells"]), tuple(map(tuple, told["stages"])))
+    fields = json.loads(data)
+    return Planned(fields["sweep"], tuple(fields["cells"]), tuple(map(tuple, fields["stages"])))
 
 
 def heartbeat(storage: Storage, run: str, what: Planned, plan_key: str) -> Heartbeat:
-    """The sign of life of the run `run`, not started yet. Its ``stop(status=...)`` says how the run ended."""
+    """The heartbeat of the run `run`, not started yet. ``stop(status=...)`` writes how the run ended."""
     facts = {"run": run, "sweep": what.sweep, "plan": plan_key, "host": socket.gethostname(), "began": time.time()}
     return Heartbeat(storage, f"{RUNS}/{run}.json", {**facts, "status": "running"})
 
 
 def read_drivers(storage: Storage, known: Mapping[str, Driver] | None = None) -> Iterator[tuple[str, Driver]]:
-    """(key, driver) of every run that left a sign; those in `known` that have ended are not read again."""
+    """(key, driver) of every run with a heartbeat file; those in `known` that have ended are not read again."""
     for key in storage.list(RUNS):
         before = (known or {}).get(key)
         if before is not None and before.status != "running":
@@ -91,12 +91,12 @@ def read_drivers(storage: Storage, known: Mapping[str, Driver] | None = None) ->
 
 
 def _driver(data: bytes | None) -> Driver | None:
-    """None when it is gone, or half written by a store that doesn't write at once: the next look tells more."""
+    """The driver of a heartbeat file; None if it was deleted or is half written (not every store writes atomically)."""
     try:
-        told = json.loads(data or b"")
+        fields = json.loads(data or b"")
     except ValueError:
         return None
     return Driver(
-        told["run"], told["sweep"], told["plan"], told["host"], told["pid"], told["began"], told["time"],
-        told["status"], told["status"] == "running" and is_alive(told),
+        fields["run"], fields["sweep"], fields["plan"], fields["host"], fields["pid"], fields["began"], fields["time"],
+        fields["status"], fields["status"] == "running" and is_alive(fields),
     )  # fmt: skip

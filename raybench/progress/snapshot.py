@@ -1,4 +1,4 @@
-"""How far the sweeps of a storage are, read from the storage alone: results, journal, leases, and what drivers left."""
+"""Snapshot of the sweeps in a storage, read from its results, journal, leases and drivers' records."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raybench.pipeline.journal import FOLDER as JOURNAL
-from raybench.pipeline.journal import present_stage
+from raybench.progress.journal import FOLDER as JOURNAL
+from raybench.progress.journal import present_stage
 from raybench.progress.records import Driver, Planned, read_drivers, read_plan
-from raybench.results.layout import ATTEMPTS, CELLS
-from raybench.results.store import Store, last_attempts
+from raybench.results.layout import ATTEMPTS, CELLS, last_attempts
+from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.storage.leases import is_alive
 
-LOOKED_AT = 100  # the newest entries of the journal, for what has just ended and how fast cells end
-LEASES = 64  # leases that are opened: more than a person reads
-ATTEMPTS_READ = 50  # failures whose reasons are read
+RECENT_EXECUTIONS = 100  # newest journal entries that are read, for the list of ended units and the rate
+LEASES = 64  # leases that are opened, for the list of running units
+ATTEMPTS_READ = 50  # failed attempts whose reasons are read
 REASON = ("trial_id", "stage", "error_type", "error_message")
 
 
 @dataclass(frozen=True)
 class Running:
-    """A unit that somebody holds. Times in seconds since 1970."""
+    """A unit with a lease. Times in seconds since 1970."""
 
     label: str
     stage: str
     since: float
     host: str
     pid: int
-    heard: float
-    alive: bool  # False: its holder stopped renewing, and nobody has taken it over
+    last_heartbeat: float
+    alive: bool  # False: its holder stopped renewing the lease, and no other has taken it over
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Cells that failed for one reason."""
+    """Cells that failed for the same reason."""
 
     count: int
     reason: str
@@ -47,66 +47,65 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepState:
-    """One sweep: its cells by status, and who drives it. `total` is None when no driver has said what it planned."""
+    """One sweep: its cells by status, and its driver. `total` is None without a driver's plan."""
 
     name: str
     total: int | None
     counts: Mapping[str, int]  # ok, failed, skipped
     stages_done: int
     stages_total: int
-    driver: Driver | None  # the one that was heard last
+    driver: Driver | None  # the one with the latest heartbeat
 
     @property
-    def over(self) -> int:
-        """Cells that have ended, one way or another."""
+    def ended(self) -> int:
+        """Number of cells that have ended, with any status."""
         return sum(self.counts.values())
 
     @property
     def complete(self) -> bool:
-        """Every cell has ended, and no driver is about to try failed ones again."""
+        """Whether every cell has ended and no driver is alive, which might retry failed ones."""
         driven = self.driver is not None and self.driver.alive
-        return self.total is not None and self.over >= self.total and not driven
+        return self.total is not None and self.ended >= self.total and not driven
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that a panel shows, at `time` (seconds since 1970)."""
+    """Everything that the panel shows, at `time` (seconds since 1970)."""
 
     url: str
     time: float
     sweeps: tuple[SweepState, ...]
     running: tuple[Running, ...]
     held: int  # units that are running; `running` names the first LEASES of them
-    ended: tuple[Mapping[str, Any], ...]  # journal entries, the last to end last
+    ended: tuple[Mapping[str, Any], ...]  # journal entries by the time they ended
     failures: tuple[Failure, ...]
-    rate: float | None  # cells a second, lately
+    rate: float | None  # recently ended cells per second
 
     @property
     def complete(self) -> bool:
-        """Nothing is left to come."""
+        """Whether every sweep is complete."""
         return bool(self.sweeps) and all(sweep.complete for sweep in self.sweeps)
 
     @property
-    def left(self) -> float | None:
-        """Seconds to the end at the present rate; None while nothing tells."""
-        totals = [sweep.total for sweep in self.sweeps]
-        if not self.rate or None in totals:
-            return None
-        return sum(total - sweep.over for total, sweep in zip(totals, self.sweeps, strict=True)) / self.rate
+    def seconds_left(self) -> float | None:
+        """Seconds to the end at the present rate; None if the rate or a total is unknown."""
+        left = [None if sweep.total is None else sweep.total - sweep.ended for sweep in self.sweeps]
+        known = [count for count in left if count is not None]
+        return sum(known) / self.rate if self.rate and len(known) == len(left) else None
 
 
-class Reader:
-    """Takes snapshots of one storage; what never changes is read once."""
+class StoreReader:
+    """Takes snapshots of one storage. Files that no longer change are read once."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage, self._store = storage, Store(storage)
         self._drivers: dict[str, Driver] = {}
         self._plans: dict[str, Planned | None] = {}
-        self._ended: dict[str, Mapping[str, Any]] = {}  # name -> an execution that is over
-        self._reasons: dict[str, Mapping[str, Any]] = {}  # key of an attempt -> its REASON
+        self._ended: dict[str, Mapping[str, Any]] = {}  # name -> an ended execution
+        self._reasons: dict[str, Mapping[str, Any]] = {}  # key of an attempt -> its REASON columns
 
     def read(self) -> Snapshot:
-        """The state at this moment."""
+        """The present state."""
         now = time.time()
         self._drivers = dict(read_drivers(self._storage, self._drivers))
         shown = _shown(self._drivers.values())
@@ -142,7 +141,7 @@ class Reader:
         return found
 
     def _entry(self, name: str) -> Mapping[str, Any] | None:
-        """One execution; None when it is gone."""
+        """One execution; None when its entry was deleted."""
         if name not in self._ended:
             data = self._storage.read(name)
             if data is None:
@@ -154,7 +153,7 @@ class Reader:
         return self._ended[name]
 
     def _running(self, journal: Mapping[str, list[str]], now: float) -> tuple[tuple[Running, ...], int]:
-        """(what is running, told by its lease and its newest execution; how many leases there are)."""
+        """(running units, from their leases and newest executions; number of units that run in total)."""
         leases = {name.split("/")[1]: name for name in self._storage.list("leases")}  # the last generation of each
         rows = [self._row(name, journal.get(key, ()), now) for key, name in sorted(leases.items())[:LEASES]]
         found = tuple(sorted((row for row in rows if row), key=lambda row: (row.alive, row.since)))
@@ -173,9 +172,11 @@ class Reader:
         )  # fmt: skip
 
     def _recent(self, journal: Mapping[str, list[str]]) -> tuple[Mapping[str, Any], ...]:
-        """The executions that ended last, among those that began last."""
-        names = sorted((name for names in journal.values() for name in names), key=_began, reverse=True)[:LOOKED_AT]
-        entries = [entry for name in names if (entry := self._entry(name)) and entry["status"] != "running"]
+        """The ended ones among the executions that began last, by the time they ended."""
+        names = sorted((name for names in journal.values() for name in names), key=_began, reverse=True)
+        entries = [
+            entry for name in names[:RECENT_EXECUTIONS] if (entry := self._entry(name)) and entry["status"] != "running"
+        ]
         return tuple(sorted(entries, key=ended_at))
 
     def _failures(self, statuses: Mapping[str, str], shown: Iterable[Driver]) -> tuple[Failure, ...]:
@@ -187,55 +188,58 @@ class Reader:
             if attempt.key not in self._reasons:
                 rows = [row for table in self._store.files.tables([attempt], REASON) for row in table.to_pylist()]
                 self._reasons[attempt.key] = rows[0] if rows else {"trial_id": attempt.trial_id}
-        told: dict[str, list[str]] = defaultdict(list)
+        by_reason: dict[str, list[str]] = defaultdict(list)
         for attempt in attempts:
-            told[_reason(self._reasons.get(attempt.key))].append(attempt.trial_id or "")
-        ranked = sorted(told.items(), key=lambda one: -len(one[1]))
+            by_reason[_reason(self._reasons.get(attempt.key))].append(attempt.trial_id or "")
+        ranked = sorted(by_reason.items(), key=lambda one: -len(one[1]))
         return tuple(Failure(len(ids), reason, ids[0]) for reason, ids in ranked)
 
 
 def is_there(storage: Storage) -> bool:
-    """Whether any run has left anything here."""
+    """Whether the storage holds anything of any run."""
     return any(storage.list(prefix) for prefix in ("runs", JOURNAL, CELLS, ATTEMPTS))
 
 
 def ended_at(entry: Mapping[str, Any]) -> float:
-    """When an execution that is over was over."""
+    """When an ended execution ended, in seconds since 1970."""
     return entry["started"] + entry["seconds"]
 
 
 def _shown(drivers: Iterable[Driver]) -> list[Driver]:
-    """One driver a sweep: of those that live, or of the one that was heard last."""
+    """The drivers that are alive, one per sweep, or else the one with the latest heartbeat."""
     by_plan: dict[str, Driver] = {}
-    for driver in sorted(drivers, key=lambda driver: (driver.alive, driver.heard)):
+    for driver in sorted(drivers, key=lambda driver: (driver.alive, driver.last_heartbeat)):
         by_plan[driver.plan] = driver
     alive = [driver for driver in by_plan.values() if driver.alive]
-    return alive or sorted(by_plan.values(), key=lambda driver: driver.heard)[-1:]
+    return alive or sorted(by_plan.values(), key=lambda driver: driver.last_heartbeat)[-1:]
 
 
 def _unplanned(statuses: Mapping[str, str]) -> tuple[SweepState, ...]:
-    """Results whose driver left no word: an older raybench's, or merged ones."""
+    """State of results without a driver's record: merged ones, or those of an older raybench."""
     return (SweepState("", None, Counter(statuses.values()), 0, 0, None),) if statuses else ()
 
 
 def _began(name: str) -> int:
-    """When the execution of that name began, in nanoseconds."""
+    """When the execution with that name began, in nanoseconds since 1970."""
     return int(name.rpartition("/")[2].partition("-")[0])
 
 
 def _rate(ended: Iterable[Mapping[str, Any]], drivers: list[Driver], now: float) -> float | None:
-    """Cells a second since the first of those looked at began, or since the drivers that live began."""
+    """Cells per second since the oldest living driver began or, with more than 20 ended cells, since the first of them.
+
+    None without a living driver or an ended cell.
+    """
     if not drivers:
         return None
     since = min(driver.began for driver in drivers)
     cells = [e for e in ended if e["kind"] == "cell" and e["status"] != "interrupted" and e["started"] >= since]
-    if len(cells) > 20:  # many: what the shared stages took before them tells nothing of the next
+    if len(cells) > 20:  # enough to leave out the shared stages before them, which say nothing about the next cells
         since = min(entry["started"] for entry in cells)
     return len(cells) / max(now - since, 1.0) if cells else None
 
 
 def _reason(row: Mapping[str, Any] | None) -> str:
     if row is None or row.get("error_type") is None:
-        return "for reasons not read here"
+        return "for other reasons"
     message = str(row["error_message"]).strip().partition("\n")[0]
     return f"in {row['stage']}: {row['error_type']}: {message}"

@@ -1,4 +1,4 @@
-"""The panel of a sweep on a terminal of any width, and the same as plain lines for a pipe."""
+"""Renders a snapshot: as a panel for a terminal of any width, or as plain lines for a pipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STYLES = {"ok": "", "failed": "red", "skipped": "dim", "interrupted": "yellow"}
 
 
 def panel(snapshot: Snapshot) -> Group:
-    """Everything of `snapshot`, one line a fact; only why cells failed may take more than the terminal's width."""
+    """The whole snapshot. Lines are cut to the terminal's width, except the reasons of failures, which are folded."""
     parts: list[Any] = []
     for sweep in snapshot.sweeps:
         parts += [Text(headline(sweep), style="bold", overflow="ellipsis", no_wrap=True)]
@@ -40,7 +40,7 @@ def panel(snapshot: Snapshot) -> Group:
 
 
 def running_table(rows: Iterable[Mapping[str, Any]], now: float) -> Table:
-    """What runs: `rows` have label, stage, started, host and, where somebody else watches, heartbeat.
+    """Table of running units. `rows` have label, stage, started, host and, in `raybench watch`, heartbeat.
 
     `now` and `started` are in seconds since 1970.
     """
@@ -57,7 +57,7 @@ def running_table(rows: Iterable[Mapping[str, Any]], now: float) -> Table:
 
 
 def plain(snapshot: Snapshot) -> Iterator[str]:
-    """Everything of `snapshot` as lines without markup, never cut."""
+    """The whole snapshot as lines without markup, never cut."""
     for sweep in snapshot.sweeps:
         yield from (headline(sweep), *driver_lines(sweep, snapshot.time))
     yield pace(snapshot)
@@ -69,42 +69,42 @@ def plain(snapshot: Snapshot) -> Iterator[str]:
 
 
 def headline(sweep: SweepState) -> str:
-    """How far one sweep is."""
+    """Progress of one sweep: ``quickstart: 12/56 cells (11 ok, 1 failed, 0 skipped), 3/8 shared stages``."""
     counts = tally(sweep.counts)
     name = f"{sweep.name}: " if sweep.name else ""
     if sweep.total is None:
-        return f"{name}{sweep.over} cells ({counts}); no driver has said how many there will be"
+        return f"{name}{sweep.ended} cells ({counts}); their total is unknown, for lack of a driver's plan"
     stages = f", {sweep.stages_done}/{sweep.stages_total} shared stages" if sweep.stages_total else ""
-    return f"{name}{sweep.over}/{sweep.total} cells ({counts}){stages}"
+    return f"{name}{sweep.ended}/{sweep.total} cells ({counts}){stages}"
 
 
 def driver_lines(sweep: SweepState, now: float) -> Iterator[str]:
-    """Who drives it, or since when nobody does."""
+    """The sweep's driver: since when it runs, or when it ended."""
     driver = sweep.driver
     if driver is None:
         return
-    who = f"driver: {driver.host}, process {driver.pid}"
+    name, age = f"driver: {driver.host}, process {driver.pid}", duration(now - driver.last_heartbeat)
     if driver.alive:
-        yield f"{who}, since {moment(driver.began)}, heartbeat {duration(now - driver.heard)} ago"
+        yield f"{name}, since {moment(driver.began)}, heartbeat {age} ago"
     elif driver.status == "running":
-        yield f"{who}: no heartbeat since {moment(driver.heard)} ({duration(now - driver.heard)} ago): it has gone"
+        yield f"{name}: no heartbeat since {moment(driver.last_heartbeat)} ({age} ago): it was killed or lost"
     else:
-        yield f"{who}: {driver.status} at {moment(driver.heard)}"
+        yield f"{name}: {driver.status} at {moment(driver.last_heartbeat)}"
     if not driver.alive and not sweep.complete:
-        yield "nobody goes on with what is missing; the same `raybench run` or `submit` again does"
+        yield "no driver runs the missing cells; the same `raybench run` or `submit` continues them"
 
 
 def pace(snapshot: Snapshot) -> str:
-    """How much runs, how fast cells end, and when they will all have."""
+    """Number of running units, cells per minute, and the estimated time left."""
     units = "1 unit running" if snapshot.held == 1 else f"{snapshot.held or 'no'} units running"
     if snapshot.rate is None:
         return units
-    left = f", about {duration(snapshot.left)} left" if snapshot.left else ""
+    left = f", about {duration(snapshot.seconds_left)} left" if snapshot.seconds_left else ""
     return f"{units}, {rate(snapshot.rate)}{left}"
 
 
 def ended_line(entry: Mapping[str, Any]) -> str:
-    """How an execution of the journal ended."""
+    """One line about an ended execution of the journal."""
     where = f" in {entry['stages'][-1]['stage']}" if entry["status"] == "failed" and entry["stages"] else ""
     return ended(
         entry["status"], entry["kind"], entry["label"] + where, seconds=entry["seconds"],
@@ -113,17 +113,17 @@ def ended_line(entry: Mapping[str, Any]) -> str:
 
 
 def failure_lines(snapshot: Snapshot) -> Iterator[str]:
-    """Why cells failed, the most frequent reason first, and how to learn more."""
+    """Why cells failed, the most frequent reason first, and the command that shows one of them."""
     for failure in snapshot.failures[:FAILURES]:
         yield f"failed: {'1 cell' if failure.count == 1 else f'{failure.count} cells'} {failure.reason}"
     if len(snapshot.failures) > FAILURES:
         yield f"and {len(snapshot.failures) - FAILURES} more reasons"
     if snapshot.failures:
-        yield f"everything known of one: raybench show {snapshot.failures[0].trial_id} --results {snapshot.url}"
+        yield f"details of one: raybench show {snapshot.failures[0].trial_id} --results {snapshot.url}"
 
 
 def _recent(snapshot: Snapshot) -> list[Mapping[str, Any]]:
-    """Cells, and stages that went wrong: what a person wants to see of what has ended."""
+    """The last ended cells and failed stages; stages that went well are left out."""
     return [entry for entry in snapshot.ended if entry["kind"] == "cell" or entry["status"] != "ok"][-RECENT:]
 
 
@@ -131,14 +131,14 @@ def _rows(snapshot: Snapshot) -> list[dict[str, Any]]:
     return [
         {
             "label": row.label, "stage": row.stage, "started": row.since, "host": f"{row.host}:{row.pid}",
-            "heartbeat": _heard(row, snapshot.time), "alive": row.alive,
+            "heartbeat": _heartbeat(row, snapshot.time), "alive": row.alive,
         }
         for row in snapshot.running
     ]  # fmt: skip
 
 
-def _heard(row: Running, now: float) -> str:
-    age = duration(now - row.heard)
+def _heartbeat(row: Running, now: float) -> str:
+    age = duration(now - row.last_heartbeat)
     return f"{age} ago" if row.alive else f"none for {age}"
 
 

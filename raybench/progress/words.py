@@ -1,4 +1,4 @@
-"""How progress is said: durations, moments, and one sentence for a unit that has ended."""
+"""Progress as text: durations, times, counts, rates, and one line for a unit that has ended."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ def duration(seconds: float) -> str:
     return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def moment(seconds: float) -> str:
     """`2026-11-24 07:01:02 UTC`, from seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def ended(status: str, kind: str, label: str, *, seconds: float, summary: Mapping[str, float], error: str) -> str:
-    """`ok cell resnet20 magnitude-l2 ...: final 97.2 (3.1 s)`, or what went wrong, as `error` says it."""
+    """`ok cell resnet20 magnitude-l2 ...: final 97.2 (3.1 s)`, or the status and `error`."""
     head = f"{status} {kind} {label}"
     if status == "ok":
         figures = ", ".join(f"{name.removeprefix('metric_')} {value:.4g}" for name, value in summary.items())
@@ -35,7 +40,7 @@ def tally(counts: Mapping[str, int]) -> str:
 
 
 def rate(per_second: float) -> str:
-    """`7.3 cells a minute`, `2.5 cells an hour`: whichever is a number that people can use."""
+    """`7.3 cells a minute`, or `2.5 cells an hour` below one a minute."""
     if per_second >= 1 / 60:
         return f"{60 * per_second:.3g} cells a minute"
     return f"{3600 * per_second:.3g} cells an hour"

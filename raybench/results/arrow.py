@@ -1,4 +1,4 @@
-"""Rows <-> Arrow tables. Old files lack columns: they read as nulls."""
+"""Converts rows to Arrow tables, and tables of older schemas to the current one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def arrow_type(column: Column) -> pa.DataType:
 
 @cache
 def arrow_schema() -> pa.Schema:
-    """Schema of every file that is written, with its version in the metadata."""
+    """Schema of every file that raybench writes, with its version in the metadata."""
     return pa.schema([(c.name, arrow_type(c)) for c in COLUMNS], metadata={VERSION_KEY: str(SCHEMA_VERSION)})
 
 
@@ -35,9 +35,9 @@ def to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 
 
 def conform(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """`table` with exactly the columns `names`, in order and of the schema's types; absent ones are null.
+    """`table` with exactly the columns `names`, in order, cast to the schema's types; absent ones are null.
 
-    A name may reach into a struct: ``provenance.torch``.
+    A dotted name is a field of a struct column: ``provenance.torch``.
     """
     wanted = _projected(tuple(names))
     if table.schema.equals(wanted):
@@ -56,7 +56,7 @@ def _projected(names: tuple[str, ...]) -> pa.Schema:
 
 
 def field_type(name: str) -> pa.DataType:
-    """Type of a column, or of the field of a struct column that a dotted name means."""
+    """Type of a column, or of a struct column's field if the name is dotted."""
     column, _, inner = name.partition(".")
     kind = arrow_type(BY_NAME[column])
     return kind.field(inner).type if inner else kind
@@ -76,7 +76,7 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _plain(value: Any) -> Any:
-    """Nested read-only mappings and tuples as the dicts and lists that Arrow takes."""
+    """Nested read-only mappings and tuples as the dicts and lists that Arrow accepts."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value

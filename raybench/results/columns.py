@@ -1,6 +1,6 @@
-"""The schema of a result row as code: name, type, unit, meaning, and which direction is better.
+"""Schema of a result row: name, type, unit and meaning of every column, and which direction is better.
 
-Types are spelled as words so that reading this file needs no Arrow; `arrow.py` translates them.
+Types are words, so that importing this module needs no Arrow; `arrow.py` translates them.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-# Raise with every change of COLUMNS; files of a newer version are refused, older ones read with nulls.
+# Raise with every change of COLUMNS. Files of a newer version are refused; columns that older files lack are null.
 SCHEMA_VERSION = 2
 
 Type = Literal["string", "int", "float", "bool", "strings", "list", "struct"]
-Status = Literal["ok", "failed", "skipped"]
+CellStatus = Literal["ok", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ FAILED, SKIPPED = frozenset({"failed"}), frozenset({"skipped"})
 
 IDENTITY = (
     Column("trial_id", "string", "hash of the resolved trial", needed=EVERY),
-    Column("config_id", "string", "hash of the trial without seed and speed-up: what may be averaged", needed=EVERY),
+    Column("config_id", "string", "hash of the trial without seed and speed-up: rows to average", needed=EVERY),
     Column("status", "string", "ok, failed or skipped", needed=EVERY),
-    Column("reason", "string", "why it was skipped; of an ok row why the speed-up misses its target", needed=SKIPPED),
+    Column("reason", "string", "why a cell was skipped, or why an ok row misses its speed-up", needed=SKIPPED),
     Column("stage", "string", "stage that failed", needed=FAILED),
     Column("error_type", "string", "class of the exception", needed=FAILED),
     Column("error_message", "string", "text of the exception", needed=FAILED),
-    Column("traceback_path", "string", "where the full traceback lies, below the storage root"),
+    Column("traceback_path", "string", "file of the full traceback, below the storage root"),
     Column("attempt", "int", "number of this failed attempt, from 1", needed=FAILED),
     Column("dataset", "string", "dataset", needed=EVERY),
     Column("task", "string", "classification or detection", needed=EVERY),
     Column("model", "string", "model", needed=EVERY),
     Column("method", "string", "importance, or importance+regularizer", needed=EVERY),
     Column("importance", "string", "criterion that ranks channels", needed=EVERY),
-    Column("regularizer", "string", "sparsity regularizer, none without a sparsifying stage"),
-    Column("strategy", "string", "scope of the ranking: local, global, protected-global", needed=EVERY),
-    Column("protocol", "string", "rules that make two numbers comparable", needed=EVERY),
+    Column("regularizer", "string", "sparsity regularizer; null without a sparsifying stage"),
+    Column("strategy", "string", "scope of the ranking: local, global, protected-global, isomorphic", needed=EVERY),
+    Column("protocol", "string", "rules of selection and evaluation: raybench or pruningbench", needed=EVERY),
     Column("recipe", "string", "name of the training recipe", needed=EVERY),
     Column("schedule", "string", "progressive, iterative or one-shot scoring", needed=EVERY),
-    Column("seed", "int", "seed of everything after the base", needed=EVERY),
+    Column("seed", "int", "seed of everything after the base training", needed=EVERY),
     Column("base_seed", "int", "seed of the base training", needed=EVERY),
     Column("round_to", "int", "kept widths are multiples of this", needed=EVERY),
     Column("speedup_target", "float", "asked speed-up: base MACs / MACs; null where a ratio was asked for", "x"),
@@ -67,16 +67,16 @@ OUTCOME = (
     Column("params_base", "int", "parameters of the dense model", "", "lower", OK),
     Column("params", "int", "parameters of the pruned model", "", "lower", OK),
     Column("params_kept", "float", "params / params_base", "ratio", "lower", OK),
-    Column("metric_name", "string", "metric that ranks: top1, mAP50-95", needed=OK),
+    Column("metric_name", "string", "metric of the ranking: top1, mAP50-95", needed=OK),
     Column("metric_base", "float", "metric of the dense model, test split", "%", "higher", OK),
     Column("metric_pruned", "float", "metric after pruning, before fine-tuning, test split", "%", "higher", OK),
     Column("metric_final", "float", "metric after fine-tuning, test split", "%", "higher", OK),
     Column("delta", "float", "metric_final - metric_base", "points", "higher", OK),
-    Column("metric_val", "float", "metric of the selected epoch on the split it was selected by", "%", "higher"),
+    Column("metric_val", "float", "metric of the selected epoch on the split used to select it", "%", "higher"),
     Column("loss_final", "float", "test loss after fine-tuning", "", "lower"),
     Column("top5", "float", "top-5 accuracy after fine-tuning", "%", "higher"),
     Column("map50", "float", "mAP at IoU 0.5 after fine-tuning", "%", "higher"),
-    Column("selected_epoch", "int", "epoch of the fine-tuning that was kept, from 1; 0 without fine-tuning"),
+    Column("selected_epoch", "int", "epoch of fine-tuning whose weights were kept, from 1; 0 without fine-tuning"),
     Column("steps", "int", "pruning steps taken"),
 )
 
@@ -87,17 +87,17 @@ TIMINGS = (
     Column("step_time_s", "float", "one scoring and selection step", "s", "lower"),
     Column("reg_time_s", "float", "one sparsifying epoch; null without a regularizer", "s", "lower"),
     Column("memory_peak_mb", "float", "peak memory of the device in fine-tuning", "MiB", "lower"),
-    Column("exclusive", "bool", "nothing else computed on the node while the timings were taken"),
+    Column("exclusive", "bool", "no other cell ran on the node while the timings were taken"),
     Column("timing_reason", "string", "why a timing is null"),
-    Column("seconds_base", "float", "the base stage that this cell shares", "s", "lower"),
-    Column("seconds_sparsify", "float", "the sparsifying stage that this cell shares", "s", "lower"),
-    Column("seconds_select", "float", "the selection that this cell shares", "s", "lower"),
-    Column("seconds_prune", "float", "surgery and evaluation before fine-tuning", "s", "lower"),
-    Column("seconds_finetune", "float", "fine-tuning", "s", "lower"),
-    Column("seconds_measure", "float", "final evaluation and latency", "s", "lower"),
-    Column("resumed_from", "int", "epochs of fine-tuning that a checkpoint already held"),
-    Column("device", "string", "device that computed the cell", needed=OK),
-    Column("device_share", "float", "share of the device that the cell was given", "ratio"),
+    Column("seconds_base", "float", "duration of the shared base stage", "s", "lower"),
+    Column("seconds_sparsify", "float", "duration of the shared sparsifying stage", "s", "lower"),
+    Column("seconds_select", "float", "duration of the shared selection", "s", "lower"),
+    Column("seconds_prune", "float", "duration of surgery and evaluation before fine-tuning", "s", "lower"),
+    Column("seconds_finetune", "float", "duration of fine-tuning", "s", "lower"),
+    Column("seconds_measure", "float", "duration of final evaluation and latency measurement", "s", "lower"),
+    Column("resumed_from", "int", "epochs of fine-tuning restored from a checkpoint"),
+    Column("device", "string", "device that ran the cell", needed=OK),
+    Column("device_share", "float", "share of the device assigned to the cell", "ratio"),
 )
 
 ORIGIN = (
@@ -105,19 +105,19 @@ ORIGIN = (
     Column("sparsify_key", "string", "key of the shared sparsifying stage"),
     Column("select_key", "string", "key of the shared selection"),
     Column("base_sha256", "string", "content hash of the dense weights"),
-    Column("artifact", "string", "where the pruned model lies, below the storage root"),
+    Column("artifact", "string", "folder of the pruned model, below the storage root"),
 )
 
 CURVE = (
     Column("stage", "string", "base, sparsify or finetune"),
-    Column("epoch", "int", "from 1"),
+    Column("epoch", "int", "epoch, from 1"),
     Column("lr", "float", "learning rate at the epoch's end"),
     Column("train_loss", "float", "mean training loss of the epoch"),
     Column("metric", "float", "metric on the selection split", "%", "higher"),
 )
 
 LAYERS = (
-    Column("layer", "string", "qualified name in the model"),
+    Column("layer", "string", "qualified name of the module"),
     Column("out_before", "int", "output channels of the dense model"),
     Column("out_after", "int", "output channels kept"),
     Column("in_before", "int", "input channels of the dense model"),
@@ -126,7 +126,7 @@ LAYERS = (
 
 PROVENANCE = (
     Column("code_version", "string", "version of raybench"),
-    Column("commit", "string", "git commit of the code, where it ran from a checkout"),
+    Column("commit", "string", "git commit of the code; null outside a checkout"),
     Column("dirty", "bool", "the checkout had uncommitted changes"),
     Column("python", "string", "version of Python"),
     Column("torch", "string", "version of torch"),
@@ -142,11 +142,11 @@ PROVENANCE = (
     Column("cpu", "string", "processor of the machine"),
     Column("cores", "int", "cores of the machine that this process may use"),
     Column("threads", "int", "threads that torch used"),
-    Column("started_at", "string", "UTC, ISO 8601"),
-    Column("finished_at", "string", "UTC, ISO 8601"),
+    Column("started_at", "string", "start of the cell, UTC, ISO 8601"),
+    Column("finished_at", "string", "end of the cell, UTC, ISO 8601"),
 )
 
-# Wide columns come last: a ranking reads none of them, and `show` reads them for one row.
+# Wide columns come last: a ranking reads none of them, `show` reads them for one row.
 WIDE = (
     Column("provenance", "struct", "code, libraries and machine", needed=OK, fields=PROVENANCE),
     Column("curve", "list", "training curves, one entry an epoch", needed=OK, fields=CURVE),
@@ -157,4 +157,3 @@ WIDE = (
 
 COLUMNS: tuple[Column, ...] = IDENTITY + OUTCOME + TIMINGS + ORIGIN + WIDE
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
-NARROW: tuple[str, ...] = tuple(c.name for c in COLUMNS if c not in WIDE)

@@ -1,4 +1,4 @@
-"""The store as one pyarrow dataset: compacted parts stay on the storage until a scan asks for a column of them."""
+"""The store as one pyarrow dataset. Columns of compacted parts are read only when a scan needs them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,34 @@ import pyarrow.dataset as ds
 
 from raybench.results.arrow import arrow_schema, empty
 from raybench.results.files import concat, first_of_each
-from raybench.results.layout import ATTEMPTS, CELLS, ResultFile
-from raybench.results.store import ALL_COLUMNS, Store, last_attempts
+from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, last_attempts
+from raybench.results.store import ALL_COLUMNS, Store
 
 
 def dataset(store: Store) -> ds.Dataset:
-    """Table `trials` with every column, lazily where the files allow it; files that can't be read are warned of."""
+    """Table `trials` as a dataset with every column.
+
+    Compacted parts are read lazily; single-cell files, attempts, and parts with duplicate rows or an older schema
+    are loaded now.
+
+    Args:
+        store: The store to read.
+
+    Returns:
+        A dataset of the columns in `raybench/results/columns.py`. Files that can't be read are named in one
+        StoreWarning.
+
+    Raises:
+        UserError: A newer raybench wrote one of the files.
+
+    Example:
+        >>> import tempfile
+        >>> from raybench.results.store import Store
+        >>> from raybench.storage.open import open_storage
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dataset(Store(open_storage(folder))).count_rows()
+        0
+    """
     found = store.settled(lambda: _dataset(store))
     store.files.warn()
     return found
@@ -38,7 +60,7 @@ def _dataset(store: Store) -> ds.Dataset:
 
 
 def _is_plain(store: Store, part: ResultFile, copies: Counter[str]) -> bool:
-    """Whether a part is of today's schema and no row of it is anywhere else, so that a scan may read it as it is."""
+    """Whether a part can be scanned as it is: it has the current schema, and no other file holds one of its rows."""
     ids = store.files.ids(part)
     if not ids or any(copies[trial_id] > 1 for trial_id, _ in ids):
         return False

@@ -1,4 +1,4 @@
-"""Reading the Parquet files of a store: only the columns that are asked for, and never a crash over one bad file."""
+"""Reads the Parquet files of a store: only the requested columns; unreadable files are noted and left out."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from raybench.storage.base import Storage
 
 
 class StoreWarning(UserWarning):
-    """Files of a store that could not be read: they are named, and their rows are not in the answer."""
+    """Some files of a store could not be read: the warning names them, and their rows are missing."""
 
 
 @dataclass
 class Files:
-    """Reader of one storage. Files never change once written, so what was learnt of one is remembered."""
+    """Reader of one storage. Files never change once written, so ids and errors are cached."""
 
     storage: Storage
     bad: dict[str, str] = field(default_factory=dict)  # key -> why its rows are missing
     _ids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # key of a part -> its ids and statuses
 
     def tables(self, files: Iterable[ResultFile], columns: Sequence[str]) -> list[pa.Table]:
-        """Rows of `files` with `columns`, one table a version of the schema; unreadable ones are noted in `bad`.
+        """Rows of `files` with `columns`, one table per version of the schema; unreadable files are noted in `bad`.
 
-        Raises Moved, and UserError for a file of a newer raybench.
+        Raises Moved, and UserError for a file that a newer raybench wrote.
         """
         raw: dict[bytes, list[pa.Table]] = {}
         for file in files:
@@ -44,7 +44,7 @@ class Files:
         return [conform(pa.concat_tables(same), columns) for same in raw.values()]
 
     def row(self, file: ResultFile, trial_id: str, columns: Sequence[str]) -> pa.Table:
-        """The one row of `trial_id`, out of the only row group that holds it. Raises Moved."""
+        """The one row of `trial_id`; only the row group that holds it is decoded. Raises Moved."""
         with self.open(file.key) as parquet:
             start = self._read(parquet, ["trial_id"])["trial_id"].index(trial_id).as_py()
             group = 0
@@ -79,15 +79,15 @@ class Files:
             yield parquet
 
     def warn(self) -> None:
-        """One warning that names the files whose rows are missing from an answer."""
+        """Emit one warning that names the unreadable files, if there are any."""
         if self.bad:
-            told = "; ".join(f"{key}: {why}" for key, why in sorted(self.bad.items())[:5])
+            named = "; ".join(f"{key}: {why}" for key, why in sorted(self.bad.items())[:5])
             more = f"; and {len(self.bad) - 5} more" if len(self.bad) > 5 else ""
-            lost = f"{len(self.bad)} files in {self.storage.url} are left out: {told}{more}"
+            lost = f"{len(self.bad)} files in {self.storage.url} are left out: {named}{more}"
             warnings.warn(f"{lost}. Delete them and run the sweep again to get their rows", StoreWarning, stacklevel=4)
 
     def _raw(self, file: ResultFile, columns: Sequence[str]) -> pa.Table | None:
-        """The columns that a file has, as they are; None (noted in `bad`) when it is no file of results."""
+        """The requested columns that a file has; None, noted in `bad`, when it is no result file."""
         if file.key in self.bad:
             return None
         try:
@@ -108,7 +108,7 @@ class Files:
 
     @staticmethod
     def _present(parquet: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
-        """Those of `columns` that the file has; a missing one reads as null."""
+        """Those of `columns` that the file has."""
         schema = parquet.schema_arrow
         return [name for name in columns if _has(schema, *name.partition(".")[::2])]
 
@@ -129,7 +129,7 @@ def concat(tables: Iterable[pa.Table], empty: pa.Table) -> pa.Table:
 
 
 def first_of_each(table: pa.Table) -> pa.Table:
-    """One row a trial_id: finished before skipped, then the first. Several exist after a killed compaction only."""
+    """One row a trial_id: finished before skipped, then the first. Duplicates exist only after a killed compaction."""
     ids = table["trial_id"]
     if pc.count_distinct(ids).as_py() == table.num_rows:
         return table

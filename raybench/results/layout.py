@@ -1,8 +1,9 @@
-"""Where results lie below the storage root, and what a file's name tells without opening it."""
+"""Keys of result files below the storage root, and the facts encoded in their names."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
@@ -16,22 +17,22 @@ _PART = re.compile(r"part-[0-9a-f]{16}\.parquet")
 
 @dataclass(frozen=True)
 class ResultFile:
-    """One file of results: a cell, a failed attempt, or a part that holds many cells (`trial_id` is None)."""
+    """One file of results: a cell, a failed attempt, or a part with many cells."""
 
     key: str
     kind: Literal["cell", "attempt", "part"]
-    trial_id: str | None = None
-    status: str | None = None
-    attempt: int = 0
+    trial_id: str = ""  # empty for a part
+    status: str = ""  # ok, failed or skipped; empty for a part
+    attempt: int = 0  # from 1; 0 for cells and parts
 
 
 def partition(dataset: str, model: str) -> str:
-    """Folder of the cells of one dataset and model; values are percent-encoded, as Hive readers expect."""
+    """Folder of the cells of one dataset and model: a Hive partition, so values are percent-encoded."""
     return f"{CELLS}/dataset={quote(dataset, safe='')}/model={quote(model, safe='')}"
 
 
 def cell_key(row: Any) -> str:
-    """Key of a finished or skipped cell. A skipped one says so in its name: a plan opens no files."""
+    """Key of a finished or skipped cell. The name holds the status, so that a plan opens no files."""
     suffix = ".skipped" if row["status"] == "skipped" else ""
     return f"{partition(row['dataset'], row['model'])}/{row['trial_id']}{suffix}.parquet"
 
@@ -42,7 +43,7 @@ def attempt_key(trial_id: str, attempt: int) -> str:
 
 
 def parse(key: str) -> ResultFile | None:
-    """What `key` is, None for a name that raybench does not write."""
+    """The result file that `key` names; None for a name that raybench does not write."""
     name = key.rpartition("/")[2]
     if key.startswith(f"{ATTEMPTS}/"):
         found = _ATTEMPT.fullmatch(name)
@@ -50,3 +51,9 @@ def parse(key: str) -> ResultFile | None:
     if found := _CELL.fullmatch(name):
         return ResultFile(key, "cell", found[1], "skipped" if found[2] else "ok")
     return ResultFile(key, "part") if _PART.fullmatch(name) else None
+
+
+def last_attempts(attempts: Iterable[ResultFile], known: Iterable[str]) -> list[ResultFile]:
+    """The last attempt of every trial, those in `known` left out, sorted by trial_id."""
+    last = {f.trial_id: f for f in sorted(attempts, key=lambda f: (f.trial_id, f.attempt))}
+    return [file for trial_id, file in last.items() if trial_id not in known]

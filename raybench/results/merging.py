@@ -1,4 +1,4 @@
-"""Copying the rows of one store into another. Artifacts, checkpoints and cached stages stay where they are."""
+"""Copies the rows of one store into another. Artifacts, checkpoints and cached stages are not copied."""
 
 from __future__ import annotations
 
@@ -8,25 +8,45 @@ from typing import Any
 import pyarrow as pa
 
 from raybench.results.arrow import empty
+from raybench.results.encoding import encode
 from raybench.results.files import concat, first_of_each
 from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, attempt_key, cell_key
-from raybench.results.store import ALL_COLUMNS, Store, encode
+from raybench.results.store import ALL_COLUMNS, Store
 
-FEW = 100  # cells that are worth a file each
+FEW = 100  # up to this many cells are written as one file each, more as parts
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge did."""
+    """Counts of a finished merge."""
 
     cells: int  # copied
     attempts: int  # failed attempts copied
     known: int  # cells that both stores had: the target's row stays
-    differing: tuple[str, ...]  # those of them whose final metric is another
+    differing: tuple[str, ...]  # trial ids among the known whose final metric differs
 
 
 def merge(target: Store, source: Store) -> Merged:
-    """Copy every row of `source` that `target` lacks. A second merge copies nothing; `source` is only read."""
+    """Copy every row of `source` that `target` lacks. A second merge copies nothing.
+
+    Args:
+        target: The store to write to. Its own rows never change.
+        source: The store to read. It is not modified.
+
+    Returns:
+        How many cells and failed attempts were copied, and which cells both have with different results.
+
+    Raises:
+        UserError: A newer raybench wrote one of the files.
+
+    Example:
+        >>> import tempfile
+        >>> from raybench.results.store import Store
+        >>> from raybench.storage.open import open_storage
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     merge(Store(open_storage(f"{folder}/all")), Store(open_storage(f"{folder}/mine")))
+        Merged(cells=0, attempts=0, known=0, differing=())
+    """
     rows = source.settled(lambda: _cells(source))
     have = target.statuses()
     stale = {trial_id for trial_id, status in have.items() if status == "failed"}
@@ -46,7 +66,7 @@ def _cells(source: Store) -> pa.Table:
 
 
 def _write(target: Store, rows: pa.Table) -> None:
-    """A file a cell for a few, parts for many."""
+    """Write one file a cell when there are few rows, else parts."""
     if rows.num_rows > FEW:
         target.add(rows)
         return
@@ -63,7 +83,7 @@ def _differing(target: Store, known: pa.Table) -> tuple[str, ...]:
 
 
 def _attempts(target: Store, source: Store) -> int:
-    """Copy failed attempts under the next free number of their cell, those aside that the target has under any."""
+    """Copy failed attempts under the next free number of their cell, except those that the target already has."""
     copied = 0
     for file in source.listing(ATTEMPTS):
         found = _row(source, file)

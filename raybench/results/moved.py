@@ -1,5 +1,5 @@
-"""Told apart from every other error, and importable without Arrow."""
+"""Error raised when a listed result file was compacted away. In a file of its own, to import without Arrow."""
 
 
 class Moved(Exception):
-    """A listed file is gone: a compaction merged it into a part, so the folder has to be listed again."""
+    """A listed file no longer exists: a compaction merged it into a part, so list the folder again."""

@@ -1,4 +1,4 @@
-"""One result row as a frozen record that can't be half a row: names, types and what a status needs are checked."""
+"""One result row as a frozen record; column names, types and the values that its status requires are checked."""
 
 from __future__ import annotations
 
@@ -8,22 +8,36 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from raybench.errors import RaybenchError, nearest
 from raybench.results.columns import BY_NAME, COLUMNS, SCHEMA_VERSION, Column
-from raybench.spec.trial import Trial, digest
+from raybench.sweep.trial import Trial, digest
 
 __all__ = ["BY_NAME", "COLUMNS", "SCHEMA_VERSION", "Column", "Record", "RecordError"]
 
 
 class RecordError(RaybenchError):
-    """A row that is no row: a wrong name or type, or a value that its status needs is missing."""
+    """An invalid row: an unknown column, a value of the wrong type, or a value missing that its status requires."""
 
 
 @dataclass(frozen=True)
 class Record(Mapping[str, Any]):
-    """One row of table `trials`: a mapping over every column, None where there is no value."""
+    """One row of table `trials`: a mapping over every column, None where there is no value.
+
+    Args:
+        values_: Column name -> value; columns left out are None.
+
+    Raises:
+        RecordError: A column is unknown, a value has the wrong type, or one that the status requires is missing.
+
+    Example:
+        >>> from raybench.results.schema import Record
+        >>> Record({"status": "done"})
+        Traceback (most recent call last):
+            ...
+        raybench.results.schema.RecordError: status: found 'done', expected ok, failed or skipped
+    """
 
     values_: Mapping[str, Any]
 
@@ -42,17 +56,36 @@ class Record(Mapping[str, Any]):
         return len(self.values_)
 
     def replaced(self, **values: Any) -> Record:
-        """This record with other values in some columns."""
+        """A copy with other values in some columns.
+
+        Args:
+            **values: Column name -> new value.
+
+        Returns:
+            The new record.
+
+        Raises:
+            RecordError: As for a new record.
+        """
         return Record({**self.values_, **values})
 
     @classmethod
     def of_trial(cls, trial: Trial, *, status: str = "ok", **values: Any) -> Record:
-        """Row of `trial`: identity columns come from it, `values` are all others, by column name.
+        """The row of a trial.
 
-        `delta` and `params_kept` are derived when not given; `provenance` may be a dataclass, `kept` a mapping
-        group -> indices. Raises RecordError for unknown names, wrong types and missing metrics.
+        Args:
+            trial: Source of the identity columns.
+            status: ok, failed or skipped.
+            **values: All other columns. `delta` and `params_kept` are derived if left out; `provenance` may be a
+                dataclass, `kept` a mapping group -> kept unit indices.
+
+        Returns:
+            The record.
+
+        Raises:
+            RecordError: A column is unknown, a value has the wrong type, or one that the status requires is missing.
         """
-        return cls(identity(trial) | {"status": status} | _derived(values) | _plain(values))
+        return cls(identity(trial) | {"status": status} | _derived(values) | _serialized(values))
 
     @classmethod
     def failed(
@@ -66,19 +99,47 @@ class Record(Mapping[str, Any]):
         attempt: int = 1,
         **values: Any,
     ) -> Record:
-        """Row of an attempt that failed in `stage`; `values` are columns known before it did."""
+        """The row of a failed attempt.
+
+        Args:
+            trial: The trial that failed.
+            stage: Name of the stage that failed.
+            error_type: Class of the exception.
+            error_message: Its text.
+            traceback_path: Key of the full traceback in the storage.
+            attempt: Number of the attempt, from 1.
+            **values: Columns known before the failure.
+
+        Returns:
+            The record.
+        """
         error = {"stage": stage, "error_type": error_type, "error_message": error_message}
         where = {"traceback_path": traceback_path, "attempt": attempt}
         return cls.of_trial(trial, status="failed", **error, **where, **values)
 
     @classmethod
     def skipped(cls, trial: Trial, reason: str) -> Record:
-        """Row of a cell that can't be run, for `reason`."""
+        """The row of a cell that can't be run.
+
+        Args:
+            trial: The trial.
+            reason: Why it can't be run.
+
+        Returns:
+            The record.
+        """
         return cls.of_trial(trial, status="skipped", reason=reason)
 
 
 def identity(trial: Trial) -> dict[str, Any]:
-    """The columns that a trial knows before anything ran."""
+    """The columns that follow from the trial alone.
+
+    Args:
+        trial: A resolved trial.
+
+    Returns:
+        Column name -> value: ids, axes of the grid, stage keys and the trial as JSON.
+    """
     same = ("dataset", "task", "model", "method", "strategy", "protocol", "schedule", "seed", "base_seed", "round_to")
     return {name: getattr(trial, name) for name in same} | {
         "trial_id": trial.trial_id,
@@ -96,13 +157,20 @@ def identity(trial: Trial) -> dict[str, Any]:
 
 
 def config_id(trial: Trial) -> str:
-    """Hash of everything but seeds, speed-up and the recipe's name: cells that share it may be averaged."""
+    """Hash of a trial without seeds, speed-up and the recipe's name: cells with equal config_id are averaged.
+
+    Args:
+        trial: A resolved trial.
+
+    Returns:
+        16 hex digits.
+    """
     own = trial.model_dump(mode="json", exclude={"seed": True, "base_seed": True, "speedup": True, "recipe": {"name"}})
     return digest("config", own)
 
 
 def _derived(values: Mapping[str, Any]) -> dict[str, float]:
-    """What follows from other values; left out where those are absent or wrong, which is told of them."""
+    """`delta` and `params_kept`; left out where their terms are absent or no finite numbers, which is checked later."""
     base, final, params, dense = (values.get(n) for n in ("metric_base", "metric_final", "params", "params_base"))
     derived = {}
     if _finite(base) and _finite(final):
@@ -112,11 +180,11 @@ def _derived(values: Mapping[str, Any]) -> dict[str, float]:
     return derived
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: Any) -> TypeGuard[float]:
     return isinstance(value, Real) and math.isfinite(value)
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def _serialized(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with dataclasses as dicts and `kept` as canonical JSON."""
     plain = {k: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for k, v in values.items()}
     if isinstance(plain.get("kept"), Mapping):
@@ -134,7 +202,7 @@ def _column(name: str) -> Column:
 
 
 def _value(column: Column, value: Any, where: str = "") -> Any:
-    """`value` as plain Python of the column's type; RecordError when it isn't of that type."""
+    """`value` as a Python object of the column's type; RecordError when it has another type."""
     path = where + column.name
     if value is None:
         return None
@@ -144,8 +212,9 @@ def _value(column: Column, value: Any, where: str = "") -> Any:
         if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
             raise RecordError(f"{path}: found {type(value).__name__}, expected a sequence of mappings")
         return tuple(_struct(column, entry, f"{path}[{i}]") for i, entry in enumerate(value))
-    kinds = {"string": str, "bool": bool, "int": Integral, "float": Real}
-    if not isinstance(value, kinds[column.type]) or (isinstance(value, bool) and column.type != "bool"):
+    kinds: dict[str, type] = {"string": str, "bool": bool, "int": Integral, "float": Real}
+    fits = isinstance(value, kinds[column.type])
+    if not fits or (isinstance(value, bool) and column.type != "bool"):  # to Python, True is an int
         raise RecordError(f"{path}: found {value!r} ({type(value).__name__}), expected {column.type}")
     if column.type == "float":
         if not where and not math.isfinite(value):

@@ -1,19 +1,18 @@
-"""The folder of Parquet that is the only state of a sweep. The one place that writes it."""
+"""The results of a sweep: a folder of Parquet files, written once and read as one table."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raybench.errors import UserError, nearest
 from raybench.results.columns import COLUMNS
-from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, attempt_key, cell_key, parse
+from raybench.results.encoding import encode
+from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, attempt_key, cell_key, last_attempts, parse
 from raybench.storage.base import Storage
 
-if TYPE_CHECKING:  # Arrow takes a quarter of a second to import: a plan over small files needs none of it
+if TYPE_CHECKING:  # importing Arrow takes a quarter of a second, and a plan over small files needs none of it
     import pyarrow as pa
 
     from raybench.results.files import Files
@@ -22,19 +21,48 @@ if TYPE_CHECKING:  # Arrow takes a quarter of a second to import: a plan over sm
 T = TypeVar("T")
 Row = Mapping[str, Any]
 ALL_COLUMNS = tuple(c.name for c in COLUMNS)
-ROW_GROUP = 8192  # rows: `show` decodes one group, a ranking over 100,000 rows opens a dozen
-TIMED_FILES = 16  # small files a partition that `timings` opens
 
 
 class Store:
-    """Results below one storage. Cells are written once; a failure is one more attempt; nothing is changed in place."""
+    """Results below one storage. Cells are written once, each failure adds an attempt, and no file is modified.
+
+    Args:
+        storage: The storage of a run, e.g. ``open_storage("results/quickstart")``.
+
+    Example:
+        >>> import tempfile
+        >>> from raybench.results.schema import Record
+        >>> from raybench.results.store import Store
+        >>> from raybench.storage.open import open_storage
+        >>> from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
+        >>> stage = TrainRecipe(epochs=1, lr=0.1)
+        >>> recipe = Recipe(name="short", base=stage, sparsify=stage, finetune=stage)
+        >>> criterion = MethodRef(name="random")
+        >>> trial = Trial(dataset="digits", model="my-net", importance=criterion, speedup=2.0, recipe=recipe)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = Store(open_storage(folder))
+        ...     store.publish(Record.skipped(trial, reason="an example"))
+        ...     list(store.statuses().values())
+        True
+        ['skipped']
+    """
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._files: Files | None = None
 
     def publish(self, record: Record) -> bool:
-        """Write a finished or skipped cell; False when the store has that trial_id already (its row stays)."""
+        """Write a finished or skipped cell.
+
+        Args:
+            record: The cell's row, status ok or skipped.
+
+        Returns:
+            True when it was written, False when the store already had this cell; the first row stays.
+
+        Raises:
+            ValueError: The record is that of a failed attempt.
+        """
         if record["status"] == "failed":
             raise ValueError("a failed attempt is published by publish_attempt")
         key = cell_key(record)
@@ -44,7 +72,14 @@ class Store:
         return self.storage.create(key, encode([record]))
 
     def publish_attempt(self, record: Record) -> int:
-        """Write a failure under the next free attempt number of its cell, and return that number."""
+        """Write a failed attempt under the next free number of its cell.
+
+        Args:
+            record: The attempt's row; its own attempt number is replaced.
+
+        Returns:
+            The number.
+        """
         trial_id = record["trial_id"]
         taken = [file.attempt for file in self.listing(ATTEMPTS) if file.trial_id == trial_id]
         for attempt in count(max(taken, default=0) + 1):
@@ -53,7 +88,11 @@ class Store:
         raise AssertionError("count() never ends")
 
     def statuses(self) -> dict[str, str]:
-        """trial_id -> ok, failed or skipped, from file names; only compacted parts are opened (two columns)."""
+        """Status of every cell, from file names; only compacted parts are opened, for two columns.
+
+        Returns:
+            trial_id -> ok, failed or skipped.
+        """
 
         def read() -> dict[str, str]:
             failed = {file.trial_id: "failed" for file in self.listing(ATTEMPTS) if file.trial_id}
@@ -62,9 +101,17 @@ class Store:
         return self.settled(read)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Cells, then the last attempt of ids without a cell; `columns` (all) in the order given, wide ones on demand.
+        """All cells, then the last failed attempt of every trial without a cell.
 
-        Files that can't be read are left out and named in one StoreWarning. A dotted name reaches into a struct.
+        Args:
+            columns: Columns to read, in this order; None reads all. A dotted name is a field of a struct column:
+                ``provenance.torch``.
+
+        Returns:
+            One row a trial. Files that can't be read are left out and named in one StoreWarning.
+
+        Raises:
+            UserError: A newer raybench wrote one of the files.
         """
         from raybench.results.arrow import arrow_schema, empty
         from raybench.results.files import concat, first_of_each
@@ -85,11 +132,31 @@ class Store:
         return table.select(names).replace_schema_metadata(metadata)
 
     def record(self, prefix: str) -> Row:
-        """Everything known of the one trial whose id starts with `prefix`; UserError when none or several do."""
+        """The whole row of one trial.
+
+        Args:
+            prefix: The first digits of its trial_id.
+
+        Returns:
+            Column name -> value: its cell, or its last failed attempt.
+
+        Raises:
+            UserError: No trial_id, or several, start with `prefix`, or the files can't be read.
+        """
         return self.settled(lambda: self._row(self.find(prefix)))
 
     def find(self, prefix: str) -> str:
-        """The trial_id that starts with `prefix`; UserError when none or several do."""
+        """The trial_id that starts with `prefix`.
+
+        Args:
+            prefix: The first digits of a trial_id.
+
+        Returns:
+            The whole trial_id.
+
+        Raises:
+            UserError: No trial_id, or several, start with `prefix`.
+        """
         ids = self.statuses()
         found = sorted(i for i in ids if i.startswith(prefix)) if prefix else []
         if len(found) == 1:
@@ -100,35 +167,51 @@ class Store:
         raise UserError(f"no trial {prefix!r} among the {len(ids)} in {self.storage.url}.{nearest(prefix, ids)}")
 
     def attempts(self, trial_id: str) -> tuple[str, ...]:
-        """Keys of the failed attempts of one trial, oldest first."""
+        """Keys of the failed attempts of one trial.
+
+        Args:
+            trial_id: The whole trial_id.
+
+        Returns:
+            Keys in the storage, oldest first.
+        """
         found = [file for file in self.listing(ATTEMPTS) if file.trial_id == trial_id]
         return tuple(file.key for file in sorted(found, key=lambda file: file.attempt))
 
     def timings(self) -> dict[tuple[str, str, str, str], float]:
-        """(kind of unit, dataset, model, recipe) -> mean seconds of finished cells, for the cost of a plan.
+        """Mean durations of finished cells and of the stages they share, for the cost of a plan.
 
-        Kinds are base, sparsify, select and cell. At most 16 uncompacted files a partition are looked at.
+        Returns:
+            (kind of unit, dataset, model, recipe) -> mean seconds; kinds are base, sparsify, select and cell. Of each
+            dataset and model, all parts and at most 16 uncompacted files are read.
         """
-        from raybench.results.timings import TIMED, mean_seconds
+        from raybench.results.timings import TIMED, mean_seconds, sample
 
         def read() -> list[Row]:
-            sample = _sample([file for file in self.listing(CELLS) if file.status != "skipped"])
-            return [row for table in self.files.tables(sample, TIMED) for row in table.to_pylist()]
+            cells = [file for file in self.listing(CELLS) if file.status != "skipped"]
+            return [row for table in self.files.tables(sample(cells), TIMED) for row in table.to_pylist()]
 
         return mean_seconds(self.settled(read))
 
     def add(self, table: pa.Table) -> int:
-        """Write many cells as parts, at most 65,536 rows each; the number of files. Rows must be whole and distinct."""
-        from raybench.results.compaction import write_parts
+        """Write many cells as parts.
 
-        return len(write_parts(self, table))
+        Args:
+            table: Cells with every column, one row a trial_id, none of which the store has.
+
+        Returns:
+            The number of files.
+        """
+        from raybench.results.parts import write_parts
+
+        return len(write_parts(self.storage, self.files, table))
 
     def uncompacted(self) -> int:
-        """Number of cells that still lie in a file each."""
+        """Number of cells that are not yet in a part."""
         return sum(file.kind == "cell" for file in self.listing(CELLS))
 
     def listing(self, prefix: str) -> list[ResultFile]:
-        """Result files below `prefix`; others are noted, to be named by the next warning."""
+        """Result files below `prefix`; other files are noted for the next warning."""
         found = []
         for key in self.storage.list(prefix):
             file = parse(key)
@@ -166,7 +249,7 @@ class Store:
         raise UserError(f"the files of trial {trial_id} can't be read: {', '.join(f.key for f in own or failed)}")
 
     def settled(self, read: Callable[[], T]) -> T:
-        """What `read` returns, read over again while a compaction moves files: rows move, they never leave."""
+        """The result of `read`, repeated up to 20 times while a compaction moves files."""
         from raybench.results.moved import Moved
 
         for _ in range(20):
@@ -174,60 +257,4 @@ class Store:
                 return read()
             except Moved as moved:
                 missing = moved
-        raise UserError(f"{self.storage.url}: {missing} keeps vanishing while it is read; try again")
-
-
-def last_attempts(attempts: Iterable[ResultFile], known: Iterable[str]) -> list[ResultFile]:
-    """The last attempt of every trial that is not `known` to have a cell, by trial_id."""
-    last = {f.trial_id: f for f in sorted(attempts, key=lambda f: (f.trial_id, f.attempt))}
-    return [file for trial_id, file in last.items() if trial_id not in known]
-
-
-def encode(rows: Iterable[Row] | pa.Table) -> bytes:
-    """Rows, or a table with every column, as the bytes of one Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from raybench.results.arrow import arrow_schema, to_table
-
-    table = rows if isinstance(rows, pa.Table) else to_table(rows)
-    small = table.num_rows == 1  # dictionaries, statistics and a second schema would be most of a small file
-    schema = arrow_schema().remove_metadata()
-    sink = io.BytesIO()
-    options = {"use_dictionary": not small, "write_statistics": not small, "store_schema": False}
-    with pq.ParquetWriter(sink, schema, compression="zstd", **options) as writer:
-        writer.add_key_value_metadata(arrow_schema().metadata)
-        writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
-    return sink.getvalue()
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A table of any columns, such as a leaderboard's, as the bytes of a Parquet file."""
-    import pyarrow.parquet as pq
-
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
-def csv_bytes(rows: Sequence[Row]) -> bytes:
-    """Rows of any columns as CSV in UTF-8; sequences are joined by spaces, None is empty."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, (tuple, list)) else v for k, v in row.items()})
-    return text.getvalue().encode()
-
-
-def _sample(files: Sequence[ResultFile]) -> list[ResultFile]:
-    """Every part, and at most TIMED_FILES small files of each partition, spread evenly."""
-    partitions: dict[str, list[ResultFile]] = {}
-    for file in files:
-        partitions.setdefault(file.key.rpartition("/")[0], []).append(file)
-    chosen = []
-    for members in partitions.values():
-        small = [file for file in members if file.kind == "cell"]
-        chosen += [file for file in members if file.kind == "part"]
-        chosen += small[:: -(-len(small) // TIMED_FILES) or 1]
-    return chosen
+        raise UserError(f"{self.storage.url}: {missing} and others were deleted while they were read; try again")

@@ -1,9 +1,13 @@
-"""What earlier cells cost, for the estimate of a plan."""
+"""Mean durations of finished cells and stages, for the cost estimate of a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from raybench.results.layout import ResultFile
+
+TIMED_FILES = 16  # small files that are read per partition
 
 _CELL = ("seconds_prune", "seconds_finetune", "seconds_measure")
 _SHARED = {"base": "seconds_base", "sparsify": "seconds_sparsify", "select": "seconds_select"}
@@ -11,7 +15,7 @@ TIMED = ("dataset", "model", "recipe", "resumed_from", *_SHARED.values(), *_CELL
 
 
 def mean_seconds(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], float]:
-    """(kind, dataset, model, recipe) -> mean seconds; a resumed cell tells half and is left out."""
+    """(kind, dataset, model, recipe) -> mean seconds. Resumed cells are left out: they measured only their end."""
     found: dict[tuple[str, str, str, str], list[float]] = {}
     for row in rows:
         where = (row["dataset"], row["model"], row["recipe"])
@@ -22,3 +26,16 @@ def mean_seconds(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str,
         if not row["resumed_from"] and None not in parts:
             found.setdefault(("cell", *where), []).append(sum(parts))
     return {key: sum(values) / len(values) for key, values in sorted(found.items())}
+
+
+def sample(files: Sequence[ResultFile]) -> list[ResultFile]:
+    """Every part, and at most TIMED_FILES small files of each partition, evenly spaced."""
+    partitions: dict[str, list[ResultFile]] = {}
+    for file in files:
+        partitions.setdefault(file.key.rpartition("/")[0], []).append(file)
+    chosen = []
+    for members in partitions.values():
+        small = [file for file in members if file.kind == "cell"]
+        chosen += [file for file in members if file.kind == "part"]
+        chosen += small[:: -(-len(small) // TIMED_FILES) or 1]
+    return chosen

@@ -1,1 +1,1 @@
-"""One root for everything a sweep leaves behind, on a disk or in an object store."""
+"""Stores all files of a sweep under one root, a folder or an object store. Every package above may import it."""

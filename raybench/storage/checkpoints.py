@@ -1,4 +1,4 @@
-"""Where a long stage keeps its progress on the sweep's storage, so that any machine can go on from there."""
+"""Saves the progress of a long stage in the sweep's storage, so that any machine can resume it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class StageCheckpoint:
         self._file = f"{self._folder}/state.pt"
 
     def load(self) -> Mapping[str, Any] | None:
-        """The last complete state with its tensors on the CPU; None at the start. Never runs pickled code."""
+        """The last saved state with its tensors on the CPU; None if there is none. Never runs pickled code."""
         data = self._storage.read(self._file)
         return None if data is None else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Keep `state` (nested dicts, lists, tensors, numbers, strings) instead of the one before, atomically."""
+        """Replace the saved state by `state` (nested dicts, lists, tensors, numbers, strings), atomically."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         self._storage.replace(self._file, buffer.getvalue())
 
     def clear(self) -> None:
-        """Forget the progress, once the finished result is published."""
+        """Delete the saved state; called after the finished result is published."""
         self._storage.delete(self._file)

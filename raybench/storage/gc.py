@@ -1,4 +1,4 @@
-"""What killed processes and past sweeps left in a storage, and why nobody needs it; finding and removing it."""
+"""Finds and removes what killed processes and past sweeps left in a storage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raybench.storage.leases import is_alive
 
 @dataclass(frozen=True)
 class Garbage:
-    """One thing that can go."""
+    """A key or an unfinished write that can be removed, and why."""
 
     kind: Literal["lease", "unfinished write", "checkpoint", "stage", "stop sign", "run", "plan"]
     name: str
@@ -23,10 +23,10 @@ class Garbage:
 def find_garbage(
     storage: Storage, finished: Collection[str], needed: Collection[str] | None = None, age: float = 3600.0
 ) -> list[Garbage]:
-    """Everything below `storage` that no process works on and no cell needs, in a stable order.
+    """Everything in `storage` that no process uses and no cell needs, in a stable order.
 
     `finished`: ids of cells that have their row. `needed`: keys of the stages to keep; None keeps every stage, since
-    any later sweep may use it. `age`: seconds for which an unfinished write must have been left alone.
+    any later sweep may use it. `age`: an unfinished write counts if it was not modified for so many seconds.
     """
     leases = {key: data for key in storage.list("leases") if (data := storage.read(key)) is not None}
     alive = {key.split("/")[1] for key, data in leases.items() if is_alive(json.loads(data))}
@@ -34,7 +34,7 @@ def find_garbage(
     published = {key.split("/")[1] for key in storage.list("stages")}
     return [
         *_stale_leases(leases),
-        *(Garbage("unfinished write", name, f"left alone for over {age:.0f} s") for name in storage.leftovers(age)),
+        *(Garbage("unfinished write", name, f"not modified for over {age:.0f} s") for name in storage.leftovers(age)),
         *_stops(storage, runs),
         *_runs(runs),
         *_checkpoints(storage, published | set(finished), alive),
@@ -43,7 +43,7 @@ def find_garbage(
 
 
 def remove(storage: Storage, garbage: Garbage) -> None:
-    """Remove one thing that `find_garbage` found; nothing happens when it is gone already."""
+    """Remove an item of `find_garbage`; nothing happens if it was removed already."""
     if garbage.kind == "unfinished write":
         storage.discard(garbage.name)
     else:
@@ -54,39 +54,39 @@ def _stale_leases(leases: dict[str, bytes]) -> Iterator[Garbage]:
     for key, data in leases.items():
         holder = json.loads(data)
         if not is_alive(holder):
-            yield Garbage("lease", key, f"its holder, process {holder['pid']}, stopped renewing it")
+            yield Garbage("lease", key, f"its holder, process {holder['pid']}, no longer renews it")
 
 
 def _stops(storage: Storage, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[Garbage]:
-    """Signs that told the workers of a run to let go, and that its killed driver couldn't take back."""
+    """Requests to the workers of a run to stop, left behind by a driver that was killed."""
     for key in storage.list("stops"):
-        told = runs.get(f"runs/{key.partition('/')[2]}.json")
-        if told is None or _is_over(told):
-            yield Garbage("stop sign", key, "the run that it ended is over")
+        record = runs.get(f"runs/{key.partition('/')[2]}.json")
+        if record is None or _is_over(record):
+            yield Garbage("stop sign", key, "the run that it stopped is over")
 
 
-def _is_over(told: Mapping[str, Any]) -> bool:
-    return told["status"] != "running" or not is_alive(told)
+def _is_over(record: Mapping[str, Any]) -> bool:
+    return record["status"] != "running" or not is_alive(record)
 
 
 def _runs(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[Garbage]:
-    """Signs of life of runs that are over, where their sweep was run again, and the plans that nothing else names."""
+    """Records of runs that are over, except the last of each sweep, and plans that only those runs refer to."""
     last: dict[str, str] = {}
-    for key, told in sorted(runs.items(), key=lambda run: run[1]["time"]):
-        last[told["sweep"]] = key
-    over = {key for key, told in runs.items() if _is_over(told)} - set(last.values())
-    kept = {told["plan"] for key, told in runs.items() if key not in over}
+    for key, record in sorted(runs.items(), key=lambda run: run[1]["time"]):
+        last[record["sweep"]] = key
+    over = {key for key, record in runs.items() if _is_over(record)} - set(last.values())
+    kept = {record["plan"] for key, record in runs.items() if key not in over}
     for key in sorted(over):
-        yield Garbage("run", key, f"over; a later run of sweep {runs[key]['sweep']!r} left its own")
+        yield Garbage("run", key, f"over; there is a later run of sweep {runs[key]['sweep']!r}")
     for plan in sorted({runs[key]["plan"] for key in over} - kept):
-        yield Garbage("plan", plan, "only runs that are over planned it")
+        yield Garbage("plan", plan, "used only by runs that are over")
 
 
 def _checkpoints(storage: Storage, ended: Collection[str], alive: Collection[str]) -> Iterator[Garbage]:
     for key in storage.list("checkpoints"):
         owner = key.split("/")[1]
         if owner in ended and owner not in alive:
-            yield Garbage("checkpoint", key, "what it led to is finished")
+            yield Garbage("checkpoint", key, "its stage or cell is finished")
 
 
 def _stages(published: Collection[str], needed: Collection[str] | None, alive: Collection[str]) -> Iterator[Garbage]:
@@ -94,4 +94,4 @@ def _stages(published: Collection[str], needed: Collection[str] | None, alive: C
         return
     for key in sorted(published):
         if key not in needed and key not in alive:
-            yield Garbage("stage", f"stages/{key}", "no cell of the sweeps named needs it")
+            yield Garbage("stage", f"stages/{key}", "no cell of the named sweeps needs it")

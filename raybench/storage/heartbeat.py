@@ -1,4 +1,4 @@
-"""A file that a process renews while it lives, so that others see from anywhere whether it is still there."""
+"""A file that a process renews while it runs, from which other machines see whether it is alive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raybench.storage.leases import TTL, stamp
 
 
 class Heartbeat:
-    """`key` in the storage: `facts` for people, and a stamp for `raybench.storage.leases.is_alive`."""
+    """Writes `facts` and the stamp that `raybench.storage.leases.is_alive` checks to `key`, every `ttl` / 6 seconds."""
 
     def __init__(self, storage: Storage, key: str, facts: Mapping[str, Any], ttl: float = TTL) -> None:
         self._storage, self._key, self._ttl = storage, key, ttl
@@ -23,15 +23,15 @@ class Heartbeat:
         self._beat: threading.Thread | None = None
 
     def start(self) -> None:
-        """Write the first beat; raises OSError or UserError when the storage takes none."""
+        """Write the file and start to renew it. OSError or UserError if the storage can't be written."""
         self._write()
         self._beat = threading.Thread(target=self._renew, name=f"heartbeat {self._key}", daemon=True)
         self._beat.start()
 
     def stop(self, **facts: Any) -> None:
-        """The last beat, with `facts` on how it ended; nothing happens when it was never started.
+        """Stop renewing and write the file once more, with `facts` added; nothing happens if it was never started.
 
-        A storage that refuses it costs those who watch this word, never the run that is over.
+        An error of the storage is ignored: the run is over, and watchers see an outdated stamp.
         """
         if self._beat is None:
             return
@@ -46,7 +46,7 @@ class Heartbeat:
             self._try()
 
     def _try(self) -> None:
-        """A beat if the storage takes it now: one that is away, or refuses, for a moment is asked again next time."""
+        """Write the file; an error is ignored, as the next renewal tries again."""
         with contextlib.suppress(OSError, UserError):
             self._write()
 

@@ -1,8 +1,8 @@
-"""Leases: of all processes that could do a piece of work, one does. A dead holder's lease is taken over.
+"""Leases: at most one process works on a key. The lease of a dead holder is taken over.
 
-A lease is a file ``leases/<key>/<generation>`` that its holder renews. Rivals for a stale one all try to
-create the same next generation, which only one of them can; after that the winner looks again, and steps
-back when it sees anybody else alive. So whatever the order of events, at most one believes it holds it.
+A lease is a file ``leases/<key>/<generation>`` that its holder renews. All rivals for a stale lease try to create the
+same next generation, which only one of them can. The winner then lists the generations again, and gives up if another
+one is alive. So in any order of events at most one process holds the lease.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,10 +25,10 @@ TTL = 60.0
 
 
 class Lease:
-    """The right to work on `key`. Times in seconds; clocks of the machines may differ by less than `ttl` / 2.
+    """The exclusive right to work on `key`. Times in seconds; the machines' clocks must agree within `ttl` / 2.
 
-    ``with lease:`` acquires it, and `held` says whether that worked; `lost` turns true when a rival took over
-    because this process did not renew in time (it slept, or its storage was away).
+    ``with lease:`` tries to acquire it; `held` is true if that succeeded. `lost` becomes true when a rival took over
+    because this process did not renew in time (it was suspended, or its storage was unreachable).
     """
 
     def __init__(self, storage: Storage, key: str, *, ttl: float = TTL, heartbeat: float | None = None) -> None:
@@ -43,11 +44,11 @@ class Lease:
 
     @property
     def taken(self) -> bool:
-        """Whether somebody alive holds it at this moment."""
+        """Whether a live process holds it now."""
         return any(self._alive(name) for name in self._generations())
 
     def acquire(self) -> bool:
-        """Take the lease if it is free or stale; returns at once either way."""
+        """Take the lease if it is free or stale, without waiting; returns whether it is held."""
         seen = self._generations()
         if any(self._alive(name) for name in seen):
             return False
@@ -67,7 +68,7 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give the lease back; nothing happens when it isn't held."""
+        """Give the lease back; nothing happens if it isn't held."""
         self._stop.set()
         if self._beat is not None:
             self._beat.join()
@@ -93,7 +94,7 @@ class Lease:
                     return
                 self._storage.replace(self._key(self._generation), self._content())
             except (OSError, UserError):
-                continue  # a storage that is away or refuses for a moment: rivals see our last beat until `ttl` is over
+                continue  # may pass: the lease stays valid until `ttl` after the last renewal
 
     def _key(self, generation: int) -> str:
         return f"{self._folder}/{generation}"
@@ -109,8 +110,8 @@ class Lease:
         return data is not None and is_alive(json.loads(data))
 
 
-def is_alive(holder: dict[str, Any], now: float | None = None) -> bool:
-    """Whether the holder that a lease file names still counts: it renewed in time and isn't a dead process of ours."""
+def is_alive(holder: Mapping[str, Any], now: float | None = None) -> bool:
+    """Whether the holder with this `stamp` renewed in time and, if it runs on this machine, its process exists."""
     if (time.time() if now is None else now) - holder["time"] > holder["ttl"]:
         return False
     if holder["machine"] != _machine():
@@ -119,13 +120,13 @@ def is_alive(holder: dict[str, Any], now: float | None = None) -> bool:
 
 
 def stamp(ttl: float) -> dict[str, Any]:
-    """What `is_alive` wants to know: this process, now, good for `ttl` seconds."""
+    """This process and the current time, for `is_alive`; valid for `ttl` seconds."""
     process = {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
     return {"time": time.time(), "ttl": ttl, **process}
 
 
 def _machine() -> str:
-    """Names this boot of this machine and its process table: two containers of one host are two machines."""
+    """Identifies this boot of this machine and its process table: two containers of one host are two machines."""
     boot, table = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if not boot.exists():
         return f"{socket.gethostname()}:{uuid.getnode():x}"
@@ -133,12 +134,12 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When process `pid` started, so that a reused number is not mistaken for it; None when it is gone."""
+    """When process `pid` started, to recognize a reused number; None if there is no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]
     except OSError:
-        pass  # gone, or a system without /proc
+        pass  # no such process, or a system without /proc
     if Path("/proc/self/stat").exists():
         return None
     try:
@@ -146,5 +147,5 @@ def _started(pid: int) -> str | None:
     except ProcessLookupError:
         return None
     except PermissionError:
-        return "alive"  # another user's
+        return "alive"  # a process of another user
     return "alive"

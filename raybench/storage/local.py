@@ -1,4 +1,4 @@
-"""A local or shared directory as storage. What it holds is whole or absent, whenever a kill or a full disk comes."""
+"""A local or shared directory as storage. Every write is atomic, also after a kill or on a full disk."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from raybench.errors import UserError
-from raybench.storage.base import key_parts
+from raybench.storage.base import Names, key_parts
 
-MARKER = ".complete"  # inside every published folder, so that a rename onto it can't succeed
-SCRATCH = ".tmp"  # below the root, so that a rename never crosses a file system; never listed
+MARKER = ".complete"  # inside every published folder, so that a rename onto it fails
+SCRATCH = ".tmp"  # for files being written; below the root, so that a rename stays in one file system; never listed
 
 
 class LocalStorage:
-    """Storage below one directory. Several processes and machines may share it (it needs hard links and rename)."""
+    """Storage below one directory, which several processes and machines may share. Needs hard links and rename."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root).expanduser().absolute()
@@ -29,50 +29,50 @@ class LocalStorage:
         return f"LocalStorage({self.url!r})"
 
     def read(self, key: str) -> bytes | None:
-        """Content of `key`, None when there is none."""
+        """Content of `key`, None if there is none."""
         try:
             return self._path(key).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
 
     def open(self, key: str) -> BinaryIO | None:
-        """A seekable reader of `key`, good even when the key is deleted meanwhile; None when there is none."""
+        """A seekable reader of `key`, valid even if the key is deleted meanwhile; None if there is none."""
         try:
             return open(self._path(key), "rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write `key` whole and at once if it does not exist; False when it already did."""
+        """Write `key` atomically if it does not exist; False if it already did."""
         target = self._path(key)
         if target.exists():
             return False
         with self._scratch() as temporary:
             _write(temporary, data)
-            return self._settle(target, lambda: os.link(temporary, target))
+            return self._move(target, lambda: os.link(temporary, target))
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write `key` whole and at once, whatever was there."""
+        """Write `key` atomically, whether or not it exists."""
         target = self._path(key)
         with self._scratch() as temporary:
             _write(temporary, data)
-            self._settle(target, lambda: os.replace(temporary, target))
+            self._move(target, lambda: os.replace(temporary, target))
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str) -> Names:
         """Keys below the folder `prefix`, sorted: files, and published entries as one key each."""
         top = self._path(prefix) if prefix.strip("/") else self.root
         return sorted(path.relative_to(self.root).as_posix() for path in _entries(top))
 
     def delete(self, key: str) -> None:
-        """Remove a key or an entry folder, at once for every reader; nothing happens when there is none."""
+        """Remove a file or an entry atomically; nothing happens if there is none."""
         target = self._path(key)
         with self._scratch() as grave, contextlib.suppress(FileNotFoundError):
             os.rename(target, grave)
-        with contextlib.suppress(OSError):  # tidy: the folder may hold other keys, or be gone
+        with contextlib.suppress(OSError):  # the folder may hold other keys, or be removed already
             target.parent.rmdir()
 
     def publish(self, key: str, folder: Path) -> bool:
-        """Move the finished local `folder` to `key` at once; False when another writer was first (its copy stays)."""
+        """Move the finished local `folder` to `key` atomically; False if another writer was first, whose copy stays."""
         target = self._path(key)
         if target.exists():
             shutil.rmtree(folder)
@@ -81,12 +81,12 @@ class LocalStorage:
             shutil.copytree(folder, temporary)
             (temporary / MARKER).touch()
             _sync_tree(temporary)
-            first = self._settle(target, lambda: os.rename(temporary, target))
+            first = self._move(target, lambda: os.rename(temporary, target))
         shutil.rmtree(folder)
         return first
 
     def fetch(self, key: str) -> Path | None:
-        """The folder of the published entry `key`; None when there is none. To be read, never written."""
+        """The folder of the published entry `key`, to be read only; None if there is none."""
         path = self._path(key)
         return path if (path / MARKER).exists() else None
 
@@ -95,8 +95,8 @@ class LocalStorage:
         path = self._path(key)
         return path.is_file() or (path / MARKER).exists()
 
-    def leftovers(self, age: float) -> list[str]:
-        """Names of unfinished writes that nobody has touched for `age` seconds, sorted."""
+    def leftovers(self, age: float) -> Names:
+        """Names of unfinished writes that were not modified for `age` seconds, sorted."""
         latest = time.time() - age
         try:
             found = sorted(os.listdir(self.root / SCRATCH))
@@ -105,7 +105,7 @@ class LocalStorage:
         return [name for name in found if _newest(self.root / SCRATCH / name) <= latest]
 
     def discard(self, name: str) -> None:
-        """Remove one of the `leftovers`; nothing happens when it is gone."""
+        """Remove one of the `leftovers`; nothing happens if it was removed already."""
         path = self.root / SCRATCH / key_parts(name)[-1]
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -117,7 +117,7 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:
-        """A name of its own for something being written; whatever is left of it is removed."""
+        """A unique path for a file or folder being written; removed at the end if still there."""
         folder = self.root / SCRATCH
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -132,8 +132,8 @@ class LocalStorage:
             else:
                 path.unlink(missing_ok=True)
 
-    def _settle(self, target: Path, move: Callable[[], object]) -> bool:
-        """Run the atomic `move` onto `target` and make it survive a power cut; False when the target was there."""
+    def _move(self, target: Path, move: Callable[[], object]) -> bool:
+        """Run the atomic `move` onto `target` and sync its folder to disk; False if the target existed."""
         while True:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -141,7 +141,7 @@ class LocalStorage:
             except FileNotFoundError:
                 if target.parent.exists():
                     raise
-                continue  # a rival tidied the empty folder away between the two calls
+                continue  # another process removed the empty folder between the two calls
             except OSError:
                 if target.exists():
                     return False
@@ -158,7 +158,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Force a file, or a folder's list of names, onto the disk."""
+    """Flush a file, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -174,20 +174,20 @@ def _sync_tree(top: Path) -> None:
 
 
 def _newest(path: Path) -> float:
-    """When `path`, or anything below it, was last written (seconds since 1970); now, when it just vanished."""
+    """When `path` or anything below it was last modified (seconds since 1970); now, if it was just removed."""
     try:
-        return max(one.stat().st_mtime for one in (path, *path.rglob("*")))
+        return max(each.stat().st_mtime for each in (path, *path.rglob("*")))
     except FileNotFoundError:
         return time.time()
 
 
 def _entries(top: Path) -> Iterator[Path]:
-    """Files and published folders below `top`; hidden names are not ours to show."""
+    """Files and published folders below `top`, without hidden names."""
     try:
         with os.scandir(top) as found:
             children = [child for child in found if not child.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
-        return  # nothing there, or deleted while we looked
+        return  # does not exist, or was deleted meanwhile
     for child in children:
         if not child.is_dir() or os.path.exists(os.path.join(child.path, MARKER)):
             yield Path(child.path)

@@ -1,4 +1,4 @@
-"""From what people type after ``--storage`` to a Storage."""
+"""Opens the storage at an address, as given to ``--storage``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ OBJECT_STORES = ("s3", "gs")
 def open_storage(url: str | Path) -> Storage:
     """The storage at `url`: a path, ``file://``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
 
-    Nothing is written until something is stored. Raises UserError for another scheme, a path that is a file, a bucket
-    that isn't there or isn't ours, and a missing client library (each is an extra of its own).
+    Creates no files. Raises UserError for another scheme, a path that is a file, a bucket that does not exist or can't
+    be reached, missing credentials, and a missing client library (``raybench[s3]``, ``raybench[gcs]``).
     """
     text = str(url)
     scheme, separator, _ = text.partition("://")
@@ -37,7 +37,7 @@ def open_storage(url: str | Path) -> Storage:
 
 
 def open_existing(url: str | Path) -> Storage:
-    """`open_storage`, for verbs that only read: UserError also for a local folder that isn't there."""
+    """`open_storage` for commands that only read: UserError also for a local folder that does not exist."""
     storage = open_storage(url)
     if isinstance(storage, LocalStorage) and not storage.root.is_dir():
         raise UserError(f"storage {str(url)!r}: there is no such folder; expected the --storage of a run")
@@ -45,9 +45,9 @@ def open_existing(url: str | Path) -> Storage:
 
 
 def check_writable(storage: Storage) -> None:
-    """Write and remove one small key, so that a sweep that can't keep its results says so before it starts.
+    """Write and remove a small key, to find out before a sweep starts whether its results can be stored.
 
-    Raises UserError when it can't be.
+    Raises UserError if the storage can't be written.
     """
     key = f"probe/{uuid.uuid4().hex}"
     try:

@@ -1,1 +1,1 @@
-"""What a model is trained and measured for: classification, detection."""
+"""Tasks: training, evaluation and calibration for classification and detection. Used by pipeline."""

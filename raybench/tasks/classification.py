@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.datasets.data import Data
+from raybench.datasets.facts import DataFacts, Split
 from raybench.errors import UserError
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.registry import task
-from raybench.spec.trial import TrainRecipe
-from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training, check_calibration
+from raybench.sweep.trial import TrainRecipe
+from raybench.tasks.protocol import Checkpoint, Training, check_calibration
 from raybench.tasks.training.augment import check_augment
-from raybench.tasks.training.loop import Lesson, fit
+from raybench.tasks.training.loop import EpochInputs, fit, run_epoch
+from raybench.tasks.training.optimize import make_optimizer
 from raybench.tasks.training.seeding import deterministic, generator
 
 EVALUATION_BATCH = 250  # images; a constant, so that a figure never depends on the recipe
@@ -37,7 +39,7 @@ class Classification:
 
     @torch.no_grad()
     def check(self, model: nn.Module) -> None:
-        """One black image through `model` in eval mode: it must come out as (1, classes)."""
+        """UserError unless `model` maps one black image, in eval mode, to a tensor (1, classes)."""
         facts = self.data
         was_training = model.training
         model.eval()
@@ -45,8 +47,8 @@ class Classification:
         model.train(was_training)
         if not isinstance(outputs, Tensor) or outputs.shape != (1, facts.classes):
             raise UserError(
-                f"model {type(model).__name__}: found {_shown(outputs)} for one image; it must give one tensor "
-                f"(1, {facts.classes}), for dataset {facts.name!r} has {facts.classes} classes"
+                f"model {type(model).__name__}: found {_described(outputs)} for one image; it must give one tensor "
+                f"(1, {facts.classes}), because dataset {facts.name!r} has {facts.classes} classes"
             )
 
     def check_recipe(self, stages: Sequence[TrainRecipe], calibration_images: int) -> None:
@@ -68,15 +70,17 @@ class Classification:
     ) -> Training:
         """Train `model` in place; see `Task.train`. The curve's metric is that of the split that selects.
 
-        UserError before the first step when the model's outputs aren't the data's classes.
+        UserError before the first step when the model's outputs don't match the data's classes.
         """
         check_augment(recipe)
         self.check(model)
         split: Split = "test" if select == "test" else "val"
-        lesson = Lesson(self._splits.train, recipe, self._normalise, seed, self._device, teacher)
+        inputs = EpochInputs(self._splits.train, recipe, self._normalise, seed, self._device, teacher)
         return fit(
             model,
-            lesson,
+            inputs,
+            run_epoch,
+            make_optimizer(model, recipe, self._device),
             checkpoint=checkpoint,
             regularizer=regularizer,
             validate=lambda net: self.evaluate(net, split),
@@ -89,7 +93,7 @@ class Classification:
         images = self._splits.split(split)
         was_training = model.training
         model.eval()
-        first = fifth = 0
+        top1 = top5 = 0
         loss = 0.0
         with torch.inference_mode(), deterministic(self._device):
             order = torch.arange(len(images)).split(EVALUATION_BATCH)
@@ -97,15 +101,15 @@ class Classification:
                 labels = images.labels[indices].to(self._device)
                 outputs = model(self._normalise(batch)).float()
                 ranked = outputs.topk(min(5, outputs.shape[1]), 1).indices == labels[:, None]
-                first += int(ranked[:, 0].sum())
-                fifth += int(ranked.any(1).sum())
+                top1 += int(ranked[:, 0].sum())
+                top5 += int(ranked.any(1).sum())
                 loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
         model.train(was_training)
         count = len(images)
-        return {"top1": 100 * first / count, "top5": 100 * fifth / count, "loss": loss / count}
+        return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count}
 
     def calibration(self, images: int, batch_size: int, seed: int) -> Calibration:
-        """`images` training images without augmentation, drawn evenly at random by the seed (not by class)."""
+        """`images` training images without augmentation, drawn uniformly by the seed (not stratified by class)."""
         self.check_recipe((), images)
         found = self._splits.train
         chosen = torch.randperm(len(found), generator=generator(seed, "calibration"))[:images]
@@ -116,17 +120,17 @@ class Classification:
         )
 
     def _normalise(self, pixels: Tensor) -> Tensor:
-        """(pixels - mean) / std, channel by channel."""
+        """(pixels - mean) / std for each channel."""
         return (pixels - self._mean) / self._std
 
 
-def _shown(outputs: object) -> str:
-    """What a network gave, in words: `a tuple of (1, 10), (1, 32)`."""
+def _described(outputs: object) -> str:
+    """Text for a network's outputs: `a tuple of (1, 10), (1, 32)`."""
     if isinstance(outputs, Tensor):
         return f"a tensor {tuple(outputs.shape)}"
     if isinstance(outputs, Mapping):
         return f"a {type(outputs).__name__} with the keys {', '.join(map(str, outputs))}"
     if isinstance(outputs, (tuple, list)):
-        inner = [str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in outputs]
+        inner = [str(tuple(part.shape)) if isinstance(part, Tensor) else type(part).__name__ for part in outputs]
         return f"a {type(outputs).__name__} of {', '.join(inner)}"
     return type(outputs).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from raybench.datasets.boxes import BoxData
+from raybench.datasets.facts import DataFacts, Split
 from raybench.datasets.label_cache import LabelSource
 from raybench.errors import UserError
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.models.offline import offline
 from raybench.models.ultralytics import Detector, normalised
 from raybench.registry import task
-from raybench.spec.trial import TrainRecipe
 from raybench.storage.base import Storage
+from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.detection_images import PlainImages, Squares, workers_for
 from raybench.tasks.detection_metrics import Meter, detections, in_original
-from raybench.tasks.detection_training import Lesson, check_recipe, freeze_integral, make_optimizer, run_epoch
-from raybench.tasks.protocol import Checkpoint, DataFacts, Split, Training, check_calibration
+from raybench.tasks.detection_training import EpochInputs, check_recipe, freeze_integral, make_optimizer, run_epoch
+from raybench.tasks.protocol import Checkpoint, Training, check_calibration
 from raybench.tasks.training.loop import fit
 from raybench.tasks.training.seeding import deterministic, generator
 
@@ -47,7 +48,7 @@ class Detection:
         self._checked(model)
 
     def check_recipe(self, stages: Sequence[TrainRecipe], calibration_images: int) -> None:
-        """UserError for what a detector can't follow, or more calibration images than the training split has."""
+        """UserError for a setting that detection doesn't support, or too many calibration images."""
         for recipe in stages:
             check_recipe(recipe)
         check_calibration(self.data, calibration_images, len(self._data.train))
@@ -63,50 +64,48 @@ class Detection:
         teacher: nn.Module | None = None,
         select: Literal["val", "test", "last"] = "val",
     ) -> Training:
-        """Train `model` in place; see `Task.train`. UserError before the first step for what a detector can't do."""
+        """Train `model` in place; see `Task.train`. UserError before the first step for an unsupported setting."""
         check_recipe(recipe)
         detector = self._checked(model)
         freeze_integral(detector)
         split: Split = "test" if select == "test" else "val"
-        lesson = Lesson(self._data, recipe, seed, self._device, v8DetectionLoss(detector))
+        inputs = EpochInputs(self._data, recipe, seed, self._device, v8DetectionLoss(detector))
         return fit(
             model,
-            lesson,
+            inputs,
+            run_epoch,
+            make_optimizer(detector, recipe, self._device),
             checkpoint=checkpoint,
             regularizer=regularizer,
             validate=lambda net: self.evaluate(net, split),
             metric=self.metric,
             keep_best=select != "last",
-            one_epoch=run_epoch,
-            optimizer=make_optimizer(detector, recipe, self._device),
         )
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """mAP50-95 and mAP50 in percent and the mean loss an image, in eval mode over the whole split."""
+        """mAP50-95 and mAP50 in percent and the mean loss per image, in eval mode over the whole split."""
         detector = self._checked(model)
         truth = self._data.split(split)
-        images, meter, loss_of = (
-            PlainImages(truth, self.data.image_size),
-            Meter(self._data.names),
-            DetectionLoss(detector),
-        )
+        images, meter = PlainImages(truth, self.data.image_size), Meter(self._data.names)
+        loss_of = DetectionLoss(detector)
         was_training, loss = model.training, 0.0
         model.eval()
         with torch.no_grad(), deterministic(self._device):
             for indices, pixels in images.batches(EVALUATION_BATCH, workers_for(self._device)):
                 predictions = model(normalised(pixels.to(self._device)))
-                targets = padded_targets(images, indices, pixels.shape[2:]).to(self._device)
+                shape = (pixels.shape[2], pixels.shape[3])
+                targets = padded_targets(images, indices, shape).to(self._device)
                 loss += float(loss_of(predictions, targets)) * len(indices)
                 for index, found in zip(indices, detections(predictions[0].float()), strict=True):
-                    size = tuple(truth.sizes[index].tolist())
-                    meter.add(in_original(found, tuple(pixels.shape[2:]), size), truth, index)
+                    height, width = truth.sizes[index].tolist()
+                    meter.add(in_original(found, shape, (height, width)), truth, index)
         model.train(was_training)
         return meter.result() | {"loss": loss / len(truth)}
 
     def calibration(self, images: int, batch_size: int, seed: int) -> Calibration:
         """`images` training images as padded squares, read batch by batch, with their boxes (images, most, 5).
 
-        A row is class and box xywh (shares of the square), -1 behind an image's last. The loss is ultralytics'.
+        Targets are those of `padded_targets`; the loss is ultralytics'.
         """
         self.check_recipe((), images)
         found = self._data.train
@@ -115,7 +114,7 @@ class Detection:
         plain = PlainImages(found.chosen(draw.numpy()), size, square=True)
         targets = padded_targets(plain, range(images), (size, size))
         return Calibration(
-            cast(Tensor, Squares(plain)),  # its length and slices are all that is asked of it
+            cast(Tensor, Squares(plain)),  # only its length and slices are used
             targets.to(self._device),
             batch_size,
             DetectionLoss(None),
@@ -126,22 +125,20 @@ class Detection:
         """`model` itself; UserError unless it detects this dataset's classes."""
         if not isinstance(model, Detector):
             raise UserError(f"dataset {self.data.name!r} needs a detection model; found {type(model).__name__}")
-        if model.model[-1].nc != self.data.classes:
-            raise UserError(
-                f"dataset {self.data.name!r} has {self.data.classes} classes, the model knows {model.model[-1].nc}"
-            )
+        if model.head.nc != self.data.classes:
+            raise UserError(f"dataset {self.data.name!r} has {self.data.classes} classes, the model {model.head.nc}")
         return model
 
 
 class DetectionLoss:
-    """Ultralytics' loss of a model's output against padded targets: box, class and distribution loss, an image."""
+    """Ultralytics' loss per image (box, class and distribution loss) of a model's output and padded targets."""
 
     def __init__(self, model: Detector | None) -> None:
-        """`model` None: it is built from a detector with as many classes as the output has, on the output's device."""
+        """With `model` None, the loss is built at the first call for the output's number of classes and device."""
         self._loss = v8DetectionLoss(model) if model is not None else None
 
     def __call__(self, output: Any, targets: Tensor) -> Tensor:
-        """Mean over the batch, a scalar; `targets` as `padded_targets` gives them."""
+        """Mean over the batch, a scalar; `targets` come from `padded_targets`."""
         raw = output[1] if isinstance(output, tuple) else output
         if self._loss is None:
             self._loss = _loss_for(raw)
@@ -152,16 +149,16 @@ class DetectionLoss:
 
 
 def _loss_for(raw: dict[str, Any]) -> v8DetectionLoss:
-    """The loss of every YOLO here with that many classes: it takes from a model its strides and gains only."""
+    """Ultralytics' loss for the outputs `raw`; it uses a model's strides and gains only, which all YOLOs here share."""
     from raybench.models.ultralytics import yolo
 
     with torch.random.fork_rng(devices=[]):
-        likeness = yolo(raw["scores"].shape[1], 3, 64, config="yolov8", scale="tiny")
-    return v8DetectionLoss(likeness.to(raw["scores"].device))
+        stand_in = yolo(raw["scores"].shape[1], 3, 64, config="yolov8", scale="tiny")
+    return v8DetectionLoss(stand_in.to(raw["scores"].device))
 
 
-def padded_targets(images: PlainImages, indices: Any, shape: Any) -> Tensor:
-    """(images, most, 5) float32: class and box (xywh, shares of the padded image), -1 where there is no box."""
+def padded_targets(images: PlainImages, indices: Iterable[int], shape: tuple[int, int]) -> Tensor:
+    """(images, most boxes, 5) float32: class and box (xywh, relative to the padded image); rows of -1 fill up."""
     rows = [np.concatenate(images.padded(i, shape), 1) for i in indices]
     targets = np.full((len(rows), max(1, *map(len, rows)), 5), -1, np.float32)
     for target, row in zip(targets, rows, strict=True):

@@ -1,4 +1,4 @@
-"""A split's images as ultralytics reads, augments and pads them, without its scan, its caches and its shared state."""
+"""Reads, augments and pads images with ultralytics' code, without its file scan, caches and shared state."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ Augment = dict[str, Any]  # ultralytics' hyperparameters: mosaic, hsv_h, scale, 
 
 
 class TrainingImages(YOLODataset):
-    """Squares with ultralytics' augmentation, which depends on (seed, epoch, image) alone, whoever loads them."""
+    """Square images with ultralytics' augmentation, which depends on (seed, epoch, image) alone."""
 
     def __init__(self, images: BoxImages, names: Sequence[str], size: int, augment: Augment) -> None:
         self.images, self.key = images, (0, 0)
         hyper = get_cfg(overrides=dict(augment))
-        hyper.augmentations = []  # albumentations would join in wherever it happens to be installed
+        hyper.augmentations = []  # otherwise albumentations is used where it is installed
         data = {"names": dict(enumerate(names)), "channels": 3}
         super().__init__(img_path="", imgsz=size, data=data, augment=True, hyp=hyper, batch_size=1, stride=STRIDE)
-        self.cache = "ram"  # mosaics draw from all images, not from a buffer of those that this process saw last
-        self.transforms = self.build_transforms(hyper)
+        self.cache = "ram"  # mosaics draw from all images, not from this process's recent ones
+        self.transforms = self.build_transforms(hyper)  # type: ignore[arg-type]  # get_cfg declares a base class
 
-    def get_img_files(self, img_path: str) -> list[str]:
-        """Numbers stand for the images; nothing is searched."""
+    def get_img_files(self, img_path: str | list[str]) -> list[str]:
+        """Image numbers in place of paths; no folder is searched."""
         return [str(i) for i in range(len(self.images))]
 
     def get_labels(self) -> list[dict[str, Any]]:
-        """Ultralytics' label dicts, one an image; crowds are not learned."""
+        """One of ultralytics' label dicts for each image; crowds are left out."""
         return [
             {"im_file": str(i), "shape": tuple(map(int, self.images.sizes[i])), "cls": labels[:, None],
              "bboxes": boxes, "segments": [], "normalized": True, "bbox_format": "xywh"}
@@ -64,8 +64,8 @@ class TrainingImages(YOLODataset):
         return pixels, (height, width), pixels.shape[:2]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Image `index`, augmented as seed and epoch say, with its boxes."""
-        with drawing_from(*self.key, "augment", index):
+        """Image `index` with its boxes, augmented by random numbers of seed and epoch."""
+        with globally_seeded(*self.key, "augment", index):
             return super().__getitem__(index)
 
     def batches(self, order: Sequence[np.ndarray], key: tuple[int, int], workers: int) -> Iterator[dict[str, Any]]:
@@ -76,11 +76,11 @@ class TrainingImages(YOLODataset):
 
 
 class PlainImages(Dataset):
-    """Whole images, shrunk or grown to `size` and padded no further than the network's stride asks for."""
+    """Whole images resized to `size` on the long side, and padded to a multiple of the network's stride."""
 
     def __init__(self, images: BoxImages, size: int, square: bool = False) -> None:
-        """`square`: padded to `size` x `size`, so that all of them fit into one tensor."""
-        self.images = images
+        """`square`: pad to `size` x `size` instead, so that all images fit into one tensor."""
+        self.images, self.size = images, size
         self.fit = LetterBox((size, size), auto=not square, stride=STRIDE)
 
     def __len__(self) -> int:
@@ -89,14 +89,15 @@ class PlainImages(Dataset):
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
         """(index, (3, h, w) uint8 RGB)."""
         fitted = self.fit(image=read_bgr(self.images, index))
+        assert isinstance(fitted, np.ndarray)  # without labels LetterBox returns the image
         return index, np.ascontiguousarray(fitted[:, :, ::-1].transpose(2, 0, 1))
 
     def batches(self, most: int, workers: int) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """(indices, (b, 3, h, w) uint8) of images that are padded to the same shape, at most `most` at once."""
+        """Yield (indices, (b, 3, h, w) uint8) of images padded to the same shape, at most `most` at once."""
         ratio = self.images.sizes[:, 0] / self.images.sizes[:, 1]
         order = np.lexsort((np.arange(len(self)), ratio))
         waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-        loader = DataLoader(self, sampler=order.tolist(), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+        loader = DataLoader(self, sampler=order.tolist(), batch_size=None, num_workers=workers, collate_fn=_unchanged)
         for index, pixels in loader:
             alike = waiting.setdefault(pixels.shape, [])
             alike.append((int(index), np.asarray(pixels)))
@@ -105,10 +106,10 @@ class PlainImages(Dataset):
         yield from map(_stacked, waiting.values())
 
     def padded(self, index: int, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """(classes (n, 1), boxes (n, 4) xywh as shares of the padded image of `shape` (h, w)) of one image."""
+        """(classes (n, 1), boxes (n, 4) xywh relative to the padded image of `shape` (h, w)) of one image."""
         labels, boxes = truth_of(self.images, index)
         height, width = self.images.sizes[index]
-        ratio = min(self.fit.new_shape[0] / height, self.fit.new_shape[1] / width)
+        ratio = min(self.size / height, self.size / width)
         inner = np.array([round(width * ratio), round(height * ratio)])  # as LetterBox rounds
         outer = np.array([shape[1], shape[0]])
         margin = np.round((outer - inner) / 2 - 0.1)
@@ -117,7 +118,7 @@ class PlainImages(Dataset):
 
 
 class Squares:
-    """Some images as the network takes them, read when a batch of them is asked for: no more than that is in memory."""
+    """Square images as the network takes them, read slice by slice to save memory."""
 
     def __init__(self, images: PlainImages) -> None:
         """`images`: padded to squares."""
@@ -132,7 +133,7 @@ class Squares:
         return normalised(torch.stack([torch.from_numpy(self._images[i][1]) for i in chosen]))
 
 
-def _as_it_is(item: Any) -> Any:
+def _unchanged(item: Any) -> Any:
     return item
 
 
@@ -141,7 +142,7 @@ def _stacked(items: list[tuple[int, np.ndarray]]) -> tuple[list[int], torch.Tens
 
 
 def truth_of(images: BoxImages, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """(classes (n,) float32, boxes (n, 4) float32 xywh as shares of the image) of one image, crowds left out."""
+    """(classes (n,) float32, boxes (n, 4) float32 xywh relative to the image) of one image, crowds left out."""
     span = images.boxes_of(number)
     single = ~images.crowd[span]
     boxes, (height, width) = images.boxes[span][single], images.sizes[number]
@@ -151,10 +152,10 @@ def truth_of(images: BoxImages, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_bgr(images: BoxImages, number: int) -> np.ndarray:
-    """Pixels of an image, (h, w, 3) uint8 BGR; grey ones with three equal channels. StageError for a broken file."""
+    """Pixels of an image, (h, w, 3) uint8 BGR; grey images have three equal channels. StageError for a broken file."""
     if images.pixels:
         return np.ascontiguousarray(images.pixels[number][:, :, ::-1])
-    assert images.folder is not None
+    assert images.folder is not None  # images without pixels in memory are files
     file = images.folder / images.files[number]
     pixels = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     expected = tuple(images.sizes[number].tolist())
@@ -165,8 +166,8 @@ def read_bgr(images: BoxImages, number: int) -> np.ndarray:
 
 
 @contextmanager
-def drawing_from(*parts: int | str) -> Iterator[None]:
-    """Python's and numpy's global generators, which ultralytics draws from, start from `parts`; as before outside."""
+def globally_seeded(*parts: int | str) -> Iterator[None]:
+    """Seed Python's and numpy's global generators, which ultralytics uses, by `parts`; restore them afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     seed = seed_of(*parts)
     random.seed(seed)
@@ -179,5 +180,5 @@ def drawing_from(*parts: int | str) -> Iterator[None]:
 
 
 def workers_for(device: torch.device) -> int:
-    """Processes that load images: none beside a CPU that trains, which has nothing to wait for."""
+    """Number of loader processes: none when training on the CPU, where they would compete with it."""
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

@@ -1,7 +1,7 @@
-"""mAP by ultralytics' validator: its matching and its average precision, in the pixels of the original images.
+"""mAP by ultralytics' validator: its matching and average precision, in pixels of the original images.
 
-Each anchor answers for one class, as in ultralytics' `predict`. Detections that no single object claims but that lie
-in a crowd of their class are not counted as wrong, as in COCO's own evaluation (there for every threshold apart).
+Each anchor predicts one class, as in ultralytics' `predict`. A detection that matches no single object but lies in a
+crowd of its class is ignored, as in COCO's own evaluation (which decides that for each threshold separately).
 """
 
 from __future__ import annotations
@@ -21,26 +21,23 @@ with offline():
     from ultralytics.models.yolo.detect.val import DetectionValidator
     from ultralytics.utils import nms, ops
 
-CONFIDENCE, OVERLAP, MOST = (
-    0.001,
-    0.7,
-    300,
-)  # least score, IoU that suppresses, boxes an image; as ultralytics validates
-IN_CROWD = 0.5  # share of a detection inside a crowd from which it is not counted
+# As ultralytics validates: minimum score, IoU above which a box is suppressed, maximum boxes in an image.
+CONFIDENCE, OVERLAP, MOST = 0.001, 0.7, 300
+IN_CROWD = 0.5  # detections with at least this share of their area in a crowd are ignored
 
 
 class Meter:
-    """Gathers detections and truth image by image."""
+    """Accumulates detections and ground truth image by image."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        with tempfile.TemporaryDirectory(prefix="raybench-val-") as folder:  # the validator insists on one
+        with tempfile.TemporaryDirectory(prefix="raybench-val-") as folder:  # the validator requires one
             arguments = {"task": "detect", "mode": "val", "plots": False}
             self._validator = DetectionValidator(save_dir=Path(folder), args=arguments)
         self._validator.metrics.names = dict(enumerate(names))
         self._validator.metrics.clear_stats()
 
     def add(self, found: Tensor, images: BoxImages, number: int) -> None:
-        """Match the detections of image `number` ((n, 6): x1 y1 x2 y2 score class, best first) with its truth."""
+        """Match the detections of image `number` ((n, 6): x1 y1 x2 y2 score class, best first) with its boxes."""
         span = images.boxes_of(number)
         boxes, labels, crowd = images.boxes[span], images.classes[span], images.crowd[span]
         found = found.cpu()
@@ -66,25 +63,27 @@ class Meter:
 
 
 def detections(predictions: Tensor) -> list[Tensor]:
-    """One (n, 6) tensor an image: x1 y1 x2 y2 in pixels of the input, score, class; suppressed, best first.
+    """Non-maximum suppression: for each image (n, 6) x1 y1 x2 y2 in input pixels, score, class; best first.
 
-    `predictions`: (images, 4 + classes, anchors), as the model gives them in eval mode.
+    `predictions`: (images, 4 + classes, anchors), the model's output in eval mode.
     """
-    # no time limit: the library's would drop boxes on a busy machine
+    # no time limit: the library's default drops boxes on a busy machine
     return nms.non_max_suppression(
         predictions, CONFIDENCE, OVERLAP, multi_label=False, max_det=MOST, max_time_img=math.inf
     )
 
 
 def in_original(found: Tensor, shape: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Detections in a padded image of `shape` (h, w) as detections in the original one of `size` (h, w)."""
+    """Convert detections from a padded image of `shape` (h, w) to the original image of `size` (h, w)."""
     found = found.clone()
-    found[:, :4] = ops.scale_boxes(shape, found[:, :4], size)
+    scaled = ops.scale_boxes(shape, found[:, :4], size)
+    assert isinstance(scaled, Tensor)  # as the argument
+    found[:, :4] = scaled
     return found
 
 
 def _inside(found: Tensor, crowds: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n,) bool: detections of which at least half lies in a crowd of their class."""
+    """(n,) bool: detections with at least half of their area in a crowd of their class."""
     inside = np.zeros(len(found), dtype=bool)
     box, label = found[:, :4].double().numpy(), found[:, 5].numpy()
     area = np.maximum((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), 1e-9)

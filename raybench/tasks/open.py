@@ -1,4 +1,4 @@
-"""A trial -> its task, with the data opened."""
+"""Opens the task and the dataset of a trial."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 
 from raybench import registry
 from raybench.datasets.open import open_dataset
-from raybench.datasets.roots import data_root
 from raybench.errors import UserError
-from raybench.spec.trial import Trial
 from raybench.storage.base import Storage
+from raybench.sweep.data_roots import data_root
+from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
 
 
 def open_task(
     trial: Trial, data_roots: Mapping[str, Path], device: torch.device, storage: Storage | None = None
 ) -> Task:
-    """The task of `trial` on its dataset; UserError when the data isn't there or is for another task.
+    """The task of `trial` on its dataset; UserError when the data is missing or for another task.
 
-    What takes long to read and check once (a detection set's labels) is kept in `storage` between cells.
+    Detection labels, which take long to read and check, are cached in `storage`.
     """
     expected = registry.dataset.entry(trial.dataset).facts.get("task", "classification")
     if expected != trial.task:
@@ -35,5 +35,6 @@ def open_task(
         view = view_of(trial.weights.identity)
         data = data.seen_as(view) if view and trial.task == "classification" else data
     if trial.protocol == "pruningbench":
-        data = data.training_on_all()  # the best epoch is the best on the test split: nothing is held out
-    return registry.task.load(trial.task)(data, device)
+        data = data.training_on_all()  # epochs are selected on the test split, so nothing is held out
+    task: Task = registry.task.load(trial.task)(data, device)
+    return task

@@ -1,4 +1,4 @@
-"""What a task is: it owns loaders, loss, the training loop and evaluation for one kind of data."""
+"""The Task protocol: data loading, loss, training and evaluation for one kind of data."""
 
 from __future__ import annotations
 
@@ -8,66 +8,51 @@ from typing import Any, Literal, Protocol
 
 from torch import nn
 
+from raybench.datasets.facts import DataFacts, Split
 from raybench.errors import UserError
 from raybench.methods.protocols import Calibration, Regularizer
-from raybench.spec.trial import TrainRecipe
-
-Split = Literal["train", "val", "test"]
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a model and a table need to know of a dataset. Pixel statistics are of images scaled to 0..1."""
-
-    name: str
-    task: str
-    classes: int
-    in_channels: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    licence: str
+from raybench.sweep.trial import TrainRecipe
 
 
 class Checkpoint(Protocol):
-    """Where a long stage keeps its progress. Values are nested dicts of tensors, numbers and strings."""
+    """Saved progress of a training stage, as nested dicts of tensors, numbers and strings."""
 
     def load(self) -> Mapping[str, Any] | None:
-        """The last complete state, None at the start."""
+        """The last saved state, None if there is none."""
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Keep `state` atomically instead of the one before."""
+        """Replace the saved state by `state`, atomically."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training stage tells. The model was trained in place and holds the selected epoch's weights."""
+    """Result of a training stage. The model was trained in place and has the selected epoch's weights."""
 
-    curve: tuple[Mapping[str, float], ...]  # one dict an epoch: epoch, lr, train_loss, <metric> on the selection split
-    selected_epoch: int  # 1-based epoch whose weights were kept
+    curve: tuple[Mapping[str, float], ...]  # for each epoch: epoch, lr, train_loss, <metric> on the selection split
+    selected_epoch: int  # from 1: the epoch whose weights were kept
     seconds_per_epoch: float  # mean over the epochs that this process ran
-    resumed_from: int = 0  # epochs that a checkpoint already held
+    resumed_from: int = 0  # epochs done before, from a checkpoint
 
 
-def check_calibration(data: DataFacts, asked: int, found: int) -> None:
-    """UserError when scoring asks for more images than the training split of `data` has."""
-    if asked > found:
+def check_calibration(data: DataFacts, wanted: int, found: int) -> None:
+    """UserError when more calibration images are set than the training split of `data` has."""
+    if wanted > found:
         raise UserError(
-            f"dataset {data.name!r}: the recipe asks for {asked} calibration images, the training split has {found}"
+            f"dataset {data.name!r}: the recipe sets {wanted} calibration images, the training split has {found}"
         )
 
 
 class Task(Protocol):
     """One task bound to one dataset and device."""
 
-    metric: str  # name of the metric that ranks: top1, mAP50-95; in percent
+    metric: str  # the main metric, in percent: top1, mAP50-95
     data: DataFacts
 
     def check(self, model: nn.Module) -> None:
-        """UserError when `model` is not one for this data, e.g. of other classes."""
+        """UserError when `model` doesn't fit the data, e.g. has another number of classes."""
 
     def check_recipe(self, stages: Sequence[TrainRecipe], calibration_images: int) -> None:
-        """UserError when a stage asks for what this task doesn't have, or scoring for more images than there are."""
+        """UserError for a setting that the task doesn't support, or more calibration images than training images."""
 
     def train(
         self,
@@ -80,8 +65,11 @@ class Task(Protocol):
         teacher: nn.Module | None = None,
         select: Literal["val", "test", "last"] = "val",
     ) -> Training:
-        """Train `model` in place. With `select="val"` the epoch best on the validation split stays (ties: lowest loss),
-        "test" is the published protocol's best test epoch, "last" keeps the last (sparsifying)."""
+        """Train `model` in place and keep the weights of one epoch.
+
+        `select`: "val" keeps the best epoch on the validation split (ties: lowest loss), "test" the best on the test
+        split (protocol pruningbench), "last" the last one (sparsifying).
+        """
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """Metrics in percent (`self.metric` among them) plus `loss`, in eval mode, whole split."""

@@ -10,7 +10,7 @@ import time
 import torch
 from torchvision.transforms import v2
 
-from raybench.spec.trial import TrainRecipe
+from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.training.augment import augmented, erased, randaugmented
 from raybench.tasks.training.seeding import generator
 

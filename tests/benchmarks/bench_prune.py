@@ -38,14 +38,16 @@ from torch import Tensor, nn
 
 from raybench import registry
 from raybench.cli.output import print_rows
+from raybench.datasets.facts import DataFacts
+from raybench.groups import surgery
+from raybench.groups.cost import count_macs
+from raybench.groups.records import Groups
+from raybench.groups.trace import trace
 from raybench.models.build import build_model
 from raybench.models.weights import load_weights
-from raybench.pipeline import surgery
-from raybench.pipeline.cost import count_macs
-from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select
-from raybench.pipeline.records import Cut, Groups
-from raybench.tasks.protocol import DataFacts
+from raybench.scoring.scorer import Scoring
+from raybench.selection.records import Cut
+from raybench.selection.select import select
 from tests.library_loop import Stop, outputs_left, overlap, run
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # network, pixels
@@ -122,7 +124,7 @@ def ours(
     scored = registry.importance.load(criterion)()
     started = time.process_time()
     groups = trace(model, example)
-    cuts = select(model, example, groups, scored, targets)
+    cuts = select(Scoring(scored, model), example, groups, targets)
     spent = time.process_time() - started
     for cut in cuts.values():
         slim = copy.deepcopy(model)  # the copy is the benchmark's own need: it keeps the dense network
@@ -161,7 +163,8 @@ def compare(model: nn.Module, example: Tensor, criterion: str, targets: list[flo
     victim = copy.deepcopy(model)
     whole = [victim.get_submodule(name) for name in groups.protected]
     for stop in run(victim, example, LIBRARY[criterion](), targets, ignored=whole):
-        near = select(model, example, groups, registry.importance.load(criterion)(), [stop.speedup])[stop.speedup]
+        scoring = Scoring(registry.importance.load(criterion)(), model)
+        near = select(scoring, example, groups, [stop.speedup])[stop.speedup]
         row = own[stop.target] | _beside(stop, groups, cuts[stop.target], near)
         yield row | {"ratio": round(stop.seconds / row["raybench_cpu_s"], 1)}
 

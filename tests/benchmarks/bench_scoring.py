@@ -30,13 +30,13 @@ import torchvision
 from torch import nn
 
 from raybench import registry
+from raybench.groups.records import Groups
+from raybench.groups.trace import trace
 from raybench.methods.contributions import ChannelSelection
-from raybench.methods.evidence import gather
 from raybench.methods.layers import view
 from raybench.methods.protocols import Calibration, PairwiseImportance
-from raybench.methods.scoring import Scorer
-from raybench.pipeline.group import trace
-from raybench.pipeline.records import Groups
+from raybench.scoring.gather import gather
+from raybench.scoring.scorer import Scorer
 from tests.benchmarks.straightforward import Scores, by_sample, members, straightforward
 
 NARROW = 128  # widest side on which the per-channel form of cp and thinet is run
@@ -134,7 +134,7 @@ def narrowed(groups: Groups) -> Groups:
 
 
 def sides(criterion: Any, net: nn.Module, groups: Groups, calibration: Calibration) -> Scores:
-    """Score of every side that has a say."""
+    """Score of every side that is scored."""
     evidence = gather(criterion, net, groups, calibration)
     found = {(m.layer, m.side): criterion.layer_scores(view(net, m, evidence=evidence)) for m in members(groups)}
     return {key: scores.double().numpy() for key, scores in found.items() if scores is not None}

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench import registry
+from raybench.groups.records import Groups, Member
 from raybench.methods.contributions import sample_patches
 from raybench.methods.layers import view
 from raybench.methods.protocols import Calibration
-from raybench.pipeline.records import Groups, Member
 
 Scores = dict[tuple[str, str], np.ndarray]
 
@@ -34,7 +34,7 @@ def straightforward(name: str, net: nn.Module, groups: Groups, calibration: Cali
     return {
         k: np.array([float(channel.abs().pow(power).sum()) for channel in v.weight])
         for k, v in layers.items()
-        if v.weight is not None
+        if v.weight.numel()
     }
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from raybench.results.leaderboard import COLUMNS, Leaderboard, Query
+from raybench.reports.leaderboard import COLUMNS, Leaderboard, Query
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from tests.benchmarks.results_100k import fill

@@ -7,7 +7,7 @@ import time
 
 from raybench.execution.actor import OUTCOME, Recycle, StopSignal, UnitTrial
 from raybench.execution.message import decode_unit, encode_outcome
-from raybench.pipeline.outcome import Outcome
+from raybench.progress.outcome import Outcome
 from raybench.storage.open import open_storage
 
 
@@ -23,7 +23,7 @@ class FakeTrial(UnitTrial):
         params = unit.trials[0].importance.params
         if params.get("kind", "base") != unit.kind:
             params = {}
-        with contextlib.suppress(KeyboardInterrupt), self.stop_signal.heard():
+        with contextlib.suppress(KeyboardInterrupt), self.stop_signal.enabled():
             outcome = self.act(unit, params)
         if params.get("leak"):
             raise Recycle(encode_outcome(outcome), "2048 MiB of memory above the baseline")

@@ -1,8 +1,8 @@
 """Plans by hand, for tests of scheduling that need no training."""
 
-from raybench.pipeline.outcome import Outcome
-from raybench.plan import Plan, Unit
-from raybench.spec.trial import MethodRef, Recipe, TrainRecipe, Trial
+from raybench.plan.records import Plan, Unit
+from raybench.progress.outcome import Outcome
+from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
 
 
 def trial(model="test-convnet", importance="random", seed=0, speedup=2.0, epochs=(3, 2, 1)) -> Trial:

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from raybench.pipeline.journal import read_journal
+from raybench.progress.journal import read_journal
 from raybench.results.columns import COLUMNS, TIMINGS
 from raybench.results.store import Store
 from raybench.storage.local import LocalStorage

@@ -9,8 +9,8 @@ from raybench.errors import UserError
 from raybench.execution.driver import Aborted, Run, Watcher, drive, only_cell
 from raybench.execution.queue import MAX_ATTEMPTS
 from raybench.execution.worker import Assignment
-from raybench.pipeline.outcome import Outcome
-from raybench.plan import Skip
+from raybench.plan.records import Skip
+from raybench.progress.outcome import Outcome
 from raybench.results.store import Store
 from raybench.storage.heartbeat import Heartbeat
 from raybench.storage.leases import Lease

@@ -28,7 +28,7 @@ def test_random_numbers_depend_on_the_unit_alone():
 
 
 def test_what_a_unit_turns_is_turned_back():
-    before = isolation._settings(), dict(os.environ), os.getcwd()
+    before = isolation._Settings(), dict(os.environ), os.getcwd()
     with isolated("a", 2):
         assert torch.get_num_threads() == 2
         torch.set_num_threads(3)
@@ -41,7 +41,7 @@ def test_what_a_unit_turns_is_turned_back():
         torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
         os.environ["LEFT_BEHIND"] = "1"
         os.chdir("/")
-    assert (isolation._settings(), dict(os.environ), os.getcwd()) == before
+    assert (isolation._Settings(), dict(os.environ), os.getcwd()) == before
     assert not torch.nn.modules.module._global_forward_hooks
 
 

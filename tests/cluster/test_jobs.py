@@ -19,7 +19,7 @@ import pytest
 from raybench.cli.main import main
 from raybench.errors import UserError
 from raybench.execution.jobs import Jobs
-from raybench.pipeline.journal import read_journal
+from raybench.progress.journal import read_journal
 from raybench.results.store import Store
 from raybench.storage.gc import find_garbage
 from raybench.storage.open import open_storage
@@ -187,7 +187,7 @@ def test_what_was_typed_beats_the_environment(head, jobs, monkeypatch):
 def test_a_missing_token_is_asked_for(head, jobs, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.delenv("RAY_AUTH_MODE")
-    with pytest.raises(UserError, match="asks for a token: set RAY_AUTH_TOKEN"):
+    with pytest.raises(UserError, match="requires a token: set RAY_AUTH_TOKEN"):
         Jobs(head[0]).list()
 
 
@@ -207,7 +207,7 @@ def test_run_tells_a_missing_and_a_wrong_token_and_writes_nothing(head, token, t
     command += ["run", str(file), "--address", head.gcs, "--storage", str(tmp_path / "store")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr
-    assert ("this token" if token else "may ask for a token: set RAY_AUTH_TOKEN") in done.stderr
+    assert ("this token" if token else "may require a token: set RAY_AUTH_TOKEN") in done.stderr
     assert "Traceback" not in done.stderr
     assert open_storage(tmp_path / "store").list("") == []
 

@@ -9,9 +9,10 @@ from raybench.execution.driver import Run, drive, only_cell
 from raybench.execution.isolation import resident
 from raybench.execution.local import fit
 from raybench.execution.worker import Assignment
-from raybench.pipeline.exclusive import Node
-from raybench.plan import Plan, plan
-from raybench.spec.reader import load_sweep
+from raybench.pipeline.exclusive import Machine
+from raybench.plan.plan import plan
+from raybench.plan.records import Plan
+from raybench.sweep.reader import load_sweep
 
 from .resume import Sweep
 
@@ -29,8 +30,8 @@ def run_here(sweep: Sweep, among: Callable[[Plan], Plan] = lambda whole: whole) 
 
 @pytest.mark.timeout(250)
 def test_a_cell_alone_and_after_twenty_others(tmp_path, monkeypatch):
-    node = Node(tmp_path)  # a lock of its own: timings don't wait for other tests
-    monkeypatch.setattr(worker, "_node", lambda: node)
+    node = Machine(tmp_path)  # a lock of its own: timings don't wait for other tests
+    monkeypatch.setattr(worker, "_machine", lambda: node)
     sweep = Sweep(tmp_path / "many", methods=MANY, epochs=1, seeds="[0, 1, 2]")
     last = plan(load_sweep(sweep.file)).cells[-1].key
 

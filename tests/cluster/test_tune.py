@@ -15,8 +15,8 @@ from raybench.execution.driver import Run, drive
 from raybench.execution.queue import MAX_ATTEMPTS
 from raybench.execution.tune import executor
 from raybench.execution.worker import Assignment
-from raybench.spec.sweep import Resources
 from raybench.storage.local import LocalStorage
+from raybench.sweep.sweep import Resources
 
 from . import fake_worker
 from .fakes import plan, trial, two_bases
@@ -103,7 +103,7 @@ def test_an_out_of_memory_abort_of_tune_is_survived_by_planning_again(run, monke
     monkeypatch.setattr(RayActorManager, "_actor_task_failed", memory_monitor)
     drive_fakes(run, with_trial(two_bases(cells=2), "base-a", acting(kill=1)))
     assert aborts
-    assert any("Ray Tune broke down" in text for text in run.watcher.said)
+    assert any("Ray Tune crashed" in text for text in run.watcher.said)
     assert {outcome.status for outcome in run.outcomes.values()} == {"ok"}
     assert len(run.outcomes) == 8
 

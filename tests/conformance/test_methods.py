@@ -9,9 +9,9 @@ import torch
 
 from raybench import registry
 from raybench.cli.main import main
-from raybench.methods.conformance import check_file, check_importance, check_regularizer
 from raybench.methods.protocols import Importance, Regularizer
 from raybench.registry import Registry
+from raybench.testing.conformance import check_file, check_importance, check_regularizer
 
 CRITERIA = sorted(registry.importance.entries())
 REGULARIZERS = sorted(registry.regularizer.entries())
@@ -101,7 +101,7 @@ def test_the_check_runs_from_the_command_line(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN)
     done = subprocess.run(
-        [sys.executable, "-m", "raybench.methods.conformance", str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "raybench.testing.conformance", str(path)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "importance mean-activation: conforms\n"
 

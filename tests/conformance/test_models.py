@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from raybench import registry
+from raybench.datasets.facts import DataFacts
 from raybench.errors import NotSupported
+from raybench.groups import surgery
+from raybench.groups.cost import count_macs
+from raybench.groups.trace import trace
 from raybench.methods.protocols import Importance
 from raybench.models.build import build_model
-from raybench.pipeline import artifact, surgery
-from raybench.pipeline.cost import count_macs
-from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select
-from raybench.spec.trial import MethodRef, Recipe, TrainRecipe, Trial
-from raybench.tasks.protocol import DataFacts
+from raybench.pipeline import artifact
+from raybench.scoring.scorer import Scoring
+from raybench.selection.select import select
+from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
 
 MODELS = sorted(name for name, entry in registry.model.entries().items() if entry.facts["task"] == "classification")
 QUICK = {  # one of each family, small enough for every run
@@ -64,7 +66,7 @@ def test_a_model_is_pruned_2x_trained_saved_and_loaded(name, tmp_path):
     except NotSupported as error:
         pytest.fail(f"{name} can't be grouped: {error}")
     criterion: Importance = registry.importance.load("magnitude-l2")()
-    cut = select(model, example, groups, criterion, [2.0], seed=0)[2.0]
+    cut = select(Scoring(criterion, model), example, groups, [2.0])[2.0]
     assert abs(cut.speedup / 2 - 1) <= 0.005 or cut.reason
     pruned = copy.deepcopy(model)
     surgery.apply(pruned, groups, cut.kept)
@@ -96,6 +98,8 @@ def test_a_net_whose_channels_cannot_be_followed_is_refused_by_name(name):
     model, example = build_model(name, data).eval(), torch.zeros(1, 3, data.image_size, data.image_size)
     with pytest.raises(NotSupported, match=REFUSED[name]):
         select(
-            model, example, trace(model, example, classes=data.classes),
-            registry.importance.load("magnitude-l2")(), [2.0], seed=0,
-        )  # fmt: skip
+            Scoring(registry.importance.load("magnitude-l2")(), model),
+            example,
+            trace(model, example, classes=data.classes),
+            [2.0],
+        )

@@ -7,11 +7,11 @@ import torch
 
 from raybench.cli.main import main
 from raybench.execution.worker import Assignment, execute
-from raybench.pipeline.journal import read_journal
-from raybench.plan import plan
+from raybench.plan.plan import plan
+from raybench.progress.journal import read_journal
 from raybench.results.store import Store
-from raybench.spec.reader import load_sweep
 from raybench.storage.open import open_storage
+from raybench.sweep.reader import load_sweep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 

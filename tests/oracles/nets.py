@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from raybench.pipeline.records import Group, Groups, Member
+from raybench.groups.records import Group, Groups, Member
 
 
 def member(layer, kind, side, width, positions=None, units=None):

@@ -8,10 +8,10 @@ import torch
 
 from raybench import registry
 from raybench.errors import NotSupported
-from raybench.methods.evidence import gather
+from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration
-from raybench.methods.scoring import Scorer
-from raybench.pipeline.records import Groups
+from raybench.scoring.gather import gather
+from raybench.scoring.scorer import Scorer
 from tests.oracles import formulas, nets
 
 BATCH = 4

@@ -8,9 +8,9 @@ import torch
 
 from raybench import registry
 from raybench.errors import StageError
+from raybench.groups import surgery
 from raybench.methods.pairs import FilterDistances
-from raybench.methods.scoring import Scorer
-from raybench.pipeline import surgery
+from raybench.scoring.scorer import Scorer
 from tests.oracles import formulas, nets
 from tests.pruning_nets import drop_one_each
 

@@ -8,10 +8,10 @@ import torch_pruning as tp
 from torch import nn
 
 from raybench import registry
-from raybench.methods.evidence import gather
 from raybench.methods.protocols import Calibration
 from raybench.methods.regularizers.group_norm import shrinkage
-from raybench.methods.scoring import Scorer
+from raybench.scoring.gather import gather
+from raybench.scoring.scorer import Scorer
 from tests.oracles import formulas, nets
 
 

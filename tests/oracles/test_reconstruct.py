@@ -10,14 +10,14 @@ from torch import nn
 
 from raybench import registry
 from raybench.errors import StageError
+from raybench.groups import surgery
+from raybench.groups.trace import trace
 from raybench.methods import refit
-from raybench.methods.evidence import gather
-from raybench.methods.protocols import Calibration, Reading
-from raybench.methods.scoring import Scorer
-from raybench.pipeline import surgery
-from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select
-from raybench.pipeline.reconstruct import reconstruct
+from raybench.methods.protocols import Calibration, RefitProblem
+from raybench.scoring.gather import gather
+from raybench.scoring.scorer import Scorer, Scoring
+from raybench.selection.refit import reconstruct
+from raybench.selection.select import select
 from tests.oracles import formulas, nets
 from tests.pruning_nets import small_swin, small_vit
 
@@ -207,9 +207,9 @@ class Counting(registry.importance.load("cp")):
         super().__init__(points)
         object.__setattr__(self, "counts", {})
 
-    def refit(self, reading):
-        self.counts[reading.name] = reading.target.shape[1]
-        return super().refit(reading)
+    def refit(self, problem):
+        self.counts[problem.name] = problem.target.shape[1]
+        return super().refit(problem)
 
 
 @pytest.mark.parametrize("points", [1, 3, 10])
@@ -227,7 +227,7 @@ def test_windows_are_no_more_points_than_images(points):
 
 def test_large_activations_mean_fewer_images_with_more_points_each(monkeypatch):
     net, groups, calibration = case("plain", n=32)
-    monkeypatch.setattr("raybench.pipeline.reconstruct.MOST_VALUES", 8 * 5 * 8 * 8)  # conv1 gives 5 x 8 x 8 values
+    monkeypatch.setattr("raybench.selection.refit.MOST_VALUES", 8 * 5 * 8 * 8)  # conv1 gives 5 x 8 x 8 values
     counting = Counting(2)
     refitted(net, groups, CUTS["plain"][0], calibration, counting)
     assert counting.counts == {"conv2": 64, "fc": 8}  # 8 images, 8 locations of each; a classifier has one
@@ -272,7 +272,7 @@ def test_as_many_columns_as_points_are_not_worse_than_no_refit(columns, fit):
 
     seen, unseen = features(128), features(1000)
     old, target = weight[:columns], seen @ weight
-    new = fit(Reading("fc", seen[None, :, :columns, None], old[None, :, None], target[None]))[0, :, 0]
+    new = fit(RefitProblem("fc", seen[None, :, :columns, None], old[None, :, None], target[None]))[0, :, 0]
     before, after = (unseen[:, :columns] @ w - unseen @ weight for w in (old, new))
     assert after.norm() < 0.95 * before.norm()
 
@@ -281,9 +281,9 @@ def test_as_many_columns_as_points_are_not_worse_than_no_refit(columns, fit):
 def test_a_fit_that_does_not_carry_over_to_held_out_points_is_not_used(fit):
     draw = torch.Generator().manual_seed(0)
     inputs, weight, noise = (torch.randn(*s, generator=draw).double() for s in ((32, 24), (24, 3), (32, 3)))
-    reading = Reading("fc", inputs[None, ..., None], weight[None, :, None], (inputs @ weight + noise)[None])
-    assert torch.equal(fit(reading), reading.weight)  # what is left is noise alone
-    few = Reading("fc", reading.inputs[:, :3], reading.weight, reading.target[:, :3])
+    problem = RefitProblem("fc", inputs[None, ..., None], weight[None, :, None], (inputs @ weight + noise)[None])
+    assert torch.equal(fit(problem), problem.weight)  # what is left is noise alone
+    few = RefitProblem("fc", problem.inputs[:, :3], problem.weight, problem.target[:, :3])
     assert torch.equal(fit(few), few.weight)
 
 
@@ -294,7 +294,7 @@ def test_iterative_selections_with_refits_repeat(name):
     calibration = Calibration(*nets.images(16), 8)
     image = torch.zeros(1, 3, 8, 8)
     first, again = (
-        select(net, image, groups, criterion(name, points=10), [2.0], schedule="iterative", calibration=calibration)
+        select(Scoring(criterion(name, points=10), net, calibration), image, groups, [2.0], schedule="iterative")
         for _ in range(2)
     )
     assert first[2.0].kept == again[2.0].kept

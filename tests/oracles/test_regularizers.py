@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from raybench import registry
 from raybench.errors import NotSupported
-from raybench.pipeline.records import Group, Groups
+from raybench.groups.records import Group, Groups
 from tests.oracles import formulas, nets
 
 ALL = sorted(registry.regularizer.entries())

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from raybench import registry
-from raybench.methods.evidence import gather
 from raybench.methods.lasso import entry_penalties
 from raybench.methods.protocols import Calibration
 from raybench.methods.ranks import certified, map_ranks
-from raybench.methods.scoring import Scorer
+from raybench.scoring.gather import gather
+from raybench.scoring.scorer import Scorer
 from tests.oracles import nets
 
 ALL = sorted(registry.importance.entries())

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from raybench.spec.sweep import Sweep
+from raybench.sweep.sweep import Sweep
 
 STAGE = {"epochs": 1, "lr": 0.1}
 RECIPE = {"name": "r", "base": {"epochs": 2, "lr": 0.1}, "sparsify": STAGE, "finetune": STAGE}

@@ -11,13 +11,15 @@ from safetensors.torch import load_file, save_file
 from raybench import load_pruned, registry
 from raybench.datasets.open import facts_of
 from raybench.errors import UserError
+from raybench.groups import surgery
+from raybench.groups.trace import trace
 from raybench.models.build import build_model
-from raybench.pipeline import artifact, surgery
+from raybench.pipeline import artifact
 from raybench.pipeline.export import EXPORTS
-from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select
-from raybench.spec.trial import MethodRef, TrainRecipe, Trial
-from raybench.spec.trial import Recipe as TrainingRecipe
+from raybench.scoring.scorer import Scoring
+from raybench.selection.select import select
+from raybench.sweep.trial import MethodRef, TrainRecipe, Trial
+from raybench.sweep.trial import Recipe as TrainingRecipe
 
 STEP = TrainRecipe(epochs=1, lr=0.1)
 IMAGES = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -30,7 +32,7 @@ def saved(tmp_path_factory):
     torch.manual_seed(0)
     model = build_model("test-convnet", data).eval()
     groups = trace(model, IMAGES[:1], classes=data.classes)
-    cut = select(model, IMAGES[:1], groups, registry.importance.load("magnitude-l2")(), [2.0], seed=0)[2.0]
+    cut = select(Scoring(registry.importance.load("magnitude-l2")(), model), IMAGES[:1], groups, [2.0])[2.0]
     surgery.apply(model, groups, cut.kept)
     recipe = TrainingRecipe(name="none", base=STEP, sparsify=STEP, finetune=STEP)
     method = MethodRef(name="magnitude-l2")

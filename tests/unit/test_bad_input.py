@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from raybench.cli.main import main
+from raybench.datasets.facts import DataFacts
 from raybench.models.build import build_model
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
-from raybench.tasks.protocol import DataFacts
 from tests.miniatures import cifar10
 
 
@@ -76,7 +76,7 @@ def test_a_missing_root(tmp_path, capsys):
     ("content", "message"),
     [
         (pickle.dumps(batch(30), protocol=2)[:4000], "data_batch_2: cut short"),
-        (pickle.dumps({"data": Evil()}), "data_batch_2: refused: it asks for builtins.exec"),
+        (pickle.dumps({"data": Evil()}), "data_batch_2: refused: it contains builtins.exec"),
         (None, "data_batch_2 missing: the download is damaged"),
     ],
     ids=["truncated", "runs code", "missing"],
@@ -146,7 +146,7 @@ def test_a_model_of_other_classes_than_the_data(tmp_path, capsys, cifar, monkeyp
 def test_a_recipe_that_could_not_be_followed_to_its_end(tmp_path, capsys, cifar):
     misspelt = {"extends": "quick", "finetune": {"augment": ["flipp"]}}
     assert "Did you mean 'flip'" in refused(tmp_path, capsys, recipe=misspelt)
-    assert "asks for 256 calibration images" in refused(tmp_path, capsys, methods=["taylor"])
+    assert "sets 256 calibration images" in refused(tmp_path, capsys, methods=["taylor"])
 
 
 def test_every_mistake_is_told_at_once(tmp_path, capsys, cifar, tree):

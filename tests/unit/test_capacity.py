@@ -25,7 +25,7 @@ def nodes(monkeypatch):
 def test_a_cluster_that_grows_is_asked_for_more_than_it_began_with(nodes, monkeypatch):
     from raybench.execution import tune
     from raybench.execution.worker import Assignment
-    from raybench.spec.sweep import Resources
+    from raybench.sweep.sweep import Resources
 
     nodes({"CPU": 1.0})
     limits = []
@@ -102,3 +102,11 @@ def test_another_request_that_is_impossible_is_not_ours(nodes, told):
     other = {"GPU": 8.0}
     told(status(10, 9), status(11, 10), status(12, 11, infeasible=other), status(13, 12, infeasible=other))
     assert concurrency({"GPU": 1.0}, "auto") == capacity.AT_ONCE
+
+
+def test_a_ray_without_the_private_parts_is_warned_of_and_waited_for(nodes, told, monkeypatch):
+    nodes({"CPU": 1.0})
+    told()
+    monkeypatch.setattr(capacity, "_status", lambda: SimpleNamespace().autoscaling_state)
+    with pytest.warns(UserWarning, match="doesn't report the state of its autoscaler .* No node holds 1 GPU now"):
+        assert concurrency({"GPU": 1.0}, "auto") == capacity.AT_ONCE

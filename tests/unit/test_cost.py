@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from raybench import registry
+from raybench.datasets.facts import DataFacts
 from raybench.errors import NotSupported, UserError
+from raybench.groups import surgery
+from raybench.groups.attention import plainly
+from raybench.groups.cost import Cost, count_macs
+from raybench.groups.records import Groups
+from raybench.groups.trace import DEFAULT_PARTS, trace
 from raybench.models.build import build_model
-from raybench.pipeline import surgery
-from raybench.pipeline.attention import plainly
-from raybench.pipeline.cost import Cost, count_macs
-from raybench.pipeline.group import DEFAULT_PARTS, trace
-from raybench.pipeline.records import Groups
-from raybench.tasks.protocol import DataFacts
 from tests.pruning_nets import (
     IMAGE,
     Branches,

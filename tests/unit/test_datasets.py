@@ -10,9 +10,9 @@ from PIL import Image
 from raybench.datasets.files import list_classes
 from raybench.datasets.open import open_dataset
 from raybench.datasets.pickles import read_pickle
-from raybench.datasets.roots import data_root
 from raybench.datasets.splits import stratified
 from raybench.errors import UserError
+from raybench.sweep.data_roots import data_root
 from tests.miniatures import cifar10, rows
 from tests.shared import DATA, needs_data
 
@@ -104,7 +104,7 @@ def write(folder, content):
 
 
 BAD_CIFAR = {
-    "runs code": (lambda: pickle.dumps({"data": Evil()}), "refused: it asks for builtins.eval"),
+    "runs code": (lambda: pickle.dumps({"data": Evil()}), "refused: it contains builtins.eval"),
     "truncated": (lambda: pickle.dumps(rows(40), protocol=2)[:5000], "cut short"),
     "empty": (lambda: b"", "cut short"),
     "no pickle": (lambda: b"\x00\x01 this is no pickle", "data_batch_2"),
@@ -130,7 +130,7 @@ def test_pickles_build_nothing_but_data(tmp_path, name):
     module, _, attribute = name.rpartition(".")
     path = tmp_path / "x"
     path.write_bytes(b"c" + f"{module}\n{attribute}\n".encode() + b"(S'true'\ntR.")
-    with pytest.raises(UserError, match=f"it asks for {name}"):
+    with pytest.raises(UserError, match=f"it contains {name}"):
         read_pickle(path)
 
 
@@ -148,7 +148,7 @@ def test_a_sample_of_cifar_is_told_from_a_download_that_ended_early(cifar):
     folder = cifar / "cifar-10-batches-py"
     for number in (4, 5):
         (folder / f"data_batch_{number}").unlink()
-    with pytest.warns(UserWarning, match="3 of 5 training files, of at most 40 images: taken for a sample"):
+    with pytest.warns(UserWarning, match="3 of 5 training files, of at most 40 images: treated as a sample"):
         assert len(open_dataset("cifar10", {}, cifar).whole) == 120
     (folder / "data_batch_2").write_bytes(pickle.dumps(rows(10_000), protocol=2))  # as long as the real ones
     with pytest.raises(UserError, match=r"data_batch_4, data_batch_5 missing"):

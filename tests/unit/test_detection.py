@@ -12,18 +12,19 @@ if importlib.util.find_spec("ultralytics") is None:  # importing it here would w
     pytest.skip("the detection extra is not installed", allow_module_level=True)
 
 from raybench import registry
-from raybench.datasets.coco import as_instances
 from raybench.datasets.open import open_dataset
 from raybench.errors import UserError
-from raybench.methods.evidence import gather
+from raybench.groups.trace import trace
 from raybench.models.ultralytics import normalised, yolo
 from raybench.models.weights import load_weights
-from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select
-from raybench.spec.trial import TrainRecipe
+from raybench.scoring.gather import gather
+from raybench.scoring.scorer import Scoring
+from raybench.selection.select import select
+from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.detection import Detection
 from raybench.tasks.detection_images import PlainImages
 from raybench.tasks.detection_metrics import Meter, detections, in_original
+from tests.coco_instances import as_instances
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 here = pytest.mark.skipif(not SHARED.is_dir(), reason="the developer's data pack is not here")
@@ -154,7 +155,7 @@ def test_calibration_is_seeded_and_its_loss_is_the_training_loss(task):
     from raybench.tasks.detection import DetectionLoss
 
     assert torch.allclose(one.loss(raw, one.labels), DetectionLoss(model)(raw, one.labels))
-    with pytest.raises(UserError, match="asks for 99 calibration images, the training split has 12"):
+    with pytest.raises(UserError, match="sets 99 calibration images, the training split has 12"):
         task.calibration(99, 2, seed=0)
 
 
@@ -176,8 +177,8 @@ def test_criteria_reach_a_detectors_speedup(task, name):
     groups = trace(model, torch.zeros(1, 3, 64, 64), classes=10)
     criterion = registry.importance.load(name)()
     calibration = None if criterion.needs in ("nothing", "weights") else task.calibration(4, 2, 0)
-    cuts = select(model, torch.zeros(1, 3, 64, 64), groups, criterion, [2.0], strategy="protected-global",
-                  schedule="one-shot", protocol="raybench", calibration=calibration, seed=0, round_to=1)  # fmt: skip
+    scoring = Scoring(criterion, model, calibration)
+    cuts = select(scoring, torch.zeros(1, 3, 64, 64), groups, [2.0], schedule="one-shot")
     assert cuts[2.0].speedup == pytest.approx(2, rel=0.005)
 
 
@@ -194,11 +195,11 @@ def test_regularizers_change_what_is_learned(task, name):
 
 
 def test_what_a_detector_cant_do_is_told_before_training(task):
-    with pytest.raises(UserError, match="has 10 classes, the model knows 4"):
+    with pytest.raises(UserError, match="has 10 classes, the model 4"):
         task.train(detector(classes=4), RECIPE, seed=0, checkpoint=Memory())
     with pytest.raises(UserError, match="needs a detection model; found Linear"):
         task.evaluate(torch.nn.Linear(2, 2), "val")
-    with pytest.raises(UserError, match="augment: found 'crop'; detection knows"):
+    with pytest.raises(UserError, match="augment: found 'crop'; detection has"):
         task.train(detector(), TrainRecipe(epochs=1, lr=0.1, augment=("crop",)), seed=0, checkpoint=Memory())
     with pytest.raises(UserError, match=r"label_smoothing: found 0\.1"):
         task.train(detector(), TrainRecipe(epochs=1, lr=0.1, label_smoothing=0.1), seed=0, checkpoint=Memory())

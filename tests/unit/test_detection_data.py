@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raybench.datasets.coco import as_instances, read_instances
+from raybench.datasets.coco import read_instances
 from raybench.datasets.open import open_dataset
 from raybench.errors import UserError
 from raybench.storage.local import LocalStorage
+from tests.coco_instances import as_instances
 
 
 def box(image, category, *numbers, **more):

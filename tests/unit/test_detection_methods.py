@@ -10,12 +10,13 @@ if importlib.util.find_spec("ultralytics") is None:  # importing it here would w
 
 from raybench import registry
 from raybench.datasets.open import open_dataset
+from raybench.groups import surgery
+from raybench.groups.trace import trace
 from raybench.models.ultralytics import yolo
-from raybench.pipeline import surgery
-from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select
-from raybench.plan import plan
-from raybench.spec.reader import load_sweep
+from raybench.plan.plan import plan
+from raybench.scoring.scorer import Scoring
+from raybench.selection.select import select
+from raybench.sweep.reader import load_sweep
 from raybench.tasks.detection import Detection
 
 CRITERIA = sorted(set(registry.importance.entries()) - {"obd-c"})
@@ -35,7 +36,7 @@ def test_every_criterion_prunes_yolov8n(task, name):
     criterion = registry.importance.load(name)()
     calibration = None if criterion.needs in ("nothing", "weights") else task.calibration(16, 8, 0)
     for schedule in ("progressive", "iterative") if calibration else ("progressive",):
-        cut = select(model, image, groups, criterion, [2.0], schedule=schedule, calibration=calibration)[2.0]
+        cut = select(Scoring(criterion, model, calibration), image, groups, [2.0], schedule=schedule)[2.0]
         assert cut.speedup == pytest.approx(2, rel=0.005)
     surgery.apply(model, groups, cut.kept)
     assert set(task.evaluate(model, "test")) == {"mAP50-95", "mAP50", "loss"}

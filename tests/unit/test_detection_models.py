@@ -15,14 +15,14 @@ if importlib.util.find_spec("ultralytics") is None:  # importing it here would w
 
 
 from raybench.errors import UserError
+from raybench.groups import surgery
+from raybench.groups.cost import Cost
+from raybench.groups.trace import trace
 from raybench.models.offline import offline
 from raybench.models.ultralytics import Detector, architecture, yolo
 from raybench.models.ultralytics_checkpoint import read_checkpoint
 from raybench.models.ultralytics_export import unrolled
 from raybench.models.weights import load_weights
-from raybench.pipeline import surgery
-from raybench.pipeline.cost import Cost
-from raybench.pipeline.group import trace
 
 with offline():
     from ultralytics.nn.tasks import DetectionModel
@@ -127,7 +127,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 
 def test_weights_of_other_classes_are_refused(tmp_path):
     torch.save(yolo(7, 3, 64, config="yolov8", scale="tiny").state_dict(), tmp_path / "seven.pt")
-    with pytest.raises(UserError, match=r"seven\.pt: found weights of a detector of 7 classes; the dataset has 3"):
+    with pytest.raises(UserError, match=r"seven\.pt: found weights for 7 classes; the dataset has 3"):
         load_weights(yolo(3, 3, 64, config="yolov8", scale="tiny"), tmp_path / "seven.pt")
 
 
@@ -144,7 +144,7 @@ class Call:
 def test_a_checkpoint_runs_nothing(tmp_path):
     mark = tmp_path / "ran"
     torch.save({"model": Call(Path.touch, mark)}, tmp_path / "stranger.pt")
-    with pytest.raises(UserError, match=r"refused: the checkpoint names .*nothing in it was run"):
+    with pytest.raises(UserError, match=r"refused: the checkpoint contains .*none of its code was run"):
         read_checkpoint(tmp_path / "stranger.pt")
     evil = architecture("yolov8", "tiny") | {"activation": f"open({str(mark)!r}, 'w').close() or torch.nn.SiLU()"}
     torch.save({"model": Call(DetectionModel, evil, 3, 3, False)}, tmp_path / "constructor.pt")

@@ -14,10 +14,10 @@ if importlib.util.find_spec("ultralytics") is None:  # importing it here would w
 from raybench.datasets.open import open_dataset
 from raybench.models.offline import offline
 from raybench.models.ultralytics import yolo
-from raybench.spec.trial import TrainRecipe
+from raybench.sweep.trial import TrainRecipe
 from raybench.tasks import detection_training as ours
 from raybench.tasks.training.ema import Average
-from raybench.tasks.training.progress import Progress
+from raybench.tasks.training.progress import TrainingState
 
 with offline():
     from ultralytics.engine.trainer import BaseTrainer
@@ -59,7 +59,7 @@ def test_an_epoch_leaves_the_weights_and_the_average_that_ultralytics_parts_leav
     data = open_dataset("digits-detection", {"train": 12, "val": 4, "test": 4, "image_size": 64}, None)
     model, epochs, steps = detector(), 3, 3
     other = copy.deepcopy(model)
-    progress = Progress(model, ours.make_optimizer(model, SGD, CPU), Average(model, SGD.ema), None)
+    progress = TrainingState(model, ours.make_optimizer(model, SGD, CPU), Average(model, SGD.ema), None)
     batches, loss = [], v8DetectionLoss(model)
 
     def recording(raw, truth):
@@ -68,10 +68,10 @@ def test_an_epoch_leaves_the_weights_and_the_average_that_ultralytics_parts_leav
 
     images = []
     model.register_forward_pre_hook(lambda module, inputs: images.append(inputs[0].clone()))
-    lesson = ours.Lesson(data, SGD, 5, CPU, recording)
+    inputs = ours.EpochInputs(data, SGD, 5, CPU, recording)
     for epoch in range(epochs):
         batches.append([])
-        ours.run_epoch(progress, lesson, epoch)
+        ours.run_epoch(progress, inputs, epoch)
     seen = iter(images)
     optimizer, average, loss = theirs(other, SGD), ModelEMA(other), v8DetectionLoss(other.train())
     warm = round(SGD.warmup_epochs * steps)

@@ -12,8 +12,8 @@ import pytest
 from raybench.cli.main import main
 from raybench.datasets.download import Source, fetch
 from raybench.datasets.open import open_dataset
-from raybench.datasets.roots import data_root
 from raybench.errors import UserError
+from raybench.sweep.data_roots import data_root
 from tests.miniatures import cifar10
 
 

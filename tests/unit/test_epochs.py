@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from raybench.progress.epochs import EPOCHS, epochs_told
+from raybench.progress.epochs import EPOCHS, report_epochs
 
 
 def ended(epoch: int, left: float) -> None:
@@ -14,7 +14,7 @@ def ended(epoch: int, left: float) -> None:
 def test_an_epoch_is_told_with_what_is_left_and_nothing_outside() -> None:
     said: list[str] = []
     ended(1, 900)
-    with epochs_told(said.append, every=0):
+    with report_epochs(said.append, every=0):
         ended(2, 800)
         ended(3, 70)
     ended(4, 60)
@@ -23,7 +23,7 @@ def test_an_epoch_is_told_with_what_is_left_and_nothing_outside() -> None:
 
 def test_short_stages_stay_silent() -> None:
     said: list[str] = []
-    with epochs_told(said.append):
+    with report_epochs(said.append):
         ended(1, 5)
     assert said == []
 
@@ -32,7 +32,7 @@ def test_training_tells_its_epochs(tmp_path, monkeypatch, capsys) -> None:
     from raybench.cli.main import main
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(epochs_told.__wrapped__, "__defaults__", (0.0,))
+    monkeypatch.setattr(report_epochs.__wrapped__, "__defaults__", (0.0,))
     recipe = tmp_path / "r.yaml"
     stage = "{epochs: 2, batch_size: 256, optimizer: adamw, lr: 0.004}"
     recipe.write_text(f"base: {stage}\nsparsify: {stage}\nfinetune: {stage}\n")

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from raybench.errors import NotSupported, StageError, UserError
-from raybench.methods.evidence import gather
+from raybench.groups.trace import trace
 from raybench.methods.protocols import Calibration, Importance
+from raybench.scoring.gather import gather
 from tests.oracles import nets
 
 
@@ -136,3 +137,12 @@ def test_too_few_images_say_both_numbers():
         gather(Counting(), net, groups, calibration(n=3))
     with pytest.raises(UserError, match="no calibration images"):
         gather(Counting(), net, groups, None)
+
+
+@pytest.mark.parametrize("criterion", [Gradients(), Squares()], ids=lambda c: type(c).__name__)
+def test_norms_without_a_weight_have_no_gradients(criterion):
+    classifier = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), *classifier)
+    images, labels = torch.randn(5, 3, 6, 6), torch.tensor([0, 1, 0, 1, 1])
+    found = gather(criterion, net, trace(net, images), Calibration(images, labels, batch_size=2))
+    assert set(found.gradients or found.gradient_squares) == {"0.weight", "4.weight"}

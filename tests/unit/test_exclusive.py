@@ -5,12 +5,12 @@ import sys
 import threading
 import time
 
-from raybench.pipeline.exclusive import Node
+from raybench.pipeline.exclusive import Machine
 
 HOLD = """
 import sys, time, pathlib
-from raybench.pipeline.exclusive import Node
-with Node(pathlib.Path(sys.argv[1])).computing():
+from raybench.pipeline.exclusive import Machine
+with Machine(pathlib.Path(sys.argv[1])).computing():
     print("in", flush=True)
     time.sleep(60)
 """
@@ -23,13 +23,13 @@ def hold(folder):
 
 
 def test_alone_on_the_machine_is_exclusive_at_once(tmp_path):
-    with Node(tmp_path).computing() as node, node.exclusive(wait_s=0) as alone:
+    with Machine(tmp_path).computing() as node, node.exclusive(wait_s=0) as alone:
         assert alone
 
 
 def test_another_process_that_computes_prevents_it_and_its_death_does_not(tmp_path):
     other = hold(tmp_path)
-    with Node(tmp_path).computing() as node:
+    with Machine(tmp_path).computing() as node:
         with node.exclusive(wait_s=0.2) as alone:
             assert not alone
         other.kill()
@@ -42,10 +42,10 @@ def test_nobody_starts_to_compute_while_somebody_times(tmp_path):
     entered = []
 
     def compute():
-        with Node(tmp_path).computing():
+        with Machine(tmp_path).computing():
             entered.append(time.monotonic())
 
-    with Node(tmp_path).computing() as node:
+    with Machine(tmp_path).computing() as node:
         with node.exclusive() as alone:
             thread = threading.Thread(target=compute)
             thread.start()
@@ -62,7 +62,7 @@ def test_two_that_want_to_time_get_their_turns(tmp_path):
     turns = []
 
     def time_something(name):
-        with Node(tmp_path).computing() as node, node.exclusive(wait_s=5) as alone:
+        with Machine(tmp_path).computing() as node, node.exclusive(wait_s=5) as alone:
             turns.append((name, alone, "start"))
             time.sleep(0.05)
             turns.append((name, alone, "end"))

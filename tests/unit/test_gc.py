@@ -111,8 +111,8 @@ def test_the_verb_touches_nothing_until_it_is_told_to(storage, capsys):
 
 
 def test_a_named_sweep_keeps_its_stages(storage, tmp_path, capsys):
-    from raybench.spec.reader import load_sweep
-    from raybench.spec.resolve import resolve
+    from raybench.sweep.reader import load_sweep
+    from raybench.sweep.resolve import resolve
 
     file = tmp_path / "sweep.yaml"
     file.write_text(

@@ -9,11 +9,11 @@ import torchvision
 from torch import nn
 
 from raybench.errors import NotSupported, UserError
-from raybench.pipeline import surgery
-from raybench.pipeline.cost import Cost, count_macs
-from raybench.pipeline.group import trace
-from raybench.pipeline.group_check import check_groups, worst
-from raybench.pipeline.records import Groups
+from raybench.groups import surgery
+from raybench.groups.cost import Cost, count_macs
+from raybench.groups.records import Groups
+from raybench.groups.trace import trace
+from tests.oracles.grouping import check_groups, worst
 from tests.pruning_nets import (
     IMAGE,
     Branches,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
-from raybench.pipeline.group import trace
+from raybench.groups.trace import trace
 from tests.pruning_nets import IMAGE, Chain, OwnAttention, shuffled, small_resnet
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
-from raybench.pipeline import surgery
-from raybench.pipeline.cost import Cost, count_macs
-from raybench.pipeline.group import trace
-from raybench.pipeline.group_check import check_groups, worst
+from raybench.groups import surgery
+from raybench.groups.cost import Cost, count_macs
+from raybench.groups.trace import trace
+from tests.oracles.grouping import check_groups, worst
 from tests.pruning_nets import IMAGE, Chain, drop_one_each
 
 

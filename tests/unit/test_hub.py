@@ -10,12 +10,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
 from raybench.models.build import build_model
 from raybench.models.hub import load_pretrained, view_of
-from raybench.spec.trial import MethodRef, Recipe, TrainRecipe, Trial, Weights
+from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial, Weights
 from raybench.tasks.open import open_task
-from raybench.tasks.protocol import DataFacts
 
 IMAGENET = DataFacts("any", "classification", 1000, 3, 64, (0.5,) * 3, (0.5,) * 3, "")
 CPU = torch.device("cpu")

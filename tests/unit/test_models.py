@@ -15,19 +15,19 @@ from torch import nn
 
 from raybench import registry
 from raybench.cli.main import main
+from raybench.datasets.facts import DataFacts
 from raybench.datasets.open import open_dataset
 from raybench.errors import UserError
-from raybench.methods.evidence import Evidence
-from raybench.methods.scoring import Scorer
+from raybench.groups import surgery
+from raybench.groups.cost import count_macs
+from raybench.groups.trace import trace
+from raybench.methods.layers import Evidence
 from raybench.models.build import build_model
 from raybench.models.weights import load_weights
-from raybench.pipeline import surgery
-from raybench.pipeline.cost import count_macs
-from raybench.pipeline.group import trace
 from raybench.results.store import Store
+from raybench.scoring.scorer import Scorer
 from raybench.storage.local import LocalStorage
 from raybench.tasks.classification import Classification
-from raybench.tasks.protocol import DataFacts
 from tests.shared import DATA, needs_data
 
 TINY = DataFacts("tiny", "classification", 4, 1, 8, (0.5,), (0.5,), "")

@@ -11,10 +11,10 @@ import torch
 
 import raybench
 from raybench.cli.main import main
+from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
 from raybench.models.build import build_model
-from raybench.spec.modules import module_source
-from raybench.tasks.protocol import DataFacts
+from raybench.sweep.modules import module_source
 
 NET = """
 from torch import nn
@@ -102,7 +102,7 @@ def test_a_model_that_gives_other_than_one_tensor_is_refused_by_its_class(folder
     )
     command = ["prune", "--model", f"{name}:net", "--speedup", "2", "--recipe", "r.yaml", "-o", "one"]
     assert main(command) == 2
-    expected = f"model Talker: found {found} for one image; it must give one tensor (1, 10), for dataset 'digits'"
+    expected = f"model Talker: found {found} for one image; it must give one tensor (1, 10), because dataset 'digits'"
     assert expected in capsys.readouterr().err
 
 
@@ -155,7 +155,7 @@ def test_a_source_is_the_same_wherever_its_folder_lies(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["import torch, json\nfrom . import nothing\n", "import raybench.spec.trial\n", "not python"]
+    "text", ["import torch, json\nfrom . import nothing\n", "import raybench.sweep.trial\n", "not python"]
 )
 def test_a_single_file_is_known_by_its_content_alone(folder, text):
     written(folder, {"alone.py": text, "box/alone.py": text, "box/__init__.py": ""})

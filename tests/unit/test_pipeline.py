@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from raybench.cli.main import main
-from raybench.pipeline.cost import count_macs
-from raybench.pipeline.journal import read_journal
+from raybench.groups.cost import count_macs
+from raybench.progress.journal import read_journal
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 

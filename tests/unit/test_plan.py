@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybench.cli.main import main
-from raybench.plan import plan
+from raybench.plan.plan import plan
 from raybench.results.schema import Record
 from raybench.results.store import Store
-from raybench.spec.resolve import resolve
-from raybench.spec.sweep import Sweep
 from raybench.storage.local import LocalStorage
+from raybench.sweep.resolve import resolve
+from raybench.sweep.sweep import Sweep
 from tests.unit import sweeps
 
 AXES = sweeps.AXES | {
@@ -174,7 +174,7 @@ def test_the_cost_is_told_from_what_was_timed(monkeypatch, storage):
     assert cost.unknown == {"base": 1, "select": 4, "cell": 12}
     assert cost.gpu_hours == pytest.approx(cost.total_s / 3600 * 0.5)
     assert cost.cpu_hours == pytest.approx(cost.total_s / 3600 * 2)
-    assert "12 of 34 units told from other recipes" in cost.source
+    assert "12 of 34 units estimated from other recipes" in cost.source
 
 
 @settings(max_examples=15, deadline=None)
@@ -238,7 +238,7 @@ def test_the_verbs_json_tells_done_failed_and_skipped(tmp_path, capsys, storage)
         assert main(["plan", str(tmp_path / "s.yaml"), "--format", "json", "--storage", storage.url, *options]) == 0
         return [(c["method"], c["status"], c["reason"]) for c in json.loads(capsys.readouterr().out)["cells"]]
 
-    from raybench.spec.reader import load_sweep
+    from raybench.sweep.reader import load_sweep
 
     fail(storage, resolve(load_sweep(tmp_path / "s.yaml"))[0])
     needs = "importance bn-scale needs BatchNorm; test-vit normalises with layer norm"

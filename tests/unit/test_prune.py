@@ -17,13 +17,13 @@ from torch import nn
 
 from raybench import registry
 from raybench.errors import UserError
+from raybench.groups import surgery
+from raybench.groups.cost import Cost, count_macs
+from raybench.groups.trace import trace
 from raybench.methods.protocols import Calibration, ElementwiseImportance, Importance, Layer
-from raybench.methods.scoring import Scorer
-from raybench.pipeline import surgery
-from raybench.pipeline.cost import Cost, count_macs
-from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select, select_ratio
-from raybench.pipeline.prune_plan import STRATEGIES, Problem
+from raybench.scoring.scorer import Scorer, Scoring
+from raybench.selection.problem import STRATEGIES, Problem
+from raybench.selection.select import select, select_ratio
 from tests.library_loop import outputs_left, run
 from tests.pruning_nets import Grouped, drop_one_each, small_resnet, small_vit
 
@@ -32,9 +32,9 @@ IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 L2 = registry.importance.load("magnitude-l2")()
 
 
-def cuts_of(model: nn.Module, targets, criterion: Importance = L2, **how):
+def cuts_of(model: nn.Module, targets, criterion: Importance = L2, calibration=None, **how):
     groups = trace(model, IMAGE)
-    return groups, select(model, IMAGE, groups, criterion, targets, **how)
+    return groups, select(Scoring(criterion, model, calibration), IMAGE, groups, targets, **how)
 
 
 @pytest.mark.parametrize("make", [small_resnet, small_vit, Grouped])
@@ -78,7 +78,10 @@ def tiny_nets(draw):
 def test_no_single_unit_comes_nearer_than_what_is_returned(model, strategy: str, target: float) -> None:
     groups = trace(model, IMAGE)
     cost = Cost.measure(model, IMAGE, groups)
-    problem, cut = Problem.of(groups, cost, strategy), select(model, IMAGE, groups, L2, [target], strategy=strategy)
+    problem, cut = (
+        Problem.of(groups, cost, strategy),
+        select(Scoring(L2, model), IMAGE, groups, [target], strategy=strategy),
+    )
     cut = cut[target]
     if (cut.reason or "").startswith("floor"):
         return
@@ -220,7 +223,7 @@ def test_pruningbench_is_the_librarys_loop_channel_for_channel(make, ours, their
 def test_one_step_at_a_ratio_is_the_librarys_too() -> None:
     model = small_resnet()
     groups = trace(model, IMAGE)
-    cut = select_ratio(model, IMAGE, groups, L2, 0.3, strategy="local")
+    cut = select_ratio(Scoring(L2, model), IMAGE, groups, 0.3, strategy="local")
     victim = copy.deepcopy(model)
     tp.pruner.BasePruner(
         victim, IMAGE, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0.3, ignored_layers=[victim.fc],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 
 import pytest
@@ -87,15 +88,39 @@ def test_methods_share_what_the_default_folder_holds(tmp_path, capsys, monkeypat
     assert [folder.name for folder in (tmp_path / "pruned").iterdir()] == ["test-convnet"]
 
 
-def test_our_warnings_are_one_line_and_others_are_left_alone() -> None:
+def test_a_device_that_is_not_there_is_named_before_anything_is_written(tmp_path, capsys) -> None:
+    assert main([*NET, "--speedup", "2", "--device", "cuda:99", "-o", str(tmp_path / "pruned")]) == 2
+    assert capsys.readouterr().err.startswith("raybench prune: --device: 'cuda:99' can't be used here: ")
+    assert not (tmp_path / "pruned").exists()
+
+
+@pytest.mark.parametrize("then", [KeyboardInterrupt, TypeError])
+def test_ctrl_c_is_one_sentence_also_where_a_library_turns_it_into_another_error(
+    then, tmp_path, capsys, monkeypatch
+) -> None:
+    def interrupted_import(*args: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise then from None
+
+    monkeypatch.setattr("raybench.pipeline.check.check_input", interrupted_import)
+    assert main([*NET, "--speedup", "2", "-o", str(tmp_path / "pruned")]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command continues at the last finished epoch\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_our_warnings_are_one_line_and_others_are_left_alone(capsys) -> None:
     from raybench.cli import main as home
 
-    with home.told_plainly():
-        assert (
-            warnings.formatwarning("x keeps its width", UserWarning, home.__file__, 3) == "warning: x keeps its width\n"
-        )
-        assert "UserWarning: x" in warnings.formatwarning("x", UserWarning, pytest.__file__, 3)
-    assert home.__file__ in warnings.formatwarning("x", UserWarning, home.__file__, 3)
+    with home.plain_warnings():
+        warnings.warn_explicit("x keeps its width", UserWarning, home.__file__, 3)
+        assert capsys.readouterr().err == "warning: x keeps its width\n"
+        with pytest.warns(UserWarning, match="x"):
+            warnings.warn_explicit("x", UserWarning, pytest.__file__, 3)
+        assert capsys.readouterr().err == ""
+    with pytest.warns(UserWarning, match="x"):
+        warnings.warn_explicit("x", UserWarning, home.__file__, 3)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch-export"])

@@ -7,10 +7,11 @@ import torch
 
 from raybench import registry
 from raybench.cli.main import main
+from raybench.groups.trace import trace
 from raybench.methods.protocols import Calibration
-from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select
 from raybench.results.store import Store
+from raybench.scoring.scorer import Scoring
+from raybench.selection.select import select
 from raybench.storage.open import open_storage
 from tests.pruning_nets import small_resnet
 
@@ -46,11 +47,9 @@ def test_the_iterative_schedule_scores_what_was_refitted(name):
     torch.manual_seed(0)
     images = torch.randn(16, 3, 16, 16)
     calibration, groups = Calibration(images, torch.arange(16) % 10, 8), trace(model, images[:1])
+    criteria = (registry.importance.load(name)(reconstruct=on) for on in (True, False))
     refitted, plain = (
-        select(
-            model, images[:1], groups, registry.importance.load(name)(reconstruct=on), [2.0], schedule="iterative",
-            calibration=calibration,
-        )[2.0].kept
-        for on in (True, False)
-    )  # fmt: skip
+        select(Scoring(one, model, calibration), images[:1], groups, [2.0], schedule="iterative")[2.0].kept
+        for one in criteria
+    )
     assert refitted != plain

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from raybench import registry
 from raybench.errors import NotSupported
-from raybench.pipeline.group import trace
-from raybench.pipeline.prune import select, select_ratio
+from raybench.groups.trace import trace
+from raybench.scoring.scorer import Scoring
+from raybench.selection.select import select, select_ratio
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 L2 = registry.importance.load("magnitude-l2")()
@@ -49,17 +50,19 @@ class NamesItsWidth(Plain):
 
 @pytest.mark.parametrize("make", [MakesTensors, LooksAtValues])
 def test_networks_that_need_numbers_are_counted_with_numbers(make) -> None:
-    expected, found = (select(net, IMAGE, trace(net, IMAGE), L2, [2.0])[2.0] for net in (Plain().eval(), make().eval()))
+    expected, found = (
+        select(Scoring(L2, net), IMAGE, trace(net, IMAGE), [2.0])[2.0] for net in (Plain().eval(), make().eval())
+    )
     assert (found.kept, found.macs, found.macs_tp) == (expected.kept, expected.macs, expected.macs_tp)
 
 
 def test_a_network_that_names_its_width_is_refused_by_name() -> None:
     net = NamesItsWidth().eval()
     with pytest.raises(NotSupported, match=r"NamesItsWidth can't run with fewer channels, in or after first: shape"):
-        select(net, IMAGE, trace(net, IMAGE), L2, [2.0])
+        select(Scoring(L2, net), IMAGE, trace(net, IMAGE), [2.0])
 
 
 def test_a_criterion_that_scores_nothing_says_what_it_needs() -> None:
     net = Plain().eval()
     with pytest.raises(NotSupported, match="BNScale scores no channel of Plain: it needs batch-norm layers"):
-        select_ratio(net, IMAGE, trace(net, IMAGE), registry.importance.load("bn-scale")(), 0.5)
+        select_ratio(Scoring(registry.importance.load("bn-scale")(), net), IMAGE, trace(net, IMAGE), 0.5)

@@ -14,7 +14,7 @@ from raybench import registry
 from raybench.catalogue import REQUIRED, read_entries
 from raybench.cli.main import main
 from raybench.errors import UserError
-from raybench.spec.axes import MethodAxis
+from raybench.sweep.axes import MethodAxis
 
 METHOD = '''
 """A plug-in."""
@@ -57,9 +57,7 @@ def plugin(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(METHOD)
     registry.add_plugin(file)
-    yield file
-    for one in registry.KINDS:
-        one.remove_file(file)
+    return file
 
 
 def entries(file: Path, kind: str = "importance") -> dict:
@@ -73,6 +71,17 @@ def test_facts_and_parameters_are_read_with_the_bases_defaults(plugin):
     facts = {name: entry.facts[name] for name in ("needs", "requires", "version", "note", "reduce")}
     assert facts == {"needs": "weights", "requires": None, "version": 3, "note": "a fact", "reduce": "mean"}
     assert "computed" not in entry.facts
+
+
+def test_a_base_class_may_come_from_the_public_names(tmp_path, plugin):
+    file = tmp_path / "public.py"
+    file.write_text(
+        METHOD.replace("from raybench.methods.protocols import", "from raybench import").replace(
+            "from raybench.registry import", "from raybench import"
+        )
+    )
+    assert entries(file)["my-square"].facts == entries(plugin)["my-square"].facts
+    assert entries(file)["my-square"].facts["needs"] == "weights"
 
 
 def test_a_class_inherits_from_another_criterion_of_its_file(plugin):
@@ -98,13 +107,9 @@ def test_a_plug_in_that_fails_to_import_is_not_half_there(tmp_path):
     file = tmp_path / "broken.py"
     file.write_text(METHOD + "\nraise RuntimeError('on import')\n")
     registry.add_plugin(file)
-    try:
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match="on import"):
-                registry.importance.load("my-square")
-    finally:
-        for one in registry.KINDS:
-            one.remove_file(file)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="on import"):
+            registry.importance.load("my-square")
 
 
 def test_a_function_has_its_keyword_parameters_less_the_fixed_ones(tmp_path):
@@ -140,34 +145,24 @@ def test_two_files_that_claim_one_name_collide(plugin, tmp_path):
     other = tmp_path / "other.py"
     other.write_text(METHOD)
     registry.importance.add_file(other)
-    try:
-        with pytest.raises(UserError, match=r"importance 'my-square' is defined twice: .*mine\.py.* and .*other\.py"):
-            registry.importance.entries()
-    finally:
-        registry.importance.remove_file(other)
-    assert registry.importance.entry("my-square")
+    with pytest.raises(UserError, match=r"importance 'my-square' is defined twice: .*mine\.py.* and .*other\.py"):
+        registry.importance.entries()
 
 
 def test_a_plug_in_may_not_shadow_a_packaged_name(tmp_path):
     file = tmp_path / "shadow.py"
     file.write_text(METHOD.replace("my-square", "magnitude-l1"))
     registry.importance.add_file(file)
-    try:
-        with pytest.raises(UserError, match="'magnitude-l1' is defined twice"):
-            registry.importance.entries()
-    finally:
-        registry.importance.remove_file(file)
+    with pytest.raises(UserError, match="'magnitude-l1' is defined twice"):
+        registry.importance.entries()
 
 
 def test_one_file_that_uses_a_name_twice_collides(tmp_path):
     file = tmp_path / "twice.py"
     file.write_text(METHOD.replace("my-cube", "my-square"))
     registry.importance.add_file(file)
-    try:
-        with pytest.raises(UserError, match=r"'my-square' is defined twice: .*\(MySquare\) and .*\(MyCube\)"):
-            registry.importance.entries()
-    finally:
-        registry.importance.remove_file(file)
+    with pytest.raises(UserError, match=r"'my-square' is defined twice: .*\(MySquare\) and .*\(MyCube\)"):
+        registry.importance.entries()
 
 
 @pytest.mark.parametrize(
@@ -233,10 +228,6 @@ def test_a_parameter_without_a_default_must_be_given(tmp_path):
     file = tmp_path / "needy.py"
     file.write_text('@importance("needy")\nclass Needy:\n    must: str\n')
     registry.add_plugin(file)
-    try:
-        with pytest.raises(ValidationError, match="importance 'needy' needs the parameter 'must'"):
-            MethodAxis(name="needy")
-        assert MethodAxis(name="needy", params={"must": "x"}).params == {"must": "x"}
-    finally:
-        for one in registry.KINDS:
-            one.remove_file(file)
+    with pytest.raises(ValidationError, match="importance 'needy' needs the parameter 'must'"):
+        MethodAxis(name="needy")
+    assert MethodAxis(name="needy", params={"must": "x"}).params == {"must": "x"}

@@ -90,7 +90,7 @@ def test_a_kill_at_any_step_loses_nothing(tmp_path, after):
 def test_a_part_that_does_not_read_back_deletes_nothing(tmp_path, monkeypatch):
     store = filled(tmp_path)
     before = files(store)
-    monkeypatch.setattr("raybench.results.store.encode", lambda rows: b"not what was meant")
+    monkeypatch.setattr("raybench.results.parts.encode", lambda rows: b"not what was meant")
     with pytest.raises(Exception, match="nothing was deleted"):
         compact(store)
     assert set(before) <= set(files(store))

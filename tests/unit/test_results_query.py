@@ -10,12 +10,12 @@ import pytest
 import raybench
 from raybench.cli.main import main
 from raybench.errors import UserError
+from raybench.reports.comparison import compare, spearman
+from raybench.reports.leaderboard import Leaderboard, Query
+from raybench.reports.published import published
+from raybench.reports.query import query
 from raybench.results.compaction import compact
-from raybench.results.comparison import compare, spearman
-from raybench.results.leaderboard import Leaderboard, Query
 from raybench.results.merging import merge
-from raybench.results.published import published
-from raybench.results.query import query
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
@@ -116,20 +116,20 @@ def test_many_small_files_get_a_hint(store, capsys, monkeypatch):
 
 
 def test_results_as_a_frame_and_as_a_dataset(store):
-    frame = raybench.results(store.storage.url)
+    frame = raybench.load_results(store.storage.url)
     assert frame.groupby("status").size().to_dict() == {"failed": 1, "ok": 4, "skipped": 1}
-    assert list(raybench.results(store.storage.url, columns=["seed", "provenance.torch"])) == [
+    assert list(raybench.load_results(store.storage.url, columns=["seed", "provenance.torch"])) == [
         "seed",
         "provenance.torch",
     ]
-    data = raybench.results(store.storage.url, kind="dataset")
+    data = raybench.load_results(store.storage.url, kind="dataset")
     assert data.count_rows() == 6
     assert sorted(data.to_table(columns=["metric_final"])["metric_final"].drop_null().to_pylist()) == [90, 91, 96, 97]
 
 
 @pytest.mark.parametrize("first", ["import raybench", "import raybench.results.store, raybench"])
 def test_results_is_a_function_whatever_was_imported_first(store, first):
-    code = f"{first}; print(len(raybench.results({store.storage.url!r})))"
+    code = f"{first}; print(len(raybench.load_results({store.storage.url!r})))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "6"
 
 

@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("moto")
 
+from raybench.reports.leaderboard import Leaderboard
+from raybench.reports.query import query
 from raybench.results.compaction import compact
-from raybench.results.leaderboard import Leaderboard
-from raybench.results.query import query
 from raybench.results.store import Store
 from tests.unit.result_rows import failure, row, trial
 from tests.unit.test_storage_objects import endpoint, storage  # noqa: F401

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from raybench.cli.main import main
-from raybench.results.cell_text import sparkline
-from raybench.results.reproduce import sweep_of
+from raybench.reports.cell_text import sparkline
+from raybench.reports.reproduce import sweep_of
 from raybench.results.schema import Record, identity
 from raybench.results.store import Store
-from raybench.spec.reader import load_sweep
-from raybench.spec.resolve import resolve
 from raybench.storage.open import open_storage
+from raybench.sweep.reader import load_sweep
+from raybench.sweep.resolve import resolve
 from tests.unit.result_rows import failure, row, trial
 
 QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"

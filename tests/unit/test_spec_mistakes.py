@@ -7,7 +7,7 @@ import pytest
 
 from raybench.cli.main import main
 from raybench.errors import SpecError
-from raybench.spec.reader import load_sweep
+from raybench.sweep.reader import load_sweep
 
 RECIPE = """\
 base: {epochs: 2, lr: 0.1}
@@ -100,13 +100,13 @@ BAD = {
     "schedule": (GOOD + "schedule: oneshot\n", ["schedule: found 'oneshot'", "Did you mean 'one-shot'?"]),
     "schedule of a protocol that has its own": (
         GOOD.replace("random", "{name: random, schedule: one-shot}") + "protocol: pruningbench\n",
-        ["bad.yaml:4: methods[1].schedule: found 'one-shot', expected none: protocol pruningbench walks"],
+        ["bad.yaml:4: methods[1].schedule: found 'one-shot', expected none: protocol pruningbench has its own"],
     ),
     "prune": (GOOD + "prune: [embed, mpl]\n", ["bad.yaml:7: prune[1]: found 'mpl'", "Did you mean 'mlp'?"]),
     "round_to": (GOOD + "round_to: 0\n", ["round_to: found 0, expected a number of at least 1"]),
     "two devices a cell": (
         GOOD + "resources: {gpus: 2}\n",
-        ["bad.yaml:7: resources.gpus: found 2, which is not built yet: one device per cell; expected 0 to 1"],
+        ["bad.yaml:7: resources.gpus: found 2, expected 0 to 1: a cell runs on one device at most"],
     ),
     "negative gpus": (
         GOOD + "resources: {gpus: -0.5}\n",
@@ -126,7 +126,7 @@ BAD = {
     "no recipe": (GOOD.replace("small", ""), ["bad.yaml:6: recipe: found nothing, expected the name or file"]),
     "recipes in a circle": (
         GOOD.replace("small", "snake"),
-        ["recipes/snake.yaml:1: recipe: found a circle"],
+        ["recipes/snake.yaml:1: recipe: found a cycle"],
     ),
     "number that is none": (GOOD + "seeds: !!int one\n", ["bad.yaml:7: seeds: found 'one', expected a whole number"]),
     "number without end": (GOOD + "seeds: " + "9" * 5000 + "\n", ["bad.yaml:7: seeds: found '999"]),
@@ -176,7 +176,7 @@ BAD = {
         GOOD + "extends: goood.yaml\n",
         ["bad.yaml:7: extends: found 'goood.yaml'", "mean 'good.yaml'?"],
     ),
-    "extends itself": (GOOD + "extends: bad.yaml\n", ["bad.yaml:7: extends: found a circle: bad.yaml -> bad.yaml"]),
+    "extends itself": (GOOD + "extends: bad.yaml\n", ["bad.yaml:7: extends: found a cycle: bad.yaml -> bad.yaml"]),
     "extends a list": (GOOD + "extends: [good.yaml]\n", ["bad.yaml:7: extends: expected the name of one YAML file"]),
     "name with a space": (GOOD.replace("name: good", "name: my sweep"), ["bad.yaml:1: name: found 'my sweep'"]),
     "module without function": (
@@ -263,4 +263,4 @@ def test_validate_exits_2_and_says_all_of_it_on_stderr(folder, capsys):
     assert told.err.count("bad.yaml:") == 3
     assert "Traceback" not in told.err
     assert main(["validate", str(folder / "good.yaml")]) == 0
-    assert "sound, 4 cells" in capsys.readouterr().out
+    assert "valid, 4 cells" in capsys.readouterr().out

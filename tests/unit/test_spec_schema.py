@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from raybench.cli.main import main
-from raybench.spec.schema import json_schema
+from raybench.sweep.schema import json_schema
 from tests.unit.test_spec_mistakes import BAD, GOOD
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,7 @@
-"""gs:// storage against an emulator on loopback, which is taught the one precondition that it lacks."""
+"""gs:// storage against moto's S3 server: Google's XML interface differs only in the header of a conditional PUT."""
 
+import logging
 import threading
-from http import HTTPStatus
 
 import pytest
 
@@ -9,32 +9,38 @@ from raybench.errors import UserError
 from raybench.storage.leases import Lease
 from raybench.storage.open import check_writable, open_storage
 
-pytest.importorskip("google.cloud.storage")
-server = pytest.importorskip("gcp_storage_emulator.server")
+pytest.importorskip("obstore")
+pytest.importorskip("google.auth")
+server = pytest.importorskip("moto.server")
+boto3 = pytest.importorskip("boto3")
+
+
+def _translated(application):
+    """`application` with Google's precondition for "does not exist" replaced by the one of S3."""
+
+    def called(environ, start_response):
+        if environ.get("HTTP_X_GOOG_IF_GENERATION_MATCH") == "0":
+            environ["HTTP_IF_NONE_MATCH"] = "*"
+        return application(environ, start_response)
+
+    return called
 
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
-    from gcp_storage_emulator.exceptions import NotFound
-    from gcp_storage_emulator.handlers import objects
-
     patch = pytest.MonkeyPatch()
-    upload = objects._multipart_upload
-
-    def conditional(request, response, storage):
-        if request.query.get("ifGenerationMatch") == ["0"]:
-            try:
-                storage.get_file_obj(request.params["bucket_name"], request.data["meta"]["name"])
-                response.status = HTTPStatus.PRECONDITION_FAILED
-                return None
-            except NotFound:
-                pass
-        return upload(request, response, storage)
-
-    patch.setattr(objects, "_multipart_upload", conditional)
-    running = server.create_server("127.0.0.1", 0, in_memory=True, default_bucket="sweeps")
+    dispatcher = server.DomainDispatcherApplication
+    patch.setattr(
+        "moto.moto_server.threaded_moto_server.DomainDispatcherApplication",
+        lambda create: _translated(dispatcher(create)),
+    )
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     running.start()
-    patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{running._api._httpd.server_port}")
+    host, port = running.get_host_and_port()
+    address, keys = f"http://{host}:{port}", {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    boto3.client("s3", endpoint_url=address, region_name="us-east-1", **keys).create_bucket(Bucket="sweeps")
+    patch.setenv("STORAGE_EMULATOR_HOST", address)
     patch.setenv("RAYBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     running.stop()

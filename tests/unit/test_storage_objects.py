@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,11 +18,13 @@ from raybench.errors import UserError
 from raybench.storage.leases import Lease
 from raybench.storage.objects import ObjectStorage
 from raybench.storage.open import check_writable, open_storage
+from tests.s3 import answering
 
 pytest.importorskip("moto")
+pytest.importorskip("obstore")
 boto3 = pytest.importorskip("boto3")
 
-SPAWN = multiprocessing.get_context("spawn")  # pyarrow's S3 threads do not survive a fork
+SPAWN = multiprocessing.get_context("spawn")  # obstore's threads do not survive a fork
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,10 @@ def endpoint(tmp_path_factory):
     }.items():
         patch.setenv(name, value)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path_factory.mktemp("moto") / "log"
+    patch.setenv("MOTO_LOG", str(log))  # read by `_requests`
+    with log.open("w") as file:
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
     try:
         _wait_for(f"http://127.0.0.1:{port}/moto-api/", server)
         boto3.client("s3").create_bucket(Bucket="sweeps")
@@ -65,6 +71,11 @@ def _wait_for(url, server):
         except OSError:
             time.sleep(0.1)
     raise TimeoutError(url)
+
+
+def _requests():
+    """Methods of all requests for objects that the server has answered, in order."""
+    return re.findall(r"([A-Z]+) /sweeps", Path(os.environ["MOTO_LOG"]).read_text())
 
 
 @pytest.fixture
@@ -97,20 +108,18 @@ def test_keys_are_written_once_replaced_listed_and_deleted(storage):
 
 
 def test_reading_a_key_is_one_request_and_a_large_one_comes_by_ranges(storage, tmp_path, monkeypatch):
-    asked = []
-    storage._client._client.meta.events.register("before-send.s3", lambda request, **_: asked.append(request.method))
     storage.replace("cells/a", b"0123456789")
     storage.replace("cells/empty", b"")
-    asked.clear()
+    before = len(_requests())
     assert storage.read("cells/a") == storage.open("cells/a").read() == b"0123456789"
     assert storage.open("cells/empty").read() == b""
     assert storage.open("cells/none") is storage.read("cells/none") is None
-    assert asked == ["GET"] * 5
+    assert _requests()[before:] == ["GET"] * 5
     storage.publish("stages/k", _folder(tmp_path / "k", a="a" * 10, b="b"))
-    asked.clear()
+    before = len(_requests())
     assert (storage.fetch("stages/k") / "b").read_text() == "b"
-    assert asked == ["GET"] * 3, "the manifest and two files"
-    monkeypatch.setattr("raybench.storage.objects.AT_ONCE", 4)
+    assert _requests()[before:] == ["GET"] * 3, "the manifest and two files"
+    monkeypatch.setattr("raybench.storage.bucket.AT_ONCE", 4)
     large = storage.open("cells/a")
     assert (large.seek(8), large.read()) == (8, b"89")
     storage.publish("stages/large", _folder(tmp_path / "large", a="a" * 10, b="b"))
@@ -147,7 +156,9 @@ def test_an_entry_is_published_whole_fetched_and_deleted(storage, tmp_path):
 def test_a_damaged_entry_is_not_handed_out(storage, tmp_path):
     storage.publish("stages/k", _folder(tmp_path / "f", a="1", b="2"))
     (upload,) = storage.uploads()
-    boto3.client("s3").delete_object(Bucket="sweeps", Key=f"{storage.root.partition('/')[2]}/.uploads/{upload}/b")
+    boto3.client("s3").delete_object(
+        Bucket="sweeps", Key=f"{storage.url.removeprefix('s3://sweeps/')}/.uploads/{upload}/b"
+    )
     assert storage.fetch("stages/k") is None
 
 
@@ -234,20 +245,13 @@ def test_a_missing_bucket_is_named(endpoint):
         open_storage("s3://sweps/x")
 
 
-def test_a_bucket_that_cannot_be_written_is_told_before_anything_is_stored(endpoint, monkeypatch):
+def test_a_bucket_that_cannot_be_written_is_told_before_anything_is_stored(endpoint):
     boto3.client("s3").create_bucket(Bucket="locked")
     storage = open_storage("s3://locked/x")
-    real = storage._client._client.put_object
-
-    def denied(**request):
-        from botocore.exceptions import ClientError
-
-        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}, "ResponseMetadata": {}}, "PutObject")
-
-    monkeypatch.setattr(storage._client._client, "put_object", denied)
-    with pytest.raises(UserError, match=r"refuses bucket 'locked' \(AccessDenied: no\)"):
-        check_writable(storage)
-    monkeypatch.setattr(storage._client._client, "put_object", real)
+    with answering(403, "AccessDenied", "no") as address:
+        denied = open_storage(f"s3://locked/x?{address}")
+        with pytest.raises(UserError, match=r"refuses bucket 'locked' \(AccessDenied: no\)"):
+            check_writable(denied)
     assert storage.list("") == []
 
 

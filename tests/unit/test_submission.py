@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from raybench.cli.job_entry import MISMATCH, entry
 from raybench.cli.main import main
 from raybench.errors import UserError
-from raybench.execution.entry import MISMATCH, entry
 from raybench.execution.jobs import Jobs, read_token
 from raybench.execution.submission import VERSIONS, Submission, forwarded, shared_storage, version_mismatch
-from raybench.spec.reader import load_sweep
-from raybench.spec.resolve import resolve
 from raybench.storage.local import LocalStorage
+from raybench.sweep.reader import load_sweep
+from raybench.sweep.resolve import resolve
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 PLUGIN = '@importance("travelling")\nclass Travelling:\n    """Nothing."""\n'
@@ -63,7 +63,7 @@ def test_plugins_and_modules_travel(sweep, tmp_path):
     files = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
     assert files == ["nets/a.py", "plugins/mine.py", "sweep.yaml"]
     assert sent.entrypoint == (
-        "python -m raybench.execution.entry sweep.yaml --address auto --storage s3://b/p --plugin plugins/mine.py"
+        "python -m raybench.cli.job_entry sweep.yaml --address auto --storage s3://b/p --plugin plugins/mine.py"
     )
 
 
@@ -148,7 +148,7 @@ def test_nobody_at_the_address(capsys):
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
     assert main(["jobs", "--address", address]) == 2
-    assert f"nobody answers at {address}" in capsys.readouterr().err
+    assert f"no answer from {address}" in capsys.readouterr().err
 
 
 def test_run_at_an_address_where_nobody_listens_ends_at_once(tmp_path, capsys):
@@ -174,7 +174,7 @@ def test_an_address_that_is_no_dashboard(tmp_path):
 
     server = HTTPServer(("127.0.0.1", 0), Other)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with pytest.raises(UserError, match="but not as a Ray dashboard"):
+    with pytest.raises(UserError, match="but is no Ray dashboard"):
         Jobs(f"http://127.0.0.1:{server.server_port}")
     with pytest.raises(UserError, match="expected the dashboard's"):
         Jobs("ray://127.0.0.1:10001")

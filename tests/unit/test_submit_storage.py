@@ -6,19 +6,22 @@ import pytest
 
 from raybench.cli.submit import _check_storage
 from raybench.errors import UserError
-from raybench.storage.clients import S3Client
+from raybench.storage.open import open_storage
+from tests.s3 import answering
 
-botocore = pytest.importorskip("botocore.exceptions")
+pytest.importorskip("obstore")
 
 
-class Answering:
-    """A boto3 client that answers everything with one error."""
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
-    def __init__(self, code):
-        self.code = code
 
-    def put_object(self, **asked):
-        raise botocore.ClientError({"Error": {"Code": self.code, "Message": "no"}}, "PutObject")
+def _error_of_a_write(status, code):
+    with answering(status, code, "no") as address, pytest.raises(UserError) as raised:
+        open_storage(f"s3://b/p?{address}").create("x", b"")
+    return raised.value
 
 
 @pytest.fixture
@@ -33,20 +36,18 @@ def storage_that_answers(monkeypatch):
     return answer
 
 
-@pytest.mark.parametrize("code", ["AccessDenied", "403", "InvalidAccessKeyId"])
+@pytest.mark.parametrize("code", ["AccessDenied", "", "InvalidAccessKeyId"])
 def test_a_bucket_that_only_the_nodes_may_write_is_a_warning(code, storage_that_answers, capsys):
-    with pytest.raises(UserError) as raised:
-        S3Client("s3://b/p", "b", Answering(code)).put_new("x", b"")
-    storage_that_answers(raised.value)
+    storage_that_answers(_error_of_a_write(403, code))
     _check_storage("s3://b/p")
-    assert "warning: storage 's3://b/p': the store refuses bucket 'b'" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert printed.startswith("warning: storage 's3://b/p?")
+    assert "': the store refuses bucket 'b'" in printed
 
 
 def test_a_bucket_that_is_not_there_is_an_error(storage_that_answers):
-    with pytest.raises(UserError) as raised:
-        S3Client("s3://b/p", "b", Answering("NoSuchBucket")).put_new("x", b"")
-    storage_that_answers(raised.value)
-    with pytest.raises(UserError, match="there is none"):
+    storage_that_answers(_error_of_a_write(404, "NoSuchBucket"))
+    with pytest.raises(UserError, match="there is no bucket 'b'"):
         _check_storage("s3://b/p")
 
 

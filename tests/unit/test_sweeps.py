@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from raybench.cli.main import main
-from raybench.plan import plan
+from raybench.plan.plan import plan
 from raybench.results.store import Store
-from raybench.spec.reader import load_sweep
 from raybench.storage.local import LocalStorage
+from raybench.sweep.reader import load_sweep
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
@@ -28,6 +28,8 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
         ("paper-imagenet", {"base": 3, "sparsify": 2 * 4 + 3, "select": 2 * 17 + 12, "cell": 102 + 36}),
         # YOLOv8m x 16 rows x 3 speed-ups
         ("paper-coco", {"base": 1, "sparsify": 4, "select": 16, "cell": 48}),
+        # ResNet-56 x (2 criteria and 3 pairs), VGG-19 x (1 and 1), three seeds
+        ("acceptance-cifar", {"base": 2, "sparsify": (3 + 1) * 3, "select": 7 * 3, "cell": 7 * 3}),
         # YOLOv8n x (7 criteria and 2 pairs) x 2 speed-ups
         ("detection-digits", {"base": 1, "sparsify": 2, "select": 9, "cell": 18}),
     ],

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from raybench.datasets.data import Data, Pixels, TensorImages
+from raybench.datasets.facts import DataFacts
 from raybench.datasets.open import open_dataset
 from raybench.errors import StageError, UserError
 from raybench.methods.protocols import Regularizer
 from raybench.models.build import build_model
-from raybench.spec.trial import TrainRecipe
+from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.classification import Classification
-from raybench.tasks.protocol import DataFacts
 from raybench.tasks.training.seeding import generator
 
 CPU = torch.device("cpu")

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybench import registry
-from raybench.datasets.roots import fingerprint
 from raybench.errors import SpecError
-from raybench.spec import trial
-from raybench.spec.reader import load_sweep
-from raybench.spec.resolve import resolve
+from raybench.sweep import trial
+from raybench.sweep.data_roots import fingerprint
+from raybench.sweep.reader import load_sweep
+from raybench.sweep.resolve import resolve
 from tests.unit.sweeps import AXES, GRID, RECIPE, sweep, written
 
 GOLDEN = Path(__file__).parent.parent / "golden/selections.json"

@@ -14,10 +14,10 @@ from rich.console import Console
 from raybench.cli.main import main
 from raybench.execution.driver import Run, drive
 from raybench.execution.worker import Assignment
-from raybench.pipeline.journal import Execution
-from raybench.pipeline.outcome import settle
-from raybench.plan import Plan
-from raybench.progress.snapshot import Reader
+from raybench.plan.records import Plan
+from raybench.progress.journal import Execution
+from raybench.progress.outcome import settle
+from raybench.progress.snapshot import StoreReader
 from raybench.progress.view import panel
 from raybench.progress.words import duration, rate
 from raybench.results.store import Store
@@ -104,7 +104,7 @@ def test_a_driver_that_has_gone_is_told_with_its_last_word(storage, capsys):
     text = shown(storage, capsys, "--once")
     assert "no heartbeat since 20" in text
     assert "(8m 2" in text
-    assert "nobody goes on with what is missing" in text
+    assert "no driver runs the missing cells" in text
     assert "no units running" in text
     assert "heartbeat none for 8m 2" in text
     assert "left" not in text, "nothing goes on: no estimate"
@@ -124,7 +124,7 @@ def test_it_ends_with_the_sweep_and_tells_by_its_code_of_failures(storage, capsy
     watched.work(ok)
     watched.work(ok)
     watched.work(failed)
-    assert not Reader(storage).read().complete, "its driver may try the failed one again"
+    assert not StoreReader(storage).read().complete, "its driver may try the failed one again"
     watched.run.leave()
     assert main(["watch", storage.url, "--interval", "0.1"]) == 1
     assert "mine: 3/3 cells (2 ok, 1 failed, 0 skipped)" in capsys.readouterr().out
@@ -164,7 +164,7 @@ def test_a_pipe_is_told_that_the_driver_has_gone_and_it_ends(storage, capsys, mo
     monkeypatch.setattr("raybench.cli.watch.time.sleep", go)
     text = shown(storage, capsys, "--interval", "0.1", code=1)
     assert text.count(": interrupted at 20") == 1
-    assert text.count("nobody goes on with what is missing") == 1
+    assert text.count("no driver runs the missing cells") == 1
     assert text.rstrip().splitlines()[-1].startswith("mine: 1/3 cells")
 
 
@@ -187,7 +187,7 @@ def test_with_wait_it_stays_for_another_driver(storage, capsys, monkeypatch):
 
 def test_a_look_that_fails_is_not_the_end(storage, capsys, monkeypatch):
     watched, looks = Watched(storage), []
-    read = Reader.read
+    read = StoreReader.read
 
     def sometimes(reader):
         looks.append(reader)
@@ -201,15 +201,15 @@ def test_a_look_that_fails_is_not_the_end(storage, capsys, monkeypatch):
                 watched.work(ok)
             watched.run.leave()
 
-    monkeypatch.setattr(Reader, "read", sometimes)
+    monkeypatch.setattr(StoreReader, "read", sometimes)
     monkeypatch.setattr("raybench.cli.watch.time.sleep", sleep)
     text = shown(storage, capsys)
-    assert text.count("the network is away: looking again") == 1
+    assert text.count("the network is away: trying again") == 1
     assert "mine: 3/3 cells" in text
 
 
 def test_a_half_written_word_of_a_driver_is_no_traceback(storage, capsys):
-    watched, reader = Watched(storage), Reader(storage)
+    watched, reader = Watched(storage), StoreReader(storage)
     known = reader.read().sweeps
     (key,) = storage.list("runs")
     storage.replace("runs/other.json", b"")
@@ -231,7 +231,7 @@ def test_the_panel_fits_a_terminal_of_100_columns(storage):
     watched.work(failed)
     lease = watched.work()
     console = Console(width=100, record=True, force_terminal=True, file=io.StringIO())
-    console.print(panel(Reader(storage).read()))
+    console.print(panel(StoreReader(storage).read()))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 100
     assert any(line.split() == ["running", "stage", "since", "on", "heartbeat"] for line in lines)
@@ -255,7 +255,7 @@ def test_compacted_rows_and_stores_without_a_plan_count(storage, capsys):
     for seed in range(2):
         Store(storage).publish(row(trial(seed=seed)))
     compact(Store(storage))
-    assert "2 cells (2 ok, 0 failed, 0 skipped); no driver has said" in shown(storage, capsys)
+    assert "2 cells (2 ok, 0 failed, 0 skipped); their total is unknown" in shown(storage, capsys)
 
 
 def test_an_empty_folder_is_no_storage_of_a_run(storage, capsys):

@@ -3,10 +3,10 @@
 from raybench.cli.main import main
 from raybench.execution.driver import Run
 from raybench.execution.worker import Assignment
-from raybench.plan import plan
+from raybench.plan.plan import plan
 from raybench.progress.records import planned
-from raybench.spec.reader import load_sweep
 from raybench.storage.local import LocalStorage
+from raybench.sweep.reader import load_sweep
 
 
 def test_shared_stages_are_counted_as_the_plan_counts_them(tmp_path, capsys):

@@ -1,1 +1,1 @@
-"""Importance criteria, one file a family."""
+"""Importance criteria: one file per family."""

@@ -1,4 +1,4 @@
-"""Network Slimming: a channel is worth the scale that batch normalisation gives it."""
+"""bn-scale, Network Slimming's criterion: a channel's score is its batch-norm scale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raybench.registry import importance
 class BNScale(Importance):
     """|gamma|, averaged over the batch norms of a group (Liu et al., section 3: gamma of eq. 2, that eq. 1 penalises).
 
-    No other layer has a say. Equal scales are ties that the selection breaks by index.
+    Other layers contribute no score. The selection breaks ties of equal scales by index.
     """
 
     needs = "weights"
@@ -25,6 +25,4 @@ class BNScale(Importance):
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
         """(channels,) |gamma| of a batch norm; None for every other layer."""
-        if layer.weight is None or not isinstance(layer.module, _BatchNorm):
-            return None
-        return layer.weight.flatten().abs()
+        return layer.weight.flatten().abs() if isinstance(layer.module, _BatchNorm) else None

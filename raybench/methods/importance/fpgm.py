@@ -1,4 +1,4 @@
-"""FPGM: a filter near the geometric median of its layer can be replaced by the others."""
+"""FPGM: filters near the geometric median of their layer are removed, since the others can replace them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from raybench.registry import importance
 class FPGM(PairwiseImportance):
     """Sum of Euclidean distances to the layer's other filters (He et al., section 3.3: g(x) = sum_j ||x - F_j||_2).
 
-    Filters of convolutions (depthwise ones too) and rows of linear layers have a say, input slices and norms have
-    none. Distances are between the raw weights; torch-pruning 1.6.1 squares them first and so measures something else.
+    Filters of convolutions (depthwise ones too) and rows of linear layers are scored, input slices and norms are
+    not. Distances are between the raw weights; torch-pruning 1.6.1 squares the weights first.
     """
 
     needs = "weights"

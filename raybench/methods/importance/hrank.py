@@ -1,4 +1,4 @@
-"""HRank: a channel whose feature maps have low rank carries little information."""
+"""HRank: channels whose feature maps have low rank are removed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from raybench.errors import NotSupported
+from raybench.groups.records import Group, Member
 from raybench.methods.protocols import Importance, Layer
 from raybench.methods.ranks import map_ranks
-from raybench.pipeline.records import Group, Member
 from raybench.registry import importance
 
 
@@ -19,16 +19,16 @@ from raybench.registry import importance
 class HRank(Importance):
     """Mean rank of a channel's feature map over the calibration images (Lin et al., section 3.2: sum_g Rank(o(g))).
 
-    The authors take maps after the activation, where ranks differ at all. Those are what the next convolutions
-    get, so their inputs are looked at. A group that no convolution reads (the last one before a classifier) shows
-    the positive part of its norms' or convolutions' outputs instead. Groups without maps can't be scored.
+    The authors take maps after the activation, since ranks hardly differ before it. These are the inputs of the next
+    convolutions. For a group that no convolution reads (the last one before a classifier) the positive part of its
+    norms' or convolutions' outputs is used instead. Groups without maps can't be scored.
     """
 
     needs = "activations"
     paper = "Lin et al., HRank: Filter pruning using high-rank feature map, CVPR 2020, section 3.2"
 
     def watched(self, group: Group) -> tuple[Member, ...]:
-        """The convolutions that read the group's channels, else its batch norms, else its convolutions."""
+        """The convolutions that read the group's channels, else its norms, else its convolutions; or NotSupported."""
         for kinds, side in ((("conv",), "in"), (("norm",), "out"), (("conv", "depthwise"), "out")):
             found = tuple(m for m in group.members if m.kind in kinds and m.side == side)
             if found and (side == "in" or any(m.kind in ("conv", "depthwise") for m in group.members)):

@@ -1,4 +1,4 @@
-"""LAMP: magnitude, weighed against everything in the layer that is at least as large."""
+"""LAMP: squared magnitude as a share of all that are at least as large."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from raybench.registry import importance
 class LAMP(ElementwiseImportance):
     """Squared norm over the sum of the squared norms that are at least as large, itself included.
 
-    Lee et al., section 2, score(u; W) = W[u]^2 / sum_{v >= u} W[v]^2 with W sorted ascending, there for single
-    weights of one layer. Adapted as torch-pruning does: W[u]^2 is unit u's squared L2 norm averaged over the
-    group's layers, and the group takes the place of the layer (`normalize = "lamp"`); its strongest unit scores 1.
+    Lee et al., section 2: score(u; W) = W[u]^2 / sum_{v >= u} W[v]^2 with W sorted ascending, for single weights of
+    one layer. Adapted as torch-pruning does: W[u]^2 is unit u's squared L2 norm averaged over the group's layers,
+    and the sum runs over the group instead of the layer (`normalize = "lamp"`); its strongest unit scores 1.
     """
 
     needs = "weights"

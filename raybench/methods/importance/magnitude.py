@@ -1,4 +1,4 @@
-"""Magnitude: a channel is worth the size of its weights."""
+"""magnitude-l1 and magnitude-l2: a channel's score is the norm of its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raybench.registry import importance
 class MagnitudeL1(ElementwiseImportance):
     """Sum of absolute weights over a channel (Li et al., section 3.1: s_j = sum |F_{i,j}|).
 
-    Adapted to groups: every layer of the group has its say - filters, the next layers' input slices, norm scales
+    Adapted to groups: every layer of the group is scored - filters, the next layers' input slices, norm scales
     and depthwise filters (torch-pruning leaves depthwise ones out) - and the layers' scores are averaged.
     """
 

@@ -1,4 +1,4 @@
-"""Optimal Brain Damage with the diagonal of a Fisher matrix in place of the Hessian."""
+"""obd-c and obd-hessian: Optimal Brain Damage with the diagonal of a Fisher matrix in place of the Hessian."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from raybench.methods.protocols import Importance, Layer
 from raybench.registry import importance
 
-EPSILON = 1e-10  # of the authors' code: a layer without any saliency divides by this
+EPSILON = 1e-10  # divisor of a layer whose saliencies are all zero, as in the authors' code
 
 
 @importance("obd-c")
@@ -19,9 +19,9 @@ class OBDC(Importance):
     """sum w^2 F over a channel's weights, as a share of its layer; F is the Fisher diagonal with sampled labels.
 
     Wang et al. (EigenDamage), section 3: OBD's saliency (1/2) H_qq w_q^2 with F for H, summed over a filter (the
-    constant 1/2 drops out). F = E_x E_{y ~ softmax} (dL/dw)^2, one gradient a sample and one label drawn a sample.
+    constant 1/2 drops out). F = E_x E_{y ~ softmax} (dL/dw)^2, with one gradient and one drawn label per sample.
     As in the authors' fisher_diag pruner each layer's filter scores are divided by their sum. Adapted to groups:
-    every layer of the group has its say, norm scales and input slices too.
+    every layer of the group is scored, norm scales and input slices too.
     """
 
     needs = "sample-gradients"
@@ -29,9 +29,7 @@ class OBDC(Importance):
     paper = "Wang et al., EigenDamage, ICML 2019, section 3 (C-OBD with the Fisher diagonal)"
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
-        """(channels,) shares of the layer's saliency, summing to 1; None for a layer without a weight."""
-        if layer.weight is None:
-            return None
+        """(channels,) shares of the layer's saliency, summing to 1."""
         scores = saliency(layer)
         return scores / (scores.sum() + EPSILON * float(scores.sum() == 0))
 
@@ -49,12 +47,12 @@ class OBDHessian(Importance):
     paper = "LeCun et al., Optimal brain damage, NeurIPS 1989, eq. 2"
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
-        """(channels,) summed saliency; None for a layer without a weight."""
-        return None if layer.weight is None else saliency(layer)
+        """(channels,) summed saliency."""
+        return saliency(layer)
 
 
 def saliency(layer: Layer) -> Tensor:
-    """(channels,) sum of w^2 E[g^2]; zero for a parameter that the loss doesn't reach."""
+    """(channels,) sum of w^2 E[g^2]; zero for a parameter that the loss doesn't depend on."""
     if layer.gradient_square is None:
         return torch.zeros(len(layer.weight), dtype=layer.weight.dtype, device=layer.weight.device)
     return (layer.weight.square() * layer.gradient_square).flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""Random pruning: the floor that every criterion has to beat."""
+"""Random pruning: the baseline that every criterion should beat."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from raybench.registry import importance
 @importance("random")
 @dataclass(frozen=True)
 class Random(Importance):
-    """Scores drawn from U(0, 1): the same for the same seed and group, on every device, whatever was drawn before.
+    """Scores drawn from U(0, 1), determined by the trial's seed and the name of the group's first layer.
 
-    The draw depends on the seed and the name of the group's first layer alone; no other layer has a say.
+    They are the same on every device. The group's other layers contribute no score (`reduce = "first"`).
     """
 
     needs = "nothing"
@@ -26,7 +26,7 @@ class Random(Importance):
     paper = "Mittal et al., Recovering from random pruning, WACV 2018"
 
     def layer_scores(self, layer: Layer) -> Tensor:
-        """(channels,) in [0, 1)."""
+        """(channels,) uniform in [0, 1)."""
         digest = hashlib.sha256(f"{layer.seed}:{layer.name}:{layer.side}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        return torch.rand(len(layer.unit), generator=generator)
+        return torch.rand(len(layer.weight), generator=generator)

@@ -1,4 +1,4 @@
-"""First-order Taylor expansion of the loss."""
+"""taylor: the first-order Taylor expansion of the loss."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Taylor(ElementwiseImportance):
     """Sum of |g w| over a channel's weights, g the gradient of the mean loss over all calibration images.
 
     Molchanov et al. 2019, section 3: I_m = (g_m w_m)^2 for one parameter, summed over the parameters of a structure.
-    Adapted as PruningBench and torch-pruning do: the sum of absolute values instead of squares. Norm scales count,
-    as the paper's own gate version puts them first (torch-pruning never sees their gradients).
+    Adapted as PruningBench and torch-pruning do: the sum of absolute values instead of squares. Norm scales are
+    scored too: the paper's gate variant prefers them (torch-pruning doesn't use their gradients).
     """
 
     needs = "gradients"
     paper = "Molchanov et al., Importance estimation for neural network pruning, CVPR 2019, section 3"
 
     def saliency(self, layer: Layer) -> Tensor:
-        """|g w| of every weight; a parameter that the loss doesn't reach is worth nothing."""
+        """|g w| of every weight; 0 for a parameter that the loss doesn't depend on."""
         return torch.zeros_like(layer.weight) if layer.gradient is None else (layer.weight * layer.gradient).abs()

@@ -1,1 +1,1 @@
-"""Sparsity regularizers, one file each."""
+"""Sparsity regularizers: one file each."""

@@ -1,4 +1,4 @@
-"""Network Slimming's sparsity penalty."""
+"""bn-scale, Network Slimming's penalty: the L1 norm of batch-norm scales."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raybench.errors import NotSupported
+from raybench.groups.records import Groups
 from raybench.methods.protocols import Regularizer
-from raybench.pipeline.records import Groups
 from raybench.registry import regularizer
 
 
@@ -28,7 +28,7 @@ class BNScaleRegularizer(Regularizer):
     paper = "Liu et al., Learning efficient convolutional networks through network slimming, ICCV 2017, eq. 1"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:
-        """Find the scales. NotSupported for a model whose groups hold no batch norm."""
+        """Collect the scales. NotSupported for a model whose groups contain no batch norm."""
         names = dict.fromkeys(m.layer for g in groups for m in g.members if m.kind == "norm")
         norms = [model.get_submodule(name) for name in names]
         self._scales = [n.weight for n in norms if isinstance(n, _BatchNorm) and n.weight is not None]

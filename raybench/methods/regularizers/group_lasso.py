@@ -1,4 +1,4 @@
-"""Group lasso over everything that is removed together."""
+"""group-lasso: the L2 norm of all weights that are removed together."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from raybench.groups.records import Groups
 from raybench.methods.penalty import GroupWeights, bind_groups
 from raybench.methods.protocols import Regularizer
-from raybench.pipeline.records import Groups
 from raybench.registry import regularizer
 
 
 @regularizer("group-lasso")
 @dataclass
 class GroupLasso(Regularizer):
-    """strength * sum_k ||w_k||_2, w_k being all weights that unit k owns in all layers of its group.
+    """strength * sum_k ||w_k||_2, w_k all weights that unit k owns in the layers of its group.
 
     Wen et al. (SSL), eq. 3-4, with DepGraph's coupled weights as the groups. The subgradient of a unit that is
-    all zero is 0. torch-pruning 1.6.1 covers batch norms only and fails on groups without them.
+    all zero is 0. torch-pruning 1.6.1 penalises batch norms only and fails on groups without them.
     """
 
     strength: float = 5e-4
@@ -28,7 +28,7 @@ class GroupLasso(Regularizer):
     paper = "Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016, eq. 3-4"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:
-        """Find every group's weights."""
+        """Collect the weights of every group."""
         self._groups = bind_groups(model, groups)
 
     def add_gradients(self) -> None:

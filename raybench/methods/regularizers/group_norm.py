@@ -1,4 +1,4 @@
-"""DepGraph's group sparsity: weak units are pulled harder."""
+"""group-norm, DepGraph's group sparsity: weaker units are penalised more."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from raybench.groups.records import Groups
 from raybench.methods.penalty import GroupWeights, bind_groups
 from raybench.methods.protocols import Regularizer
-from raybench.pipeline.records import Groups
 from raybench.registry import regularizer
 
 
@@ -30,7 +30,7 @@ class GroupNorm(Regularizer):
     paper = "Fang et al., DepGraph: Towards any structural pruning, CVPR 2023, eq. 4-5"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:
-        """Find every group's weights."""
+        """Collect the weights of every group."""
         self._groups = bind_groups(model, groups)
 
     def add_gradients(self) -> None:

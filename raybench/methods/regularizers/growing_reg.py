@@ -1,4 +1,4 @@
-"""Growing regularization: weak units are penalised more from epoch to epoch."""
+"""growing-reg: a squared penalty that grows from epoch to epoch, faster for weaker units."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from raybench.groups.records import Groups
 from raybench.methods.penalty import GroupWeights, bind_groups
 from raybench.methods.protocols import Regularizer
-from raybench.pipeline.records import Groups
 from raybench.registry import regularizer
 
 
 @regularizer("growing-reg")
 @dataclass
 class GrowingReg(Regularizer):
-    """lambda_k / 2 * ||w_k||^2 with a lambda_k of every unit's own, which grows after each epoch.
+    """lambda_k / 2 * ||w_k||^2 with one lambda_k per unit, which grows after each epoch.
 
     lambda_k starts at `strength` and grows by `growth` * (I_max - I_k) / (I_max - I_min), I_k the squared L2 norm
-    of the unit's weights: the weakest unit of a group by `growth`, the strongest not at all. This is the form that
-    PruningBench runs (torch-pruning's). Wang et al., section 3.2, instead grow one lambda by a constant on a set of
-    units chosen beforehand; here the choice stays with the criterion. Where all units are equal nothing grows.
+    of the unit's weights: the weakest unit of a group by `growth`, the strongest not at all. This is torch-pruning's
+    form, which PruningBench runs. Wang et al., section 3.2, instead grow one lambda by a constant on a set of units
+    chosen beforehand; here the criterion chooses afterwards. Where all units are equal nothing grows.
     """
 
     strength: float = 1e-4
@@ -33,7 +33,7 @@ class GrowingReg(Regularizer):
     paper = "Wang et al., Neural pruning via growing regularization, ICLR 2021, section 3.2"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:
-        """Find every group's weights; every unit starts with the same factor."""
+        """Collect the weights of every group; every unit starts with the same factor."""
         self._groups = bind_groups(model, groups)
         self._factors = {group.name: torch.full_like(group.squares(), self.strength) for group in self._groups}
 
@@ -43,7 +43,7 @@ class GrowingReg(Regularizer):
             group.pull(self._factors[group.name])
 
     def end_epoch(self) -> None:
-        """Let every lambda_k grow by how weak its unit is within its group."""
+        """Increase every lambda_k by its unit's weakness within the group."""
         for group in self._groups:
             squares = group.squares()
             span = squares.max() - squares.min()
@@ -55,5 +55,5 @@ class GrowingReg(Regularizer):
         return dict(self._factors)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the lambdas of an interrupted stage."""
+        """Restore the lambdas of an interrupted stage."""
         self._factors = {name: state[name].to(factor) for name, factor in self._factors.items()}

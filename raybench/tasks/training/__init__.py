@@ -1,1 +1,1 @@
-"""The training loop's parts: augmentation, loss, optimizer, resumption."""
+"""Parts of the training loop: augmentation, loss, optimizer, moving average, resuming."""

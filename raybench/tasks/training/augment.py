@@ -1,4 +1,4 @@
-"""Augmentation of batches of tensors, on the device that they are on. Draws come from a CPU generator."""
+"""Augmentation of batches of tensors on their device; random numbers come from a CPU generator."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybench.errors import UserError, unknown
-from raybench.spec.trial import TrainRecipe
+from raybench.sweep.trial import TrainRecipe
 
 KNOWN = ("shift", "flip", "crop", "resized-crop")
 
 
 def check_augment(recipe: TrainRecipe) -> None:
-    """UserError for a name in `augment` that nothing answers to."""
+    """UserError for an unknown name in the recipe's `augment`."""
     for name in recipe.augment:
         if name not in KNOWN:
             raise UserError(unknown("augment", name, KNOWN))
 
 
 def augmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
-    """Shifted and flipped (b, c, h, w) images in 0..1, as `recipe.augment` says ("resized-crop" is the loader's)."""
+    """(b, c, h, w) images in 0..1, shifted and flipped as in `recipe.augment` (the loader does "resized-crop")."""
     if "shift" in recipe.augment:
         images = shifted(images, 1, draw)
     if "crop" in recipe.augment:
@@ -31,7 +31,7 @@ def augmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Ten
 
 
 def shifted(images: Tensor, most: int, draw: torch.Generator) -> Tensor:
-    """Each image moved by up to `most` pixels in both directions over black: pad-and-crop (He et al. 2016)."""
+    """Each image padded with black and cropped, i.e. moved by up to `most` pixels (He et al. 2016)."""
     count, _, height, width = images.shape
     tops, lefts = torch.randint(0, 2 * most + 1, (2, count), generator=draw).tolist()
     padded = F.pad(images, (most,) * 4)
@@ -48,7 +48,7 @@ def flipped(images: Tensor, draw: torch.Generator) -> Tensor:
 def erased(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
     """Random erasing (Zhong et al. 2020) of normalised images: a box of noise in a share of them.
 
-    2-33 % of the area, aspect ratio 0.3 to 3.3, one box, normal noise a pixel: the paper's ranges, timm's fill.
+    2-33 % of the area, aspect ratio 0.3 to 3.3, one box (the paper's ranges), normal noise for each pixel (as timm).
     """
     if not recipe.random_erasing:
         return images
@@ -69,7 +69,7 @@ def erased(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor
 
 
 def randaugmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
-    """RandAugment of magnitude `recipe.randaugment`, 0 for none."""
+    """RandAugment of magnitude `recipe.randaugment`; 0 changes nothing."""
     if not recipe.randaugment:
         return images
     from raybench.tasks.training.randaugment import randaugment

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy with smoothed or mixed labels, and the dense network's soft targets."""
+"""Classification loss: cross-entropy with smoothed or mixed labels, and distillation from the dense network."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.spec.trial import TrainRecipe
+from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.training.mix import Mixed
 
-TEMPERATURE = 4.0  # of distillation; Hinton et al. 2015 find 2.5 to 10 alike on small nets, 4 is the usual choice
+TEMPERATURE = 4.0  # of distillation; 2.5 to 10 work alike on small nets (Hinton et al. 2015), 4 is the usual choice
 
 
 def training_loss(outputs: Tensor, mixed: Mixed, recipe: TrainRecipe, teacher: nn.Module | None) -> Tensor:
     """Mean loss of a batch: (1 - distill) * cross-entropy + distill * T^2 KL(teacher || student).
 
-    Mixed labels enter as lam * CE(a) + (1 - lam) * CE(b), which is the cross-entropy with the mixed target.
+    With mixed labels CE is share * CE(labels) + (1 - share) * CE(others), the cross-entropy with the mixed target.
     """
     smoothing = recipe.label_smoothing
     loss = F.cross_entropy(outputs, mixed.labels, label_smoothing=smoothing)

@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) of a batch with itself in another order."""
+"""Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) of a batch with a permutation of itself."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raybench.spec.trial import TrainRecipe
+from raybench.sweep.trial import TrainRecipe
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A batch whose images hold `share` of `labels` and the rest of `others`."""
+    """A mixed batch: the target of each image is share * label + (1 - share) * other."""
 
     images: Tensor
     labels: Tensor
@@ -23,9 +23,10 @@ class Mixed:
 
 
 def mix(images: Tensor, labels: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Mixed:
-    """One of the two that the recipe switches on, evenly (timm's `switch_prob` 0.5), with one share a batch.
+    """Apply mixup or cutmix; if the recipe has both, each with probability 0.5 (timm's `switch_prob`).
 
-    The share is Beta(a, a) with a = `recipe.mixup` or `recipe.cutmix`; cutmix's is the area that really stays.
+    The batch's share is drawn from Beta(a, a), a = `recipe.mixup` or `recipe.cutmix`; for cutmix it is then corrected
+    to the area that is kept exactly.
     """
     if not (recipe.mixup or recipe.cutmix):
         return Mixed(images, labels, labels)
@@ -45,11 +46,11 @@ def mix(images: Tensor, labels: Tensor, recipe: TrainRecipe, draw: torch.Generat
 
 
 def _beta(alpha: float, uniform: float) -> float:
-    """One Beta(alpha, alpha) number that depends on `uniform` alone."""
+    """A Beta(alpha, alpha) number that depends only on `uniform` in 0..1."""
     return float(np.random.Generator(np.random.PCG64(int(uniform * 2**53))).beta(alpha, alpha))
 
 
 def _cut(size: int, part: float, centre: float) -> tuple[int, int]:
-    """First and last + 1 pixel of a stretch of `part` of `size` around `centre` (0..1), cut at the border."""
+    """(first, last + 1) pixel of an interval of length `part` * `size` around `centre` (0..1), clipped to the image."""
     half, middle = int(size * part) // 2, int(centre * size)
     return max(middle - half, 0), min(middle + half, size)

@@ -1,4 +1,4 @@
-"""Optimizer and learning rate of a recipe. The rate is a function of the epoch, so there is no schedule to save."""
+"""Optimizer and learning rate of a recipe. The rate is a function of the epoch, so no scheduler state is saved."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from raybench.spec.trial import TrainRecipe
+from raybench.sweep.trial import TrainRecipe
 
 
 def make_optimizer(model: nn.Module, recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:
-    """SGD decays every parameter, as the CIFAR and ImageNet scripts do; AdamW only matrices and filters (timm)."""
+    """SGD decays all parameters (as CIFAR and ImageNet scripts do), AdamW only matrices and filters (as timm)."""
     if recipe.optimizer == "sgd":
         groups = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
     else:
@@ -22,7 +22,7 @@ def make_optimizer(model: nn.Module, recipe: TrainRecipe, device: torch.device) 
 
 
 def optimizer_over(groups: list[dict[str, Any]], recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:
-    """The recipe's SGD or AdamW over parameter `groups`, each of which says its own weight decay."""
+    """The recipe's SGD or AdamW over parameter `groups`, each with its own weight decay."""
     fused = device.type in ("cpu", "cuda")
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
@@ -31,18 +31,19 @@ def optimizer_over(groups: list[dict[str, Any]], recipe: TrainRecipe, device: to
 
 def _by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two parameter groups: with weight decay, and without (biases, norms, tokens, position embeddings)."""
-    exempt = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    no_weight_decay = getattr(model, "no_weight_decay", None)  # timm's networks have it
+    exempt = set(no_weight_decay()) if no_weight_decay else set()
     named = list(model.named_parameters())
-    free = [p for name, p in named if p.ndim <= 1 or name in exempt]
+    not_decayed = [p for name, p in named if p.ndim <= 1 or name in exempt]
     decayed = [p for name, p in named if p.ndim > 1 and name not in exempt]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
 
 
 def learning_rate(recipe: TrainRecipe, epoch: float) -> float:
-    """Rate at `epoch` in [0, epochs), fractions within an epoch.
+    """Learning rate at `epoch` in [0, epochs), a float that includes the part of the epoch that is done.
 
     Linear warm-up from 0; then constant, a step every `step_size` epochs or at `milestones` (counted from the
-    start), or half a cosine down to `min_lr` over what the warm-up left.
+    start), or half a cosine down to `min_lr` over the remaining epochs.
     """
     if epoch < recipe.warmup_epochs:
         return recipe.lr * epoch / recipe.warmup_epochs

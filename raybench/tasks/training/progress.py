@@ -1,4 +1,4 @@
-"""Where a training stage stands after each epoch, in a form that survives a kill."""
+"""State of training after each epoch, saved so that a killed run resumes with the same numbers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from raybench.tasks.training.ema import Average
 
 
 @dataclass
-class Progress:
-    """Everything that training changes: a loop that starts from a loaded `state()` ends with the same numbers."""
+class TrainingState:
+    """Everything that training changes: resuming from a `state()` gives the numbers of an uninterrupted run."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -25,17 +25,17 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_metric: float = -1.0
-    best_loss: float = 0.0  # on the same split: among equally good epochs the surest one
+    best_loss: float = 0.0  # on the same split; decides between epochs of equal metric
     best: dict[str, Tensor] = field(default_factory=dict)  # weights of the best epoch
 
     def offer(self, metric: float, loss: float, weights: Mapping[str, Tensor]) -> None:
-        """Remember the weights if this epoch is better than all before: higher metric, then lower loss, then first."""
+        """Keep a copy of the weights if this epoch is the best so far: higher metric, then lower loss, then first."""
         if (metric, -loss) > (self.best_metric, -self.best_loss):
             self.best_epoch, self.best_metric, self.best_loss = self.epoch, metric, loss
             self.best = {name: value.detach().clone() for name, value in weights.items()}
 
     def state(self) -> dict[str, Any]:
-        """Nested dicts of tensors, numbers and strings. No generator is in it: each epoch seeds its own."""
+        """Nested dicts of tensors, numbers and strings; no random state, as each epoch seeds its own generators."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -50,14 +50,14 @@ class Progress:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved `state()`."""
+        """Restore a saved `state()`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.load(state["average"])
         if self.regularizer:
             self.regularizer.load_state_dict(state["regularizer"])
-        self.epoch, self.curve = state["epoch"], [dict(one) for one in state["curve"]]
+        self.epoch, self.curve = state["epoch"], [dict(entry) for entry in state["curve"]]
         self.best_epoch, self.best_metric = state["best_epoch"], state["best_metric"]
         self.best_loss = state["best_loss"]
         device = next(self.model.parameters()).device

@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al. 2020) of a batch: two random operations an image, all at one magnitude."""
+"""RandAugment (Cubuk et al. 2020): two random operations for each image of a batch, at one magnitude."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-OPERATIONS_EACH = 2  # N of the paper's ImageNet setting, timm's default
-STEPS = 10  # a magnitude of 10 is the strongest, as timm counts
+OPERATIONS_EACH = 2  # for each image: N of the paper's ImageNet setting, timm's default
+STEPS = 10  # the highest magnitude, as in timm
 
 Operation = Callable[[Tensor, float], Tensor]  # (images in 0..1, level in -1..1) -> images
 
@@ -34,9 +34,10 @@ def _on_bytes(function: Callable[[Tensor], Tensor]) -> Operation:
 
 
 def _sharpen(images: Tensor, factor: float) -> Tensor:
-    """PIL's sharpness: away from (factor > 1) or towards the smooth image, whose rim of one pixel is the image's own.
+    """PIL's sharpness: interpolate between the smoothed image (factor 0) and the image (1), extrapolate above.
 
-    The smoothing filter is 1 everywhere and 5 in the middle, over 13: a box of ones by two sums of three, and 4.
+    The smoothing filter is 3x3, 5 in the centre and 1 elsewhere, divided by 13; it is computed as a box filter (sums
+    over rows, then columns) plus 4 times the centre. Border pixels are unchanged.
     """
     rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
     box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
@@ -46,7 +47,7 @@ def _sharpen(images: Tensor, factor: float) -> Tensor:
     return sharp
 
 
-# The paper's 14 operations with the ranges of its table (Cubuk et al. 2019, appendix); level is magnitude / 10, signed.
+# The paper's 14 operations with the ranges of Cubuk et al. 2019, appendix; level is magnitude / 10 with a sign.
 OPERATIONS: tuple[Operation, ...] = (
     lambda images, level: images,
     lambda images, level: _shear(images, 0.3 * level, 0.0),
@@ -66,16 +67,16 @@ OPERATIONS: tuple[Operation, ...] = (
 
 
 def randaugment(images: Tensor, magnitude: int, draw: torch.Generator) -> Tensor:
-    """(b, c, h, w) images in 0..1, each through two operations of `magnitude` (1..10) with a random sign.
+    """Apply two random operations of `magnitude` (1..10) and random sign to each of (b, c, h, w) images in 0..1.
 
-    Which image gets what is drawn from `draw`; images that share an operation and a sign go through it together.
+    Operations and signs are drawn from `draw`; images with the same operation and sign are processed together.
     """
     level = min(magnitude, STEPS) / STEPS
     for _ in range(OPERATIONS_EACH):
         chosen = torch.randint(0, len(OPERATIONS), (len(images),), generator=draw)
         negative = torch.rand(len(images), generator=draw) < 0.5
         images = images.clone()
-        for number, operation in enumerate(OPERATIONS[1:], 1):  # the first leaves an image alone
+        for number, operation in enumerate(OPERATIONS[1:], 1):  # the first is the identity
             for sign, those in ((1, ~negative), (-1, negative)):
                 members = ((chosen == number) & those).nonzero().flatten().to(images.device)
                 if len(members):

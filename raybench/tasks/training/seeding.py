@@ -1,10 +1,11 @@
-"""Randomness by name: every epoch draws from (seed, epoch, purpose), never from what ran before in this process."""
+"""Random generators seeded by (seed, epoch, purpose), independent of what ran before in this process."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -15,14 +16,14 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def seed_of(*parts: int | str) -> int:
-    """63 bits that depend on all `parts`."""
+    """A 63-bit seed that depends on all `parts`."""
     text = "/".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 @contextmanager
 def seeded(device: torch.device, *parts: int | str) -> Iterator[None]:
-    """Torch's global generators start from `parts` inside (dropout, stochastic depth) and are as before outside."""
+    """Context in which torch's global generators (used by dropout, stochastic depth) are seeded by `parts`."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed_of(*parts))
         yield
@@ -30,22 +31,23 @@ def seeded(device: torch.device, *parts: int | str) -> Iterator[None]:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Kernels that give the same bits every time, where torch has them; the switches are as before outside.
+    """Context with deterministic CUDA kernels where torch has them; nothing changes for the CPU.
 
-    On the CPU they are the default ones (at a fixed number of threads).
+    CPU kernels are deterministic by default, at a fixed number of threads.
     """
     if device.type != "cuda":
         yield
         return
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic  # torch defines its attribute through a module class
+    fill = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
         cudnn.deterministic, cudnn.benchmark = before[1:]

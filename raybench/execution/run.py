@@ -1,0 +1,128 @@
+"""A sweep from its plan to its end: planned, checked, and run on Ray or in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raybench import registry
+from raybench.execution.driver import Run, Watcher, drive, only_cell
+from raybench.execution.interrupt import noted_interrupt
+from raybench.execution.worker import Assignment, device_of
+from raybench.plan.plan import plan
+from raybench.plan.records import Plan
+from raybench.progress.outcome import Outcome
+from raybench.storage.open import check_writable, open_storage
+from raybench.sweep.reader import load_sweep
+from raybench.sweep.sweep import Sweep
+
+
+@dataclass(frozen=True)
+class SweepEnd:
+    """How a run of a sweep ended. The results themselves are in the storage."""
+
+    storage: str  # its address
+    statuses: Mapping[str, str]  # trial_id -> ok, skipped, failed, or missing when the run was interrupted
+    outcomes: Mapping[str, Outcome]  # unit key -> how it ended in this run
+    planned: int  # units that this run found to do; 0: everything was there already
+    interrupted: bool  # by Ctrl-C; the same call continues
+
+
+def run_sweep(
+    sweep: Sweep | Path | str,
+    storage: Path | str | None = None,
+    *,
+    local: bool = False,
+    address: str | None = None,
+    plugins: Sequence[Path | str] = (),
+    only: str | None = None,
+    retry_failed: bool = True,
+    device: str | None = None,
+    watcher: Watcher | None = None,
+) -> SweepEnd:
+    """Run every cell of `sweep` that `storage` doesn't hold yet.
+
+    Args:
+        sweep: a sweep, or the file that describes it.
+        storage: a folder, or the address of a bucket; None: what the sweep says, or ``results/NAME``.
+        local: run in this process, one unit after the other, without Ray.
+        address: a Ray cluster (``auto`` or HOST:PORT); None: start Ray on this machine.
+        plugins: Python files that register methods, models or datasets.
+        only: the trial_id (or its start) of the one cell to run, with the stages that it needs.
+        retry_failed: whether cells that failed in earlier runs are tried again.
+        device: as torch spells it, for `local` only; None: a GPU where the sweep's resources ask for one.
+        watcher: what is called as units start and end; None: nothing is shown.
+
+    Returns:
+        The status of every cell. A cell that fails is a row of the results, not an exception.
+
+    Raises:
+        UserError: the sweep, a data set, weights or a network can't be used; nothing has run then.
+
+    Example:
+        >>> import raybench
+        >>> end = raybench.run_sweep("sweeps/quickstart.yaml", "results", local=True)  # doctest: +SKIP
+        >>> frame = raybench.load_results(end.storage)  # doctest: +SKIP
+    """
+    for file in plugins:
+        registry.add_plugin(file)
+    sweep = sweep if isinstance(sweep, Sweep) else load_sweep(sweep)
+    place = open_storage(str(storage or sweep.storage or f"results/{sweep.name}"))
+
+    def make_plan() -> Plan:
+        whole = plan(sweep, place, retry_failed=retry_failed)
+        return only_cell(whole, only) if only else whole
+
+    resources = sweep.resources
+    assignment = Assignment(
+        place.url,
+        dict(sweep.data_roots),
+        {Path(file).name: Path(file).read_bytes() for file in plugins},
+        resources.cpus,
+        resources.gpus,
+        device,
+    )
+    work = Run(place, assignment, watcher or Watcher(), sweep=sweep.name)
+    first = make_plan()
+    try:
+        with noted_interrupt(work.note_interrupt):
+            if first.units and local:
+                device_of(assignment)  # before anything is written
+            if first.units or first.skips:
+                check_writable(place)
+            if not first.units:
+                drive(work, make_plan, lambda run: None)
+            else:
+                _execute(work, first, make_plan, sweep, local=local, address=address)
+    except KeyboardInterrupt:
+        work.interrupted = True
+    except Exception:
+        if not work.interrupted:  # else Ctrl-C made a library raise another error
+            raise
+    left = make_plan()
+    statuses = {trial.trial_id: left.stored.get(trial.trial_id, "missing") for trial in left.trials}
+    return SweepEnd(place.url, statuses, dict(work.outcomes), len(first.units), work.interrupted)
+
+
+def _execute(
+    work: Run, first: Plan, make_plan: Callable[[], Plan], sweep: Sweep, *, local: bool, address: str | None
+) -> None:
+    """Check what the run is about to read, then hand the work to this process or to Ray."""
+    if not address:  # a cluster's workers have data and weights that this machine may lack
+        from raybench.pipeline.check import check_input
+
+        work.watcher.checking()
+        check_input(first.units, work.assignment.data_roots, work.storage)
+    if local:
+        from raybench.execution.local import fit
+
+        drive(work, make_plan, fit)
+        return
+    from raybench.execution.cluster import connected
+
+    work.watcher.say(f"joining the Ray cluster {address}" if address else "starting Ray on this machine")
+    with connected(address):
+        from raybench.execution.tune import executor
+
+        drive(work, make_plan, executor(sweep.resources, address))

@@ -1,0 +1,81 @@
+"""timm's attention modules: finding and refitting them, and running a network unfused in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import nn
+
+
+class Attention(Protocol):
+    """A self-attention module laid out as timm's `Attention` and Swin's `WindowAttention` are."""
+
+    qkv: nn.Linear
+    proj: nn.Linear
+    num_heads: int
+    scale: float
+
+
+def attentions(model: nn.Module) -> dict[str, Attention]:
+    """Find every self-attention laid out as timm does. Returns qualified name -> module."""
+    return {name: module for name, module in model.named_modules() if is_attention(module)}
+
+
+def is_attention(module: nn.Module) -> TypeGuard[Attention]:
+    """Whether `module` has Linear layers `qkv` and `proj` and an int `num_heads`."""
+    return (
+        isinstance(getattr(module, "qkv", None), nn.Linear)
+        and isinstance(getattr(module, "proj", None), nn.Linear)
+        and isinstance(getattr(module, "num_heads", None), int)
+    )
+
+
+def normalises_heads(attention: Attention) -> bool:
+    """Whether `attention` normalises queries and keys over a head's width with trained weights (timm's `qk_norm`)."""
+    norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+    return any(isinstance(norm, nn.Module) and next(norm.parameters(), None) is not None for norm in norms)
+
+
+@contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    """Run `model` in eval mode with fused attention off; modes and switches are restored afterwards.
+
+    Fused kernels hide their matrix products from FLOP counters and their structure from autograd's graph.
+    """
+    modes: dict[Any, bool] = {module: module.training for module in model.modules()}
+    fused = {module: module.fused_attn for module in modes if isinstance(getattr(module, "fused_attn", None), bool)}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for module in modes:
+            module.training = False
+        for module in fused:
+            module.fused_attn = False
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, training in modes.items():
+            module.training = training
+        for module, flag in fused.items():
+            module.fused_attn = flag
+
+
+def refit(attention: Attention, num_heads: int, head_dim: int) -> None:
+    """Set the attributes of an attention to its cut weights, in place, and rescale the query weights.
+
+    Fused attention divides by the root of its current head width, the unfused path multiplies by `scale`. With the
+    ratio of the old and the new width folded into the query weights both paths compute the uncut attention's scaling.
+    """
+    old = 1 / attention.scale**2  # the head width that the current weights were scaled for
+    width = num_heads * head_dim
+    with torch.no_grad():
+        attention.qkv.weight[:width] *= (head_dim / old) ** 0.5
+        if attention.qkv.bias is not None:
+            attention.qkv.bias[:width] *= (head_dim / old) ** 0.5
+    attention.num_heads, attention.scale = num_heads, head_dim**-0.5
+    for name, value in (("head_dim", head_dim), ("attn_dim", width)):
+        if hasattr(attention, name):
+            setattr(attention, name, value)

@@ -1,0 +1,24 @@
+"""What stages get besides the trial: storage, device, data folders, and the lock of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from raybench.pipeline.exclusive import Machine
+from raybench.storage.base import Storage
+
+Note = Callable[..., None]  # note(resumed_from=3) adds facts to the journal
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Where a stage runs. Nothing in it may change a number, timings aside."""
+
+    storage: Storage
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    data_roots: Mapping[str, Path] = field(default_factory=dict)
+    machine: Machine = field(default_factory=Machine)

@@ -1,0 +1,72 @@
+"""Runs one unit of a plan under its lease: a shared stage or a cell. Failures become outcomes and rows."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from contextlib import ExitStack
+from typing import Literal
+
+from raybench.errors import NotSupported, StageError
+from raybench.pipeline.context import StageContext
+from raybench.pipeline.trial import RUN, Announce
+from raybench.plan.records import Unit
+from raybench.progress.journal import Execution
+from raybench.progress.outcome import Outcome, is_done, label_of, settle
+from raybench.results.store import Store
+from raybench.storage.leases import Lease
+
+
+def run_unit(unit: Unit, context: StageContext, report: Announce = lambda stage: None) -> Outcome:
+    """Run one unit of a plan under its lease. A failure is an outcome (and for a cell a row), never an exception.
+
+    Returns at once with status "busy" when another driver holds the lease, so that no device is held while waiting.
+    `report` is called with the name of each stage when it starts.
+    """
+    lease = Lease(context.storage, unit.key)
+    if not lease.acquire():
+        return Outcome(unit.key, unit.kind, "busy")
+    with ExitStack() as stack:
+        stack.callback(lease.release)
+        if is_done(unit, context.storage):  # by another driver, after this one had planned
+            return Outcome(unit.key, unit.kind, "ok")
+        execution = Execution(context.storage, unit.key, unit.kind, label_of(unit))
+        stack.enter_context(context.machine.computing())
+        try:
+            summary = RUN[unit.kind](unit, context, _announce(execution, report), execution.note)
+        except NotSupported as error:
+            return _ended(unit, context, execution, "skipped", error)
+        except Exception as error:
+            return _ended(unit, context, execution, "failed", error)
+        except KeyboardInterrupt:
+            execution.end("interrupted")
+            raise
+        execution.end("ok", summary=dict(summary))
+        return Outcome(unit.key, unit.kind, "ok", execution.stage_name, seconds=execution.seconds, summary=summary)
+
+
+def _announce(execution: Execution, report: Announce) -> Announce:
+    """A callback that starts a stage in the journal and reports it."""
+
+    def announce(stage: str) -> None:
+        execution.stage(stage)
+        report(stage)
+
+    return announce
+
+
+def _ended(
+    unit: Unit, context: StageContext, execution: Execution, status: Literal["failed", "skipped"], error: Exception
+) -> Outcome:
+    """The outcome of a failed or skipped unit, after recording it in the journal and, for a cell, as a row."""
+    stage = error.stage if isinstance(error, StageError) else execution.stage_name
+    kind, message = type(error).__name__, str(error) or type(error).__name__
+    path = ""
+    if status == "failed":
+        path = f"tracebacks/{unit.key}-{time.time_ns()}.txt"
+        context.storage.create(path, "".join(traceback.format_exception(error)).encode())
+    execution.end(status, error=message, traceback=path)
+    outcome = Outcome(unit.key, unit.kind, status, stage, kind, message, path, execution.seconds)
+    if unit.kind == "cell":
+        settle(outcome, unit.trials[0], Store(context.storage))
+    return outcome

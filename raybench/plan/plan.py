@@ -1,0 +1,113 @@
+"""Makes the plan of a sweep: cells, shared stages, what is already done, what is skipped and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from raybench import registry
+from raybench.plan.cost import Timings, estimate
+from raybench.plan.records import Plan, Skip, Unit
+from raybench.results.store import Store
+from raybench.storage.base import Storage
+from raybench.sweep.resolve import resolve
+from raybench.sweep.sweep import Sweep
+from raybench.sweep.trial import Trial, digest
+
+
+def plan(
+    sweep: Sweep, storage: Storage | None = None, *, retry_failed: bool = True, timed: Storage | None = None
+) -> Plan:
+    """What running `sweep` on `storage` will do. Without a storage, nothing counts as done.
+
+    Failed cells are planned again unless `retry_failed` is False. The cost is estimated from the finished cells in
+    `timed` (default: `storage`). Raises SpecError as `resolve` does.
+    """
+    trials = resolve(sweep)
+    store = Store(storage) if storage else None
+    everything = store.statuses() if store else {}
+    ids = {trial.trial_id: trial for trial in trials}
+    stored = {trial_id: everything[trial_id] for trial_id in ids if trial_id in everything}
+    reasons = {trial_id: reason for trial_id, trial in ids.items() if (reason := why_not(trial))}
+    settled = {"ok", "skipped"} if retry_failed else {"ok", "skipped", "failed"}
+    done = tuple(i for i in ids if stored.get(i) in settled and (i not in reasons or stored[i] == "ok"))
+    open_cells = {i: trial for i, trial in ids.items() if i not in reasons and i not in set(done)}
+    units = _units(open_cells, _published(storage))
+    return Plan(
+        units=units,
+        done=done,
+        skips=tuple(Skip(ids[i], reason) for i, reason in reasons.items() if i not in set(done)),
+        trials=trials,
+        stored=stored,
+        unchecked=tuple(sorted({t.model for t in trials if t.model not in registry.model.entries()})),
+        cost=estimate(units, _timings(timed or storage, everything) if units else {}, sweep.resources),
+    )
+
+
+def why_not(trial: Trial) -> str | None:
+    """Why this cell can't be run, as far as is known without building the model; None if it can be tried."""
+    model = registry.model.entries().get(trial.model)
+    facts = model.facts if model else {}
+    dataset = registry.dataset.entry(trial.dataset)
+    task = dataset.facts.get("task", "classification")
+    if facts.get("task", task) != task:
+        return f"{trial.model} is a model for {facts['task']}, {trial.dataset} is data for {task}"
+    methods = [registry.importance.entry(trial.importance.name)]
+    if trial.regularizer:
+        methods.append(registry.regularizer.entry(trial.regularizer.name))
+    for method in methods:
+        if method.facts.get("labels") == "sampled" and task != "classification":
+            return f"{method.kind} {method.name} draws labels from class scores; {trial.dataset} is data for {task}"
+        norm = facts.get("norm")
+        if method.facts.get("requires") == "batch-norm" and norm not in (None, "batch"):
+            has = "has no normalisation" if norm == "none" else f"normalises with {norm} norm"
+            return f"{method.kind} {method.name} needs BatchNorm; {trial.model} {has}"
+    return None
+
+
+def _timings(timed: Storage | None, finished: Mapping[str, str]) -> Timings:
+    """Mean seconds of finished units; empty where nothing was ever run."""
+    return Store(timed).timings() if timed and (finished or Store(timed).statuses()) else {}
+
+
+def _published(storage: Storage | None) -> frozenset[str]:
+    """Keys of the cached stages, from one listing of the storage."""
+    names = storage.list("stages/") if storage else []
+    return frozenset(name.split("/")[1] for name in names)
+
+
+def _units(cells: Mapping[str, Trial], published: frozenset[str]) -> tuple[Unit, ...]:
+    """The stages that are not cached and the cells, ordered by kind: bases, sparsifyings, selections, cells."""
+    bases: dict[str, list[Trial]] = {}
+    sparsifyings: dict[str, list[Trial]] = {}
+    passes: dict[str, dict[str, Trial]] = {}
+    keys: dict[str, tuple[str, str | None, str, str]] = {}
+    for trial_id, trial in cells.items():
+        base, sparsify, cut, pass_key = trial.base_key, trial.sparsify_key, trial.select_key, trial.pass_key
+        keys[trial_id] = base, sparsify, cut, pass_key
+        if base not in published:
+            bases.setdefault(base, []).append(trial)
+        if sparsify and sparsify not in published:
+            sparsifyings.setdefault(sparsify, []).append(trial)
+        if cut not in published:
+            passes.setdefault(pass_key, {}).setdefault(cut, trial)
+    selects = {pass_key: digest("pass", sorted(cuts)) for pass_key, cuts in passes.items()}
+    units = [Unit(key, "base", tuple(trials)) for key, trials in bases.items()]
+    for key, trials in sparsifyings.items():
+        units.append(Unit(key, "sparsify", tuple(trials), _if_planned(bases, trials[0].base_key)))
+    for pass_key, cuts in passes.items():
+        served = tuple(sorted(cuts.values(), key=lambda trial: trial.speedup))
+        base, sparsify, _, _ = keys[served[0].trial_id]
+        needs = _if_planned(bases, base) + _if_planned(sparsifyings, sparsify)
+        units.append(Unit(selects[pass_key], "select", served, needs))
+    for trial_id, trial in cells.items():
+        base, sparsify, cut, pass_key = keys[trial_id]
+        needs = _if_planned(bases, base) + _if_planned(sparsifyings, sparsify)
+        if cut in passes.get(pass_key, {}):
+            needs += (selects[pass_key],)
+        units.append(Unit(trial_id, "cell", (trial,), needs))
+    return tuple(units)
+
+
+def _if_planned(planned: Mapping[str, Sequence[Trial]], key: str | None) -> tuple[str, ...]:
+    """`key` as one dependency if its stage is planned, else none."""
+    return (key,) if key is not None and key in planned else ()

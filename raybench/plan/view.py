@@ -1,0 +1,133 @@
+"""A plan as JSON and as table rows, for `raybench plan`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from raybench import registry
+from raybench.plan.records import Estimate, Plan, Unit, UnitKind
+from raybench.sweep.resolve import NO_DATA
+from raybench.sweep.target import amount
+from raybench.sweep.trial import Trial
+
+STAGES: tuple[UnitKind, ...] = ("base", "sparsify", "select")
+
+
+def as_json(plan: Plan, name: str) -> dict[str, Any]:
+    """The plan as JSON: `cells`, one object per cell in the sweep's order, `stages`, `counts` and `cost`."""
+    cells = [_cell(trial, *states) for trial, states in zip(plan.trials, cell_states(plan), strict=True)]
+    stages = Counter(unit.kind for unit in plan.stages)
+    return {
+        "name": name,
+        "counts": {
+            "cells": len(cells),
+            **Counter(cell["status"] for cell in cells),
+            **{f"{kind}_stages": stages[kind] for kind in STAGES},
+        },
+        "cells": cells,
+        "stages": [_stage(unit) for unit in plan.stages],
+        "checked_at_start": list(plan.unchecked),
+        "cost": plan.cost and {
+            "seconds": dict(plan.cost.seconds), "total_s": plan.cost.total_s, "gpu_hours": plan.cost.gpu_hours,
+            "cpu_hours": plan.cost.cpu_hours, "unknown": dict(plan.cost.unknown), "source": plan.cost.source,
+        },
+    }  # fmt: skip
+
+
+def cell_states(plan: Plan) -> list[tuple[str, str | None]]:
+    """(status, reason) of every cell in the order of `plan.trials`; status is planned, done, skipped or failed."""
+    skips = {skip.trial.trial_id: skip.reason for skip in plan.skips}
+    planned = {unit.key for unit in plan.cells}
+    states: list[tuple[str, str | None]] = []
+    for trial in plan.trials:
+        stored = plan.stored.get(trial.trial_id, "")
+        if trial.trial_id in skips:
+            states.append(("skipped", skips[trial.trial_id]))
+        elif trial.trial_id in planned:
+            states.append(("planned", "failed before, tried again" if stored == "failed" else None))
+        else:
+            states.append(("done" if stored == "ok" else stored, None))
+    return states
+
+
+def board_rows(cells: Sequence[Unit]) -> Iterator[dict[str, Any]]:
+    """One row per (dataset, model): methods, strategies, speed-ups and number of planned cells."""
+    boards: dict[tuple[str, str], list[Trial]] = {}
+    for unit in cells:
+        trial = unit.trials[0]
+        boards.setdefault((trial.dataset, trial.model), []).append(trial)
+    for (dataset, model), trials in boards.items():
+        yield {
+            "dataset": dataset, "model": model, "cells": len(trials),
+            "methods": len({trial.method for trial in trials}),
+            "strategies": ", ".join(sorted({trial.strategy for trial in trials})),
+            "speedups": ", ".join(amount(*asked) for asked in sorted({(t.speedup, t.ratio) for t in trials})),
+        }  # fmt: skip
+
+
+def stage_rows(plan: Plan) -> Iterator[dict[str, Any]]:
+    """One row per kind of shared stage that is planned."""
+    of_kind = {kind: [unit for unit in plan.stages if unit.kind == kind] for kind in STAGES}
+    cuts = sum(len(unit.trials) for unit in of_kind["select"])
+    words = {
+        "base": "dense networks, trained or loaded, and evaluated",
+        "sparsify": "networks trained further with a regularizer",
+        "select": f"selections that yield {cuts} cuts; {_evidence_counts(of_kind['select'])}",
+    }
+    for kind, units in of_kind.items():
+        if units:
+            yield {"shared stage": kind, "units": len(units), "what": words[kind]}
+
+
+def cost_lines(cost: Estimate) -> list[str]:
+    """The estimate as text: the total, its parts, its source, and the units that are not in it."""
+    gpu = f", {cost.gpu_hours:.3g} GPU-hours" if cost.gpu_hours else ""
+    lines = [
+        f"cost: {_duration(cost.total_s)} of computing, one unit at a time ({cost.cpu_hours:.3g} CPU-hours{gpu})",
+        "  " + ", ".join(f"{kind} {_duration(seconds)}" for kind, seconds in cost.seconds.items()),
+        f"  from {cost.source}",
+    ]
+    if cost.unknown:
+        counts = ", ".join(f"{n} {kind}" for kind, n in cost.unknown.items())
+        lines.append(f"  not included, for lack of similar timings: {counts}")
+    return lines
+
+
+def _cell(trial: Trial, status: str, reason: str | None) -> dict[str, Any]:
+    same = ("dataset", "model", "method", "strategy", "speedup", "seed", "protocol", "schedule", "task")
+    axes = {name: getattr(trial, name) for name in same} | {"speedup": trial.speedup_target, "ratio": trial.ratio}
+    return {"trial_id": trial.trial_id, "status": status, "reason": reason, **axes, "recipe": trial.recipe.name}
+
+
+def _stage(unit: Unit) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "key": unit.key,
+        "kind": unit.kind,
+        "needs": list(unit.needs),
+        "serves": [t.trial_id for t in unit.trials],
+    }
+    if unit.kind == "select":
+        fields["looks_at"], fields["images"] = _evidence(unit.trials[0])
+    return fields
+
+
+def _evidence_counts(selections: Sequence[Unit]) -> str:
+    """Inputs of the criteria: ``20 from weights, 8 from gradients of 256 images``."""
+    counts = Counter(_evidence(unit.trials[0]) for unit in selections)
+    return ", ".join(
+        f"{n} from {needs}" + (f" of {images} images" if images else "") for (needs, images), n in counts.items()
+    )
+
+
+def _evidence(trial: Trial) -> tuple[str, int]:
+    """(what the trial's criterion scores from, number of calibration images)."""
+    needs = registry.importance.entry(trial.importance.name).facts.get("needs", "weights")
+    return needs, 0 if needs in NO_DATA else trial.recipe.calibration_images
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

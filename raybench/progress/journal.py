@@ -1,0 +1,78 @@
+"""Journal of executions: one JSON object for every run of a unit, rewritten at each stage.
+
+The live panel, `raybench watch` and the tests of resumption read it: which stages ran, where, for how long, and from
+which epoch they resumed. No result depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from raybench.storage.base import Storage
+
+FOLDER = "journal"
+
+
+class Execution:
+    """One run of one unit: an entry of the journal at `journal/<key>/<start>-<host>-<pid>.json`."""
+
+    def __init__(self, storage: Storage, key: str, kind: str, label: str) -> None:
+        self._storage = storage
+        self._entry: dict[str, Any] = {
+            "key": key, "kind": kind, "label": label, "host": socket.gethostname(), "pid": os.getpid(),
+            "started": time.time(), "status": "running", "stages": [],
+        }  # fmt: skip
+        self._name = f"{FOLDER}/{key}/{time.time_ns()}-{self._entry['host']}-{self._entry['pid']}.json"
+
+    @property
+    def stage_name(self) -> str:
+        """The stage that is running, empty before the first."""
+        return self._entry["stages"][-1]["stage"] if self._entry["stages"] else ""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the unit started."""
+        return time.time() - self._entry["started"]
+
+    def stage(self, stage: str, **facts: Any) -> None:
+        """Start a stage; the one before it ends."""
+        self._close_stage()
+        self._entry["stages"].append({"stage": stage, "started": time.time(), **facts})
+        self._write()
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the running stage, e.g. ``resumed_from=3``."""
+        self._entry["stages"][-1].update(facts)
+        self._write()
+
+    def end(self, status: str, **facts: Any) -> None:
+        """End the unit with `status` ok, failed, skipped or interrupted."""
+        self._close_stage()
+        self._entry.update(status=status, seconds=self.seconds, **facts)
+        self._write()
+
+    def _close_stage(self) -> None:
+        if self._entry["stages"]:
+            last = self._entry["stages"][-1]
+            last.setdefault("seconds", time.time() - last["started"])
+
+    def _write(self) -> None:
+        self._storage.replace(self._name, json.dumps(self._entry).encode())
+
+
+def present_stage(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The last stage of an execution: its name, start and facts."""
+    return entry["stages"][-1] if entry["stages"] else {"stage": "starting", "started": entry["started"]}
+
+
+def read_journal(storage: Storage, key: str = "") -> Iterator[dict[str, Any]]:
+    """Every execution (of the unit `key`, or of all), oldest first within a unit."""
+    for name in storage.list(f"{FOLDER}/{key}/" if key else f"{FOLDER}/"):
+        data = storage.read(name)
+        if data is not None:  # gc may delete entries meanwhile
+            yield json.loads(data)

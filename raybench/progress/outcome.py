@@ -1,0 +1,68 @@
+"""Outcome of one unit, and the result row that a failed or skipped one gets. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raybench.plan.records import Unit
+from raybench.results.layout import cell_key
+from raybench.results.schema import Record
+from raybench.results.store import Store
+from raybench.storage.base import Storage
+from raybench.sweep.target import amount
+from raybench.sweep.trial import Trial
+
+UnitStatus = Literal["ok", "failed", "skipped", "busy"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one unit ended. A failed or skipped cell already has its row; `busy` means that another driver runs it."""
+
+    key: str
+    kind: str
+    status: UnitStatus
+    stage: str = ""  # the stage that was running at the end
+    error_type: str = ""
+    error_message: str = ""  # for "skipped": the reason
+    traceback_path: str = ""  # key in the storage, empty without one
+    seconds: float = 0.0
+    summary: Mapping[str, float] = field(default_factory=dict)  # a few figures for the progress panel
+
+
+def is_done(unit: Unit, storage: Storage) -> bool:
+    """Whether the storage has everything that `unit` makes. Compacted cells are not found here; the plan skips them."""
+    if unit.kind == "cell":
+        row = unit.trials[0].model_dump(include={"dataset", "model"}) | {"trial_id": unit.key, "status": "ok"}
+        return storage.has(cell_key(row))
+    keys = [trial.select_key for trial in unit.trials] if unit.kind == "select" else [unit.key]
+    return all(storage.has(f"stages/{key}") for key in keys)
+
+
+def label_of(unit: Unit) -> str:
+    """A unit as text for the progress panel: ``cifar-resnet20 magnitude-l2 2x global seed 0``."""
+    trial = unit.trials[0]
+    if unit.kind == "base":
+        return f"{trial.model} on {trial.dataset}"
+    if unit.kind == "sparsify":
+        return f"{trial.model} {trial.method} seed {trial.seed}"
+    speedups = ", ".join(amount(t.speedup, t.ratio) for t in unit.trials)
+    return f"{trial.model} {trial.method} {speedups} {trial.strategy} seed {trial.seed}"
+
+
+def settle(outcome: Outcome, trial: Trial, store: Store) -> None:
+    """Publish the row of `trial` for an outcome that is not ok: its own, or that of a shared stage it needs."""
+    if outcome.status == "skipped":
+        store.publish(Record.skipped(trial, outcome.error_message))
+    else:
+        store.publish_attempt(
+            Record.failed(
+                trial,
+                stage=outcome.stage,
+                error_type=outcome.error_type,
+                error_message=outcome.error_message,
+                traceback_path=outcome.traceback_path,
+            )
+        )

@@ -1,0 +1,181 @@
+"""A leaderboard as an aligned text table that fits a terminal's width, or as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+from raybench.reports.leaderboard import Board, Leaderboard, Ranked
+from raybench.reports.text import aligned, column_widths
+from raybench.sweep.target import amount
+
+NOT_MEASURED = "n/m"
+
+
+@dataclass(frozen=True)
+class PrintedColumn:
+    """One printed column. A narrow terminal drops those with the highest `drop_order` first, those with 0 never."""
+
+    title: str
+    unit: str
+    text: Callable[[Ranked], str]
+    drop_order: int = 0
+    left: bool = False  # left-aligned
+
+
+def _timing(value: float | None, entry: Ranked) -> str:
+    if value is None:
+        return NOT_MEASURED if entry.timing_reason else "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _final(entry: Ranked) -> str:
+    return f"{entry.metric_final:.2f}" + (f"±{entry.spread:.2f}" if entry.spread is not None else "")
+
+
+def _count(value: float) -> str:
+    """A number of parameters or MACs in millions: three decimals below ten million, one above."""
+    return f"{value / 1e6:.3f}" if value < 1e7 else f"{value / 1e6:.1f}"
+
+
+def _reg_time(entry: Ranked) -> str:
+    return _timing(entry.reg_time_s, entry) if entry.regularizer else "-"
+
+
+COLUMNS = (
+    PrintedColumn("#", "", lambda e: str(e.rank)),
+    PrintedColumn("method", "", lambda e: e.method, left=True),
+    PrintedColumn("strategy", "", lambda e: e.strategy, left=True),
+    PrintedColumn("base", "%", lambda e: f"{e.metric_base:.2f}", drop_order=2),
+    PrintedColumn("pruned", "%", lambda e: f"{e.metric_pruned:.2f}"),
+    PrintedColumn("final", "%", _final),
+    PrintedColumn("n", "", lambda e: str(e.n), drop_order=3),
+    PrintedColumn("Δ", "pts", lambda e: f"{e.delta:+.2f}"),
+    PrintedColumn("params", "M", lambda e: _count(e.params)),
+    PrintedColumn("kept", "%", lambda e: f"{100 * e.params_kept:.1f}", drop_order=4),
+    PrintedColumn("MACs", "M", lambda e: _count(e.macs), drop_order=5),
+    PrintedColumn("speedup", "x", lambda e: f"{e.speedup:.2f}{'*' if e.reason else ''}"),
+    PrintedColumn("latency", "ms", lambda e: _timing(e.latency_ms, e), drop_order=1),
+    PrintedColumn("step", "s", lambda e: _timing(e.step_time_s, e)),
+    PrintedColumn("reg", "s", _reg_time),
+)
+
+
+def as_text(leaderboard: Leaderboard, width: int) -> str:
+    """Conditions, then every board with its notes, all within `width` characters; then failed and skipped cells."""
+    conditions = [part for line in leaderboard.conditions for part in wrap(line, width, subsequent_indent="  ")]
+    blocks = ["\n".join(conditions)]
+    for board in leaderboard.boards:
+        fitted = _fitted(board, width)
+        title = wrap(_title(board, fitted.constants), width)
+        hidden = [f"not shown at this width: {', '.join(fitted.hidden)}"] if fitted.hidden else []
+        notes = [line for note in (*_notes(board), *hidden) for line in wrap(note, width, subsequent_indent="  ")]
+        blocks.append("\n".join([*title, *fitted.lines, *notes]))
+    return "\n\n".join([*blocks, *filter(None, ["\n".join(_missing_cells(leaderboard))])])
+
+
+def as_markdown(leaderboard: Leaderboard) -> str:
+    """Every board as a GitHub table with all columns."""
+    blocks = ["\n".join(f"- {line}" for line in leaderboard.conditions)]
+    for board in leaderboard.boards:
+        shown = _columns(board)
+        headers = [f"{c.title} ({c.unit})" if c.unit else c.title for c in shown]
+        rules = [":--" if c.left else "--:" for c in shown]
+        rows = [[c.text(entry) for c in shown] for entry in board.entries]
+        table = ["| " + " | ".join(cells) + " |" for cells in (headers, rules, *rows)]
+        notes = [f"- {note}" for note in _notes(board)]
+        blocks.append("\n".join([f"### {_title(board)}", "", *table, *([""] if notes else []), *notes]))
+    missing = [f"  - {line.strip()}" if line.startswith(" ") else f"- {line}" for line in _missing_cells(leaderboard)]
+    return "\n\n".join([*blocks, *filter(None, ["\n".join(missing)])])
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A board's lines after columns were dropped to fit a width."""
+
+    lines: tuple[str, ...]
+    constants: str  # dropped columns with one value for all methods, as text for the title
+    hidden: tuple[str, ...]  # titles of the other dropped columns
+
+
+def _fitted(board: Board, width: int) -> _Fitted:
+    shown, constants, hidden = list(_columns(board)), [], []
+    while True:
+        cells = [[c.title for c in shown], [c.unit for c in shown]]
+        cells += [[c.text(entry) for c in shown] for entry in board.entries]
+        fits = sum(column_widths(cells)) + 2 * (len(shown) - 1) <= width
+        droppable = sorted((c for c in shown if c.drop_order), key=_drop_first(board))
+        if fits or not droppable:
+            break
+        shown.remove(droppable[0])
+        values = {droppable[0].text(entry) for entry in board.entries}
+        if len(values) == 1:
+            constants.append(f"{droppable[0].title} {values.pop()} {droppable[0].unit}".strip())
+        else:
+            hidden.append(droppable[0].title)
+    lines = aligned(cells, [not c.left for c in shown], "  " if fits else " ")
+    return _Fitted(tuple(lines), ", ".join(constants), tuple(hidden))
+
+
+def _drop_first(board: Board) -> Callable[[PrintedColumn], tuple[bool, int]]:
+    """Sort key: columns with one value are dropped first, since the title can hold it; then by `drop_order`."""
+    return lambda column: (len({column.text(entry) for entry in board.entries}) > 1, -column.drop_order)
+
+
+def _columns(board: Board) -> Sequence[PrintedColumn]:
+    return [c for c in COLUMNS if c.title != "strategy" or board.strategy is None]
+
+
+def _title(board: Board, constants: str = "") -> str:
+    speedup = "average over speed-ups" if board.speedup == "average" else amount(board.speedup, board.ratio)
+    tracks = {"criteria": "criteria", "regularizers": "regularizers", "all": "criteria and regularizers"}
+    scope = board.strategy or "all strategies"
+    where = f"{board.model} on {board.dataset}, {speedup}, {scope}: {tracks[board.track]} by {board.metric_name}"
+    return f"{where} ({', '.join(filter(None, [f'protocol {board.protocol}', f'recipe {board.recipe}', constants]))})"
+
+
+def _notes(board: Board) -> Iterable[str]:
+    """Footnotes: mixed schedules, missed speed-ups, missing timings, methods left out of an average."""
+    if len(board.schedules) > 1:
+        mixed = "; ".join(f"{name}: {', '.join(methods)}" for name, methods in board.schedules.items())
+        yield f"schedules differ: {mixed}"
+    missed: dict[str, list[str]] = {}
+    untimed: dict[str, list[str]] = {}
+    for entry in board.entries:
+        if entry.reason:
+            missed.setdefault(entry.reason, []).append(entry.method)
+        if entry.timing_reason:
+            untimed.setdefault(entry.timing_reason, []).append(entry.method)
+    yield from (
+        f"* {', '.join(methods)}: misses the speed-up by more than 0.5 %: {why}" for why, methods in missed.items()
+    )
+    yield from (f"{NOT_MEASURED}: {', '.join(methods)}: not measured: {why}" for why, methods in untimed.items())
+    if board.left_out:
+        yield f"not in the average: {', '.join(board.left_out)}"
+    if board.strategy is None:
+        yield from _strategies(board)
+
+
+def _strategies(board: Board) -> Iterable[str]:
+    """Mean final metric of each strategy over the methods that have results for all of them."""
+    names = sorted({entry.strategy for entry in board.entries})
+    finals: dict[str, dict[str, float]] = {}
+    for entry in board.entries:
+        finals.setdefault(entry.method, {})[entry.strategy] = entry.metric_final
+    complete = [by for by in finals.values() if len(by) == len(names)]
+    if complete and len(names) > 1:
+        means = {name: sum(by[name] for by in complete) / len(complete) for name in names}
+        ranked = sorted(names, key=lambda name: (-means[name], name))
+        ranking = ", ".join(f"{name} {means[name]:.2f}" for name in ranked)
+        yield f"mean over the {len(complete)} methods that have every strategy: {ranking}"
+
+
+def _missing_cells(leaderboard: Leaderboard) -> Iterable[str]:
+    for status, missing in (("failed", leaderboard.failed), ("skipped", leaderboard.skipped)):
+        if missing:
+            count = sum(cells.count for cells in missing)
+            noun = "cell" if count == 1 else "cells"
+            yield f"{count} {noun} {status} (raybench show ID --results {leaderboard.source}):"
+        for cells in missing:
+            yield f"  {cells.count} x {cells.reason} [{', '.join(cells.methods)}; {cells.trial_id[:8]}]"

@@ -1,0 +1,223 @@
+"""Ranks methods: one board per dataset, model, speed-up or ratio, strategy, protocol, recipe and track."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raybench.errors import UserError, nearest
+from raybench.reports.conditions import CONDITIONS, MissingCells, conditions, missing_cells
+from raybench.reports.labels import unique_labels
+from raybench.reports.scores import SCORED, averages, scores
+from raybench.results.store import Store
+
+Track = Literal["criteria", "regularizers", "all"]
+COLUMNS = tuple(dict.fromkeys((*SCORED, *CONDITIONS)))
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to rank; None stands for every value in the store."""
+
+    model: str | None = None
+    dataset: str | None = None
+    speedup: float | Literal["average"] | None = None
+    strategy: str | None = None
+    protocol: str | None = None
+    track: Track | None = None  # None: criteria and regularizers in separate rankings, as PruningBench does
+    by: Literal["strategy"] | None = None  # rank the strategies of all methods in one table
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One ranked method. Metrics in percent, `spread` is the sample standard deviation over `n` seeds."""
+
+    rank: int
+    method: str  # with the differing settings in brackets, where configurations share a name
+    importance: str
+    regularizer: str | None
+    strategy: str
+    schedule: str
+    metric_base: float
+    metric_pruned: float
+    metric_final: float
+    spread: float | None
+    n: int
+    seeds: tuple[int, ...]
+    delta: float
+    top5: float | None
+    params: float
+    params_kept: float
+    macs: float
+    speedup: float
+    latency_base_ms: float | None
+    latency_ms: float | None
+    step_time_s: float | None
+    reg_time_s: float | None
+    timing_reason: str | None  # why a timing is missing
+    reason: str | None  # why a speed-up misses its target by more than 0.5 %
+    trial_id: str  # of one of its cells
+
+    @property
+    def name(self) -> str:
+        """The method as typed: ``importance`` or ``importance+regularizer``."""
+        return "+".join(filter(None, (self.importance, self.regularizer)))
+
+
+@dataclass(frozen=True)
+class Board:
+    """One ranking, best first."""
+
+    dataset: str
+    model: str
+    speedup: float | Literal["average"] | None  # None where a ratio was asked for
+    ratio: float | None
+    strategy: str | None  # None where strategies are ranked too
+    protocol: str
+    recipe: str
+    track: Track
+    metric_name: str
+    entries: tuple[Ranked, ...]
+    left_out: tuple[str, ...] = ()  # methods not in an average, with the speed-ups they lack
+
+    @property
+    def schedules(self) -> Mapping[str, tuple[str, ...]]:
+        """Schedule -> methods that use it."""
+        found: dict[str, list[str]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.schedule, []).append(entry.method)
+        return {name: tuple(dict.fromkeys(found[name])) for name in sorted(found)}
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The boards of a query, the conditions of their numbers, and the cells without a result."""
+
+    boards: tuple[Board, ...]
+    conditions: tuple[str, ...]  # device, versions, seeds, schedules: one line each
+    failed: tuple[MissingCells, ...]
+    skipped: tuple[MissingCells, ...]
+    source: str = ""  # address of the store
+
+    @classmethod
+    def read(cls, store: Store, query: Query | None = None) -> Leaderboard:
+        """Rank the results in `store`. UserError when it has none, or none that match the query."""
+        table = store.table(COLUMNS)
+        if not table.num_rows:
+            raise UserError(f"no results in {store.storage.url}: expected the --storage folder of a run")
+        found = cls.of(table, query or Query(), _trials(store))
+        return replace(found, source=store.storage.url)
+
+    @classmethod
+    def of(cls, table: pa.Table, query: Query, trials: Callable[[Sequence[str]], Mapping[str, Any]]) -> Leaderboard:
+        """Rank a table with the columns COLUMNS; `trials` maps trial ids to trials, to label equal method names."""
+        table = _chosen(table, query)
+        absent: list[dict[str, Any]] = []
+        if query.speedup == "average":
+            found, absent = averages(table)
+        else:
+            found = scores(table)
+        boards = [
+            _board(key, rows, query, trials, _left_out(absent, key))
+            for key, rows in sorted(_grouped(found, query).items(), key=lambda pair: _order(pair[0]))
+        ]
+        failed, skipped = missing_cells(table, "failed"), missing_cells(table, "skipped")
+        return cls(tuple(boards), conditions(table), failed, skipped)
+
+
+_FROM_SCORES = tuple(f.name for f in fields(Ranked) if f.name not in ("rank", "method", "reason"))
+
+
+def _chosen(table: pa.Table, query: Query) -> pa.Table:
+    """Rows that match the query; UserError with the nearest value when a value of the query matches none."""
+    for name in ("dataset", "model", "strategy", "protocol"):
+        wanted = getattr(query, name)
+        if wanted is not None:
+            table = _with(table, name, wanted)
+    if isinstance(query.speedup, (int, float)):
+        table = _with(table, "speedup_target", float(query.speedup))
+    if query.track in ("criteria", "regularizers"):
+        without = pc.is_null(table["regularizer"])
+        table = table.filter(without if query.track == "criteria" else pc.invert(without))
+    return table
+
+
+def _with(table: pa.Table, name: str, wanted: Any) -> pa.Table:
+    chosen = table.filter(pc.equal(table[name], wanted))
+    if not chosen.num_rows:
+        values = sorted(pc.unique(table[name].drop_null()).to_pylist())
+        known = ", ".join(f"{v:g}" if isinstance(v, float) else v for v in values)
+        raise UserError(f"no results with {name} {wanted!r}.{nearest(str(wanted), map(str, values))} Found: {known}")
+    return chosen
+
+
+Key = tuple[str, str, str, str, str | None, tuple[Any, float | None], Track]  # ..., (speed-up, ratio), track
+
+
+def _grouped(found: Iterable[dict[str, Any]], query: Query) -> dict[Key, list[dict[str, Any]]]:
+    groups: dict[Key, list[dict[str, Any]]] = {}
+    for row in found:
+        track: Track = query.track or ("regularizers" if row["regularizer"] else "criteria")
+        strategy = None if query.by == "strategy" else row["strategy"]
+        amount = ("average", None) if query.speedup == "average" else (row["speedup_target"], row["ratio"])
+        key = (row["dataset"], row["model"], row["protocol"], row["recipe"], strategy, amount, track)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _order(key: Key) -> tuple:
+    dataset, model, protocol, recipe, strategy, (speedup, ratio), track = key
+    amount = (ratio is not None, 0.0 if speedup == "average" else ratio if speedup is None else speedup)
+    return dataset, model, protocol, recipe, strategy or "", amount, track
+
+
+def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Callable, left_out: tuple[str, ...]) -> Board:
+    dataset, model, protocol, recipe, strategy, (speedup, ratio), track = key
+    labels = unique_labels(rows, trials, shown=("method", "strategy") if query.by else ("method",))
+    entries: list[Ranked] = []
+    previous = None
+    ranked = sorted(rows, key=lambda row: (-_score(row), labels[row["config_id"]], row["strategy"], row["config_id"]))
+    for place, row in enumerate(ranked, 1):
+        score = _score(row)
+        rank = entries[-1].rank if score == previous else place  # equal metrics share a rank
+        entries.append(_entry(row, rank, labels[row["config_id"]]))
+        previous = score
+    name = ranked[0]["metric_name"]
+    return Board(dataset, model, speedup, ratio, strategy, protocol, recipe, track, name, tuple(entries), left_out)
+
+
+def _score(row: Mapping[str, Any]) -> float:
+    return round(row["metric_final"], 6)  # the last bits of a mean depend on the order of summation
+
+
+def _entry(row: Mapping[str, Any], rank: int, label: str) -> Ranked:
+    missed = row["reason"] or ("no reason given" if (row["off_target"] or 0) > 0.005 else None)
+    return Ranked(rank, label, **{name: row[name] for name in _FROM_SCORES}, reason=missed)
+
+
+def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:
+    lacking = []
+    for row in absent:
+        track = "regularizers" if row["regularizer"] else "criteria"
+        here = (row["dataset"], row["model"], row["protocol"], row["recipe"]) == key[:4]
+        if here and key[4] in (None, row["strategy"]) and key[6] in ("all", track):
+            lacks = ", ".join(f"{s:g}x" for s in row["missing"]) or "a seed with every speed-up"
+            lacking.append(f"{row['method']} (lacks {lacks})")
+    return tuple(sorted(lacking))
+
+
+def _trials(store: Store) -> Callable[[Sequence[str]], dict[str, Any]]:
+    """A function from trial ids to trials. The wide column `trial` is read at its first call."""
+    table = cache(lambda: store.table(["trial_id", "trial"]))
+
+    def chosen(ids: Sequence[str]) -> dict[str, Any]:
+        rows = table().filter(pc.is_in(table()["trial_id"], pa.array(ids, pa.string())))
+        return {row["trial_id"]: json.loads(row["trial"]) for row in rows.to_pylist()}
+
+    return chosen

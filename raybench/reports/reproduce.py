@@ -1,0 +1,57 @@
+"""Writes the sweep file of one cell, from which `raybench run` makes the same trial again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+
+def sweep_of(trial_json: str) -> str:
+    """YAML of a sweep whose only cell is the trial in column `trial`; comments name files that must be provided."""
+    trial = json.loads(trial_json)
+    regularizer = trial["regularizer"] or {}
+    method = {
+        "name": "+".join(filter(None, (trial["importance"]["name"], regularizer.get("name")))),
+        "params": trial["importance"]["params"],
+        "regularizer_params": regularizer.get("params"),
+    }
+    sweep = {
+        "name": f"cell-{trial['model'].replace(':', '-').replace('/', '-')}-{method['name'].replace('+', '-')}",
+        "datasets": _entry(name=trial["dataset"], params=trial["dataset_params"]),
+        "models": _entry(name=trial["model"], params=trial["model_params"], weights=_weights(trial["weights"])),
+        "methods": _entry(**method),
+        "strategies": trial["strategy"],
+        **({"ratio": trial["ratio"]} if trial.get("ratio") else {"speedups": trial["speedup"]}),
+        "seeds": trial["seed"],
+        "base_seeds": "per-seed" if trial["base_seed"] and trial["base_seed"] == trial["seed"] else "shared",
+        "protocol": trial["protocol"],
+        "schedule": trial["schedule"],
+        "round_to": trial["round_to"],
+        "recipe": trial["recipe"],
+    }
+    if trial["prune"]:
+        sweep["prune"] = trial["prune"]
+    return "".join(f"# {note}\n" for note in _notes(trial)) + yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True)
+
+
+def _entry(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
+
+
+def _weights(weights: Mapping[str, Any]) -> str | None:
+    return {"trained": None, "hub": "pretrained", "file": "PATH-OF-THE-WEIGHTS"}[weights["kind"]]
+
+
+def _notes(trial: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if trial["weights"]["kind"] == "file":
+        notes.append(f"weights: the file with SHA-256 {trial['weights']['identity']}")
+    if trial["dataset_fingerprint"]:
+        notes.append(f"data: the folder with fingerprint {trial['dataset_fingerprint']}; say where in data_roots")
+    for part in filter(None, (trial["importance"], trial["regularizer"])):
+        if part["source"]:
+            notes.append(f"{part['name']} is a plug-in (--plugin FILE) with SHA-256 {part['source']}")
+    return notes

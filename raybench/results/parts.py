@@ -1,0 +1,57 @@
+"""Writes parts (Parquet files of many cells) and verifies each by reading it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from raybench.errors import RaybenchError
+from raybench.results.encoding import encode
+from raybench.results.layout import ResultFile, partition
+from raybench.storage.base import Storage
+from raybench.sweep.trial import digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from raybench.results.files import Files
+
+PART_ROWS = 32_768  # bounds the memory of a compaction; a part with at least half as many rows isn't rewritten
+ORDER = ("method", "strategy", "recipe", "speedup_target", "ratio", "seed", "trial_id")
+
+
+def write_parts(storage: Storage, files: Files, table: pa.Table) -> list[str]:
+    """Write cells as parts, read each part back, and return the parts' keys.
+
+    Args:
+        storage: Where to write.
+        files: Reader of the same storage.
+        table: Cells with every column, one row a trial_id.
+
+    Returns:
+        Keys of the parts: per dataset and model, at most PART_ROWS rows each.
+
+    Raises:
+        RaybenchError: A part read back differs from the rows written.
+    """
+    keys = []
+    for where, rows in _partitions(table):
+        ordered = rows.sort_by([(name, "ascending") for name in ORDER])
+        for start in range(0, ordered.num_rows, PART_ROWS):
+            piece = ordered.slice(start, PART_ROWS)
+            ids = sorted(zip(piece["trial_id"].to_pylist(), piece["status"].to_pylist(), strict=True))
+            key = f"{where}/part-{digest(ids)}.parquet"
+            storage.create(key, encode(piece))
+            if sorted(files.ids(ResultFile(key, "part"))) != ids:
+                raise RaybenchError(f"{storage.url}/{key} does not hold the rows just written; nothing was deleted")
+            keys.append(key)
+    return keys
+
+
+def _partitions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    import pyarrow.compute as pc
+
+    pairs = table.group_by(["dataset", "model"]).aggregate([]).to_pylist()
+    for pair in sorted(pairs, key=lambda p: (p["dataset"], p["model"])):
+        here = pc.and_(pc.equal(table["dataset"], pair["dataset"]), pc.equal(table["model"], pair["model"]))
+        yield partition(pair["dataset"], pair["model"]), table.filter(here)

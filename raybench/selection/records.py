@@ -1,0 +1,23 @@
+"""The result of a selection, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A selection: which units stay, and what the pruned network will cost. Counts are per image."""
+
+    kept: Mapping[str, tuple[int, ...]]  # group name -> kept unit indices, ascending
+    target: float  # requested speed-up
+    speedup: float  # base MACs / MACs
+    macs_base: int
+    macs: int
+    params_base: int
+    params: int
+    macs_tp_base: int | None = None  # as torch-pruning counts them, to compare with the paper
+    macs_tp: int | None = None
+    reason: str | None = None  # why the target was missed by more than 0.5 %, e.g. "granularity", "floor: a, b"
+    steps: int = 0

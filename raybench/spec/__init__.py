@@ -1,1 +1,0 @@
-"""What a sweep may say: trials, recipes, and the YAML that spells them."""

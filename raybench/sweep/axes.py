@@ -1,0 +1,208 @@
+"""Entries of a sweep's axes: models, datasets and methods, each with the keys that it overrides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from raybench import registry
+from raybench.catalogue import REQUIRED, Entry
+from raybench.errors import nearest, unknown
+from raybench.sweep.mistakes import show
+from raybench.sweep.trial import Recipe, Scalar
+
+StrategyName = Literal["local", "global", "protected-global", "isomorphic"]
+Schedule = Literal["auto", "progressive", "iterative", "one-shot"]
+Part = Literal["embed", "heads", "head-dim", "mlp"]
+
+
+class StrictModel(BaseModel):
+    """Base of the models of a sweep file: frozen, unknown keys are refused, types are not converted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def mistake(message: str, *at: str | int) -> PydanticCustomError:
+    """An error to raise from a validator; `at` is the path from the validated value to the wrong one."""
+    return PydanticCustomError("mistake", "{message}", {"message": message, "at": list(at)})
+
+
+def as_tuple(value: Any) -> Any:
+    """A list, or a single value, as a tuple: every axis accepts both."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values unchanged; raises a mistake if one occurs twice."""
+    seen: list[Any] = []
+    for place, value in enumerate(values):
+        if value in seen:
+            raise mistake(f"found {getattr(value, 'name', value)!r} twice, expected each value once", place)
+        seen.append(value)
+    return values
+
+
+def named(value: Any) -> Any:
+    """A bare name as a mapping with only the name."""
+    if not isinstance(value, (str, dict, Axis)):
+        raise mistake(f"found {show(value)}, expected a name or a mapping with a name")
+    return {"name": value} if isinstance(value, str) else value
+
+
+Many = BeforeValidator(as_tuple)
+Speedups = Annotated[tuple[Annotated[float, Field(gt=1, allow_inf_nan=False)], ...], Many, Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Many, Field(min_length=1)]
+Strategies = Annotated[tuple[StrategyName, ...], Many, Field(min_length=1)]
+AttentionParts = Annotated[tuple[Part, ...], Many, Field(min_length=1)]
+
+
+class Axis(StrictModel):
+    """One entry of `models`, `datasets` or `methods`. The keys that it sets apply to its cells only.
+
+    If several entries of a cell set the same key, the method's value is used, else the model's, else the dataset's.
+    """
+
+    name: str = Field(min_length=1)
+    params: dict[str, Scalar] = Field(default={}, validate_default=True)
+    speedups: Speedups | None = None
+    seeds: Seeds | None = None
+    strategies: Strategies | None = None
+    schedule: Schedule | None = None
+    prune: AttentionParts | None = None
+    round_to: int | None = Field(default=None, ge=1)
+    recipe: Recipe | None = None
+
+
+class ModelAxis(Axis):
+    """A model: a registered name, `timm:NAME` or `module:function`, and where its weights come from."""
+
+    weights: str = Field(
+        default="trained", min_length=1, description="trained (default), pretrained, or the path of a file"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name.startswith("timm:") and name != "timm:":
+            return name
+        if ":" in name:
+            if not re.fullmatch(r"[\w.]+:\w+", name):
+                raise mistake(f"found {name!r}, expected a registered name, timm:NAME or module:function")
+            return name
+        return _registered(name, registry.model)
+
+    @field_validator("params")
+    @classmethod
+    def _accepted(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        entry = registry.model.entries().get(info.data.get("name", ""))
+        return checked(params, entry) if entry else params
+
+    @field_validator("weights")
+    @classmethod
+    def _there(cls, weights: str, info: ValidationInfo) -> str:
+        entry = registry.model.entries().get(info.data.get("name", ""))
+        name = info.data.get("name", "timm:")
+        if weights == "pretrained" and not (entry.facts.get("pretrained") if entry else name.startswith("timm:")):
+            raise mistake(
+                f"found 'pretrained', expected 'trained' or a file: no published weights are known for {name!r}"
+            )
+        if weights not in ("trained", "pretrained") and not Path(weights).is_file():
+            near = nearest(Path(weights).name, ("trained", "pretrained"))
+            raise mistake(
+                f"found {weights!r}, expected 'trained', 'pretrained' or a file; there is no such file.{near}"
+            )
+        return weights
+
+
+class DatasetAxis(Axis):
+    """A dataset by its registered name."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _registered(name, registry.dataset)
+
+    @field_validator("params")
+    @classmethod
+    def _accepted(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        return checked(params, registry.dataset.entries().get(info.data.get("name", "")))
+
+
+class MethodAxis(Axis):
+    """`importance` or `importance+regularizer`. `params` are the criterion's parameters."""
+
+    regularizer_params: dict[str, Scalar] = Field(default={}, validate_default=True)
+
+    @property
+    def importance(self) -> str:
+        """Name of the criterion."""
+        return self.name.partition("+")[0]
+
+    @property
+    def regularizer(self) -> str | None:
+        """Name of the sparsity regularizer, None without one."""
+        return self.name.partition("+")[2] or None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        importance, plus, regularizer = name.partition("+")
+        _registered(importance, registry.importance)
+        if plus:
+            _registered(regularizer, registry.regularizer)
+        return name
+
+    @field_validator("params")
+    @classmethod
+    def _accepted(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        importance = info.data.get("name", "").partition("+")[0]
+        return checked(params, registry.importance.entries().get(importance))
+
+    @field_validator("regularizer_params")
+    @classmethod
+    def _accepted_too(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        name = info.data.get("name", "")
+        regularizer = name.partition("+")[2]
+        if params and name and not regularizer:
+            raise mistake(f"found parameters of a regularizer, but {name!r} has none; expected {name}+REGULARIZER")
+        return checked(params, registry.regularizer.entries().get(regularizer))
+
+
+def resolved(entry: Entry, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The entry's defaults updated with `params`, floats where the default is one. Hashed, and passed to the code."""
+    values = {name: value for name, value in entry.params.items() if isinstance(value, Scalar) and value != REQUIRED}
+    for name, value in params.items():
+        values[name] = float(value) if isinstance(entry.params.get(name), float) else value
+    return values
+
+
+def checked(params: dict[str, Scalar], entry: Entry | None) -> dict[str, Scalar]:
+    """`params` unchanged; raises a mistake for an unknown, missing or wrongly typed parameter of `entry`."""
+    if entry is None:  # the name is unknown, which is reported already
+        return params
+    for name, value in params.items():
+        if name not in entry.params:
+            near, known = nearest(name, entry.params), ", ".join(entry.params) or "none"
+            raise mistake(f"unknown parameter of {entry.kind} {entry.name!r}.{near} Known: {known}", name)
+        expected = type(entry.params[name])
+        if entry.params[name] in (None, REQUIRED) or type(value) is expected:
+            continue
+        if expected is float and type(value) is int:
+            continue
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        raise mistake(f"found {value!r}, expected {words.get(expected, expected.__name__)}", name)
+    lacking = [name for name, default in entry.params.items() if default == REQUIRED and name not in params]
+    if lacking:
+        raise mistake(f"{entry.kind} {entry.name!r} needs the parameter {lacking[0]!r}")
+    return params
+
+
+def _registered(name: str, names: registry.Registry) -> str:
+    if name not in names.entries():
+        raise mistake(unknown(names.kind, name, names.entries()))
+    return name

@@ -1,0 +1,197 @@
+"""Reads a sweep file into a `Sweep`, or reports all mistakes in it at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from raybench.errors import nearest
+from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
+from raybench.sweep.nodes import YamlNode, merge, parse
+from raybench.sweep.sweep import ENTRIES, Sweep
+
+SHIPPED = Path(str(files("raybench") / "shipped"))  # the sweeps and recipes that come with raybench
+
+
+def load_sweep(path: Path | str) -> Sweep:
+    """The sweep in the file `path`, with `extends` and recipes resolved.
+
+    A bare name without such a file is a sweep that comes with raybench: ``quickstart``.
+    Paths inside a file (weights, storage, data roots, `extends`) are relative to that file.
+    Raises Mistakes (a SpecError), which lists every mistake with file and line.
+    """
+    tree = _extended(_file_of(Path(path)), ())
+    mistakes: list[Mistake] = []
+    root = _with_recipes(tree, mistakes)
+    try:
+        sweep = Sweep.model_validate(root.plain())
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        mistakes += [_placed(one, root) for one in found if not (mistakes and one["loc"] == ("recipe",))]
+    if mistakes:
+        raise Mistakes(sorted(mistakes, key=lambda m: (m.file != root.file, str(m.file), m.line or 0)))
+    return sweep
+
+
+def _file_of(path: Path) -> Path:
+    """`path`, or the sweep of that name that comes with raybench, if there is no such file."""
+    shipped = SHIPPED / f"{path}.yaml"
+    return shipped if path.name == str(path) and not path.exists() and shipped.is_file() else path
+
+
+def recipe_files(folder: Path) -> dict[str, Path]:
+    """Name -> file of every recipe known to a sweep in `folder`: those in its `recipes/`, then raybench's own."""
+    found: dict[str, Path] = {}
+    for place in (folder / "recipes", *([folder] if folder.name == "recipes" else []), SHIPPED / "recipes"):
+        for file in sorted(place.glob("*.yaml")):
+            found.setdefault(file.stem, file)
+    return found
+
+
+def _placed(error: Any, root: YamlNode) -> Mistake:
+    """A pydantic error as a mistake with its file and line."""
+    loc = (*error["loc"], *error.get("ctx", {}).get("at", ()))
+    node, path = root.find(loc)
+    if error["type"] == "missing":
+        path = loc
+    return Mistake(node.file, node.line, path, explain(error, Sweep))
+
+
+def _extended(file: Path, chain: tuple[Path, ...]) -> YamlNode:
+    """The tree of `file` merged over the files that it extends, with absolute paths."""
+    node = parse(file)
+    base = node.get("extends")
+    node = _anchored(_without(node, "extends"), file.parent)
+    if base is None:
+        return node
+    chain = (*chain, file.resolve())
+    target = file.parent / _file_name(base)
+    if target.resolve() in chain:
+        names = " -> ".join(one.name for one in (*chain, target))
+        raise Mistakes([Mistake(base.file, base.line, ("extends",), f"found a cycle: {names}")])
+    if not target.is_file():
+        near = nearest(target.name, (one.name for one in target.parent.glob("*.yaml")))
+        message = f"found {base.value!r}, expected a file; there is no {target}.{near}"
+        raise Mistakes([Mistake(base.file, base.line, ("extends",), message)])
+    return merge(_extended(target, chain), node)
+
+
+def _file_name(node: YamlNode) -> str:
+    if not isinstance(node.value, str) or not node.value:
+        raise Mistakes([Mistake(node.file, node.line, ("extends",), "expected the name of one YAML file")])
+    return node.value
+
+
+def _without(node: YamlNode, key: str) -> YamlNode:
+    return node.replaced({name: value for name, value in node.fields.items() if name != key})
+
+
+def _anchored(node: YamlNode, folder: Path) -> YamlNode:
+    """`node` with the paths in it made absolute; relative ones are relative to `folder`."""
+
+    def anchor(value: YamlNode) -> YamlNode:
+        text = value.value
+        if not isinstance(text, str) or "://" in text:
+            return value
+        return value.replaced(str((folder / Path(text).expanduser()).absolute()))
+
+    def weights(entry: YamlNode) -> YamlNode:
+        given = entry.get("weights")
+        if given is None or given.value in ("trained", "pretrained"):
+            return entry
+        return entry.replaced({**entry.fields, "weights": anchor(given)})
+
+    def models(part: YamlNode) -> YamlNode:
+        entries = part.get("models")
+        return part if entries is None else part.replaced({**part.fields, "models": _each(entries, weights)})
+
+    node = models(node)
+    changed = dict(node.fields)
+    if "include" in changed:
+        changed["include"] = _each(changed["include"], models)
+    if "storage" in changed:
+        changed["storage"] = anchor(changed["storage"])
+    roots = node.get("data_roots")
+    if roots is not None and isinstance(roots.value, dict):
+        changed["data_roots"] = roots.replaced({key: anchor(root) for key, root in roots.fields.items()})
+    return node.replaced(changed)
+
+
+def _each(node: YamlNode, change: Callable[[YamlNode], YamlNode]) -> YamlNode:
+    """`node` with `change` applied to every item of a list, or to a single value that stands for a list."""
+    if isinstance(node.value, tuple):
+        return node.replaced(tuple(change(item) for item in node.value))
+    return change(node)
+
+
+def _with_recipes(root: YamlNode, mistakes: list[Mistake]) -> YamlNode:
+    """`root` with every `recipe:`, its own and its entries', replaced by the resolved recipe."""
+    if not isinstance(root.value, dict):
+        return root
+    changed = dict(root.value)
+    for axis in ENTRIES:
+        if axis in changed:
+            changed[axis] = _each(changed[axis], lambda entry: _with_recipe(entry, mistakes))
+    if "include" in changed:
+        changed["include"] = _each(changed["include"], lambda one: _with_recipes(one, mistakes))
+    return _with_recipe(root.replaced(changed), mistakes)
+
+
+def _with_recipe(holder: YamlNode, mistakes: list[Mistake]) -> YamlNode:
+    node = holder.get("recipe")
+    if node is None:
+        return holder
+    recipe = _recipe(node, mistakes, ())
+    rest = {key: value for key, value in holder.fields.items() if key != "recipe"}
+    return holder.replaced(rest if recipe is None else {**rest, "recipe": recipe})
+
+
+def _recipe(node: YamlNode, mistakes: list[Mistake], chain: tuple[Path, ...]) -> YamlNode | None:
+    """The whole recipe that `node` names or describes, with its name; None after adding to `mistakes`."""
+    base = node.get("extends") if isinstance(node.value, dict) else node
+    if base is None:  # the whole recipe is in the sweep file
+        return node if node.get("name") else _named(node, "custom")
+    if not isinstance(base.value, str):
+        message = f"found {show(base.plain())}, expected the name or file of a recipe, or a mapping that extends one"
+        mistakes.append(Mistake(base.file, base.line, ("recipe",), message))
+        return None
+    name, known = base.value, recipe_files(base.file.parent)
+    file = known.get(name) or _by_path(name, base.file.parent)
+    if file is None or file in chain:
+        problem = f"unknown recipe {name!r}" if file is None else "found a cycle"
+        message = f"{problem}.{nearest(name, known)} Known: {', '.join(sorted(known)) or 'none'}"
+        mistakes.append(Mistake(base.file, base.line, ("recipe",), message))
+        return None
+    read = parse(file)
+    whole = _recipe(read, mistakes, (*chain, file)) if read.get("extends") else read
+    if whole is not None and name not in known:
+        name = _marked(file.stem, whole.plain())
+    if whole is None or base is node:
+        return whole and _named(whole, name)
+    changes = _without(node, "extends")
+    merged = merge(whole, changes)
+    return merged if changes.get("name") else _named(merged, name, changes.plain())
+
+
+def _by_path(name: str, folder: Path) -> Path | None:
+    """The recipe file at the path `name`, relative to `folder`; None if there is none."""
+    file = (folder / Path(name).expanduser()).resolve()
+    return file if file.suffix in {".yaml", ".yml"} and file.is_file() else None
+
+
+def _named(recipe: YamlNode, name: str, changes: Any = None) -> YamlNode:
+    """`recipe` with `name`; with changes, their hash is appended, so that it differs from the recipe it extends."""
+    if changes or name == "custom":
+        name = _marked(name, changes or recipe.plain())
+    return recipe.replaced({**recipe.fields, "name": recipe.replaced(name)})
+
+
+def _marked(name: str, content: Any) -> str:
+    """`name` with four hex digits of the hash of `content`."""
+    return f"{name}~{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:4]}"

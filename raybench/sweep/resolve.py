@@ -1,0 +1,194 @@
+"""Resolves a sweep into trials: the product of its axes, defaults filled in, code and files identified."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from raybench import registry
+from raybench.errors import SpecError, UserError
+from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
+from raybench.sweep.data_roots import data_root, fingerprint
+from raybench.sweep.modules import module_source
+from raybench.sweep.sweep import Exclude, Include, Sweep
+from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Trial, Weights
+
+NO_DATA = ("nothing", "weights")  # `needs` of criteria that need no data: rescored after every simulated step
+
+
+def resolve(sweep: Sweep) -> tuple[Trial, ...]:
+    """Every cell of the sweep as a resolved trial, without duplicates, in the order of the axes.
+
+    Raises SpecError when the grid is empty or a method needs more calibration images, UserError when a weights file or
+    a user's data can't be read.
+    """
+    _warn_about_prune(sweep)
+    trials: dict[str, Trial] = {}
+    resolver = _Resolver(sweep)
+    for cell in itertools.chain(_cells(sweep, None), *(_cells(sweep, one) for one in sweep.include)):
+        if not any(_matches(cell, one) for one in sweep.exclude):
+            trial = resolver.trial(*cell)
+            trials.setdefault(trial.trial_id, trial)
+    if not trials:
+        raise SpecError(f"sweep {sweep.name!r} has no cells: `exclude` takes all of them out")
+    return tuple(trials.values())
+
+
+Cell = tuple[DatasetAxis, ModelAxis, MethodAxis, str, float, int]
+
+
+def _cells(sweep: Sweep, extra: Include | None) -> Iterator[Cell]:
+    """The product of the sweep's axes; axes that `extra` has replace the sweep's."""
+    models = _entries(sweep.models, extra.models if extra else None)
+    datasets = _entries(sweep.datasets, extra.datasets if extra else None)
+    methods = _entries(sweep.methods, extra.methods if extra else None)
+    for dataset, model, method in itertools.product(datasets, models, methods):
+        axes = {
+            axis: (extra and getattr(extra, axis)) or overriding(axis, method, model, dataset, sweep)
+            for axis in ("strategies", "speedups", "seeds")
+        }
+        for strategy, speedup, seed in itertools.product(axes["strategies"], axes["speedups"], axes["seeds"]):
+            yield dataset, model, method, strategy, speedup, seed
+
+
+def _entries(own: tuple[Any, ...], asked: tuple[Any, ...] | None) -> list[Any]:
+    """The entries of `asked`, `own` for None. A bare name stands for the sweep's own entry of that name, if any."""
+    if asked is None:
+        return list(own)
+    found: list[Any] = []
+    for entry in asked:
+        bare = entry.model_fields_set == {"name"}
+        found += [one for one in own if bare and one.name == entry.name] or [entry]
+    return found
+
+
+def _matches(cell: Cell, one: Exclude) -> bool:
+    dataset, model, method, strategy, speedup, seed = cell
+    values = {"datasets": dataset.name, "models": model.name, "methods": method.name,
+              "strategies": strategy, "speedups": speedup, "seeds": seed}  # fmt: skip
+    return all(values[axis] in getattr(one, axis) for axis in one.model_fields_set if getattr(one, axis))
+
+
+def _warn_about_prune(sweep: Sweep) -> None:
+    """Warn where `prune` applies only to models without attention, for which it has no effect."""
+    entries = [*sweep.models, *itertools.chain(*(one.models or () for one in sweep.include))]
+    without = {axis.name for axis in entries if _attention(axis.name) is False}
+    idle = {axis.name: axis.prune for axis in entries if axis.prune and axis.name in without}
+    if sweep.prune and all(axis.name in without for axis in entries):
+        idle = dict.fromkeys((axis.name for axis in entries), sweep.prune) | idle
+    for name, parts in idle.items():
+        warnings.warn(f"prune: {', '.join(parts)}: changes nothing for {name}, which has no attention", stacklevel=2)
+
+
+def _attention(model: str) -> bool | None:
+    """Whether a registered model has attention; None for others, for which it is unknown until they are built."""
+    entry = registry.model.entries().get(model)
+    return entry.facts.get("attention", False) if entry else None
+
+
+def overriding(field: str, *holders: Any) -> Any:
+    """The value of `field` in the first holder that has one."""
+    return next((value for holder in holders if (value := getattr(holder, field)) is not None), None)
+
+
+class _Resolver:
+    """Builds the trials of one sweep. Facts and hashes of every axis entry are computed once."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self._parts: dict[tuple[int, str], dict[str, Any]] = {}
+
+    def trial(
+        self, dataset: DatasetAxis, model: ModelAxis, method: MethodAxis, strategy: str, speedup: float, seed: int
+    ) -> Trial:
+        sweep = self.sweep
+        fields = self._once(dataset, self._dataset) | self._once(model, self._model) | self._once(method, self._method)
+        attention, auto, least = fields.pop("attention"), fields.pop("auto"), fields.pop("min_images")
+        recipe = overriding("recipe", method, model, dataset, sweep)
+        if recipe.calibration_images < least:
+            raise SpecError(
+                f"method {method.name!r} needs at least {least} calibration images; "
+                f"recipe {recipe.name!r} has {recipe.calibration_images}"
+            )
+        schedule = overriding("schedule", method, model, dataset, sweep)
+        parts = overriding("prune", method, model, dataset, sweep) or DEFAULT_PARTS
+        return Trial(
+            **fields,
+            strategy=strategy,
+            speedup=speedup,
+            ratio=sweep.ratio,
+            seed=seed,
+            base_seed=seed if sweep.base_seeds == "per-seed" else 0,
+            protocol=sweep.protocol,
+            schedule=auto if schedule == "auto" else schedule,
+            prune=() if attention is False else tuple(sorted(parts)),
+            round_to=overriding("round_to", method, model, dataset, sweep),
+            recipe=recipe,
+        )
+
+    def _once(self, entry: Any, make: Any) -> dict[str, Any]:
+        key = (id(entry), make.__name__)
+        if key not in self._parts:
+            self._parts[key] = make(entry)
+        return self._parts[key]
+
+    def _dataset(self, axis: DatasetAxis) -> dict[str, Any]:
+        entry = registry.dataset.entry(axis.name)
+        marks = [entry.source] if entry.source else []
+        if entry.facts.get("user_data"):
+            root = data_root(axis.name, self.sweep.data_roots)
+            marks += [fingerprint(root)] if root else []
+        return {
+            "dataset": axis.name,
+            "dataset_params": resolved(entry, axis.params),
+            "dataset_version": entry.facts.get("version", 1),
+            "dataset_fingerprint": ":".join(marks) or None,
+            "task": entry.facts.get("task", "classification"),
+        }
+
+    def _model(self, axis: ModelAxis) -> dict[str, Any]:
+        entry = registry.model.entries().get(axis.name)
+        return {
+            "model": axis.name,
+            "model_params": resolved(entry, axis.params) if entry else axis.params,
+            "model_version": entry.facts.get("version", 1) if entry else 1,
+            "model_source": entry.source if entry else module_source(axis.name),
+            "weights": self._weights(axis, entry.facts if entry else {}),
+            "attention": _attention(axis.name),
+        }
+
+    def _weights(self, axis: ModelAxis, facts: Mapping[str, Any]) -> Weights:
+        if axis.weights == "trained":
+            return Weights()
+        if axis.weights == "pretrained":
+            identity = facts.get("pretrained", axis.name)  # `timm:NAME` is its own identity
+            return Weights(kind="hub", identity=identity)
+        return Weights(kind="file", identity=_sha256(Path(axis.weights), axis.name), path=axis.weights)
+
+    def _method(self, axis: MethodAxis) -> dict[str, Any]:
+        importance = registry.importance.entry(axis.importance)
+        regularizer = registry.regularizer.entry(axis.regularizer) if axis.regularizer else None
+        one_walk = importance.facts.get("needs", "weights") in NO_DATA or self.sweep.protocol == "pruningbench"
+        return {
+            "importance": _pinned(importance, axis.params),
+            "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,
+            "min_images": importance.facts.get("min_images", 1),
+            "auto": "one-shot" if self.sweep.ratio else "progressive" if one_walk else "iterative",
+        }
+
+
+def _pinned(entry: Any, params: Mapping[str, Any]) -> MethodRef:
+    version = entry.facts.get("version", 1)
+    return MethodRef(name=entry.name, params=resolved(entry, params), version=version, source=entry.source)
+
+
+def _sha256(file: Path, model: str) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"model {model!r}: its weights {file} can't be read: {error.strerror}") from error

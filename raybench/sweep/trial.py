@@ -1,0 +1,185 @@
+"""Frozen records of one cell: everything that its numbers depend on, and nothing else.
+
+The canonical JSON of a `Trial` is hashed into its `trial_id`. The keys of the stages that it shares with other trials
+are hashes of the fields that those stages depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ID_LENGTH = 16  # hex digits of the SHA-256 that are kept: 64 bits, no collision below a billion cells
+# Versions of the shared code; methods, models and datasets have versions of their own. Raising one changes the keys,
+# so that results of older code are not reused.
+TRAINING = 1  # training loop, augmentation, evaluation
+SELECTION = 2  # grouping, choice of channels, surgery, refits; raise it when the golden selections in tests change
+
+DEFAULT_PARTS = ("embed", "head-dim", "mlp")  # pruned in attention models; MLPs alone can't reach 4x, heads are coarse
+
+Scalar = bool | int | float | str
+
+
+class Frozen(BaseModel):
+    """Base of the records passed between packages: immutable, unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MethodRef(Frozen):
+    """A criterion or regularizer with its resolved parameters; `version` or `source` identifies its code."""
+
+    name: str
+    params: dict[str, Scalar] = {}
+    version: int = 1
+    source: str | None = None  # SHA-256 of the file, for a plug-in
+
+
+class TrainRecipe(Frozen):
+    """Hyperparameters of one training stage. `lr` and `weight_decay` are per step, durations in epochs."""
+
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: Literal["constant", "cosine", "multistep", "step"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    step_size: int = 30
+    gamma: float = 0.1
+    warmup_epochs: float = Field(default=0, ge=0)
+    min_lr: float = 0.0
+    clip_grad: float | None = None
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    randaugment: int = 0  # magnitude; 0 disables it
+    random_erasing: float = 0.0
+    augment: tuple[str, ...] = ()  # of: shift, flip, crop, resized-crop
+    ema: float | None = None
+    distill: float = 0.0  # weight of distillation from the dense base's soft targets
+    amp: bool = False
+
+
+class Recipe(Frozen):
+    """A named set of training stages, plus the number of calibration images for scoring."""
+
+    name: str
+    base: TrainRecipe
+    sparsify: TrainRecipe
+    finetune: TrainRecipe
+    calibration_images: int = Field(default=256, ge=1)
+    calibration_batch: int = Field(default=64, ge=1)
+
+
+class Weights(Frozen):
+    """Where the dense base comes from; `trained` is by the recipe's base stage."""
+
+    kind: Literal["trained", "file", "hub"] = "trained"
+    identity: str = ""  # SHA-256 of the file, or `name@revision` of the hub
+    path: str | None = Field(default=None, exclude=True)  # of the file on this machine; not part of the identity
+
+
+class Trial(Frozen):
+    """One cell of the grid, fully resolved. The same trial on the same device gives the same numbers."""
+
+    dataset: str
+    dataset_params: dict[str, Scalar] = {}
+    dataset_version: int = 1  # of the registered code
+    dataset_fingerprint: str | None = None  # for a user's data: hash of its sorted (path, size) list
+    model: str
+    model_params: dict[str, Scalar] = {}
+    model_version: int = 1
+    model_source: str | None = None  # SHA-256 of a plug-in model's file
+    task: str = "classification"
+    weights: Weights = Weights()
+    importance: MethodRef
+    regularizer: MethodRef | None = None
+    strategy: str = "protected-global"
+    speedup: float = Field(gt=1)
+    seed: int = 0
+    base_seed: int = 0
+    protocol: Literal["raybench", "pruningbench"] = "raybench"
+    schedule: Literal["progressive", "iterative", "one-shot"] = "progressive"
+    prune: tuple[str, ...] = ()  # which parts of attention models; empty for others
+    round_to: int = 1
+    ratio: float | None = Field(default=None, gt=0, lt=1)  # share of channels to remove in one step
+    recipe: Recipe
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields replaced, validated, with new keys."""
+        return type(self)(**({name: getattr(self, name) for name in type(self).model_fields} | dict(update or {})))
+
+    @property
+    def method(self) -> str:
+        """`importance` or `importance+regularizer`."""
+        return self.importance.name + (f"+{self.regularizer.name}" if self.regularizer else "")
+
+    @property
+    def speedup_target(self) -> float | None:
+        """The speed-up asked for; None with a ratio (then `speedup` is only a label)."""
+        return self.speedup if self.ratio is None else None
+
+    @cached_property
+    def trial_id(self) -> str:
+        """Hash of everything that this cell's numbers depend on, with the base by its identity."""
+        left_out: dict[str, Any] = {"recipe": {"name", "base"}, "weights": True, "base_seed": True}
+        if self.ratio is None:  # trials from before there were ratios keep their ids
+            left_out["ratio"] = True
+        own = self.model_dump(mode="json", exclude=left_out)
+        return digest("cell", TRAINING, SELECTION, own, self.base_identity)
+
+    @cached_property
+    def base_identity(self) -> str:
+        """Key of the base stage for a trained base; otherwise the SHA-256 of the weights file or the hub revision."""
+        return self.base_key if self.weights.kind == "trained" else f"{self.weights.kind}:{self.weights.identity}"
+
+    @cached_property
+    def base_key(self) -> str:
+        """Key of the base stage (trained weights, or loaded ones, and their evaluation)."""
+        data = {"dataset", "dataset_params", "dataset_version", "dataset_fingerprint"}
+        model = {"model", "model_params", "model_version", "model_source"}
+        fields = data | model | {"task", "protocol", "weights"}
+        own = self.model_dump(mode="json", include=fields)
+        if self.weights.kind == "trained":
+            own |= {"recipe": self.recipe.base.model_dump(mode="json"), "seed": self.base_seed}
+        return digest("base", TRAINING, own)
+
+    @cached_property
+    def sparsify_key(self) -> str | None:
+        """Key of the sparsifying stage, None for a method without a regularizer."""
+        if self.regularizer is None:
+            return None
+        own = {
+            "regularizer": self.regularizer.model_dump(mode="json"),
+            "recipe": self.recipe.sparsify.model_dump(mode="json"),
+            "seed": self.seed,
+            "prune": self.prune,
+        }
+        return digest("sparsify", TRAINING, own, self.base_key)
+
+    @cached_property
+    def pass_key(self) -> str:
+        """Key of the selection pass that this trial shares with those that differ in speed-up (or training) only."""
+        fields = {"importance", "strategy", "schedule", "prune", "round_to", "seed", "protocol"}
+        own = self.model_dump(mode="json", include=fields)
+        own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
+        return digest("select", SELECTION, own, self.sparsify_key or self.base_key)
+
+    @cached_property
+    def select_key(self) -> str:
+        """Key of the selection for this speed-up. It doesn't depend on the sweep's other speed-ups."""
+        return digest("cut", self.pass_key, self.speedup if self.ratio is None else {"ratio": self.ratio})
+
+
+def digest(*parts: Any) -> str:
+    """First 16 hex digits of the SHA-256 of the parts' canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]

@@ -1,0 +1,1 @@
+"""Checks that authors of methods run on their own files. Only cli may import it."""
