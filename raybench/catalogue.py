@@ -10,9 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raybench.errors import UserError
+from raybench.errors import UserError, nearest
 
 ROOT = Path(__file__).parent.parent  # the folder that holds the package `raybench`
+FACTS = {  # what class attributes of a method may say
+    "needs": ("nothing", "weights", "gradients", "sample-gradients", "activations"),
+    "labels": ("true", "sampled"),
+    "reduce": ("mean", "sum", "max", "first"),
+    "normalize": ("mean", "max", "sum", "lamp", "none"),
+}
+RESERVED = {"needs", "labels", "version", "requires", "min_images", "reconstructs", "paper"}
 REQUIRED = "<required>"  # default of a parameter that has none
 
 
@@ -55,7 +62,20 @@ def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
             summary = (ast.get_docstring(node) or "").partition("\n")[0]
             fixed = facts.get("args", {})
             params = {key: default for key, default in params.items() if key not in fixed}
+            _check_facts(kind, facts, params, f"{file}:{node.lineno}: {node.name}")
             yield Entry(kind, name, file, node.name, summary, facts, params, module)
+
+
+def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any], where: str) -> None:
+    """UserError for a fact of a method that is misspelt, or written with a type and so taken for a parameter."""
+    if kind not in ("importance", "regularizer"):
+        return
+    for name in sorted(RESERVED & set(params)):
+        raise UserError(f"{where}: `{name}` has a type, which makes it a parameter; write `{name} = ...` or ClassVar")
+    for name, known in FACTS.items():
+        if name in facts and facts[name] not in known:
+            near = nearest(str(facts[name]), known)
+            raise UserError(f"{where}: {name}: found {facts[name]!r}, expected one of {', '.join(known)}.{near}")
 
 
 def _data(node: ast.ClassDef | ast.FunctionDef, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

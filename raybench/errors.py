@@ -49,6 +49,10 @@ class StageError(RaybenchError):
         super().__init__(message)
 
 
+class StageLost(StageError):
+    """A shared stage is damaged or gone. It is not where it was any more, so that planning again makes it again."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the closest of `names`, or an empty string when none is close."""
     close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.55)

@@ -108,3 +108,9 @@ def _git() -> tuple[str | None, bool | None]:
 def _run(*arguments: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(PACKAGE.parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+def has_gpu() -> bool:
+    """Whether the system lists an NVIDIA GPU that this process may use; asks neither torch nor the driver's tools."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    return not hidden and any(Path("/proc/driver/nvidia/gpus").glob("*"))

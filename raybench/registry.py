@@ -87,7 +87,7 @@ class Registry:
         Example:
             >>> from raybench import registry
             >>> list(registry.regularizer.entries())
-            ['bn-scale', 'group-lasso', 'group-norm', 'growing-reg']
+            ['bn-group-lasso', 'bn-scale', 'group-lasso', 'group-norm', 'growing-reg']
         """
         if self._entries is None:
             found: dict[str, Entry] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +39,12 @@ def run(
     steps: int = 400,
     most: float = 0.9,
     global_pruning: bool = True,
+    before_step: Callable[[nn.Module], None] = lambda model: None,
 ) -> Iterator[Stop]:
-    """Prune `model` in place step by step; yields a Stop for each target (ascending) as it is passed."""
+    """Prune `model` in place step by step; yields a Stop for each target (ascending) as it is passed.
+
+    `before_step` gathers what the importance needs, as the authors' script does for OBD-C: from the network as it is.
+    """
     heads = attentions(model)
     started = time.process_time()
     with plainly(model), torch.enable_grad():
@@ -54,6 +58,7 @@ def run(
         base, waiting = tp.utils.count_ops_and_params(model, example)[0], list(targets)
         spent, full = 0.0, count_macs(model, example)
         for step in range(1, steps + 1):
+            before_step(model)
             for group in pruner.step(interactive=True):
                 _note(pruner, names, group, kept)
                 group.prune()
@@ -80,6 +85,32 @@ def _note(
         if layer and pruner.DG.is_out_channel_pruning_fn(dep.handler):
             index = kept.setdefault(names[module], np.arange(pruner.layer_init_out_ch[module]))
             kept[names[module]] = np.delete(index, idxs)
+
+
+class Weighed(tp.importance.Importance):
+    """A library importance that finds other values in place of the weights: those that `values` gathers.
+
+    So the library's own code scores, reduces and normalises by any criterion, batch norms included.
+    """
+
+    def __init__(
+        self, inner: tp.importance.Importance, values: Callable[[nn.Module], Mapping[nn.Parameter, Tensor]]
+    ) -> None:
+        self.inner, self._of, self._values = inner, values, {}
+
+    def gather(self, model: nn.Module) -> None:
+        """Gather the values of the network as it is."""
+        self._values = self._of(model)
+
+    def __call__(self, group: tp.Group) -> Tensor | None:
+        weights = {parameter: parameter.data for parameter in self._values}
+        for parameter, value in self._values.items():
+            parameter.data = value
+        try:
+            return self.inner(group)
+        finally:
+            for parameter, weight in weights.items():
+                parameter.data = weight
 
 
 def outputs_left(groups: Groups, kept: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from raybench.cli.sweep_arguments import add_sweep, read_sweep
 from raybench.errors import UserError
 from raybench.plan.plan import plan
 from raybench.plan.records import Plan
-from raybench.plan.view import as_json, board_rows, cell_states, cost_lines, stage_rows
+from raybench.plan.view import as_json, board_rows, cell_states, cost_lines, gathering_line, stage_rows
 from raybench.progress.words import counted
 from raybench.results.store import Store
 from raybench.storage.base import Storage
@@ -71,6 +71,8 @@ def _print(planned: Plan, name: str, url: str) -> None:
     if planned.stages:
         print()
         print_rows(list(stage_rows(planned)), ["shared stage", "units", "what"])
+    if line := gathering_line(planned):
+        _say(f"\n{line}")
     if planned.skips:
         print()
         reasons = Counter(skip.reason for skip in planned.skips)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from raybench import registry
-from raybench.errors import UserError, unknown
+from raybench.errors import UserError, nearest, unknown
+from raybench.provenance import has_gpu
 from raybench.sweep.data_roots import ROOT_VARIABLE
 from raybench.sweep.mistakes import Mistake, Mistakes
 from raybench.sweep.reader import load_sweep
@@ -71,6 +72,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
         "name": "prune", "models": [model], "datasets": [args.dataset], "methods": [method],
         "strategies": [args.strategy], **target, "seeds": [args.seed], "recipe": recipe,
         "protocol": args.protocol, "schedule": args.schedule, "round_to": args.round_to,
+        "device": _device_kind(args.device),
         "resources": {"cpus": _cores(), "gpus": 1},
     }  # fmt: skip
     if args.prune:
@@ -120,6 +122,17 @@ def _check_names(args: argparse.Namespace) -> None:
     for speedup in args.speedup or ():
         if not speedup > 1:
             raise UserError(f"--speedup: found {speedup:g}, expected numbers above 1")
+
+
+def _device_kind(name: str | None) -> str:
+    """`cpu` or `cuda`, part of the cells' identity; a GPU by default where the system has one."""
+    if name is None:
+        return "cuda" if has_gpu() else "cpu"
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        hint = " Did you mean 'cuda'?" if kind == "gpu" else nearest(kind, ("cpu", "cuda"))
+        raise UserError(f"--device: found {name!r}, expected cpu, cuda or cuda:N.{hint}")
+    return kind
 
 
 def _cores() -> int:

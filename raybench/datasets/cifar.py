@@ -24,6 +24,7 @@ FULL = 10_000  # images of a whole CIFAR-10 file
 
 @dataset(
     "cifar10",
+    reads="cifar-10-batches-py",
     task="classification",
     classes=10,
     in_channels=3,
@@ -42,6 +43,7 @@ def cifar10(
 
 @dataset(
     "cifar100",
+    reads="cifar-100-python",
     task="classification",
     classes=100,
     in_channels=3,

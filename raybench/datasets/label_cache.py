@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from typing import Protocol
 
 from raybench.datasets.boxes import BoxData, BoxImages
 from raybench.datasets.facts import DataFacts
+from raybench.storage import sealed
 from raybench.storage.base import Storage
 
-VERSION = 2  # raise when reading or checking changes
+VERSION = 3  # raise when reading or checking changes
+NAMES = "names.json"  # the names of the classes, and the checksums of the folder
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,17 @@ def _labels(split: SplitSource, storage: Storage | None) -> Labelled:
     if storage is None:
         return split.read()
     key = f"labels/{_fingerprint(split)}"
-    folder = storage.fetch(key)
+    folder = sealed.intact(storage, key, NAMES)
     if folder is None:
         found = split.read()
         with tempfile.TemporaryDirectory(prefix="raybench-labels-") as temporary:
             fresh = Path(temporary) / "labels"
             fresh.mkdir()
             found.images.save(fresh, "images")
-            (fresh / "names.json").write_text(json.dumps(found.names))
+            sealed.write(fresh, NAMES, {"names": found.names})
             storage.publish(key, fresh)
         return found
-    names = tuple(json.loads((folder / "names.json").read_text()))
+    names = tuple(sealed.read(folder, NAMES)["names"])
     return Labelled(names, BoxImages.load(folder, "images", split.folder))
 
 

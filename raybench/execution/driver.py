@@ -79,7 +79,7 @@ class Run:
 
     def load(self, plan: Plan) -> None:
         """Start on another plan; units that failed or were skipped in this run are not tried again."""
-        closed = frozenset(key for key, outcome in self.outcomes.items() if outcome.status != "ok")
+        closed = frozenset(key for key, outcome in self.outcomes.items() if outcome.status not in ("ok", "again"))
         self.queue = UnitQueue(plan, self.attempts, closed)
         if self._heartbeat is None and plan.units:
             self._announce(plan)
@@ -95,12 +95,16 @@ class Run:
         return unit
 
     def over(self, outcome: Outcome) -> None:
-        """Record that a unit has ended; cells that can't run because of it get their rows."""
+        """Record that a unit has ended; cells that can't run because of it get their rows or wait for another plan."""
+        for line in outcome.damage:
+            self.watcher.say(line)
         if outcome.status == "busy":
             self.queue.postpone(outcome.key, time.monotonic())
             return
         cells = self.queue.end(outcome)
         self.outcomes |= self.queue.ended
+        if outcome.status == "again":
+            return
         self.watcher.ended(self.queue.units[outcome.key], outcome)
         for unit in cells:
             own = replace(outcome, key=unit.key, kind="cell")

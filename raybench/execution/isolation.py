@@ -9,17 +9,17 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.modules import module as hooks
 
+from raybench.execution.torch_settings import Settings
+
 HOST_BOUND = 1 << 30  # bytes of resident memory above the baseline at which the process is replaced
 DEVICE_BOUND = 64 << 20  # the same for accelerator memory; libraries keep a workspace of some 10 MiB
 
-CUDNN = ("benchmark", "deterministic", "enabled")
 _GLOBAL_HOOKS = [name for name, value in vars(hooks).items() if name.startswith("_global_") and isinstance(value, dict)]
 
 
@@ -29,9 +29,9 @@ def isolated(key: str, threads: int) -> Iterator[None]:
 
     Random number generators are seeded from `key` alone; torch uses `threads` threads.
     """
-    before = _Settings()
+    before = Settings.now()
     # The first call imports much of torch. Here, as one in `restore` fails after Ctrl-C within that import.
-    torch.use_deterministic_algorithms(before.deterministic)
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
     environment, folder = dict(os.environ), os.getcwd()
     torch.set_num_threads(threads)
     _seed(int.from_bytes(key.encode()[:8]))
@@ -90,33 +90,6 @@ def _seed(value: int) -> None:
     random.seed(value)
     np.random.seed(value % 2**32)
     torch.manual_seed(value % 2**63)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """Every global setting of torch that changes numbers and that a unit could change."""
-
-    threads: int = field(default_factory=torch.get_num_threads)
-    dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
-    device: torch.device = field(default_factory=torch.get_default_device)
-    grad: bool = field(default_factory=torch.is_grad_enabled)
-    deterministic: bool = field(default_factory=torch.are_deterministic_algorithms_enabled)
-    precision: str = field(default_factory=torch.get_float32_matmul_precision)
-    anomaly: bool = field(default_factory=torch.is_anomaly_enabled)
-    cudnn: dict[str, bool] = field(
-        default_factory=lambda: {name: getattr(torch.backends.cudnn, name) for name in CUDNN}
-    )
-
-    def restore(self) -> None:
-        torch.set_num_threads(self.threads)
-        torch.set_default_dtype(self.dtype)
-        torch.set_default_device(self.device if self.device.type != "cpu" else None)
-        torch.set_grad_enabled(self.grad)
-        torch.use_deterministic_algorithms(self.deterministic)
-        torch.set_float32_matmul_precision(self.precision)
-        torch.autograd.set_detect_anomaly(self.anomaly)
-        for name, value in self.cudnn.items():
-            setattr(torch.backends.cudnn, name, value)
 
 
 def _trim() -> None:

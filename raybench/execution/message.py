@@ -49,4 +49,4 @@ def encode_outcome(outcome: Outcome | None) -> str:
 def decode_outcome(text: str) -> Outcome | None:
     """The outcome that `encode_outcome` wrote."""
     fields = json.loads(text)
-    return None if fields is None else Outcome(**fields)
+    return None if fields is None else Outcome(**{**fields, "damage": tuple(fields["damage"])})

@@ -13,6 +13,8 @@ from raybench.execution.worker import Assignment, device_of
 from raybench.plan.plan import plan
 from raybench.plan.records import Plan
 from raybench.progress.outcome import Outcome
+from raybench.results.repair import Repair
+from raybench.storage.damage import damage_lines
 from raybench.storage.open import check_writable, open_storage
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.sweep import Sweep
@@ -70,8 +72,16 @@ def run_sweep(
     sweep = sweep if isinstance(sweep, Sweep) else load_sweep(sweep)
     place = open_storage(str(storage or sweep.storage or f"results/{sweep.name}"))
 
+    watcher, repair = watcher or Watcher(), Repair(place)
+
     def make_plan() -> Plan:
         whole = plan(sweep, place, retry_failed=retry_failed)
+        with damage_lines() as lines:
+            damaged = repair.run(whole.trials)
+        for line in lines:
+            watcher.say(line)
+        if damaged:
+            whole = plan(sweep, place, retry_failed=retry_failed)
         return only_cell(whole, only) if only else whole
 
     resources = sweep.resources
@@ -83,12 +93,12 @@ def run_sweep(
         resources.gpus,
         device,
     )
-    work = Run(place, assignment, watcher or Watcher(), sweep=sweep.name)
+    work = Run(place, assignment, watcher, sweep=sweep.name)
     first = make_plan()
     try:
         with noted_interrupt(work.note_interrupt):
             if first.units and local:
-                device_of(assignment)  # before anything is written
+                device_of(assignment, sweep.computing_device)  # before anything is written
             if first.units or first.skips:
                 check_writable(place)
             if not first.units:

@@ -34,7 +34,7 @@ class Assignment:
 
     @property
     def threads(self) -> int:
-        """Threads that a unit computes with; the same everywhere, because numbers depend on it."""
+        """Threads beside a GPU, where no number depends on them; on a CPU the trial says how many."""
         return max(1, int(self.cpus))
 
 
@@ -49,13 +49,14 @@ def execute(unit: Unit, assignment: Assignment, report: Callable[[str], None] = 
     from raybench.pipeline.context import StageContext
     from raybench.pipeline.unit import run_unit
 
+    trial = unit.trials[0]
     context = StageContext(
         storage=open_storage(assignment.storage),
-        device=device_of(assignment),
+        device=device_of(assignment, trial.device),
         data_roots={name: Path(root) for name, root in assignment.data_roots.items()},
         machine=_machine(),
     )
-    with isolated(unit.key, assignment.threads):
+    with isolated(unit.key, trial.threads or assignment.threads):
         return run_unit(unit, context, report)
 
 
@@ -92,23 +93,27 @@ def _machine() -> Machine:
     return Machine()
 
 
-def device_of(assignment: Assignment) -> torch.device:
+def device_of(assignment: Assignment, kind: str) -> torch.device:
     """The device that this process's units compute on.
 
+    Args:
+        assignment: may name one device of several, and says what share of a GPU a unit has.
+        kind: `cpu` or `cuda`, as the trial was planned: its numbers depend on it.
+
     Raises:
-        UserError: the device that `assignment` names can't be used here.
+        UserError: there is no such device here, or `assignment` names one of another kind.
     """
     import torch
 
-    if assignment.device is not None:
-        try:
-            torch.empty(0, device=assignment.device)
-        except (RuntimeError, AssertionError) as error:
-            why = str(error).splitlines()[0]
-            raise UserError(f"--device: {assignment.device!r} can't be used here: {why}") from error
-        return torch.device(assignment.device)
-    if assignment.gpus <= 0 or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if assignment.gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(assignment.gpus)
-    return torch.device("cuda")
+    name = assignment.device or kind
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"device: {name!r} can't be used on this machine: {why}") from error
+    if device.type != kind:
+        raise UserError(f"device: found {name!r}, expected one of kind {kind!r}, for which the cells were planned")
+    if device.type == "cuda" and assignment.gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(assignment.gpus or 1.0)
+    return device

@@ -2,24 +2,24 @@
 
 Every counted operation is a product of two widths and a constant (a convolution's outputs x inputs x kernel x
 pixels, an attention's width x tokens^2), and a width is a sum of kept units times positions per unit. One forward
-pass of the unpruned model fixes the constants; every pruned shape is then computed by arithmetic.
+pass of the unpruned model fixes the constants; every pruned shape is then computed by arithmetic. What no known layer
+accounts for, as the products of a network's own attention, is counted at a few cuts (`products`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from raybench.errors import NotSupported
-from raybench.groups.attention import attentions, plainly
+from raybench.groups.attention import attentions
 from raybench.groups.layer_types import CONVOLUTIONS, TRANSPOSED
+from raybench.groups.products import Products, counted
 from raybench.groups.records import Groups
+from raybench.groups.shell import Shell
 from raybench.groups.widths import Widths
 
 
@@ -43,8 +43,9 @@ class Cost:
     """MACs per image and parameters of one model, as functions of the kept counts (int array, one per group)."""
 
     widths: Widths
-    mac_terms: Terms
+    mac_terms: Terms  # of known layers
     param_terms: Terms
+    products: Products  # of everything else
     sizes: np.ndarray  # (groups,) units of each group before any cut
     macs_base: int
     params_base: int
@@ -54,31 +55,31 @@ class Cost:
         """Run `model` once on the first image of `example` and record what each layer costs. `model` isn't changed.
 
         Raises:
-            NotSupported: an operation outside the known layers multiplies matrices, so that its cost after a cut
-                can't be predicted; names the modules.
+            NotSupported: an operation outside the known layers multiplies matrices, and its cost after a cut can't be
+                predicted; names the modules.
         """
-        calls, counted, by_module = _calls(model, example[:1])
+        calls, macs_base, by_module = _calls(model, example[:1])
         widths = Widths.of(model, groups)
         macs, params = _terms(model, calls, widths)
         sizes = np.array([group.size for group in groups], dtype=np.int64)
         full = widths.at(sizes)
-        base = round(float(macs.total(full)))
-        if base != counted:
-            unknown = _unknown_products(model, by_module)
-            if counted < base or not unknown or not all(_holds_one(name, groups.protected) for name in unknown):
+        products = Products.fixed()
+        if (base := round(float(macs.total(full)))) != macs_base:
+            fitted = _outside(model, example, groups, macs, widths) if base < macs_base else None
+            if fitted is None:
+                unknown = _unknown_products(model, by_module)
                 raise NotSupported(
                     f"can't predict the cost of {type(model).__name__}: its known layers make {base:,} MACs, torch "
-                    f"counts {counted:,}; look at {', '.join(unknown[:5]) or 'its own forward'}"
+                    f"counts {macs_base:,}; look at {', '.join(unknown[:5]) or 'its own forward'}"
                 )
-            # products between outputs of layers that keep their width (YOLO's and torch's attention) are constant
-            macs, base = replace(macs, constant=float(counted - base)), counted
+            products = fitted
         numel = sum(p.numel() for p in model.parameters())
         params = Terms(params.factor, params.left, params.right, params.divisor, numel - float(params.total(full)))
-        return cls(widths, macs, params, sizes, base, numel)
+        return cls(widths, macs, params, products, sizes, macs_base, numel)
 
     def macs(self, kept: np.ndarray) -> np.ndarray:
         """MACs per image at `kept` units per group: (..., groups) -> (...,) float64 holding integers."""
-        return self.mac_terms.total(self.widths.at(kept))
+        return self.mac_terms.total(self.widths.at(kept)) + self.products.total(kept)
 
     def params(self, kept: np.ndarray) -> np.ndarray:
         """Parameters at `kept` units per group: (..., groups) -> (...,)."""
@@ -86,15 +87,19 @@ class Cost:
 
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
-    """MACs per image by torch's FLOP counter (half its FLOPs), fused attention off; the model isn't changed."""
-    return _counted(model, example[:1])[0]
+    """MACs per image by torch's FLOP counter (half its FLOPs), those of attention included; the model isn't changed."""
+    return counted(model, example[:1])[0]
 
 
-def _counted(model: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
-    with plainly(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
-    by_module = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
-    return counter.get_total_flops() // 2, by_module
+def _outside(model: nn.Module, example: Tensor, groups: Groups, known: Terms, widths: Widths) -> Products | None:
+    """The MACs outside known layers as a function of kept units; None if they follow no known form."""
+    shell = Shell.of(model, example, groups, count_macs)
+
+    def excess(kept: np.ndarray) -> int:
+        return shell.cut([np.arange(units) for units in kept]) - round(float(known.total(widths.at(kept))))
+
+    sizes, least = (np.array([getattr(group, name) for group in groups], dtype=np.int64) for name in ("size", "least"))
+    return Products.fitted(excess, sizes, least)
 
 
 def _calls(model: nn.Module, image: Tensor) -> tuple[Counter[str], int, dict[str, int]]:
@@ -118,11 +123,11 @@ def _calls(model: nn.Module, image: Tensor) -> tuple[Counter[str], int, dict[str
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)) or name in heads
     ]
     try:
-        counted, by_module = _counted(model, image)
+        macs, by_module = counted(model, image)
     finally:
         for hook in hooks:
             hook.remove()
-    return calls, counted, by_module
+    return calls, macs, by_module
 
 
 def _terms(model: nn.Module, calls: Counter[str], widths: Widths) -> tuple[Terms, Terms]:
@@ -171,8 +176,3 @@ def _unknown_products(model: nn.Module, by_module: dict[str, int]) -> list[str]:
         if above is not None:  # lists of modules are never called, so the nearest counted module above is taken
             own[above] -= flops
     return [name for name in inner if name not in known and own[name] > 0]
-
-
-def _holds_one(name: str, layers: Sequence[str]) -> bool:
-    """Whether `name` is one of `layers` or contains one of them."""
-    return any(layer == name or layer.startswith(f"{name}.") for layer in layers)

@@ -19,6 +19,8 @@ from raybench.groups.layer_types import CONVOLUTIONS, TRANSPOSED
 from raybench.groups.records import Member, Side
 from raybench.methods.protocols import Layer
 
+UNSCORED_KINDS = ("parameter",)  # position embeddings, class tokens and layer scales aren't scored, as in torch-pruning
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -28,7 +28,8 @@ class LoadReport:
 def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> LoadReport:
     """Fill `model` from a state dict.
 
-    UserError naming missing (batch-norm counters excepted), unexpected, differently shaped, NaN or infinite tensors.
+    UserError naming missing (batch-norm counters excepted), unexpected and differently shaped tensors, tensors of
+    integers or booleans where the network has floating-point numbers, and NaN or infinite values.
     """
     own = model.state_dict()
     state = _with_shortcuts(model, state)
@@ -46,9 +47,25 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> LoadRepo
             f"{origin}: these are not weights of this {type(model).__name__}: {report}"
             + (f"; {_named('of another shape', shapes)}" if shapes else "")
         )
+    _check_types(state, own, origin)
     _check_finite(state, own, origin)
     model.load_state_dict(dict(state), strict=False)
     return report
+
+
+def _check_types(state: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str) -> None:
+    """UserError for values that would be floating-point weights but are given as integers, booleans or complex."""
+    wrong = [
+        f"{name}: {_type(state[name])} instead of {_type(value)}"
+        for name, value in own.items()
+        if name in state and value.is_floating_point() and not state[name].is_floating_point()
+    ]
+    if wrong:
+        raise UserError(f"{origin}: found {_named('tensors of another type', wrong)}; expected floating-point weights")
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _check_finite(state: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str) -> None:

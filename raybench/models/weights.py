@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,25 @@ def load_weights(model: nn.Module, path: Path | str) -> LoadReport:
     its weights belong to another architecture; then `model` is untouched.
     """
     path = Path(path)
+    _check_zip(path)
     read = getattr(model, "read_weights", read_state)  # a model may have file formats of its own
     return fill(model, read(path), str(path))
+
+
+def _check_zip(path: Path) -> None:
+    """UserError when `path` is a zip, as torch.save writes it, and a member's content doesn't have its checksum.
+
+    torch.load doesn't look at the checksums.
+    """
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{path}: damaged: {error}") from error
+    if broken:
+        raise UserError(f"{path}: damaged: {broken} in it has another content than its checksum (CRC-32) is of")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -26,10 +26,13 @@ from raybench.pipeline.network import example_of
 from raybench.provenance import installed
 from raybench.selection.records import Cut
 from raybench.storage.base import Storage
+from raybench.storage.damage import set_aside
+from raybench.storage.sealed import json_sha256
 from raybench.sweep.mistakes import dotted, explain, show
 from raybench.sweep.trial import Trial
 
-FORMAT = 1  # raise when pruned.json changes so that older readers can't read it
+FORMAT = 2  # raise when pruned.json changes so that older readers can't read it
+READ = (1, 2)  # format 1 has no checksum
 RECIPE = "pruned.json"
 SHOWN = 3  # mistakes quoted in a message
 
@@ -58,15 +61,31 @@ class Saved(BaseModel):
 def publish(storage: Storage, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts) -> str:
     """Save the pruned `model` of a cell as `artifacts/<trial_id>` in the storage; returns that key.
 
-    A copy from an earlier run of the same cell, killed after this point, is kept: it is identical.
+    A copy from an earlier run of the same cell, killed after this point, is kept if it holds the same network; another
+    or a damaged one is set aside.
     """
     key = f"artifacts/{trial.trial_id}"
     with tempfile.TemporaryDirectory(prefix="raybench-artifact-") as temporary:
         folder = Path(temporary) / trial.trial_id
         folder.mkdir()
         save(folder, trial, model, cut, data)
+        if why := _other_copy(storage.fetch(key), folder):
+            set_aside(storage, key, why)
         storage.publish(key, folder)
     return key
+
+
+def _other_copy(published: Path | None, folder: Path) -> str | None:
+    """Why what is published can't stand for the network just saved in `folder`; None if it can."""
+    if published is None:
+        return "it is not complete"
+    try:
+        weights, own = (published / cache.WEIGHTS).read_bytes(), read_recipe(folder)
+        sha256, found = hashlib.sha256(weights).hexdigest(), read_recipe(published)
+    except (OSError, UserError) as error:
+        return str(error)
+    same = sha256 == found.weights_sha256 == own.weights_sha256 and found.kept == own.kept
+    return None if same else "it holds another network than its cell's"
 
 
 def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts) -> None:
@@ -85,6 +104,7 @@ def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts
         "params": cut.params,
         "versions": {name: installed(name) for name in ("raybench", "torch", "timm", "torch-pruning")},
     }
+    recipe["sha256"] = json_sha256(recipe, "sha256")
     (folder / RECIPE).write_text(json.dumps(recipe, indent=1, allow_nan=False))
 
 
@@ -104,6 +124,10 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu") -> nn.Modu
     Raises:
         UserError: `path` is not such a folder, a file in it is damaged, or the model's code has changed so that it
             no longer builds the network that was pruned.
+
+    Example:
+        >>> import raybench
+        >>> model = raybench.load_pruned("pruned-net")  # doctest: +SKIP
     """
     folder, recipe = Path(path), read_recipe(path)
     try:
@@ -129,13 +153,16 @@ def read_recipe(path: str | Path) -> Saved:
         raise UserError(f"{file}: can't be read: {error}; expected JSON, as raybench wrote it") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: found {show(content)}, expected a mapping; the file is damaged")
-    if content.get("format") != FORMAT:
-        raise UserError(f"{file}: found format {content.get('format')!r}, this raybench reads format {FORMAT}")
+    if content.get("format") not in READ:
+        raise UserError(f"{file}: found format {content.get('format')!r}, this raybench reads formats 1 and {FORMAT}")
     try:
-        return Saved.model_validate_json(text, strict=True)
+        saved = Saved.model_validate_json(text, strict=True)
     except ValidationError as error:
         mistakes = [f"{dotted(e['loc'])}: {explain(dict(e), Saved)}" for e in error.errors(include_url=False)]
         raise UserError(f"{file}: {'; '.join(mistakes[:SHOWN])}; the file is damaged") from error
+    if content["format"] > 1 and content.get("sha256") != json_sha256(content, "sha256"):
+        raise UserError(f"{file}: found other content than was saved; the file was edited or is damaged")
+    return saved
 
 
 def _fill(model: nn.Module, file: Path, sha256: str | None) -> None:

@@ -11,6 +11,7 @@ from raybench.pipeline import cache
 from raybench.pipeline.context import Note, StageContext
 from raybench.pipeline.network import fresh_model
 from raybench.storage.checkpoints import StageCheckpoint
+from raybench.storage.sealed import FILES
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
 
@@ -40,7 +41,8 @@ def run(trial: Trial, context: StageContext, note: Note) -> Base:
             note(resumed_from=training.resumed_from)
             curve = training.curve
         metrics = task.evaluate(model, "test")
-        return {"sha256": cache.save_weights(model, folder), "metrics": metrics, "curve": curve}
+        cache.save_weights(model, folder)
+        return {"metrics": metrics, "curve": curve}
 
     folder = cache.build_once(context, trial.base_key, build)
     StageCheckpoint(context.storage, trial.base_key).clear()
@@ -54,4 +56,5 @@ def load(trial: Trial, context: StageContext) -> Base:
 
 def _read(folder: Path) -> Base:
     result = cache.result(folder)
-    return Base(folder, result["sha256"], result["metrics"], tuple(result["curve"]), result["seconds"])
+    sha256 = result[FILES][cache.WEIGHTS]  # checked whenever the weights are read
+    return Base(folder, sha256, result["metrics"], tuple(result["curve"]), result["seconds"])

@@ -12,6 +12,7 @@ from raybench.errors import UserError
 from raybench.pipeline.network import fresh_model
 from raybench.plan.records import Unit
 from raybench.storage.base import Storage
+from raybench.sweep.data_roots import check_fingerprint
 from raybench.sweep.resolve import NO_DATA
 from raybench.sweep.trial import TrainRecipe, Trial, digest
 from raybench.tasks.open import open_task
@@ -34,6 +35,7 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
         try:
             if key not in tasks:
                 tasks[key] = None
+                check_fingerprint(trial.dataset, data_roots, trial.dataset_fingerprint, quick=False)
                 tasks[key] = open_task(trial, data_roots, torch.device("cpu"), storage)
             if (task := tasks[key]) is not None:
                 task.check_recipe(*_requirements(trial))

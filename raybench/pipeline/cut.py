@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
 from raybench.groups import surgery
 from raybench.pipeline import select
-from raybench.pipeline.context import StageContext
-from raybench.pipeline.network import groups_of, model_of
+from raybench.pipeline.network import groups_of
 from raybench.selection import refit
 from raybench.selection.records import Cut
 from raybench.sweep.trial import Trial
@@ -26,21 +24,20 @@ class Pruned:
     widths: dict[str, tuple[tuple[int, int], tuple[int, int]]]
 
 
-def cut_network(trial: Trial, start: Path, cut: Cut, task: Task, context: StageContext) -> Pruned:
+def cut_network(trial: Trial, start: nn.Module, cut: Cut, task: Task) -> Pruned:
     """Remove the channels that `cut` doesn't keep, and refit the layers that read them if the criterion does so.
 
-    `start`: folder of the stage with the weights that the selection was made on, sparsify or base.
+    `start`: the network that the selection was made on, sparsified or dense; it is left as it is.
     """
-    model = model_of(start, trial, task, context.device)
+    model = copy.deepcopy(start)
     groups = groups_of(model, trial, task)
     before = _widths(model)
     criterion = select.criterion_of(trial)
-    dense = copy.deepcopy(model) if refit.wanted(criterion) else model
     surgery.apply(model, groups, cut.kept)
     after = _widths(model)
-    if dense is not model:
+    if refit.wanted(criterion):
         calibration = select.calibration_of(criterion, trial, task)
-        refit.reconstruct(criterion, dense, model, groups, cut.kept, calibration, stage="surgery")
+        refit.reconstruct(criterion, start, model, groups, cut.kept, calibration, stage="surgery")
     return Pruned(model, {name: (before[name], after[name]) for name in before})
 
 

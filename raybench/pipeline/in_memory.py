@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from raybench.sweep.resolve import NO_DATA
 
 @dataclass(frozen=True)
 class PrunedModel:
-    """A pruned network and what it costs. MACs are per image."""
+    """A pruned network and what it costs, as `raybench.prune` returns it. MACs are per image."""
 
     model: nn.Module  # an ordinary module, in the mode (train or eval) of the network that was given
     speedup: float  # base MACs / MACs
@@ -86,19 +87,45 @@ def prune(
         >>> (pruned.model[0].out_channels, pruned.macs_base, pruned.macs)
         (8, 24768, 12384)
     """
+    _check(model, example, speedup, round_to=round_to, batch_size=batch_size, seed=seed)
     method = _criterion(criterion, params)
     if schedule is None:
         schedule = "progressive" if method.needs in NO_DATA else "iterative"
     images = _calibration(method, calibration, batch_size, seed)
-    groups = trace(model, example, prune=tuple(parts), protect=tuple(keep))
-    scoring = Scoring(method, model, images, seed)
-    cut = select(scoring, example[:1], groups, [speedup], strategy=strategy, schedule=schedule, round_to=round_to)[
-        speedup
-    ]
-    pruned = copy.deepcopy(model)
+    scored = copy.deepcopy(model)  # a criterion of somebody's own may write into what it is given
+    groups = trace(scored, example, prune=_names("parts", parts), protect=_names("keep", keep))
+    scoring = Scoring(method, scored, images, seed)
+    cuts = select(scoring, example[:1], groups, [speedup], strategy=strategy, schedule=schedule, round_to=round_to)
+    cut, pruned = cuts[speedup], copy.deepcopy(model)
     surgery.apply(pruned, groups, cut.kept)
     refit.reconstruct(method, model, pruned, groups, cut.kept, images, stage="surgery")
     return _result(pruned, cut)
+
+
+def _check(model: Any, example: Any, speedup: Any, **whole: Any) -> None:
+    """UserError for arguments of the wrong kind."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: found {_kind(model)}, expected a torch.nn.Module, such as a built network")
+    if not isinstance(example, Tensor) or example.dim() < 2 or not len(example):
+        found = f"a tensor {tuple(example.shape)}" if isinstance(example, Tensor) else _kind(example)
+        raise UserError(f"example: found {found}, expected a batch of at least one image as the network takes it")
+    if isinstance(speedup, bool) or not isinstance(speedup, int | float) or not math.isfinite(speedup):
+        raise UserError(f"speedup: found {speedup!r}, expected a number above 1")
+    least = {"round_to": 1, "batch_size": 1, "seed": 0}
+    for name, value in whole.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
+            raise UserError(f"{name}: found {value!r}, expected a whole number of at least {least[name]}")
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"{type(value).__name__} {value!r}"[:80]
+
+
+def _names(argument: str, names: Any) -> tuple[str, ...]:
+    """A tuple of names; UserError for one string, which is a sequence of letters."""
+    if isinstance(names, str):
+        raise UserError(f"{argument}: found the string {names!r}, expected a list of names: [{names!r}]")
+    return tuple(names)
 
 
 def _criterion(criterion: str | Importance, params: Mapping[str, Any] | None) -> Importance:
@@ -106,12 +133,14 @@ def _criterion(criterion: str | Importance, params: Mapping[str, Any] | None) ->
         if params:
             raise UserError("params: a criterion that is an object already has its parameters; found params as well")
         return criterion
-    entry = registry.importance.entry(criterion)
-    if unknown := sorted(set(params or {}) - set(entry.params)):
-        raise UserError(
-            f"{criterion} has no parameter {unknown[0]!r}. Known: {', '.join(sorted(entry.params)) or 'none'}"
-        )
-    found: Importance = registry.importance.load(criterion)(**(params or {}))
+    if not isinstance(criterion, str):
+        hint = f"; give an object: {criterion.__name__}()" if isinstance(criterion, type) else ""
+        raise UserError(f"criterion: found {_kind(criterion)}, expected a name or an Importance{hint}")
+    entry, given = registry.importance.entry(criterion), dict(params or {})
+    if unknown := sorted(set(given) - set(entry.params)):
+        known = ", ".join(sorted(entry.params)) or "none"
+        raise UserError(f"{criterion} has no parameter {unknown[0]!r}. Known: {known}")
+    found: Importance = registry.importance.load(criterion)(**given)
     return found
 
 
@@ -126,12 +155,18 @@ def _calibration(
                 "normalised as the network expects them"
             )
         return None
+    if not (isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(one, Tensor) for one in given)):
+        raise UserError(f"calibration: found {_kind(given)}, expected two tensors: (images, labels)")
     images, labels = given
+    if not images.is_floating_point():
+        raise UserError(f"calibration: found images of {images.dtype}, expected floats, normalised for the network")
+    if labels.is_floating_point():
+        raise UserError(f"calibration: found labels of {labels.dtype}, expected class numbers (int64)")
     if len(images) != len(labels):
         raise UserError(
             f"calibration: found {len(images)} images and {len(labels)} labels; expected one label an image"
         )
-    return Calibration(images, labels, batch_size, generator=torch.Generator().manual_seed(seed))
+    return Calibration(images, labels.long(), batch_size, generator=torch.Generator().manual_seed(seed))
 
 
 def _result(model: nn.Module, cut: Cut) -> PrunedModel:

@@ -1,35 +1,52 @@
-"""Stage 6: exact cost and latency of the pruned network. Latency is timed without other trials, or not at all."""
+"""Stage 6: exact cost, activations and latency of the pruned network. Latency is timed alone, or not at all."""
 
 from __future__ import annotations
 
 import copy
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from raybench.errors import StageError
 from raybench.groups.cost import count_macs
+from raybench.pipeline.activations import peak_activations
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.exclusive import SHARED
-from raybench.pipeline.network import example_of, model_of
+from raybench.pipeline.network import example_of
 from raybench.selection.records import Cut
-from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
 
-WARM_UP, REPEATS = 5, 30  # forward passes; latency is the median of the repeats
+BATCH = 32  # images of the second latency and of the throughput
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Median milliseconds of a forward pass of one image, of base and pruned network one right after the other."""
+class Pace:
+    """How often a forward pass is repeated; latency is the median of the repeats."""
 
-    base_ms: float | None
+    warm_up: int
+    repeats: int
+    most_s: float = float("inf")  # no repeat begins after this many seconds of repeats; one is always timed
+
+
+ONE, MANY = Pace(5, 30), Pace(1, 5, most_s=2.0)  # of one image, of BATCH images
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a forward pass takes, of base and pruned network; times in milliseconds, one right after the other."""
+
+    activations_base: int  # peak bytes, one image
+    activations: int
+    base_ms: float | None  # one image
     pruned_ms: float | None
     reason: str | None  # why both are missing
+    many_base_ms: float | None  # BATCH images
+    many_pruned_ms: float | None
+    many_reason: str | None
 
 
 def check_cost(model: nn.Module, cut: Cut, task: Task, device: torch.device) -> None:
@@ -44,28 +61,44 @@ def check_cost(model: nn.Module, cut: Cut, task: Task, device: torch.device) -> 
         )
 
 
-def latency(trial: Trial, dense: Path, model: nn.Module, task: Task, context: StageContext) -> Latency:
-    """Time the dense network (of the stage folder `dense`) and the pruned `model`, batch 1."""
-    base = model_of(dense, trial, task, context.device).eval()
-    pruned = copy.deepcopy(model).eval()
+def footprint(dense: nn.Module, model: nn.Module, task: Task, context: StageContext) -> Footprint:
+    """Measure the `dense` network and the pruned `model`: activations, then timings."""
+    nets = [dense.eval(), copy.deepcopy(model).eval()]
     image = example_of(task.data, context.device)
+    base_bytes, pruned_bytes = (peak_activations(net, image) for net in nets)
     with context.machine.exclusive() as alone:
         if not alone:
-            return Latency(None, None, SHARED)
-        return Latency(_median_ms(base, image), _median_ms(pruned, image), None)
+            return Footprint(base_bytes, pruned_bytes, None, None, SHARED, None, None, SHARED)
+        base_ms, pruned_ms = (_median_ms(net, image, ONE) for net in nets)
+        return Footprint(base_bytes, pruned_bytes, base_ms, pruned_ms, None, *_many(nets, image))
+
+
+def _many(nets: Sequence[nn.Module], image: Tensor) -> tuple[float | None, float | None, str | None]:
+    """(Milliseconds of the dense network, of the pruned one, None) at BATCH images, or why there are none."""
+    try:
+        images = image.repeat(BATCH, *[1] * (image.dim() - 1))
+        base, pruned = (_median_ms(net, images, MANY) for net in nets)
+    except Exception as error:  # a network may refuse a batch with any error; one image was no problem
+        if image.device.type == "cuda":
+            torch.cuda.empty_cache()
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        return None, None, f"no pass of {BATCH} images: {why}"
+    return base, pruned, None
 
 
 @torch.inference_mode()
-def _median_ms(model: nn.Module, image: Tensor) -> float:
+def _median_ms(model: nn.Module, images: Tensor, pace: Pace) -> float:
     """Median time of a forward pass, in milliseconds."""
-    times = []
-    for turn in range(WARM_UP + REPEATS):
-        _wait_for(image.device)
+    times: list[float] = []
+    for turn in range(pace.warm_up + pace.repeats):
+        _wait_for(images.device)
         started = time.perf_counter()
-        model(image)
-        _wait_for(image.device)
-        if turn >= WARM_UP:
+        model(images)
+        _wait_for(images.device)
+        if turn >= pace.warm_up:
             times.append((time.perf_counter() - started) * 1e3)
+        if times and sum(times) > pace.most_s * 1e3:
+            break
     return statistics.median(times)
 
 

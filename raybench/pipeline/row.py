@@ -10,7 +10,7 @@ import torch
 
 from raybench.pipeline.base import Base
 from raybench.pipeline.cut import Pruned
-from raybench.pipeline.measure import Latency
+from raybench.pipeline.measure import BATCH, Footprint
 from raybench.pipeline.select import Selection
 from raybench.pipeline.sparsify import Sparsified
 from raybench.provenance import provenance
@@ -33,7 +33,7 @@ class StageResults:
     after_cut: Mapping[str, float]
     training: Training
     final: Mapping[str, float]
-    latency: Latency
+    footprint: Footprint
     seconds: Mapping[str, float]  # of prune, finetune, measure
     started_at: str
     artifact: str  # key in the storage
@@ -42,7 +42,7 @@ class StageResults:
 
 def row_of(trial: Trial, stages: StageResults) -> Record:
     """The finished row of `trial`."""
-    cut, latency, training = stages.selection.cut, stages.latency, stages.training
+    cut, footprint, training = stages.selection.cut, stages.footprint, stages.training
     reg_time_s = stages.sparse.reg_time_s if stages.sparse else None
     final = stages.final
     extra: dict[str, Any] = {column: final[name] for name, column in _EXTRA_METRICS.items() if name in final}
@@ -64,12 +64,19 @@ def row_of(trial: Trial, stages: StageResults) -> Record:
         metric_val=_selected(training, stages.metric),
         selected_epoch=training.selected_epoch,
         steps=cut.steps,
-        latency_base_ms=latency.base_ms,
-        latency_ms=latency.pruned_ms,
+        activations_base=footprint.activations_base,
+        activations=footprint.activations,
+        latency_base_ms=footprint.base_ms,
+        latency_ms=footprint.pruned_ms,
         latency_batch=1,
+        latency_b32_base_ms=footprint.many_base_ms,
+        latency_b32_ms=footprint.many_pruned_ms,
+        throughput_base=_throughput(footprint.many_base_ms),
+        throughput=_throughput(footprint.many_pruned_ms),
+        batch_reason=footprint.many_reason,
         step_time_s=stages.selection.step_time_s,
         reg_time_s=reg_time_s,
-        exclusive=latency.base_ms is not None,
+        exclusive=footprint.base_ms is not None,
         timing_reason=_timing_reason(stages),
         seconds_base=stages.dense.seconds,
         seconds_sparsify=stages.sparse.seconds if stages.sparse else None,
@@ -89,9 +96,14 @@ def row_of(trial: Trial, stages: StageResults) -> Record:
     )
 
 
+def _throughput(batch_ms: float | None) -> float | None:
+    """Images per second from the milliseconds of a batch."""
+    return None if batch_ms is None else BATCH * 1e3 / batch_ms
+
+
 def _timing_reason(stages: StageResults) -> str | None:
     """Why timings are missing; None if none is."""
-    reasons = (stages.latency.reason, stages.selection.timing_reason, stages.sparse and stages.sparse.timing_reason)
+    reasons = (stages.footprint.reason, stages.selection.timing_reason, stages.sparse and stages.sparse.timing_reason)
     return "; ".join(sorted({reason for reason in reasons if reason})) or None
 
 

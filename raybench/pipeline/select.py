@@ -56,7 +56,7 @@ def load(trial: Trial, context: StageContext) -> Selection:
     """Read the trial's cut from the stage cache."""
     folder = cache.read(context, trial.select_key, "select")
     result = cache.result(folder)
-    fields = json.loads((folder / CUT).read_text())
+    fields = json.loads(cache.content_of(folder, CUT))
     fields["kept"] = {name: tuple(kept) for name, kept in fields["kept"].items()}
     return Selection(Cut(**fields), result["step_time_s"], result["timing_reason"], result["seconds"])
 
@@ -72,7 +72,7 @@ def _select(trials: Sequence[Trial], context: StageContext) -> None:
     if not len(groups):
         raise NotSupported(f"{trial.model} has nothing to prune: no group of channels was found")
     criterion = criterion_of(trial)
-    scoring = Scoring(criterion, model, calibration_of(criterion, trial, task), trial.seed)
+    scoring = Scoring(criterion, model, calibration_of(criterion, trial, task), trial.selection_seed)
     cuts = _cuts(trials, scoring, example_of(task.data, context.device), groups)
     with context.machine.exclusive() as alone:
         step_s = _time_step(scoring, groups) if alone else None
@@ -105,7 +105,7 @@ def calibration_of(criterion: Importance, trial: Trial, task: Task) -> Calibrati
     """The criterion's calibration images, None if it needs weights only."""
     if criterion.needs in ("nothing", "weights") and not criterion.reconstructs:
         return None
-    return task.calibration(trial.recipe.calibration_images, trial.recipe.calibration_batch, trial.seed)
+    return task.calibration(trial.recipe.calibration_images, trial.recipe.calibration_batch, trial.selection_seed)
 
 
 def _time_step(scoring: Scoring, groups: Groups) -> float:

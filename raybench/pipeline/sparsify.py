@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -46,8 +46,9 @@ def run(trial: Trial, context: StageContext, note: Note) -> Sparsified:
         regularizer = _bound(trial, model, task)
         checkpoint = StageCheckpoint(context.storage, key)
         training = task.train(
-            model, trial.recipe.sparsify, seed=trial.seed, checkpoint=checkpoint, regularizer=regularizer, select="last"
-        )
+            model, trial.recipe.sparsify, seed=trial.seed, checkpoint=checkpoint, regularizer=regularizer,
+            select=_selects(trial),
+        )  # fmt: skip
         note(resumed_from=training.resumed_from)
         seconds, reason = _time_epoch(trial, context, task, dense.folder, training.seconds_per_epoch)
         cache.save_weights(model, folder)
@@ -61,6 +62,11 @@ def run(trial: Trial, context: StageContext, note: Note) -> Sparsified:
 def load(trial: Trial, context: StageContext) -> Sparsified | None:
     """Read the sparsified network from the stage cache; None for a method without a regularizer."""
     return _read(cache.read(context, trial.sparsify_key, "sparsify")) if trial.sparsify_key else None
+
+
+def _selects(trial: Trial) -> Literal["last", "test"]:
+    """Which sparse epoch is kept: the last, whose channels were shrunk longest; as published, the best on test data."""
+    return "test" if trial.protocol == "pruningbench" else "last"
 
 
 def _bound(trial: Trial, model: nn.Module, task: Task) -> Regularizer:
@@ -85,7 +91,7 @@ def _time_epoch(
         if not alone:
             return None, SHARED
         training = task.train(
-            model, once, seed=trial.seed, checkpoint=_NoCheckpoint(), regularizer=regularizer, select="last"
+            model, once, seed=trial.seed, checkpoint=_NoCheckpoint(), regularizer=regularizer, select=_selects(trial)
         )
     return training.seconds_per_epoch, None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from raybench.pipeline import artifact, base, measure, select, sparsify
+from raybench.pipeline import artifact, base, cache, measure, patches, select, sparsify
 from raybench.pipeline.context import Note, StageContext
 from raybench.pipeline.cut import cut_network
 from raybench.pipeline.finetune import finetune
+from raybench.pipeline.network import model_of
 from raybench.pipeline.row import StageResults, row_of
 from raybench.plan.records import Unit, UnitKind
 from raybench.provenance import now
@@ -46,6 +47,7 @@ def run_cell(unit: Unit, context: StageContext, announce: Announce, note: Note) 
     """Cut, fine-tune and measure one network, and publish its row."""
     trial = unit.trials[0]
     record = _cell(trial, context, announce, note)
+    patches.check("finetune")
     announce("publish")
     Store(context.storage).publish(record)
     StageCheckpoint(context.storage, trial.trial_id).clear()
@@ -64,25 +66,28 @@ def _cell(trial: Trial, context: StageContext, announce: Announce, note: Note) -
     """The row of one cell; results that it shares with other cells are read from the stage cache."""
     started_at, clock = now(), _Clock()
     announce("surgery")
+    cache.require(context, trial.base_key, trial.sparsify_key, trial.select_key)
     task = open_task(trial, context.data_roots, context.device, context.storage)
     dense, sparse, selection = base.load(trial, context), sparsify.load(trial, context), select.load(trial, context)
-    pruned = cut_network(trial, (sparse or dense).folder, selection.cut, task, context)
+    network = model_of(dense.folder, trial, task, context.device)
+    start = model_of(sparse.folder, trial, task, context.device) if sparse else network
+    pruned = cut_network(trial, start, selection.cut, task)
     measure.check_cost(pruned.model, selection.cut, task, context.device)
     after_cut = task.evaluate(pruned.model, "test")
     clock.lap("prune")
 
     announce("finetune")
-    training = finetune(trial, dense.folder, pruned, task, context)
+    training = finetune(trial, network, pruned, task, context)
     note(resumed_from=training.resumed_from)
     clock.lap("finetune")
 
     announce("measure")
     final = task.evaluate(pruned.model, "test")
-    latency = measure.latency(trial, dense.folder, pruned.model, task, context)
+    footprint = measure.footprint(network, pruned.model, task, context)
     key = artifact.publish(context.storage, trial, pruned.model, selection.cut, task.data)
     clock.lap("measure")
     results = StageResults(
-        task.metric, dense, sparse, selection, pruned, after_cut, training, final, latency,
+        task.metric, dense, sparse, selection, pruned, after_cut, training, final, footprint,
         clock.laps, started_at, key, context.device,
     )  # fmt: skip
     return row_of(trial, results)

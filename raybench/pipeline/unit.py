@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Literal
 
-from raybench.errors import NotSupported, StageError
+from raybench.errors import NotSupported, StageError, StageLost
+from raybench.pipeline import patches
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.trial import RUN, Announce
 from raybench.plan.records import Unit
 from raybench.progress.journal import Execution
 from raybench.progress.outcome import Outcome, is_done, label_of, settle
 from raybench.results.store import Store
+from raybench.storage.damage import damage_lines
 from raybench.storage.leases import Lease
 
 
@@ -23,6 +26,12 @@ def run_unit(unit: Unit, context: StageContext, report: Announce = lambda stage:
     Returns at once with status "busy" when another driver holds the lease, so that no device is held while waiting.
     `report` is called with the name of each stage when it starts.
     """
+    with damage_lines() as lines:
+        outcome = _run(unit, context, report)
+    return replace(outcome, damage=tuple(lines))
+
+
+def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
     lease = Lease(context.storage, unit.key)
     if not lease.acquire():
         return Outcome(unit.key, unit.kind, "busy")
@@ -32,8 +41,12 @@ def run_unit(unit: Unit, context: StageContext, report: Announce = lambda stage:
             return Outcome(unit.key, unit.kind, "ok")
         execution = Execution(context.storage, unit.key, unit.kind, label_of(unit))
         stack.enter_context(context.machine.computing())
+        patches.remember()
         try:
             summary = RUN[unit.kind](unit, context, _announce(execution, report), execution.note)
+        except StageLost as error:
+            execution.end("interrupted", error=str(error))
+            return Outcome(unit.key, unit.kind, "again", execution.stage_name, error_message=str(error))
         except NotSupported as error:
             return _ended(unit, context, execution, "skipped", error)
         except Exception as error:

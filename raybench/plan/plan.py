@@ -19,8 +19,23 @@ def plan(
 ) -> Plan:
     """What running `sweep` on `storage` will do. Without a storage, nothing counts as done.
 
-    Failed cells are planned again unless `retry_failed` is False. The cost is estimated from the finished cells in
-    `timed` (default: `storage`). Raises SpecError as `resolve` does.
+    Args:
+        sweep: what to plan.
+        storage: holds what earlier runs have finished; None: nothing is done yet.
+        retry_failed: whether cells that failed are planned again.
+        timed: a storage whose finished cells the cost is estimated from; None: `storage`.
+
+    Returns:
+        Units in an order that can be run, cells that are done, skips with reasons, and the cost if it can be estimated.
+
+    Raises:
+        SpecError: a weights file or a user's data can't be read, or no cell is left.
+
+    Example:
+        >>> import raybench
+        >>> planned = raybench.plan_sweep(raybench.load_sweep("quickstart"))
+        >>> len(planned.cells)
+        56
     """
     trials = resolve(sweep)
     store = Store(storage) if storage else None
@@ -70,9 +85,9 @@ def _timings(timed: Storage | None, finished: Mapping[str, str]) -> Timings:
 
 
 def _published(storage: Storage | None) -> frozenset[str]:
-    """Keys of the cached stages, from one listing of the storage."""
-    names = storage.list("stages/") if storage else []
-    return frozenset(name.split("/")[1] for name in names)
+    """Keys of the cached stages, from one listing of the storage. One that is not complete is listed file by file."""
+    names = [name.split("/") for name in storage.list("stages/")] if storage else []
+    return frozenset(parts[1] for parts in names if len(parts) == 2)
 
 
 def _units(cells: Mapping[str, Trial], published: frozenset[str]) -> tuple[Unit, ...]:

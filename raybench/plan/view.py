@@ -81,6 +81,18 @@ def stage_rows(plan: Plan) -> Iterator[dict[str, Any]]:
             yield {"shared stage": kind, "units": len(units), "what": words[kind]}
 
 
+def gathering_line(plan: Plan) -> str | None:
+    """What makes the selections of protocol pruningbench slow; None where none of them looks at images."""
+    selections = [unit.trials[0] for unit in plan.stages if unit.kind == "select"]
+    slow = sum(trial.protocol == "pruningbench" and _evidence(trial)[1] > 0 for trial in selections)
+    if not slow:
+        return None
+    return (
+        f"{slow} of {len(selections)} selections are slow: protocol pruningbench gathers from the calibration images "
+        "again before each of up to 400 steps, raybench's own ten times for a speed-up"
+    )
+
+
 def cost_lines(cost: Estimate) -> list[str]:
     """The estimate as text: the total, its parts, its source, and the units that are not in it."""
     gpu = f", {cost.gpu_hours:.3g} GPU-hours" if cost.gpu_hours else ""

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from raybench.storage.base import Storage
@@ -75,4 +76,5 @@ def read_journal(storage: Storage, key: str = "") -> Iterator[dict[str, Any]]:
     for name in storage.list(f"{FOLDER}/{key}/" if key else f"{FOLDER}/"):
         data = storage.read(name)
         if data is not None:  # gc may delete entries meanwhile
-            yield json.loads(data)
+            with suppress(ValueError):  # a damaged entry: no result depends on it
+                yield json.loads(data)

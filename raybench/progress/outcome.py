@@ -14,12 +14,15 @@ from raybench.storage.base import Storage
 from raybench.sweep.target import amount
 from raybench.sweep.trial import Trial
 
-UnitStatus = Literal["ok", "failed", "skipped", "busy"]
+UnitStatus = Literal["ok", "failed", "skipped", "busy", "again"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one unit ended. A failed or skipped cell already has its row; `busy` means that another driver runs it."""
+    """How one unit ended. A failed or skipped cell already has its row; `busy` means that another driver runs it.
+
+    `again`: a shared stage that it reads was damaged or gone; it has no row, and the next plan has both.
+    """
 
     key: str
     kind: str
@@ -30,6 +33,7 @@ class Outcome:
     traceback_path: str = ""  # key in the storage, empty without one
     seconds: float = 0.0
     summary: Mapping[str, float] = field(default_factory=dict)  # a few figures for the progress panel
+    damage: tuple[str, ...] = ()  # one line for each file that was set aside
 
 
 def is_done(unit: Unit, storage: Storage) -> bool:

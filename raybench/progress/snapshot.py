@@ -15,7 +15,7 @@ from raybench.progress.records import Driver, Planned, read_drivers, read_plan
 from raybench.results.layout import ATTEMPTS, CELLS, last_attempts
 from raybench.results.store import Store
 from raybench.storage.base import Storage
-from raybench.storage.leases import is_alive
+from raybench.storage.leases import holder_in, is_alive
 
 RECENT_EXECUTIONS = 100  # newest journal entries that are read, for the list of ended units and the rate
 LEASES = 64  # leases that are opened, for the list of running units
@@ -146,7 +146,10 @@ class StoreReader:
             data = self._storage.read(name)
             if data is None:
                 return None
-            entry = json.loads(data)
+            try:
+                entry = json.loads(data)
+            except ValueError:  # damaged
+                return None
             if entry["status"] == "running":
                 return entry
             self._ended[name] = entry
@@ -164,7 +167,7 @@ class StoreReader:
         entry = next((self._entry(name) for name in reversed(list(executions))), None)
         if data is None or entry is None or entry["status"] != "running":
             return None
-        holder = json.loads(data)
+        holder = holder_in(data)
         stage = present_stage(entry)
         return Running(
             entry["label"], stage["stage"], stage["started"], entry["host"], entry["pid"], holder["time"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,8 @@ def compare(found: Leaderboard, tolerance: float = TOLERANCE) -> Comparison:
             for entry in board.entries
             if board.strategy == STRATEGY and (key := (board.dataset, board.model, board.speedup, entry.name)) in theirs
         ]
-        rows += [_compared(board, entry, printed, tolerance) for entry, printed in pairs]
+        trials = found.trials([entry.trial_id for entry, _ in pairs]) if pairs else {}
+        rows += [_compared(board, entry, printed, tolerance, trials) for entry, printed in pairs]
         if len(pairs) > 2:
             ours, printed = [e.metric_final for e, _ in pairs], [p["metric_final"] for _, p in pairs]
             agreement.append((board, len(pairs), spearman(ours, printed)))
@@ -99,7 +100,9 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
 
 
-def _compared(board: Board, entry: Ranked, printed: dict[str, Any], tolerance: float) -> Compared:
+def _compared(
+    board: Board, entry: Ranked, printed: dict[str, Any], tolerance: float, trials: Mapping[str, Any]
+) -> Compared:
     assert isinstance(board.speedup, float), "a published row was found by its speed-up"
     delta = printed["metric_final"] - printed["metric_base"]
     difference = entry.delta - delta
@@ -125,6 +128,6 @@ def _compared(board: Board, entry: Ranked, printed: dict[str, Any], tolerance: f
         difference=difference,
         inside=round(abs(difference), 6) <= tolerance,
         anomaly=printed["anomaly"],
-        rules=rules(entry.importance, entry.regularizer, board.protocol),
+        rules=rules(entry.importance, entry.regularizer, board.protocol, trial=trials.get(entry.trial_id)),
         besides_authors=besides_authors(entry.importance, entry.regularizer),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from raybench.reports.scores import SCORED, averages, scores
 from raybench.results.store import Store
 
 Track = Literal["criteria", "regularizers", "all"]
+Trials = Callable[[Sequence[str]], Mapping[str, Any]]  # trial ids -> resolved trials by id
 COLUMNS = tuple(dict.fromkeys((*SCORED, *CONDITIONS)))
 
 
@@ -104,10 +105,27 @@ class Leaderboard:
     failed: tuple[MissingCells, ...]
     skipped: tuple[MissingCells, ...]
     source: str = ""  # address of the store
+    trials: Trials = field(default=lambda ids: {}, repr=False, compare=False)
 
     @classmethod
     def read(cls, store: Store, query: Query | None = None) -> Leaderboard:
-        """Rank the results in `store`. UserError when it has none, or none that match the query."""
+        """Rank the results in `store`.
+
+        Args:
+            store: the results of one storage.
+            query: which cells to rank, and by what; None: all, by the task's metric.
+
+        Returns:
+            One board for each dataset, model, speed-up, strategy, protocol and recipe.
+
+        Raises:
+            UserError: the store has no results, or none that match the query.
+
+        Example:
+            >>> from raybench.results.store import Store
+            >>> from raybench.storage.open import open_storage
+            >>> Leaderboard.read(Store(open_storage("results")))  # doctest: +SKIP
+        """
         table = store.table(COLUMNS)
         if not table.num_rows:
             raise UserError(f"no results in {store.storage.url}: expected the --storage folder of a run")
@@ -115,7 +133,7 @@ class Leaderboard:
         return replace(found, source=store.storage.url)
 
     @classmethod
-    def of(cls, table: pa.Table, query: Query, trials: Callable[[Sequence[str]], Mapping[str, Any]]) -> Leaderboard:
+    def of(cls, table: pa.Table, query: Query, trials: Trials) -> Leaderboard:
         """Rank a table with the columns COLUMNS; `trials` maps trial ids to trials, to label equal method names."""
         table = _chosen(table, query)
         absent: list[dict[str, Any]] = []
@@ -128,7 +146,7 @@ class Leaderboard:
             for key, rows in sorted(_grouped(found, query).items(), key=lambda pair: _order(pair[0]))
         ]
         failed, skipped = missing_cells(table, "failed"), missing_cells(table, "skipped")
-        return cls(tuple(boards), conditions(table), failed, skipped)
+        return cls(tuple(boards), conditions(table), failed, skipped, trials=trials)
 
 
 _FROM_SCORES = tuple(f.name for f in fields(Ranked) if f.name not in ("rank", "method", "reason"))
@@ -177,7 +195,7 @@ def _order(key: Key) -> tuple:
     return dataset, model, protocol, recipe, strategy or "", amount, track
 
 
-def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Callable, left_out: tuple[str, ...]) -> Board:
+def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Trials, left_out: tuple[str, ...]) -> Board:
     dataset, model, protocol, recipe, strategy, (speedup, ratio), track = key
     labels = unique_labels(rows, trials, shown=("method", "strategy") if query.by else ("method",))
     entries: list[Ranked] = []
@@ -212,7 +230,7 @@ def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:
     return tuple(sorted(lacking))
 
 
-def _trials(store: Store) -> Callable[[Sequence[str]], dict[str, Any]]:
+def _trials(store: Store) -> Trials:
     """A function from trial ids to trials. The wide column `trial` is read at its first call."""
     table = cache(lambda: store.table(["trial_id", "trial"]))
 

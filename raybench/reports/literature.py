@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -78,7 +78,9 @@ def literature() -> tuple[LiteratureRow, ...]:
 
 def compare_literature(found: Leaderboard) -> tuple[LiteratureMatch, ...]:
     """Match our results by dataset, model, method, metric, and a MACs speed-up within 5 % of the printed one."""
-    return tuple(_match(board, entry, row) for board in found.boards for entry, row in _pairs(board))
+    matches = [(board, entry, row) for board in found.boards for entry, row in _pairs(board)]
+    trials = found.trials([entry.trial_id for _, entry, _ in matches]) if matches else {}
+    return tuple(_match(board, entry, row, trials.get(entry.trial_id)) for board, entry, row in matches)
 
 
 def _pairs(board: Board) -> Iterator[tuple[Ranked, LiteratureRow]]:
@@ -96,7 +98,7 @@ def _is_near(speedup: float, row: LiteratureRow) -> bool:
     return abs(speedup / row.speedup - 1) <= NEAR
 
 
-def _match(board: Board, entry: Ranked, row: LiteratureRow) -> LiteratureMatch:
+def _match(board: Board, entry: Ranked, row: LiteratureRow, trial: Mapping[str, Any] | None) -> LiteratureMatch:
     theirs = row.printed_difference if row.difference is None else row.difference
     return LiteratureMatch(
         dataset=board.dataset,
@@ -111,18 +113,18 @@ def _match(board: Board, entry: Ranked, row: LiteratureRow) -> LiteratureMatch:
         final=entry.metric_final,
         spread=entry.spread,
         delta=entry.delta,
-        rules=_rules(board, entry, row),
+        rules=_rules(board, entry, row, trial),
         difference=None if theirs is None else entry.delta - theirs,
         theirs=row,
     )
 
 
-def _rules(board: Board, entry: Ranked, row: LiteratureRow) -> str:
+def _rules(board: Board, entry: Ranked, row: LiteratureRow, trial: Mapping[str, Any] | None) -> str:
     """Rules of our result, seen from the row: only a row of torch-pruning's loop can have been made by the same."""
     if row.protocol != board.protocol:
         return "ours"
     elsewhere = () if row.strategy == entry.strategy else (f"the strategy (theirs: {row.strategy})",)
-    return rules(entry.importance, entry.regularizer, board.protocol, elsewhere)
+    return rules(entry.importance, entry.regularizer, board.protocol, elsewhere, trial)
 
 
 def _row(line: dict[str, str]) -> LiteratureRow:

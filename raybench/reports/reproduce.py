@@ -30,6 +30,7 @@ def sweep_of(trial_json: str) -> str:
         "protocol": trial["protocol"],
         "schedule": trial["schedule"],
         "round_to": trial["round_to"],
+        **{key: trial[key] for key in ("device", "threads") if trial.get(key)},
         "recipe": trial["recipe"],
     }
     if trial["prune"]:

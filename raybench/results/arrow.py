@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench.results.columns import BY_NAME, COLUMNS, SCHEMA_VERSION, Column
+from raybench.results.seal import VERSION_KEY
 
-VERSION_KEY = b"raybench.schema"
 _TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # Raise with every change of COLUMNS. Files of a newer version are refused; columns that older files lack are null.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Type = Literal["string", "int", "float", "bool", "strings", "list", "struct"]
 CellStatus = Literal["ok", "failed", "skipped"]
@@ -67,6 +67,8 @@ OUTCOME = (
     Column("params_base", "int", "parameters of the dense model", "", "lower", OK),
     Column("params", "int", "parameters of the pruned model", "", "lower", OK),
     Column("params_kept", "float", "params / params_base", "ratio", "lower", OK),
+    Column("activations_base", "int", "peak memory of activations of the dense model, one image", "bytes", "lower"),
+    Column("activations", "int", "peak memory of activations of the pruned model, one image", "bytes", "lower"),
     Column("metric_name", "string", "metric of the ranking: top1, mAP50-95", needed=OK),
     Column("metric_base", "float", "metric of the dense model, test split", "%", "higher", OK),
     Column("metric_pruned", "float", "metric after pruning, before fine-tuning, test split", "%", "higher", OK),
@@ -83,7 +85,12 @@ OUTCOME = (
 TIMINGS = (
     Column("latency_base_ms", "float", "median forward pass of the dense model", "ms/batch", "lower"),
     Column("latency_ms", "float", "median forward pass of the pruned model", "ms/batch", "lower"),
-    Column("latency_batch", "int", "images in a batch of the latency measurement", "images"),
+    Column("latency_batch", "int", "images in a batch of latency_base_ms and latency_ms", "images"),
+    Column("latency_b32_base_ms", "float", "median forward pass of 32 images, dense model", "ms/batch", "lower"),
+    Column("latency_b32_ms", "float", "median forward pass of 32 images, pruned model", "ms/batch", "lower"),
+    Column("throughput_base", "float", "throughput of the dense model in batches of 32", "images/s", "higher"),
+    Column("throughput", "float", "throughput of the pruned model in batches of 32", "images/s", "higher"),
+    Column("batch_reason", "string", "why the timings of 32 images are null"),
     Column("step_time_s", "float", "one scoring and selection step", "s", "lower"),
     Column("reg_time_s", "float", "one sparsifying epoch; null without a regularizer", "s", "lower"),
     Column("memory_peak_mb", "float", "peak memory of the device in fine-tuning", "MiB", "lower"),
@@ -106,6 +113,7 @@ ORIGIN = (
     Column("select_key", "string", "key of the shared selection"),
     Column("base_sha256", "string", "content hash of the dense weights"),
     Column("artifact", "string", "folder of the pruned model, below the storage root"),
+    Column("row_sha256", "string", "checksum of the row's other columns; null in rows of raybench 0.1"),
 )
 
 CURVE = (

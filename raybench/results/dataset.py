@@ -54,7 +54,8 @@ def _dataset(store: Store) -> ds.Dataset:
     none = empty(ALL_COLUMNS)
     done = first_of_each(concat(store.files.tables(eager, ALL_COLUMNS), none))
     memory = concat([done, *store.files.tables(attempts, ALL_COLUMNS)], none).replace_schema_metadata(None)
-    schema, form = arrow_schema().remove_metadata(), ds.ParquetFileFormat()
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    schema, form = arrow_schema().remove_metadata(), ds.ParquetFileFormat(default_fragment_scan_options=checked)
     fragments = [form.make_fragment(store.storage.open(file.key)) for file in lazy]
     return ds.dataset([ds.FileSystemDataset(fragments, schema, form), ds.dataset(memory, schema=schema)])
 

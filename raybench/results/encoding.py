@@ -15,21 +15,23 @@ ROW_GROUP = 8192  # rows: `show` decodes one group, a ranking of 100,000 rows a 
 
 
 def encode(rows: Iterable[Row] | pa.Table) -> bytes:
-    """Rows, or a table with every column, as the bytes of one Parquet file."""
+    """Rows, or a table with every column, as the bytes of one Parquet file. Its pages and the whole have checksums."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from raybench.results.arrow import arrow_schema, to_table
+    from raybench.results.seal import BLANK, SEAL_KEY, sealed
 
     table = rows if isinstance(rows, pa.Table) else to_table(rows)
     small = table.num_rows == 1  # dictionaries and statistics would be most of the bytes of a one-row file
     schema = arrow_schema().remove_metadata()
     sink = io.BytesIO()
     options = {"use_dictionary": not small, "write_statistics": not small, "store_schema": False}
+    options["write_page_checksum"] = True
     with pq.ParquetWriter(sink, schema, compression="zstd", **options) as writer:
-        writer.add_key_value_metadata(arrow_schema().metadata)
+        writer.add_key_value_metadata({**arrow_schema().metadata, SEAL_KEY: BLANK})
         writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
-    return sink.getvalue()
+    return sealed(sink.getvalue())
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

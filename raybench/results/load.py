@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from raybench.results.store import Store
-from raybench.storage.open import open_storage
+from raybench.storage.open import open_existing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,14 +40,14 @@ def load_results(
         The table. Files that can't be read are left out and named in a `StoreWarning`.
 
     Raises:
-        UserError: a newer raybench wrote the store, or the address can't be opened.
+        UserError: there is no such folder, a newer raybench wrote the store, or the address can't be opened.
 
     Example:
         >>> import raybench
         >>> frame = raybench.load_results("results/quickstart")  # doctest: +SKIP
         >>> frame.groupby("method")["metric_final"].mean()  # doctest: +SKIP
     """
-    store = Store(open_storage(path))
+    store = Store(open_existing(str(path)))
     if kind == "dataset":
         from raybench.results.dataset import dataset
 

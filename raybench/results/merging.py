@@ -11,6 +11,7 @@ from raybench.results.arrow import empty
 from raybench.results.encoding import encode
 from raybench.results.files import concat, first_of_each
 from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, attempt_key, cell_key
+from raybench.results.schema import row_sha256
 from raybench.results.store import ALL_COLUMNS, Store
 
 FEW = 100  # up to this many cells are written as one file each, more as parts
@@ -92,13 +93,18 @@ def _attempts(target: Store, source: Store) -> int:
         same = [_row(target, own) for own in target.listing(ATTEMPTS) if own.trial_id == file.trial_id]
         if found not in same:
             number = len(same) + 1
-            while not target.storage.create(attempt_key(file.trial_id, number), encode([found | {"attempt": number}])):
+            while not target.storage.create(attempt_key(file.trial_id, number), encode([_numbered(found, number)])):
                 number += 1
             copied += 1
     return copied
 
 
 def _row(store: Store, file: ResultFile) -> dict[str, Any] | None:
-    """An attempt without its number; None when it can't be read."""
+    """An attempt without its number and checksum; None when it can't be read."""
     rows = [row for table in store.files.tables([file], ALL_COLUMNS) for row in table.to_pylist()]
-    return rows[0] | {"attempt": None} if rows else None
+    return rows[0] | {"attempt": None, "row_sha256": None} if rows else None
+
+
+def _numbered(attempt: dict[str, Any], number: int) -> dict[str, Any]:
+    row = attempt | {"attempt": number}
+    return row | {"row_sha256": row_sha256(row)}

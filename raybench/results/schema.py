@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ class Record(Mapping[str, Any]):
     def __post_init__(self) -> None:
         values = {name: _value(_column(name), value) for name, value in self.values_.items()}
         _check_needed(values)
+        values["row_sha256"] = row_sha256(values)
         object.__setattr__(self, "values_", MappingProxyType({c.name: values.get(c.name) for c in COLUMNS}))
 
     def __getitem__(self, name: str) -> Any:
@@ -129,6 +131,26 @@ class Record(Mapping[str, Any]):
             The record.
         """
         return cls.of_trial(trial, status="skipped", reason=reason)
+
+
+def row_sha256(row: Mapping[str, Any]) -> str:
+    """Checksum of a row: the SHA-256 of its columns as canonical JSON, itself and columns without a value left out.
+
+    Args:
+        row: Column name -> value, as in a record or as read from a file.
+
+    Returns:
+        64 hex digits. A column that is added later does not change it.
+    """
+    own = {name: value for name, value in _filled(row).items() if name != "row_sha256"}
+    return hashlib.sha256(json.dumps(own, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _filled(value: Any) -> Any:
+    """`value` as dicts and lists, without the keys that have no value."""
+    if isinstance(value, Mapping):
+        return {name: _filled(inner) for name, inner in value.items() if inner is not None}
+    return [_filled(inner) for inner in value] if isinstance(value, (tuple, list)) else value
 
 
 def identity(trial: Trial) -> dict[str, Any]:

@@ -236,17 +236,25 @@ class Store:
         return dict(pairs) | {trial_id: status for trial_id, status in pairs if status == "ok"}
 
     def _row(self, trial_id: str) -> Row:
+        from raybench.results.schema import row_sha256
+
         cells = [f for f in self.listing(CELLS) if f.kind == "part" or f.trial_id == trial_id]
         own = sorted((f for f in cells if f.trial_id), key=lambda f: f.status != "ok")
         parts = [f for f in cells if f.kind == "part" and trial_id in self._statuses([f])]
         failed = sorted((f for f in self.listing(ATTEMPTS) if f.trial_id == trial_id), key=lambda f: -f.attempt)
         for file in [*own, *parts, *failed]:
-            if file.kind == "part":
-                return self.files.row(file, trial_id, ALL_COLUMNS).to_pylist()[0]
-            for table in self.files.tables([file], ALL_COLUMNS):
-                return table.to_pylist()[0]
+            for row in self._read_row(file, trial_id):
+                if row["row_sha256"] in (None, row_sha256(row)):
+                    return row
+                self.files.bad[file.key] = f"the row of {trial_id} has other columns than its checksum is of"
         self.files.warn()
         raise UserError(f"the files of trial {trial_id} can't be read: {', '.join(f.key for f in own or failed)}")
+
+    def _read_row(self, file: ResultFile, trial_id: str) -> list[Row]:
+        """The row of `trial_id` in `file`, with every column; none, noted for the next warning, if it is damaged."""
+        if file.kind == "part":
+            return self.files.row(file, trial_id, ALL_COLUMNS).to_pylist()
+        return [row for table in self.files.tables([file], ALL_COLUMNS) for row in table.to_pylist()]
 
     def settled(self, read: Callable[[], T]) -> T:
         """The result of `read`, repeated up to 20 times while a compaction moves files."""

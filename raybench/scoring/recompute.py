@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from raybench.groups.records import Groups, Member, Side
 from raybench.groups.widths import sides_of
-from raybench.methods.layers import Evidence, view, weight_of
+from raybench.methods.layers import UNSCORED_KINDS, Evidence, view, weight_of
 from raybench.methods.protocols import Importance, Layer
 
 Key = tuple[str, Side]  # (layer, side)
-UNSCORED_KINDS = ("parameter",)  # position embeddings, class tokens and layer scales aren't scored, as in torch-pruning
 NO_WEIGHTS = ("nothing", "activations")  # needs of criteria that also score layers without a weight
 REDUCE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean": lambda rows: rows.mean(axis=0),

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from raybench.groups.records import Group, Groups, Member, Side
 from raybench.groups.widths import sides_of
-from raybench.methods.layers import Evidence, view, weight_of
+from raybench.methods.layers import UNSCORED_KINDS, Evidence, view, weight_of
 from raybench.methods.protocols import ElementwiseImportance
-from raybench.scoring.recompute import UNSCORED_KINDS, other, scattered
+from raybench.scoring.recompute import other, scattered
 
 Positions = Callable[[np.ndarray], np.ndarray]  # units -> the positions that they own on one side
 Scatter = Callable[[np.ndarray], np.ndarray]  # values of a side's positions -> summed per unit

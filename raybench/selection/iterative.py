@@ -13,6 +13,7 @@ from raybench.scoring.scorer import Scorer, Scoring
 from raybench.selection.problem import Problem, Solution, plan_step
 from raybench.selection.progressive import SimulatedPruning, exhausted, finish
 from raybench.selection.refit import reconstruct
+from raybench.selection.rescoring import spread
 
 RESCORINGS = 10  # k
 
@@ -57,12 +58,4 @@ def _rescored(problem: Problem, simulated: SimulatedPruning, scoring: Scoring) -
     surgery.apply(slim, problem.groups, kept)
     reconstruct(scoring.criterion, scoring.model, slim, problem.groups, kept, scoring.calibration)
     found = replace(scoring, model=slim).scorer(surgery.narrowed(problem.groups, kept)).scores()
-    scores: list[np.ndarray | None] = []
-    for size, units, score in zip(problem.sizes, kept.values(), found, strict=True):
-        if score is None:
-            scores.append(None)
-            continue
-        spread = np.zeros(size)
-        spread[units] = score
-        scores.append(spread)
-    return scores
+    return spread(found, simulated.alive)

@@ -1,5 +1,8 @@
 """The `pruningbench` protocol: torch-pruning's own loop, with the same decisions but without its surgery.
 
+A criterion that needs data looks at the network as it is before every step, as in the library's scripts: a copy is cut
+along (`rescoring`). No layer is refitted between steps: the library's loop only removes channels.
+
 Its rules differ from raybench's on purpose: a floor that only stops groups already below it, all ties removed,
 a step that would empty a group skipped, depthwise convolutions not scored, and a stop at the first step past the
 target by the library's own count. Two of the library's rules aren't followed: it scores a layer that runs twice two
@@ -10,15 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
+from typing import Protocol
 
 import numpy as np
 
 from raybench.groups.library_count import Counter
 from raybench.groups.records import Groups
-from raybench.scoring.scorer import Scorer
+from raybench.scoring.scorer import Alive
 from raybench.selection.problem import Problem, RemainingUnits, Solution, held_back
 
 NEAR = 0.005  # relative miss of the target above which the result has a reason
+
+
+class ScoreSource(Protocol):
+    """Provides the scores of the remaining units before each step."""
+
+    def scores(self, alive: Alive) -> Sequence[np.ndarray | None]:
+        """One array (size,) per group, None where no layer is scored; entries of removed units are meaningless."""
 
 
 def library_members(groups: Groups) -> Groups:
@@ -28,35 +40,50 @@ def library_members(groups: Groups) -> Groups:
 
 
 def library(
-    problem: Problem, scorer: Scorer, targets: Sequence[float], steps: int, base: int, count: Counter
+    problem: Problem, scorer: ScoreSource, targets: Sequence[float], steps: int, base: int, count: Counter, slow: bool
 ) -> dict[float, Solution]:
     """Solve each target (ascending): stop at the first of `steps` steps whose speed-up, by `count`, reaches it.
 
-    `base`: MACs of the whole network by `count`.
+    `base`: MACs of the whole network by `count`. `slow`: a step takes longer than a count, so none is taken in vain.
     """
     walk = _Walk(problem, scorer, steps)
-    return {target: _stop(walk, target, lambda kept: base / count(kept)) for target in targets}
+    speedup = cache(lambda step: base / count(walk.kept(step)))
+    first = _walked if slow else _bisected
+    return {target: _stop(walk, target, first(walk, target, speedup), speedup) for target in targets}
 
 
-def _stop(walk: _Walk, target: float, speedup: Callable[[Sequence[np.ndarray]], float]) -> Solution:
-    """Find the first step that reaches `target` by bisection: the speed-up grows with every step."""
+def _walked(walk: _Walk, target: float, speedup: Callable[[int], float]) -> int:
+    """The first step that reaches `target`, or the last one; no step after it is computed."""
+    step = 0
+    while speedup(step) < target and step < walk.steps:
+        step += 1
+        walk.compute(step)
+    return step
+
+
+def _bisected(walk: _Walk, target: float, speedup: Callable[[int], float]) -> int:
+    """The same by bisection, with few counts: the speed-up grows with every step."""
     ahead = 1.05 * target  # by raybench's count, which differs by a few percent
-    while not walk.reaches(ahead) or speedup(walk.kept(len(walk.path) - 1)) < target:
+    while not walk.reaches(ahead) or speedup(len(walk.path) - 1) < target:
         if walk.ended:
             break
         ahead *= 1.05
     low, high = 0, len(walk.path) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if speedup(walk.kept(middle)) >= target else (middle + 1, high)
-    return Solution(tuple(walk.kept(low)), _reason(walk, low, target, speedup(walk.kept(low))), low)
+        low, high = (low, middle) if speedup(middle) >= target else (middle + 1, high)
+    return low
+
+
+def _stop(walk: _Walk, target: float, step: int, speedup: Callable[[int], float]) -> Solution:
+    return Solution(tuple(walk.kept(step)), _reason(walk, step, target, speedup(step)), step)
 
 
 def _reason(walk: _Walk, step: int, target: float, reached: float) -> str | None:
     """Why the cut after `step` steps misses its target; `reached`: its speed-up as the library counts."""
     problem, counts = walk.problem, np.array([alive.sum() for alive in walk.path[step]])
     if reached < target:
-        held = held_back(problem, counts, walk.scorer.scores(walk.path[step]))
+        held = held_back(problem, counts, walk.scores)
         return f"floor: best reachable {reached:.3f} after {walk.steps} steps; {held}"
     if reached > (1 + NEAR) * target:
         return f"overshoot: the library stops {reached / target - 1:.2%} past the target as it counts (macs_tp)"
@@ -68,8 +95,9 @@ def _reason(walk: _Walk, step: int, target: float, reached: float) -> str | None
 class _Walk:
     """The states of the loop, one after each step, computed as far as they are needed."""
 
-    def __init__(self, problem: Problem, scorer: Scorer, steps: int) -> None:
-        self.problem, self.scorer, self.steps = problem, scorer, steps
+    def __init__(self, problem: Problem, scorer: ScoreSource, steps: int) -> None:
+        self.problem, self.steps, self._scorer = problem, steps, scorer
+        self.scores: Sequence[np.ndarray | None] = []  # of the last step
         self.path = [[np.ones(size, dtype=bool) for size in problem.sizes]]
         self.initial: dict[int, int] = {}
 
@@ -91,9 +119,15 @@ class _Walk:
             self._step()
         return True
 
+    def compute(self, step: int) -> None:
+        """Compute the steps up to `step`."""
+        while len(self.path) <= step:
+            self._step()
+
     def _step(self) -> None:
         problem, alive = self.problem, self.path[-1]
-        scores = [None if s is None else s.astype(np.float32) for s in self.scorer.scores(alive)]
+        self.scores = self._scorer.scores(alive)
+        scores = [None if s is None else s.astype(np.float32) for s in self.scores]
         usable = _usable(problem, np.array([a.sum() for a in alive]))
         after = [a.copy() for a in alive]
         ratio = len(self.path) / float(self.steps)

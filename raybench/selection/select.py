@@ -22,6 +22,8 @@ from raybench.selection.problem import STRATEGIES, Problem, Solution
 from raybench.selection.progressive import at_ratio, progressive
 from raybench.selection.pruningbench import library, library_members
 from raybench.selection.records import Cut
+from raybench.selection.rescoring import Regathered
+from raybench.sweep.resolve import NO_DATA
 
 SCHEDULES = ("progressive", "iterative", "one-shot")
 PROTOCOLS = ("raybench", "pruningbench")
@@ -71,7 +73,9 @@ def select(
     wanted = sorted(set(targets))
     base, count = library_counts(scoring.model, example, groups)
     if protocol == "pruningbench":
-        solutions = library(problem, scorer, wanted, steps, base, count)
+        slow = scoring.criterion.needs not in NO_DATA
+        source = Regathered(scoring, groups, library_members, scorer.scores()) if slow else scorer
+        solutions = library(problem, source, wanted, steps, base, count, slow)
     elif schedule == "iterative":
         solutions = iterative(problem, scorer, wanted, scoring)
     else:

@@ -37,8 +37,14 @@ class Storage(Protocol):
     def publish(self, key: str, folder: Path) -> bool:
         """Move the finished local `folder` to `key` atomically; False if another writer was first, whose copy stays."""
 
-    def fetch(self, key: str) -> Path | None:
-        """A local folder with the published entry `key`, to be read only; None if there is none."""
+    def fetch(self, key: str, *, fresh: bool = False) -> Path | None:
+        """A local folder with the published entry `key`, to be read only; None if there is none.
+
+        `fresh`: don't use a local copy that was made earlier.
+        """
+
+    def rename(self, key: str, new: str) -> bool:
+        """Move a file or an entry, also an incomplete one, to the unused key `new`; False if there is nothing."""
 
     def has(self, key: str) -> bool:
         """Whether `key` is a file or a published entry."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import torch
 
 from raybench.storage.base import Storage
+from raybench.storage.damage import set_aside
+
+HEADER = b"raybench checkpoint 1\n"  # then 32 bytes of SHA-256, then what torch.save wrote
 
 
 class StageCheckpoint:
@@ -19,15 +23,26 @@ class StageCheckpoint:
         self._file = f"{self._folder}/state.pt"
 
     def load(self) -> Mapping[str, Any] | None:
-        """The last saved state with its tensors on the CPU; None if there is none. Never runs pickled code."""
+        """The last saved state with its tensors on the CPU; None if there is none. Never runs pickled code.
+
+        A damaged state is set aside: the stage then starts at its first epoch.
+        """
         data = self._storage.read(self._file)
-        return None if data is None else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if data is None:
+            return None
+        start = len(HEADER) + 32
+        content = data[start:]
+        if data[:start] != HEADER + hashlib.sha256(content).digest():
+            set_aside(self._storage, self._file, "its content is not what was saved, so its stage starts again")
+            return None
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the saved state by `state` (nested dicts, lists, tensors, numbers, strings), atomically."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        self._storage.replace(self._file, buffer.getvalue())
+        content = buffer.getvalue()
+        self._storage.replace(self._file, HEADER + hashlib.sha256(content).digest() + content)
 
     def clear(self) -> None:
         """Delete the saved state; called after the finished result is published."""

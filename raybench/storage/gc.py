@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from raybench.storage.base import Storage
-from raybench.storage.leases import is_alive
+from raybench.storage.damage import DAMAGED
+from raybench.storage.leases import holder_in, is_alive
 
 
 @dataclass(frozen=True)
 class Garbage:
     """A key or an unfinished write that can be removed, and why."""
 
-    kind: Literal["lease", "unfinished write", "checkpoint", "stage", "stop sign", "run", "plan"]
+    kind: Literal["lease", "unfinished write", "checkpoint", "stage", "stop sign", "run", "plan", "damaged"]
     name: str
     reason: str
 
@@ -29,17 +31,25 @@ def find_garbage(
     any later sweep may use it. `age`: an unfinished write counts if it was not modified for so many seconds.
     """
     leases = {key: data for key in storage.list("leases") if (data := storage.read(key)) is not None}
-    alive = {key.split("/")[1] for key, data in leases.items() if is_alive(json.loads(data))}
-    runs = {key: json.loads(data) for key in storage.list("runs") if (data := storage.read(key)) is not None}
+    alive = {key.split("/")[1] for key, data in leases.items() if is_alive(holder_in(data))}
+    runs = dict(_records(storage))
     published = {key.split("/")[1] for key in storage.list("stages")}
     return [
         *_stale_leases(leases),
         *(Garbage("unfinished write", name, f"not modified for over {age:.0f} s") for name in storage.leftovers(age)),
+        *(Garbage("damaged", key, "it was set aside and made again") for key in storage.list(DAMAGED)),
         *_stops(storage, runs),
         *_runs(runs),
         *_checkpoints(storage, published | set(finished), alive),
         *_stages(published, needed, alive),
     ]
+
+
+def _records(storage: Storage) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(key, content) of every run's record; a damaged one is left out."""
+    for key in storage.list("runs"):
+        with suppress(ValueError):
+            yield key, json.loads(storage.read(key) or b"")
 
 
 def remove(storage: Storage, garbage: Garbage) -> None:
@@ -52,7 +62,7 @@ def remove(storage: Storage, garbage: Garbage) -> None:
 
 def _stale_leases(leases: dict[str, bytes]) -> Iterator[Garbage]:
     for key, data in leases.items():
-        holder = json.loads(data)
+        holder = holder_in(data)
         if not is_alive(holder):
             yield Garbage("lease", key, f"its holder, process {holder['pid']}, no longer renews it")
 

@@ -107,7 +107,17 @@ class Lease:
 
     def _alive(self, generation: int) -> bool:
         data = self._storage.read(self._key(generation))
-        return data is not None and is_alive(json.loads(data))
+        return data is not None and is_alive(holder_in(data))
+
+
+def holder_in(data: bytes) -> Mapping[str, Any]:
+    """The `stamp` in a lease; that of a dead holder if the file is damaged, so that its lease is taken over."""
+    dead = {"time": 0.0, "ttl": 0.0, "machine": "", "pid": 0, "started": None}
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return dead
+    return {**dead, **found} if isinstance(found, dict) else dead
 
 
 def is_alive(holder: Mapping[str, Any], now: float | None = None) -> bool:

@@ -85,7 +85,17 @@ class LocalStorage:
         shutil.rmtree(folder)
         return first
 
-    def fetch(self, key: str) -> Path | None:
+    def rename(self, key: str, new: str) -> bool:
+        """Move a file or a folder, also one that is no complete entry, to the unused key `new`; False if none is."""
+        source, target = self._path(key), self._path(new)
+        if not source.exists():
+            return False
+        try:
+            return self._move(target, lambda: os.rename(source, target))
+        except FileNotFoundError:
+            return False  # another process moved it meanwhile
+
+    def fetch(self, key: str, *, fresh: bool = False) -> Path | None:
         """The folder of the published entry `key`, to be read only; None if there is none."""
         path = self._path(key)
         return path if (path / MARKER).exists() else None

@@ -97,15 +97,27 @@ class ObjectStorage:
         shutil.rmtree(folder)
         return first
 
-    def fetch(self, key: str) -> Path | None:
+    def rename(self, key: str, new: str) -> bool:
+        """Move a file or an entry's manifest to the unused key `new`; False if there is neither."""
+        for suffix in (ENTRY, ""):
+            data = self.read(key + suffix)
+            if data is not None:
+                self._bucket.put(_name(new) + suffix, data)
+                self._bucket.delete(_name(key) + suffix)
+                return True
+        return False
+
+    def fetch(self, key: str, *, fresh: bool = False) -> Path | None:
         """A local copy of the published entry `key` below `cache_folder()`; None if there is none.
 
-        An entry never changes, so an existing copy is valid. To be read, never written.
+        An entry never changes, so an existing copy is used unless `fresh`. To be read, never written.
         """
         manifest = self._manifest(key)
         if manifest is None:
             return None
         copy = cache_folder() / manifest["upload"]
+        if fresh:
+            shutil.rmtree(copy, ignore_errors=True)
         return copy if copy.is_dir() or self._download(manifest, copy) else None
 
     def has(self, key: str) -> bool:
@@ -134,7 +146,8 @@ class ObjectStorage:
     def committed(self) -> set[str]:
         """Names of the uploads that a manifest points to."""
         keys = [found["path"] for found in self._bucket.list(None) if found["path"].endswith(ENTRY)]
-        return {json.loads(manifest)["upload"] for manifest in map(self.read, keys) if manifest}
+        manifests = [_manifest_in(data) for data in map(self.read, keys) if data]
+        return {manifest["upload"] for manifest in manifests if manifest}
 
     def _upload(self, folder: Path, upload: str) -> dict[str, int]:
         """Copy `folder` to the bucket; returns relative path -> size in bytes."""
@@ -149,7 +162,7 @@ class ObjectStorage:
 
     def _manifest(self, key: str) -> Manifest | None:
         data = self.read(key + ENTRY)
-        return None if data is None else json.loads(data)
+        return None if data is None else _manifest_in(data)
 
     def _download(self, manifest: Manifest, copy: Path) -> bool:
         """Fill `copy` at once; False if the entry was deleted meanwhile."""
@@ -184,6 +197,15 @@ class ObjectStorage:
 def _name(key: str) -> str:
     """The object's name below the prefix."""
     return "/".join(key_parts(key))
+
+
+def _manifest_in(data: bytes) -> Manifest | None:
+    """The manifest that `data` holds; None if it is damaged: its entry then counts as incomplete."""
+    try:
+        found = json.loads(data)
+        return Manifest(upload=str(found["upload"]), files=dict(found["files"]))
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import socket
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from raybench import registry
 from raybench.errors import UserError
+from raybench.sweep.fingerprint import LENGTH, fingerprint
 
 ROOT_VARIABLE = "RAYBENCH_DATA"
 
@@ -34,12 +36,46 @@ def data_root(name: str, roots: Mapping[str, Path | str]) -> Path | None:
     return root
 
 
-def fingerprint(root: Path) -> str:
-    """Hash of the sorted list of (path, size) of the files below `root`: the identity of a user's data."""
-    hasher = hashlib.sha256()
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            file = Path(folder, name)
-            hasher.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\n".encode())
-    return hasher.hexdigest()[:16]
+def data_fingerprint(name: str, roots: Mapping[str, Path | str], *, quick: bool = False) -> str | None:
+    """Hash of what dataset `name` holds on this machine; None for an embedded one.
+
+    None, too, for a published dataset that isn't here: a cluster may have it where the driver has not.
+
+    Args:
+        name: of a registered dataset.
+        roots: dataset name -> its folder, as in a sweep.
+        quick: see `fingerprint`.
+
+    Raises:
+        UserError: a user's own data isn't here.
+    """
+    facts = registry.dataset.entry(name).facts
+    try:
+        root = data_root(name, roots)
+    except UserError:
+        if facts.get("user_data"):
+            raise
+        return None
+    if root is None:
+        return None
+    found = fingerprint(root / facts.get("reads", ""), quick=quick)
+    if found.left_out:
+        counted = ", ".join(f"{count} {what}" for what, count in found.left_out.items())
+        warnings.warn(f"dataset {name!r}: {root}: {counted}", UserWarning, stacklevel=2)
+    return found.digest
+
+
+def check_fingerprint(name: str, roots: Mapping[str, Path | str], expected: str | None, *, quick: bool = True) -> None:
+    """UserError when dataset `name` on this machine isn't the one that a trial was planned with.
+
+    `expected`: the trial's `dataset_fingerprint`; without a data part there is nothing to compare with.
+    """
+    planned = (expected or "").rpartition(":")[2]
+    if len(planned) != LENGTH:
+        return
+    found = data_fingerprint(name, roots, quick=quick)
+    if found is not None and found != planned:
+        raise UserError(
+            f"dataset {name!r}: {data_root(name, roots)} on {socket.gethostname()} holds other data "
+            f"(fingerprint {found}) than the sweep was planned with ({planned}); plan again, or make the folders equal"
+        )

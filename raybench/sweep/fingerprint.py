@@ -89,7 +89,7 @@ def fingerprint(root: Path, *, quick: bool = False, cache: Path | None = None) -
 
 
 class _Cache:
-    """What is known of the folders below one root, by their files' names, sizes and times."""
+    """What is known of the folders below one root, by their files' names, sizes and times (of content and of state)."""
 
     def __init__(self, root: Path, folder: Path | None) -> None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -111,18 +111,21 @@ class _Cache:
         files, folders, left_out, newest = _sorted_out(listed)
         state = hashlib.sha256()
         for entry, status in files:
-            state.update(os.fsencode(entry.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            state.update(
+                os.fsencode(entry.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n".encode()
+            )
         seen = state.hexdigest()
         if before and before.state == seen and before.folders == folders:
-            found = before
+            digest = before.digest
+            left_out["unreadable entries"] = max(
+                left_out["unreadable entries"], before.left_out.get("unreadable entries", 0)
+            )
         else:
             digest = _digest(files, left_out)
-            found = _Folder(seen, digest, dict(left_out), folders)
         large = len(files) >= BIG and all(_by_size(entry.name, status.st_size) for entry, status in files)
-        found = _Folder(
-            found.state, found.digest, found.left_out, folders, _quick_state(path, own, folders) if large else ""
-        )
-        if time.time() - max(newest, own.st_mtime) > SETTLED_S:
+        known = {what: count for what, count in left_out.items() if count}
+        found = _Folder(seen, digest, known, folders, _quick_state(path, own, folders) if large else "")
+        if time.time() - max(newest, own.st_mtime, own.st_ctime) > SETTLED_S:
             self._now[relative] = found
         return found
 
@@ -175,7 +178,7 @@ def _sorted_out(listed: Iterable[os.DirEntry[str]]) -> tuple[Files, tuple[str, .
             folders.append(name)
         elif stat.S_ISREG(status.st_mode):
             files.append((entry, status))
-            newest = max(newest, status.st_mtime)
+            newest = max(newest, status.st_mtime, status.st_ctime)
         else:
             left_out["pipes, sockets and devices"] += 1
     return files, tuple(folders), left_out, newest
@@ -202,10 +205,13 @@ def _quick_state(path: str, own: os.stat_result, folders: tuple[str, ...]) -> st
     try:
         names = sorted(set(os.listdir(path)) - set(folders), key=os.fsencode)
         few = names[:: max(1, len(names) // SAMPLE)]
-        states = [(os.fsencode(n).hex(), (s := os.stat(os.path.join(path, n))).st_size, s.st_mtime_ns) for n in few]
+        states = [
+            (os.fsencode(n).hex(), (s := os.stat(os.path.join(path, n))).st_size, s.st_mtime_ns, s.st_ctime_ns)
+            for n in few
+        ]
     except OSError:
         return ""
-    return hashlib.sha256(json.dumps([own.st_mtime_ns, len(names), states]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([own.st_mtime_ns, own.st_ctime_ns, len(names), states]).encode()).hexdigest()
 
 
 def _by_size(name: str, size: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raybench.errors import nearest
+from raybench.errors import UserError, nearest
 from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
 from raybench.sweep.nodes import YamlNode, merge, parse
 from raybench.sweep.sweep import ENTRIES, Sweep
@@ -22,9 +22,21 @@ SHIPPED = Path(str(files("raybench") / "shipped"))  # the sweeps and recipes tha
 def load_sweep(path: Path | str) -> Sweep:
     """The sweep in the file `path`, with `extends` and recipes resolved.
 
-    A bare name without such a file is a sweep that comes with raybench: ``quickstart``.
-    Paths inside a file (weights, storage, data roots, `extends`) are relative to that file.
-    Raises Mistakes (a SpecError), which lists every mistake with file and line.
+    Args:
+        path: a YAML file, or the bare name of a sweep that comes with raybench (``quickstart``). Paths inside a file
+            (weights, storage, data roots, `extends`) are relative to that file.
+
+    Returns:
+        The sweep, with every default filled in.
+
+    Raises:
+        Mistakes: (a UserError) lists every mistake with file and line.
+        UserError: there is neither such a file nor such a shipped sweep.
+
+    Example:
+        >>> import raybench
+        >>> raybench.load_sweep("quickstart").speedups
+        (2.0, 4.0)
     """
     tree = _extended(_file_of(Path(path)), ())
     mistakes: list[Mistake] = []
@@ -42,7 +54,15 @@ def load_sweep(path: Path | str) -> Sweep:
 def _file_of(path: Path) -> Path:
     """`path`, or the sweep of that name that comes with raybench, if there is no such file."""
     shipped = SHIPPED / f"{path}.yaml"
-    return shipped if path.name == str(path) and not path.exists() and shipped.is_file() else path
+    if path.exists() or path.name != str(path):
+        return path
+    if shipped.is_file():
+        return shipped
+    if not path.suffix:
+        names = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+        known = f"{nearest(str(path), names)} Shipped: {', '.join(names)}"
+        raise UserError(f"{path}: found no such file, nor a shipped sweep of that name.{known}")
+    return path
 
 
 def recipe_files(folder: Path) -> dict[str, Path]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from raybench import registry
+from raybench.catalogue import Entry
 from raybench.errors import SpecError, UserError
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
-from raybench.sweep.data_roots import data_root, fingerprint
+from raybench.sweep.data_roots import data_fingerprint
 from raybench.sweep.modules import module_source
 from raybench.sweep.sweep import Exclude, Include, Sweep
 from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Trial, Weights
@@ -114,7 +115,7 @@ class _Resolver:
                 f"method {method.name!r} needs at least {least} calibration images; "
                 f"recipe {recipe.name!r} has {recipe.calibration_images}"
             )
-        schedule = overriding("schedule", method, model, dataset, sweep)
+        schedule, device = overriding("schedule", method, model, dataset, sweep), sweep.computing_device
         parts = overriding("prune", method, model, dataset, sweep) or DEFAULT_PARTS
         return Trial(
             **fields,
@@ -127,6 +128,8 @@ class _Resolver:
             schedule=auto if schedule == "auto" else schedule,
             prune=() if attention is False else tuple(sorted(parts)),
             round_to=overriding("round_to", method, model, dataset, sweep),
+            device=device,
+            threads=sweep.computing_threads if device == "cpu" else None,
             recipe=recipe,
         )
 
@@ -139,9 +142,8 @@ class _Resolver:
     def _dataset(self, axis: DatasetAxis) -> dict[str, Any]:
         entry = registry.dataset.entry(axis.name)
         marks = [entry.source] if entry.source else []
-        if entry.facts.get("user_data"):
-            root = data_root(axis.name, self.sweep.data_roots)
-            marks += [fingerprint(root)] if root else []
+        if found := data_fingerprint(axis.name, self.sweep.data_roots, quick=True):
+            marks.append(found)
         return {
             "dataset": axis.name,
             "dataset_params": resolved(entry, axis.params),
@@ -174,11 +176,16 @@ class _Resolver:
         regularizer = registry.regularizer.entry(axis.regularizer) if axis.regularizer else None
         one_walk = importance.facts.get("needs", "weights") in NO_DATA or self.sweep.protocol == "pruningbench"
         return {
-            "importance": _pinned(importance, axis.params),
+            "importance": _pinned(importance, axis.params).model_copy(update={"seeded": _is_seeded(importance)}),
             "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,
             "min_images": importance.facts.get("min_images", 1),
             "auto": "one-shot" if self.sweep.ratio else "progressive" if one_walk else "iterative",
         }
+
+
+def _is_seeded(importance: Entry) -> bool:
+    """Whether a criterion's scores depend on the seed: it draws numbers, or looks at calibration images."""
+    return importance.facts.get("needs", "weights") != "weights" or bool(importance.facts.get("reconstructs"))
 
 
 def _pinned(entry: Any, params: Mapping[str, Any]) -> MethodRef:

@@ -114,11 +114,29 @@ class Sweep(StrictModel):
     schedule: Schedule = "auto"
     prune: AttentionParts | None = Field(default=None, description="which parts of attention models are pruned")
     round_to: int = Field(default=1, ge=1, description="keep a multiple of this many channels")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="what cells compute on; auto: a GPU where resources ask for one"
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="threads that a cell computes with on a CPU; default: its whole cpus"
+    )
     resources: Resources = Resources()
     storage: str | None = Field(default=None, description="folder or bucket of the results; --storage overrides it")
     data_roots: dict[str, str] = Field(default={}, description="dataset name -> folder, resolved on the worker")
     include: Annotated[tuple[Include, ...], Many] = ()
     exclude: Annotated[tuple[Exclude, ...], Many] = ()
+
+    @property
+    def computing_device(self) -> Literal["cpu", "cuda"]:
+        """What cells compute on, `auto` resolved."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if self.resources.gpus else "cpu"
+
+    @property
+    def computing_threads(self) -> int:
+        """Threads that a cell computes with on a CPU: as many as it may use, unless the sweep says otherwise."""
+        return self.threads or max(1, int(self.resources.cpus))
 
     @model_validator(mode="before")
     @classmethod

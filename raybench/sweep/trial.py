@@ -19,6 +19,7 @@ ID_LENGTH = 16  # hex digits of the SHA-256 that are kept: 64 bits, no collision
 # so that results of older code are not reused.
 TRAINING = 1  # training loop, augmentation, evaluation
 SELECTION = 2  # grouping, choice of channels, surgery, refits; raise it when the golden selections in tests change
+PUBLISHED = 1  # what only protocol pruningbench does: evidence before every step, best sparse epoch, full batches
 
 DEFAULT_PARTS = ("embed", "head-dim", "mlp")  # pruned in attention models; MLPs alone can't reach 4x, heads are coarse
 
@@ -38,6 +39,7 @@ class MethodRef(Frozen):
     params: dict[str, Scalar] = {}
     version: int = 1
     source: str | None = None  # SHA-256 of the file, for a plug-in
+    seeded: bool = True  # whether what it computes depends on the trial's seed
 
 
 class TrainRecipe(Frozen):
@@ -110,6 +112,8 @@ class Trial(Frozen):
     schedule: Literal["progressive", "iterative", "one-shot"] = "progressive"
     prune: tuple[str, ...] = ()  # which parts of attention models; empty for others
     round_to: int = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int | None = Field(default=1, ge=1)  # on a CPU, where they change sums; None on a GPU
     ratio: float | None = Field(default=None, gt=0, lt=1)  # share of channels to remove in one step
     recipe: Recipe
 
@@ -127,6 +131,11 @@ class Trial(Frozen):
         """The speed-up asked for; None with a ratio (then `speedup` is only a label)."""
         return self.speedup if self.ratio is None else None
 
+    @property
+    def selection_seed(self) -> int:
+        """Seed of scoring and calibration; 0 where scores depend on weights alone: all seeds share the selection."""
+        return self.seed if self.importance.seeded else 0
+
     @cached_property
     def trial_id(self) -> str:
         """Hash of everything that this cell's numbers depend on, with the base by its identity."""
@@ -134,7 +143,12 @@ class Trial(Frozen):
         if self.ratio is None:  # trials from before there were ratios keep their ids
             left_out["ratio"] = True
         own = self.model_dump(mode="json", exclude=left_out)
-        return digest("cell", TRAINING, SELECTION, own, self.base_identity)
+        return digest("cell", *self._versions, SELECTION, own, self.base_identity)
+
+    @property
+    def _versions(self) -> tuple[int, ...]:
+        """Version of training and, under `pruningbench`, of its own rules; keys of selections contain the base's."""
+        return (TRAINING, PUBLISHED) if self.protocol == "pruningbench" else (TRAINING,)
 
     @cached_property
     def base_identity(self) -> str:
@@ -144,13 +158,13 @@ class Trial(Frozen):
     @cached_property
     def base_key(self) -> str:
         """Key of the base stage (trained weights, or loaded ones, and their evaluation)."""
-        data = {"dataset", "dataset_params", "dataset_version", "dataset_fingerprint"}
+        data = {"dataset", "dataset_params", "dataset_version", "dataset_fingerprint", "device", "threads"}
         model = {"model", "model_params", "model_version", "model_source"}
         fields = data | model | {"task", "protocol", "weights"}
         own = self.model_dump(mode="json", include=fields)
         if self.weights.kind == "trained":
             own |= {"recipe": self.recipe.base.model_dump(mode="json"), "seed": self.base_seed}
-        return digest("base", TRAINING, own)
+        return digest("base", *self._versions, own)
 
     @cached_property
     def sparsify_key(self) -> str | None:
@@ -168,8 +182,8 @@ class Trial(Frozen):
     @cached_property
     def pass_key(self) -> str:
         """Key of the selection pass that this trial shares with those that differ in speed-up (or training) only."""
-        fields = {"importance", "strategy", "schedule", "prune", "round_to", "seed", "protocol"}
-        own = self.model_dump(mode="json", include=fields)
+        fields = {"importance", "strategy", "schedule", "prune", "round_to", "protocol"}
+        own = self.model_dump(mode="json", include=fields) | {"seed": self.selection_seed}
         own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
         return digest("select", SELECTION, own, self.sparsify_key or self.base_key)
 

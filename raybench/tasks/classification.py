@@ -70,12 +70,16 @@ class Classification:
     ) -> Training:
         """Train `model` in place; see `Task.train`. The curve's metric is that of the split that selects.
 
+        With `select="test"`, the published rules, only full batches are trained on, as in torch-pruning's script.
+
         UserError before the first step when the model's outputs don't match the data's classes.
         """
         check_augment(recipe)
         self.check(model)
         split: Split = "test" if select == "test" else "val"
-        inputs = EpochInputs(self._splits.train, recipe, self._normalise, seed, self._device, teacher)
+        inputs = EpochInputs(
+            self._splits.train, recipe, self._normalise, seed, self._device, teacher, drop_last=select == "test"
+        )
         return fit(
             model,
             inputs,

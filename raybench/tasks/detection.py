@@ -64,7 +64,10 @@ class Detection:
         teacher: nn.Module | None = None,
         select: Literal["val", "test", "last"] = "val",
     ) -> Training:
-        """Train `model` in place; see `Task.train`. UserError before the first step for an unsupported setting."""
+        """Train `model` in place; see `Task.train`. UserError before the first step for an unsupported setting.
+
+        All images are trained on, whatever selects the epoch: ultralytics' trainer drops none.
+        """
         check_recipe(recipe)
         detector = self._checked(model)
         freeze_integral(detector)

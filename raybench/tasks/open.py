@@ -11,7 +11,7 @@ from raybench import registry
 from raybench.datasets.open import open_dataset
 from raybench.errors import UserError
 from raybench.storage.base import Storage
-from raybench.sweep.data_roots import data_root
+from raybench.sweep.data_roots import check_fingerprint, data_root
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
 
@@ -26,6 +26,7 @@ def open_task(
     expected = registry.dataset.entry(trial.dataset).facts.get("task", "classification")
     if expected != trial.task:
         raise UserError(f"dataset {trial.dataset!r} is for {expected}, found task {trial.task!r}")
+    check_fingerprint(trial.dataset, data_roots, trial.dataset_fingerprint)
     data = open_dataset(trial.dataset, trial.dataset_params, data_root(trial.dataset, data_roots))
     if hasattr(data, "opened"):
         data = data.opened(storage)

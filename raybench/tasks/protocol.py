@@ -68,7 +68,7 @@ class Task(Protocol):
         """Train `model` in place and keep the weights of one epoch.
 
         `select`: "val" keeps the best epoch on the validation split (ties: lowest loss), "test" the best on the test
-        split (protocol pruningbench), "last" the last one (sparsifying).
+        split (every stage of protocol pruningbench), "last" the last one (sparsifying).
         """
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench import registry
+from raybench.errors import RaybenchError, UserError
 from raybench.groups.records import Group, Groups, LayerKind, Member, Side
 from raybench.methods.layers import Evidence, arrangement, view, weight_of
 from raybench.methods.protocols import Calibration, Importance, RefitProblem, Regularizer
@@ -129,7 +131,33 @@ def check_file(path: Path) -> list[str]:
             if Path(entry.file).resolve() == path.resolve():
                 check(kind.load(entry.name)())
                 checked.append(f"{entry.kind} {entry.name}")
+    if not checked:
+        raise UserError(
+            f"{path}: nothing is registered in it; expected a class below @importance(...) or @regularizer(...)"
+        )
     return checked
+
+
+def main(arguments: list[str]) -> int:
+    """Check one file; 0 when every method conforms, 1 when one doesn't, 2 when the file can't be checked."""
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        print("usage: python -m raybench.testing.conformance FILE")
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    try:
+        for name in check_file(Path(arguments[0])):
+            print(f"{name}: conforms")
+    except RaybenchError as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return error.exit_code
+    except AssertionError as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}:{last.lineno}: {last.line}"
+        print(f"conformance: {type(error).__name__}: {error}\n  in {where}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _check_scores(criterion: Importance, net: nn.Module, member: Member, evidence: Evidence) -> None:
@@ -209,7 +237,4 @@ def _pairs(first: list, second: list) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m raybench.testing.conformance FILE")
-    for name in check_file(Path(sys.argv[1])):
-        print(f"{name}: conforms")
+    sys.exit(main(sys.argv[1:]))

@@ -42,6 +42,7 @@ def fill(store: Store, models: int = len(MODELS)) -> int:
         "latency_ms": pa.array(rng.uniform(1, 2, rows)),
         "curve": _curves(rng, rows),
         "layers": _layers(rng, rows),
+        "row_sha256": pa.nulls(rows, pa.string()),  # the rows aren't read one by one
     }
     store.add(pa.table([fresh.get(name, table[name]) for name in table.column_names], schema=arrow_schema()))
     return rows

@@ -11,7 +11,7 @@ from raybench import registry
 from raybench.groups.records import Groups, Member
 from raybench.methods.contributions import sample_patches
 from raybench.methods.layers import view
-from raybench.methods.protocols import Calibration
+from raybench.methods.protocols import Calibration, has_filters
 
 Scores = dict[tuple[str, str], np.ndarray]
 
@@ -64,7 +64,10 @@ def by_sample(name: str, net: nn.Module, layers: dict, calibration: Calibration,
         rows = total[f"{layer}.weight"]
         rows = (rows if side == "out" else rows.transpose(0, 1)).reshape(len(seen.weight), -1)
         weight = seen.weight.flatten(1)
-        product = (weight * rows).abs() if name == "taylor" else weight.square() * rows
+        if name == "obd-c" and not has_filters(seen):
+            continue
+        squares = rows + 1e-10 if name == "obd-c" else rows
+        product = (weight * rows).abs() if name == "taylor" else weight.square() * squares
         channel = product.sum(1)
         scores[layer, side] = (channel / channel.sum() if name == "obd-c" else channel).double().numpy()
     return scores

@@ -31,7 +31,7 @@ import deadly
 from raybench.cli.main import main
 sys.exit(main())
 """
-OF_THE_RUN = {column.name for column in TIMINGS} - {"device", "device_share"} | {"provenance"}
+OF_THE_RUN = {column.name for column in TIMINGS} - {"device", "device_share"} | {"provenance", "row_sha256"}
 
 
 class Sweep:

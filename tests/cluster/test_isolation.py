@@ -9,6 +9,7 @@ import torch
 
 from raybench.execution import isolation
 from raybench.execution.isolation import MemoryBaseline, isolated, resident
+from raybench.execution.torch_settings import Settings
 
 
 def draws():
@@ -28,7 +29,7 @@ def test_random_numbers_depend_on_the_unit_alone():
 
 
 def test_what_a_unit_turns_is_turned_back():
-    before = isolation._Settings(), dict(os.environ), os.getcwd()
+    before = [one[:2] for one in Settings.now().values], dict(os.environ), os.getcwd()
     with isolated("a", 2):
         assert torch.get_num_threads() == 2
         torch.set_num_threads(3)
@@ -37,12 +38,20 @@ def test_what_a_unit_turns_is_turned_back():
         torch.use_deterministic_algorithms(True)
         torch.set_float32_matmul_precision("medium")
         torch.autograd.set_detect_anomaly(True)
+        torch.backends.mkldnn.enabled = False
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.backends.cuda.enable_math_sdp(False)
+        torch.set_autocast_enabled("cpu", True)
+        torch.set_flush_denormal(True)
+        np.seterr(all="raise")
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
         torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
         os.environ["LEFT_BEHIND"] = "1"
         os.chdir("/")
-    assert (isolation._Settings(), dict(os.environ), os.getcwd()) == before
+    assert ([one[:2] for one in Settings.now().values], dict(os.environ), os.getcwd()) == before
     assert not torch.nn.modules.module._global_forward_hooks
+    assert float(torch.tensor(1e-40) * 1) > 0  # denormal numbers are not zero
 
 
 def test_a_unit_that_raises_is_undone_too():

@@ -37,7 +37,8 @@ def test_the_quickstart_runs_on_a_gpu(tmp_path):
     assert len(rows) == 56
     assert {row["status"] for row in rows} == {"ok"}
     assert {row["device"] for row in rows} == {"cuda"}
-    assert all(row["latency_ms"] > 0 for row in rows if row["exclusive"])
+    assert all(row["latency_ms"] > 0 and row["throughput"] > 0 for row in rows if row["exclusive"])
+    assert all(0 < row["activations"] <= row["activations_base"] for row in rows)
 
 
 @pytest.mark.timeout(600)

@@ -28,6 +28,8 @@ def normalise(name, scores):
     if name == "lamp":
         # Lee et al., ICLR 2021, section 2: score(u) = W[u]^2 / sum_{v >= u} W[v]^2
         return np.array([s / sum(t for t in scores if t >= s) for s in scores])
+    if name == "magnitude-l2/max":
+        return scores / max(scores)
     return scores / (sum(scores) / len(scores))
 
 
@@ -129,8 +131,11 @@ def obd_hessian(net, groups, images, labels, batch_size):
     return sum_of_weights(net, groups, lambda n, i: float(weights[n][i]) ** 2 * float(squares[n][i]))
 
 
-def obd_c(net, groups, images, labels, batch_size):
-    """Wang et al., ICML 2019, section 3 (no number): w^2 F, labels drawn, each layer's scores over their sum."""
+def obd_c(net, groups, images, labels, batch_size, sides="out", shares=True):
+    """Wang et al., ICML 2019, section 3 (no number): w^2 F, labels drawn, each layer's scores over their sum.
+
+    As in the authors' fisher_diag_pruner.py: output filters only, and 1e-10 added to each entry of F.
+    """
     generator = torch.Generator().manual_seed(0)
     drawn = []
     with torch.no_grad():
@@ -141,14 +146,15 @@ def obd_c(net, groups, images, labels, batch_size):
     weights = weights_of(net)
 
     def scores(group, member):
-        if member.kind == "parameter":
+        filters = member.side == "out" and member.kind in ("conv", "linear", "depthwise")
+        if member.kind == "parameter" or (sides == "out" and not filters):
             return None
         name = f"{member.layer}.weight"
         found = [
-            sum(float(weights[name][i]) ** 2 * float(squares[name][i]) for i in entries(net, member, c))
+            sum(float(weights[name][i]) ** 2 * (float(squares[name][i]) + 1e-10) for i in entries(net, member, c))
             for c in range(member.width)
         ]
-        return [s / sum(found) for s in found]
+        return [s / sum(found) if shares else s for s in found]
 
     return reduced(groups, scores)
 
@@ -285,14 +291,27 @@ def lasso_entries(terms):
     return list(largest / (x.sum(0) ** 2).sum())
 
 
+def obd_c_all(*case):
+    """Every side of every layer instead of output filters alone."""
+    return obd_c(*case, sides="all")
+
+
+def obd_c_sums(*case):
+    """The layers' sums averaged, instead of their shares, as in torch-pruning."""
+    return obd_c(*case, shares=False)
+
+
 WAYS = {
     "magnitude-l1": magnitude(1),
     "magnitude-l2": magnitude(2),
+    "magnitude-l2/max": magnitude(2),
     "lamp": magnitude(2),
     "fpgm": fpgm,
     "bn-scale": bn_scale,
     "taylor": taylor,
     "obd-c": obd_c,
+    "obd-c/all": obd_c_all,
+    "obd-c/sums": obd_c_sums,
     "obd-hessian": obd_hessian,
     "hrank": hrank,
     "thinet": selection(thinet_order),

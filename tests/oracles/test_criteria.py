@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raybench import registry
-from raybench.errors import NotSupported
+from raybench.errors import NotSupported, UserError
 from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration
 from raybench.scoring.gather import gather
@@ -18,13 +18,19 @@ BATCH = 4
 UNSCORABLE = {("attention", "hrank"), ("attention", "bn-scale")}  # no feature maps, no batch norm
 CASES = [(net, name) for net in nets.NETS for name in formulas.WAYS if (net, name) not in UNSCORABLE]
 DATA = ("taylor", "obd-c", "obd-hessian", "hrank", "thinet", "cp")
-READS_NORMS = ("magnitude-l1", "magnitude-l2", "lamp", "bn-scale", "taylor", "obd-c", "obd-hessian")
+READS_NORMS = ("magnitude-l1", "magnitude-l2", "lamp", "bn-scale", "taylor", "obd-c/all", "obd-hessian")
+PARAMS = {  # of what is behind the slash in an oracle's name; every location counts for CP and ThiNet, as in the oracle
+    "obd-c/all": {"sides": "all"},
+    "obd-c/sums": {"shares": False},
+    "magnitude-l2/max": {"normalize": "max"},
+    "cp": {"points": 10**6},
+    "thinet": {"points": 10**6},
+}
 
 
 def ours(name, net, groups, images, labels):
-    """Normalised unit scores, one array a group; every location counts for CP and ThiNet, as in the oracle."""
-    params = {"points": 10**6} if name in ("cp", "thinet") else {}
-    criterion = registry.importance.load(name)(**params)
+    """Normalised unit scores, one array a group."""
+    criterion = registry.importance.load(name.partition("/")[0])(**PARAMS.get(name, {}))
     evidence = gather(criterion, net, groups, Calibration(images, labels, BATCH))
     return Scorer(criterion, net, groups, evidence).scores()
 
@@ -111,3 +117,9 @@ def test_random_depends_on_the_seed_and_the_group_alone():
     draws = Scorer(criterion, wide, wide.groups(), None, seed=0).scores()[0]
     assert abs(draws.mean() - 0.5) < 0.03
     assert abs(np.quantile(draws, 0.25) - 0.25) < 0.03
+
+
+@pytest.mark.parametrize(("name", "params"), [("obd-c", {"sides": "in"}), ("magnitude-l2", {"normalize": "sum"})])
+def test_a_word_that_a_criterion_does_not_know_is_refused(name, params):
+    with pytest.raises(UserError, match=f"{name}: found .*, expected "):
+        registry.importance.load(name)(**params)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from raybench import registry
 from raybench.errors import NotSupported
 from raybench.groups.records import Group, Groups
+from raybench.scoring.scorer import Scorer
 from tests.oracles import formulas, nets
 
 ALL = sorted(registry.regularizer.entries())
 GROUPWISE = ("group-lasso", "group-norm", "growing-reg")
+BATCH_NORMS = ("bn-scale", "bn-group-lasso")  # these act on batch norms alone
 
 
 def bound(name, net_name="plain", **params):
@@ -26,13 +29,10 @@ def bound(name, net_name="plain", **params):
 
 
 def own_weights(net, group):
-    """unit -> list of 0-d tensors (with gradient) of all weights that the unit owns, member by member."""
+    """unit -> list of 0-d tensors (with gradient) of all scored weights that the unit owns, member by member."""
     found = [[] for _ in range(group.size)]
     for member in group.members:
-        if member.kind == "parameter":
-            weight = net.get_parameter(member.layer)
-            for position, unit in zip(member.positions, member.units, strict=True):
-                found[unit] += list(weight[..., position].flatten())
+        if member.kind == "parameter":  # a position embedding, which no criterion scores
             continue
         weight = net.get_submodule(member.layer).weight
         for position, unit in zip(member.positions, member.units, strict=True):
@@ -52,6 +52,12 @@ def penalty(name, net, groups):
             norms = {m.layer for m in group.members if m.kind == "norm"}
             total = total + 1e-5 * sum(net.get_submodule(n).weight.abs().sum() for n in norms)
             continue
+        if name == "bn-group-lasso":  # BNScalePruner(group_lasso=True) is the derivative of n sqrt(mean gamma^2 + 1e-9)
+            scales = [own_weights(net, Group("", group.size, (m,))) for m in group.members if m.kind == "norm"]
+            for k in range(group.size if scales else 0):
+                squares = sum(w**2 for scale in scales for w in scale[k])
+                total = total + 1e-5 * len(scales) * (squares / len(scales) + 1e-9).sqrt()
+            continue
         squares = squared_norms(net, group)
         if name == "group-lasso":  # Wen et al., eq. 3: lambda sum_g ||w_g||_2
             total = total + 5e-4 * squares.sqrt().sum()
@@ -69,7 +75,8 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize(
-    ("name", "net_name"), [c for c in itertools.product(ALL, nets.NETS) if c != ("bn-scale", "attention")]
+    ("name", "net_name"),
+    [c for c in itertools.product(ALL, nets.NETS) if c not in [(name, "attention") for name in BATCH_NORMS]],
 )
 def test_gradient_is_autograds_derivative_of_the_penalty(name, net_name):
     regularizer, net, groups = bound(name, net_name)
@@ -149,9 +156,54 @@ def test_equal_and_zero_units_give_no_nan(name):
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_bn_scale_needs_batch_norm():
-    with pytest.raises(NotSupported, match="batch norm"):
-        bound("bn-scale", "attention")
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_a_penalty_on_batch_norms_needs_batch_norm(name):
+    with pytest.raises(NotSupported, match=f"{name} needs batch norm"):
+        bound(name, "attention")
+
+
+def pulls(name, net_name, **params):
+    """Parameter name -> the penalty's gradient there."""
+    regularizer, net, _ = bound(name, net_name, **params)
+    regularizer.add_gradients()
+    return {n: p.grad for n, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("name", GROUPWISE)
+def test_what_has_no_vote_is_not_penalised(name):
+    found = pulls(name, "attention")
+    assert not found["pos"].any()
+    assert found["norm1.weight"].all()  # scored, so penalised
+    assert not any(found[n].any() for n in found if n.endswith("bias"))
+
+
+def test_a_vote_and_a_penalty_go_together():
+    """Exactly the weights that magnitude-l2 counts are penalised."""
+    net, groups = nets.build("attention")
+    scores = Scorer(registry.importance.load("magnitude-l2")(), net, groups).scores()
+    for name in dict(net.named_parameters()):
+        if not name.endswith("bias"):
+            changed, _ = nets.build("attention")
+            with torch.no_grad():
+                changed.get_parameter(name)[..., :2] *= 3
+            again = Scorer(registry.importance.load("magnitude-l2")(), changed, groups).scores()
+            votes = not all(np.array_equal(a, b) for a, b in zip(scores, again, strict=True))
+            assert votes == bool(pulls("group-norm", "attention")[name].any()), name
+
+
+@pytest.mark.parametrize(
+    ("name", "net_name", "switch", "spared"),
+    [
+        ("growing-reg", "plain", "norm_scales", {"bn1.weight", "bn2.weight"}),
+        ("growing-reg", "attention", "norm_scales", {"norm1.weight", "norm2.weight"}),
+        ("group-norm", "plain", "layer_norm", set()),
+        ("group-norm", "attention", "layer_norm", {"norm1.weight", "norm2.weight"}),
+    ],
+)
+def test_switched_off_norm_scales_count_but_are_not_penalised(name, net_name, switch, spared):
+    whole, part = pulls(name, net_name), pulls(name, net_name, **{switch: False})
+    for n, gradient in part.items():
+        assert torch.equal(gradient, torch.zeros_like(gradient) if n in spared else whole[n]), n
 
 
 def test_frozen_weights_stay_without_gradient():
@@ -168,7 +220,7 @@ def test_useless_channels_end_up_smallest(name):
     with torch.no_grad():
         for c in (1, 3):
             net.bn1.bias[c], net.bn1.weight[c] = -50.0, 1.0  # the ReLU never fires: no gradient from the loss
-    strength = {"bn-scale": 3e-2, "group-lasso": 2e-2, "group-norm": 1e-2, "growing-reg": 1e-2}[name]
+    strength = {"bn-scale": 3e-2, "bn-group-lasso": 3e-2, "group-lasso": 2e-2}.get(name, 1e-2)
     params = {"growth": 5e-2} if name == "growing-reg" else {}
     regularizer = registry.regularizer.load(name)(strength=strength, **params)
     regularizer.bind(net, groups)
@@ -181,5 +233,5 @@ def test_useless_channels_end_up_smallest(name):
         optimizer.step()
         if step % 6 == 5:
             regularizer.end_epoch()
-    sizes = net.bn1.weight.detach().abs() if name == "bn-scale" else squared_norms(net, groups.groups[0]).detach()
+    sizes = net.bn1.weight.detach().abs() if name in BATCH_NORMS else squared_norms(net, groups.groups[0]).detach()
     assert set(sizes.argsort()[:2].tolist()) == {1, 3}

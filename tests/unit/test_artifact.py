@@ -1,6 +1,7 @@
 """A pruned network taken home: whole it loads bit by bit, damaged it is refused by file and what is wrong in it."""
 
 import json
+import random
 import re
 import shutil
 
@@ -18,6 +19,7 @@ from raybench.pipeline import artifact
 from raybench.pipeline.export import EXPORTS
 from raybench.scoring.scorer import Scoring
 from raybench.selection.select import select
+from raybench.storage.sealed import json_sha256
 from raybench.sweep.trial import MethodRef, TrainRecipe, Trial
 from raybench.sweep.trial import Recipe as TrainingRecipe
 
@@ -50,9 +52,10 @@ def folder(saved, tmp_path):
 
 
 def rewrite(folder, change):
-    """Let `change` alter what pruned.json says."""
+    """Let `change` alter what pruned.json says, which then is what was saved."""
     told = json.loads((folder / "pruned.json").read_text())
     change(told)
+    told["sha256"] = json_sha256(told, "sha256")
     (folder / "pruned.json").write_text(json.dumps(told))
 
 
@@ -73,13 +76,37 @@ def test_what_was_saved_is_loaded_with_or_without_the_hash_of_its_weights(saved,
             assert torch.equal(load_pruned(path)(IMAGES), saved[1])
 
 
+def test_a_description_without_checksum_is_of_an_older_raybench(saved, folder):
+    told = json.loads((folder / "pruned.json").read_text())
+    del told["sha256"]
+    (folder / "pruned.json").write_text(json.dumps(told))
+    assert "found other content than was saved" in refused(folder, "pruned.json")
+    (folder / "pruned.json").write_text(json.dumps(told | {"format": 1}))
+    with torch.no_grad():
+        assert torch.equal(load_pruned(folder)(IMAGES), saved[1])
+
+
+def test_a_flipped_bit_in_the_description_is_refused(folder):
+    content = (folder / "pruned.json").read_bytes()
+    loaded = []
+    for bit in random.Random(0).sample(range(8 * len(content)), 300):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << (bit % 8)
+        (folder / "pruned.json").write_bytes(bytes(changed))
+        try:
+            loaded += [(bit, json.loads(bytes(changed)))] if artifact.read_recipe(folder) else []
+        except UserError:
+            continue
+    assert all(told == json.loads(content) for _, told in loaded), "only the layout has changed"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b'{"format": 1, "mod', "can't be read: Unterminated string"),
         (b"\xff\xfe", "can't be read: 'utf-8' codec can't decode"),
         (b"[]", "found an empty list, expected a mapping"),
-        (b'{"format": 2}', "found format 2, this raybench reads format 1"),
+        (b'{"format": 3}', "found format 3, this raybench reads formats 1 and 2"),
     ],
 )
 def test_a_description_that_is_none(folder, content, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -76,22 +77,45 @@ def test_many_shapes_are_counted_at_once() -> None:
     assert cost.macs(rows).tolist() == [cost.macs_base, float(cost.macs(rows[1]))]
 
 
-def test_unknown_products_are_refused_by_module() -> None:
-    class Odd(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x @ x.transpose(1, 2) @ x
+class Inner(nn.Module):
+    """A linear layer, the product that `odd` makes of its channels, and a classifier."""
 
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.odd, self.head = nn.Linear(3, 8), Odd(), nn.Linear(8, 2)
+    def __init__(self, odd: nn.Module) -> None:
+        super().__init__()
+        self.first, self.odd, self.head = nn.Linear(3, 8), odd, nn.Linear(8, 2)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.odd(self.first(x.flatten(2).transpose(1, 2))).mean(1))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.odd(self.first(x.flatten(2).transpose(1, 2))).mean(1))
 
-    model = Net().eval()
+
+class Odd(nn.Module):
+    """A product of channels with channels, some times: `times` sees the number of channels."""
+
+    def __init__(self, times: Callable[[int], int]) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times(x.shape[-1])):
+            x = x @ (x.transpose(1, 2) @ x)
+        return x
+
+
+def test_products_of_channels_with_channels_are_predicted() -> None:
+    model = Inner(Odd(lambda channels: 1)).eval()
     groups = trace(model, IMAGE[:1])
-    with pytest.raises(NotSupported, match="odd"):
+    cost = Cost.measure(model, IMAGE, groups)
+    # 256 tokens: a linear layer 3 -> c, two products of c x c, one classifier of c -> 2
+    hand = [256 * 3 * c + 2 * 256 * c * c + 2 * c for c in range(1, 9)]
+    assert cost.macs(np.arange(1, 9)[:, None]).tolist() == hand
+    surgery.apply(model, groups, {"first": range(5)})
+    assert count_macs(model, IMAGE) == hand[4]
+
+
+def test_products_of_another_form_are_refused_by_module() -> None:
+    model = Inner(Odd(lambda channels: channels % 3 + 1)).eval()
+    groups = trace(model, IMAGE[:1])
+    with pytest.raises(NotSupported, match=r"can't predict the cost of Inner: .* look at odd"):
         Cost.measure(model, IMAGE, groups)
 
 

@@ -182,7 +182,7 @@ def test_criteria_reach_a_detectors_speedup(task, name):
     assert cuts[2.0].speedup == pytest.approx(2, rel=0.005)
 
 
-@pytest.mark.parametrize("name", ["group-lasso", "group-norm", "growing-reg", "bn-scale"])
+@pytest.mark.parametrize("name", ["group-lasso", "bn-group-lasso", "group-norm", "growing-reg", "bn-scale"])
 def test_regularizers_change_what_is_learned(task, name):
     recipe = TrainRecipe(epochs=1, batch_size=12, lr=0.001)
     plain, sparse = detector(), detector()

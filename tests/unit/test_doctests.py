@@ -11,7 +11,10 @@ import raybench.results
 PUBLIC = (
     "raybench",
     "raybench.methods.protocols",
+    "raybench.pipeline.in_memory",
+    "raybench.plan.plan",
     "raybench.registry",
+    "raybench.sweep.reader",
     "raybench.results",
     *sorted(f"raybench.results.{module.name}" for module in pkgutil.iter_modules(raybench.results.__path__)),
 )

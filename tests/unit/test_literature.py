@@ -1,11 +1,13 @@
 """Rows of the literature: what they say, what of ours stands beside them, and by whose rules ours was made."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from raybench import registry
 from raybench.cli.main import main
+from raybench.plan.plan import plan
 from raybench.reports.comparison import compare
 from raybench.reports.leaderboard import Leaderboard, Query
 from raybench.reports.literature import literature
@@ -14,9 +16,12 @@ from raybench.reports.query import query
 from raybench.reports.rules import CRITERIA, OURS, PUBLISHED, REGULARIZERS, besides_authors, rules
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
+from raybench.sweep.reader import load_sweep
+from raybench.sweep.trial import MethodRef
 from tests.unit.result_rows import row, trial
 
 LOOP = {"dataset": "cifar10", "model": "cifar-resnet56", "strategy": "global", "protocol": "pruningbench"}
+SWEEPS = Path(__file__).parents[2] / "sweeps"
 VGG = LOOP | {"dataset": "cifar100", "model": "cifar-vgg19-bn"}
 
 
@@ -137,9 +142,78 @@ def test_rules_of_a_method():
     assert rules("somebody-elses", None, "pruningbench") == OURS
     assert rules("magnitude-l2", "somebody-elses", "pruningbench") == OURS
     both = rules("fpgm", "growing-reg", "pruningbench")
-    assert all(text in both for text in (*CRITERIA["fpgm"].library, *REGULARIZERS["growing-reg"].library))
+    told = [getattr(one, "text", one) for one in (*CRITERIA["fpgm"].library, *REGULARIZERS["growing-reg"].library)]
+    assert all(text in both for text in told)
     assert besides_authors("cp", None) == "no intercept, no refitted bias"
     assert besides_authors("random", None) is None
+
+
+def made(dataset, importance, regularizer=None):
+    """A resolved trial, with (name, parameters, version) of its parts."""
+
+    def part(name, params, version):
+        return {"name": name, "params": params, "version": version}
+
+    return {"dataset": dataset, "importance": part(*importance), "regularizer": regularizer and part(*regularizer)}
+
+
+@pytest.mark.parametrize(
+    ("trial_", "absent", "told"),
+    [
+        (
+            made("cifar100", ("magnitude-l2", {"normalize": "max"}, 1), ("group-norm", {"layer_norm": False}, 2)),
+            "divided", None,
+        ),
+        (
+            made("cifar100", ("magnitude-l2", {"normalize": "mean"}, 1), ("group-norm", {"layer_norm": True}, 2)),
+            None, "scores are divided by the group's mean (theirs: by its maximum); scales of norms other than",
+        ),
+        (
+            made("imagenet", ("magnitude-l2", {"normalize": "max"}, 1), ("group-norm", {"layer_norm": False}, 2)),
+            None, "scores are divided by the group's maximum (theirs: by its mean)",
+        ),
+        (made("imagenet", ("magnitude-l2", {}, 1), ("growing-reg", {"norm_scales": False}, 2)), "norm scales", None),
+        (made("imagenet", ("magnitude-l2", {}, 1), ("growing-reg", {}, 2)), None, "norm scales are penalised too"),
+        (made("cifar10", ("obd-c", {"shares": False}, 2)), "shares", None),
+        (made("cifar10", ("obd-c", {"sides": "all"}, 2)), None, "input slices and norm scales count; scores"),
+        (made("cifar10", ("obd-c", {}, 1)), None, "made by version 1 of obd-c (now: 2)"),
+    ],
+)  # fmt: skip
+def test_rules_follow_the_parameters_of_the_result(trial_, absent, told):
+    regularizer = trial_["regularizer"] and trial_["regularizer"]["name"]
+    found = rules(trial_["importance"]["name"], regularizer, "pruningbench", trial=trial_)
+    assert told is None or told in found
+    assert absent is None or absent not in found
+
+
+def test_the_papers_sweeps_have_the_published_parameters():
+    """What still differs under protocol pruningbench is what no parameter of a sweep can change."""
+    for name in ("paper-cifar100", "paper-imagenet", "paper-coco", "acceptance-cifar"):
+        for one in plan(load_sweep(SWEEPS / f"{name}.yaml")).trials:
+            trial_ = one.model_dump(mode="json")
+            regularizer = one.regularizer and one.regularizer.name
+            found = rules(one.importance.name, regularizer, one.protocol, trial=trial_)
+            parts = (CRITERIA[one.importance.name], REGULARIZERS.get(regularizer or ""))
+            fixed = {text for part in parts if part for text in part.library if isinstance(text, str)}
+            assert set(found.removeprefix("differs in: ").split("; ")) - {PUBLISHED} <= set(
+                "; ".join(fixed).split("; ")
+            )
+
+
+def test_the_comparison_reads_the_trials_of_its_rows(store):
+    cell = trial("magnitude-l2", **VGG | {"strategy": "protected-global"}, speedup=8.0)
+    maximum = MethodRef(name="magnitude-l2", params={"normalize": "max"})
+    store.publish(row(cell.model_copy(update={"importance": maximum}), speedup=8.8))
+    found = compare(Leaderboard.read(store, Query()))
+    assert {r.rules for r in found.rows} == {
+        "differs in: scores are divided by the group's maximum (theirs: by its mean)"
+    }
+    assert "divided by the group's maximum" in found.literature[0].rules
+
+
+def test_published_rows_of_group_lasso_are_those_of_the_penalties_that_they_name():
+    names = {(r["importance"], r["regularizer"]) for r in published() if "lasso" in (r["regularizer"] or "")}
+    assert names == {("bn-scale", "bn-group-lasso"), ("magnitude-l2", "group-lasso")}
 
 
 def test_every_published_cell_gets_a_mark():

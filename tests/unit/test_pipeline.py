@@ -64,8 +64,21 @@ def test_timings_are_there_since_nothing_else_computed(rows):
         assert row["exclusive"]
         assert row["latency_ms"] > 0
         assert row["latency_base_ms"] > 0
+        assert row["latency_batch"] == 1
+        assert row["batch_reason"] is None
+        assert row["throughput"] == pytest.approx(32e3 / row["latency_b32_ms"])
+        assert row["throughput_base"] == pytest.approx(32e3 / row["latency_b32_base_ms"])
         assert row["step_time_s"] > 0
         assert (row["reg_time_s"] is not None) == (row["regularizer"] is not None)
+
+
+def test_activations_are_those_of_one_forward_pass(store, rows):
+    from raybench.pipeline.activations import peak_activations
+    from raybench.pipeline.artifact import load_pruned
+
+    for row in rows[::5]:
+        model = load_pruned(store / row["artifact"])
+        assert peak_activations(model, torch.zeros(1, 1, 8, 8)) == row["activations"] < row["activations_base"]
 
 
 def test_methods_keep_different_channels(rows):

@@ -53,7 +53,8 @@ def test_shared_stages_are_planned_once():
     assert counts == {
         "base": 2,  # one a model
         "sparsify": 2 * 2,  # a model and a seed: both methods with group-norm share it
-        "select": 2 * 4 * 2 * 2,  # a model, method, strategy, seed: all speed-ups in one pass
+        # a model, method, strategy, seed: all speed-ups in one pass; magnitude-l1 alone looks at weights: no seed
+        "select": 2 * 4 * 2 * 2 - 2 * 2,
         "cell": 2 * 4 * 2 * 3 * 2,
     }
 
@@ -170,11 +171,11 @@ def test_the_cost_is_told_from_what_was_timed(monkeypatch, storage):
     monkeypatch.setattr(Store, "statuses", lambda self: {"0" * 16: "ok"})
     one = sweep(models=["test-vit", "test-convnet"], methods="magnitude-l1", resources={"cpus": 2, "gpus": 0.5})
     cost = plan(one, storage).cost
-    assert cost.seconds == {"base": 10.0, "select": 2 * 2 * 3 * 0.5, "cell": 2 * 2 * 3 * 4.0}
-    assert cost.unknown == {"base": 1, "select": 4, "cell": 12}
+    assert cost.seconds == {"base": 10.0, "select": 2 * 3 * 0.5, "cell": 2 * 2 * 3 * 4.0}
+    assert cost.unknown == {"base": 1, "select": 2, "cell": 12}
     assert cost.gpu_hours == pytest.approx(cost.total_s / 3600 * 0.5)
     assert cost.cpu_hours == pytest.approx(cost.total_s / 3600 * 2)
-    assert "12 of 34 units estimated from other recipes" in cost.source
+    assert "12 of 30 units estimated from other recipes" in cost.source
 
 
 @settings(max_examples=15, deadline=None)
@@ -253,6 +254,16 @@ def test_the_verbs_table_is_readable_at_100_columns(big, capsys, monkeypatch):
     told = capsys.readouterr().out
     assert "big: 597 cells: 597 planned" in told
     assert max(map(len, told.splitlines())) <= 100
+
+
+def test_the_plan_says_which_selections_gather_before_every_step(tmp_path, capsys):
+    text = "name: s\ndatasets: digits\nmodels: test-vit\nmethods: [random, taylor, magnitude-l1]\nspeedups: [2, 3]\n"
+    recipe = "recipe: {base: {epochs: 1, lr: 1}, sparsify: {epochs: 1, lr: 1}, finetune: {epochs: 1, lr: 1}}\n"
+    slow = "1 of 3 selections are slow: protocol pruningbench gathers from the calibration images again before each"
+    for protocol in ("raybench", "pruningbench"):
+        (tmp_path / "s.yaml").write_text(f"{text}{recipe}protocol: {protocol}\n")
+        assert main(["plan", str(tmp_path / "s.yaml"), "--storage", str(tmp_path)]) == 0
+        assert (slow in capsys.readouterr().out) == (protocol == "pruningbench")
 
 
 def test_600_cells_are_planned_in_under_a_second_without_torch_or_ray(big):

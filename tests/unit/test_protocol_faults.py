@@ -1,5 +1,6 @@
 """One-line faults that no other test would notice, each with the property that it breaks."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,11 @@ from raybench.datasets import digits
 from raybench.datasets.data import Data, Pixels, TensorImages, crop_resized
 from raybench.datasets.facts import DataFacts
 from raybench.pipeline.cache import WEIGHTS
+from raybench.pipeline.network import model_of
+from raybench.sweep.reader import load_sweep
+from raybench.sweep.resolve import resolve
 from raybench.tasks.classification import Classification
+from raybench.tasks.open import open_task
 from raybench.tasks.training.augment import flipped
 from raybench.tasks.training.ema import Average
 from raybench.tasks.training.seeding import generator
@@ -31,6 +36,8 @@ recipe:
   sparsify: {{epochs: 2, batch_size: 64, lr: 0.2}}
   finetune: {{epochs: 3, batch_size: 64, lr: 0.3}}
 """
+
+SPARSE = "{epochs: 3, batch_size: 64, lr: 0.2, schedule: multistep, milestones: [2], gamma: 50}"  # the last epoch fails
 
 
 def classes_of(images: Tensor, labels: Tensor) -> Data:
@@ -82,6 +89,22 @@ def test_test_labels_do_choose_the_epoch_under_the_published_protocol(tmp_path, 
     poisoned()
     other, _ = run(tmp_path / "wrong", "pruningbench")
     assert list(row["curve"]) != list(other["curve"])
+
+
+@pytest.mark.parametrize(("protocol", "split"), [("raybench", "val"), ("pruningbench", "test")])
+def test_only_the_published_protocol_keeps_the_best_test_epoch_of_sparse_training(tmp_path, protocol, split):
+    text = SWEEP.format(protocol=protocol).replace("{epochs: 2, batch_size: 64, lr: 0.2}", SPARSE)
+    text = text.replace("finetune: {epochs: 3", "finetune: {epochs: 0")
+    file = written(tmp_path, text)
+    end = raybench.run_sweep(file, tmp_path / "store", local=True)
+    assert set(end.statuses.values()) == {"ok"}, end.outcomes
+    (trial,) = resolve(load_sweep(file))
+    folder = tmp_path / "store/stages" / trial.sparsify_key
+    curve = [epoch["top1"] for epoch in json.loads((folder / "result.json").read_text())["curve"]]
+    task = open_task(trial, {}, CPU)
+    assert max(curve) > curve[-1]  # else the two rules are one
+    expected = max(curve) if protocol == "pruningbench" else curve[-1]
+    assert task.evaluate(model_of(folder, trial, task, CPU), split)["top1"] == expected
 
 
 def test_calibration_images_follow_the_seed():

@@ -90,7 +90,7 @@ def test_methods_share_what_the_default_folder_holds(tmp_path, capsys, monkeypat
 
 def test_a_device_that_is_not_there_is_named_before_anything_is_written(tmp_path, capsys) -> None:
     assert main([*NET, "--speedup", "2", "--device", "cuda:99", "-o", str(tmp_path / "pruned")]) == 2
-    assert capsys.readouterr().err.startswith("raybench prune: --device: 'cuda:99' can't be used here: ")
+    assert capsys.readouterr().err.startswith("raybench prune: device: 'cuda:99' can't be used on this machine: ")
     assert not (tmp_path / "pruned").exists()
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 
 import numpy as np
 import pytest
@@ -198,6 +199,30 @@ def test_the_best_epoch_on_the_selecting_split_is_kept(small):
     on_test = fresh(small)
     told = small.train(on_test, recipe, seed=0, checkpoint=Kept(), select="test")
     assert small.evaluate(on_test, "test")["top1"] == max(epoch["top1"] for epoch in told.curve)
+
+
+@pytest.mark.parametrize(
+    ("select", "size", "expected"),
+    [("val", 16, [12, 12, 12]), ("last", 16, [12, 12, 12]), ("test", 16, [16, 16]), ("test", 64, [36])],
+)
+def test_only_the_published_rules_leave_out_images_that_fill_no_batch(small, select, size, expected):
+    """36 training images, as `DataLoader(drop_last=True)` would batch them; one batch is always left."""
+    sizes = []
+
+    class Undecided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x):
+            if self.training:
+                sizes.append(len(x))
+            return x.new_zeros(len(x), 3) + 0 * self.weight
+
+    recipe = TrainRecipe(epochs=2, batch_size=size, lr=0.01, weight_decay=0, schedule="constant")
+    told = small.train(Undecided(), recipe, seed=0, checkpoint=Kept(), select=select)
+    assert sizes == 2 * expected
+    assert [epoch["train_loss"] for epoch in told.curve] == pytest.approx(2 * [math.log(3)])  # of what was trained on
 
 
 def test_evaluation_counts_images(small):

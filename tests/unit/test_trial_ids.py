@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from raybench import registry
 from raybench.errors import SpecError
 from raybench.sweep import trial
-from raybench.sweep.data_roots import fingerprint
+from raybench.sweep.fingerprint import fingerprint
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from tests.unit.sweeps import AXES, GRID, RECIPE, sweep, written
@@ -29,9 +29,35 @@ def test_bases_are_shared_by_seeds_unless_asked_otherwise():
 
 
 def test_what_is_this_machines_business_is_not_in_the_id():
-    plain = {t.trial_id for t in resolve(sweep())}
-    moved = sweep(storage="elsewhere", resources={"cpus": 2, "gpus": 0.5}, data_roots={"digits": "x"}, name="t")
+    computing = {"device": "cpu", "threads": 1}
+    plain = {t.trial_id for t in resolve(sweep(**computing))}
+    assert {t.trial_id for t in resolve(sweep())} == plain
+    moved = sweep(
+        storage="elsewhere", resources={"cpus": 2, "gpus": 0.5}, data_roots={"digits": "x"}, name="t", **computing
+    )
     assert {t.trial_id for t in resolve(moved)} == plain
+
+
+@pytest.mark.parametrize("resources", [{"cpus": 2}, {"gpus": 1}, {"cpus": 4, "gpus": 0.5}])
+def test_threads_and_device_are_in_the_id_unless_the_sweep_fixes_them(resources):
+    """Float sums depend on the kind of device, and on a CPU on the number of threads."""
+    plain, other = resolve(sweep()), resolve(sweep(resources=resources))
+    assert not {t.trial_id for t in plain} & {t.trial_id for t in other}
+    assert not {t.base_key for t in plain} & {t.base_key for t in other}
+    same = resolve(sweep(resources=resources | {"cpus": 8})) if "gpus" in resources else plain
+    assert ({t.trial_id for t in same} == {t.trial_id for t in other}) == ("gpus" in resources)
+
+
+def test_all_seeds_share_a_selection_that_looks_at_weights_alone():
+    first, second = (
+        {t.method: t for t in resolve(sweep(seeds=[seed], methods=["magnitude-l1", "taylor", "random", "cp"]))}
+        for seed in (0, 1)
+    )
+    shared = {method for method in first if first[method].select_key == second[method].select_key}
+    assert shared == {"magnitude-l1"}
+    assert first["magnitude-l1"].trial_id != second["magnitude-l1"].trial_id
+    pair = [resolve(sweep(seeds=[seed], methods="magnitude-l1+group-norm"))[0].select_key for seed in (0, 1)]
+    assert pair[0] != pair[1]  # the sparsified network has a seed
 
 
 @pytest.mark.parametrize(
@@ -82,9 +108,10 @@ def test_a_fingerprint_tells_two_states_of_data_apart(tmp_path):
     (tmp_path / "a/1.jpg").write_bytes(b"12")
     before = fingerprint(tmp_path)
     (tmp_path / "a/1.jpg").write_bytes(b"21")
-    assert fingerprint(tmp_path) == before  # same path and size
+    swapped = fingerprint(tmp_path)
+    assert swapped != before  # same path and size, other content
     (tmp_path / "a/2.jpg").write_bytes(b"")
-    assert fingerprint(tmp_path) != before
+    assert fingerprint(tmp_path) not in (before, swapped)
 
 
 def test_other_selections_need_another_version():
@@ -118,6 +145,17 @@ def test_a_changed_trial_has_other_keys():
         True,
         *ids[2:],
     )
+
+
+def test_a_raised_version_of_the_published_rules_changes_their_ids_alone(monkeypatch):
+    def keys(protocol: str) -> list[tuple]:
+        return [(t.trial_id, t.base_key, t.pass_key) for t in resolve(sweep(protocol=protocol))]
+
+    before = {protocol: keys(protocol) for protocol in ("raybench", "pruningbench")}
+    monkeypatch.setattr(trial, "PUBLISHED", trial.PUBLISHED + 1)
+    assert keys("raybench") == before["raybench"]
+    for old, new in zip(before["pruningbench"], keys("pruningbench"), strict=True):
+        assert all(one != other for one, other in zip(old, new, strict=True))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("model", "test-vit"), ("dataset", "digits")])

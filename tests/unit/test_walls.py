@@ -25,7 +25,12 @@ ONLY = {  # module -> the files that may import it
         f"raybench/{room}/*"
         for room in ("groups", "methods", "datasets", "models", "scoring", "selection", "tasks", "pipeline", "testing")
     ]
-    + ["raybench/storage/checkpoints.py", "raybench/execution/isolation.py", "raybench/execution/worker.py"],
+    + [
+        "raybench/storage/checkpoints.py",
+        "raybench/execution/isolation.py",
+        "raybench/execution/torch_settings.py",
+        "raybench/execution/worker.py",
+    ],
     "ultralytics": ["raybench/models/ultralytics*.py", "raybench/tasks/detection*"],
     "torch_pruning": ["raybench/groups/*", "raybench/selection/*", "raybench/methods/importance/*"],
     "yaml": ["raybench/sweep/nodes.py", "raybench/reports/reproduce.py", "raybench/execution/submission.py"],

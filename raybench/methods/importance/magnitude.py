@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
+from raybench.errors import UserError
 from raybench.methods.protocols import ElementwiseImportance, Layer
 from raybench.registry import importance
 
@@ -30,10 +32,21 @@ class MagnitudeL1(ElementwiseImportance):
 @importance("magnitude-l2")
 @dataclass(frozen=True)
 class MagnitudeL2(ElementwiseImportance):
-    """Sum of squared weights over a channel, as torch-pruning's group magnitude with p=2 (no square root)."""
+    """Sum of squared weights over a channel, as torch-pruning's group magnitude with p=2 (no square root).
+
+    `normalize: max` divides a group's scores by their maximum instead of their mean, as torch-pruning's script for
+    CIFAR does after `group-norm`.
+    """
+
+    normalize: Literal["mean", "max"] = "mean"  # type: ignore[misc]  # a parameter here
 
     needs = "weights"
     paper = "Li et al., Pruning filters for efficient ConvNets, ICLR 2017; Fang et al., DepGraph, CVPR 2023, eq. 4"
+
+    def __post_init__(self) -> None:
+        """UserError for another way to normalise."""
+        if self.normalize not in ("mean", "max"):
+            raise UserError(f"magnitude-l2: found normalize={self.normalize!r}, expected 'mean' or 'max'")
 
     def saliency(self, layer: Layer) -> Tensor:
         """w^2 of every weight."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raybench.methods.protocols import Importance, Layer
+from raybench.errors import UserError
+from raybench.methods.protocols import Importance, Layer, has_filters
 from raybench.registry import importance
 
-EPSILON = 1e-10  # divisor of a layer whose saliencies are all zero, as in the authors' code
+EPSILON = 1e-10  # obd-c: added to every entry of the Fisher diagonal, as in the authors' code
+SIDES = ("out", "all")
 
 
 @importance("obd-c")
@@ -19,19 +21,32 @@ class OBDC(Importance):
     """sum w^2 F over a channel's weights, as a share of its layer; F is the Fisher diagonal with sampled labels.
 
     Wang et al. (EigenDamage), section 3: OBD's saliency (1/2) H_qq w_q^2 with F for H, summed over a filter (the
-    constant 1/2 drops out). F = E_x E_{y ~ softmax} (dL/dw)^2, with one gradient and one drawn label per sample.
-    As in the authors' fisher_diag pruner each layer's filter scores are divided by their sum. Adapted to groups:
-    every layer of the group is scored, norm scales and input slices too.
+    constant 1/2 drops out). F = E_x E_{y ~ softmax} (dL/dw)^2 + 1e-10, with one gradient and one drawn label per
+    sample. As in the authors' fisher_diag pruner output filters are scored, each layer's over their sum. Adapted to
+    groups: the shares of the group's layers are averaged. `shares: false` averages the sums themselves, as
+    torch-pruning does; `sides: all` scores every layer of the group, input slices and norm scales too.
     """
+
+    sides: str = "out"
+    shares: bool = True
 
     needs = "sample-gradients"
     labels = "sampled"
+    version = 2
     paper = "Wang et al., EigenDamage, ICML 2019, section 3 (C-OBD with the Fisher diagonal)"
 
+    def __post_init__(self) -> None:
+        """UserError for other sides than these."""
+        if self.sides not in SIDES:
+            raise UserError(f"obd-c: found sides={self.sides!r}, expected {' or '.join(map(repr, SIDES))}")
+
     def layer_scores(self, layer: Layer) -> Tensor | None:
-        """(channels,) shares of the layer's saliency, summing to 1."""
-        scores = saliency(layer)
-        return scores / (scores.sum() + EPSILON * float(scores.sum() == 0))
+        """(channels,) of the layer's filters; None for other sides, unless all are scored."""
+        if self.sides == "out" and not has_filters(layer):
+            return None
+        scores = saliency(layer, EPSILON)
+        total = scores.sum()
+        return scores / total if self.shares and total > 0 else scores
 
 
 @importance("obd-hessian")
@@ -51,8 +66,8 @@ class OBDHessian(Importance):
         return saliency(layer)
 
 
-def saliency(layer: Layer) -> Tensor:
-    """(channels,) sum of w^2 E[g^2]; zero for a parameter that the loss doesn't depend on."""
-    if layer.gradient_square is None:
-        return torch.zeros(len(layer.weight), dtype=layer.weight.dtype, device=layer.weight.device)
-    return (layer.weight.square() * layer.gradient_square).flatten(1).sum(1)
+def saliency(layer: Layer, epsilon: float = 0.0) -> Tensor:
+    """(channels,) sum of w^2 (E[g^2] + epsilon); g is 0 for a parameter that the loss doesn't depend on."""
+    found = layer.gradient_square
+    squares = torch.zeros_like(layer.weight) if found is None else found
+    return (layer.weight.square() * (squares + epsilon)).flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""group-lasso: the L2 norm of all weights that are removed together."""
+"""group-lasso: the L2 norm of all weights that are removed together and scored."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from raybench.registry import regularizer
 @regularizer("group-lasso")
 @dataclass
 class GroupLasso(Regularizer):
-    """strength * sum_k ||w_k||_2, w_k all weights that unit k owns in the layers of its group.
+    """strength * sum_k ||w_k||_2, w_k all scored weights that unit k owns in the layers of its group.
 
     Wen et al. (SSL), eq. 3-4, with DepGraph's coupled weights as the groups. The subgradient of a unit that is
-    all zero is 0. torch-pruning 1.6.1 penalises batch norms only and fails on groups without them.
+    all zero is 0. Not scored, so not penalised: position embeddings, class tokens, layer scales. torch-pruning 1.6.1
+    penalises batch norms only (`bn-group-lasso`). What PruningBench runs beside `magnitude-l2` isn't public.
     """
 
     strength: float = 5e-4
     _groups: tuple[GroupWeights, ...] = field(default=(), init=False, repr=False)
 
+    version = 2
     paper = "Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016, eq. 3-4"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:

@@ -54,6 +54,7 @@ class EpochInputs:
     seed: int
     device: torch.device
     teacher: nn.Module | None = None
+    drop_last: bool = False  # whether images that fill no batch are left out of an epoch
 
 
 def fit(
@@ -112,7 +113,7 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
                 loss = training_loss(model(mixed.images), mixed, recipe, inputs.teacher)
             take_step(progress, recipe, loss)
             total += loss.detach() * len(labels)
-    return float(total) / len(inputs.images)
+    return float(total) / sum(map(len, batches))
 
 
 def take_step(progress: TrainingState, recipe: TrainRecipe, loss: Tensor) -> None:
@@ -129,10 +130,15 @@ def take_step(progress: TrainingState, recipe: TrainRecipe, loss: Tensor) -> Non
 
 
 def _batch_order(inputs: EpochInputs, epoch: int) -> tuple[Tensor, ...]:
-    """A random order of all images in batches of equal size (a small last batch would disturb batch norm)."""
-    count = len(inputs.images)
+    """A random order of all images in batches of equal size (a small last batch would disturb batch norm).
+
+    With `drop_last` all batches are full, unless there are too few images for one, and the rest is left out.
+    """
+    count, size = len(inputs.images), inputs.recipe.batch_size
     order = torch.randperm(count, generator=generator(inputs.seed, epoch, "shuffle"))
-    return order.tensor_split(-(-count // inputs.recipe.batch_size))
+    if inputs.drop_last and count >= size:
+        return order[: count - count % size].split(size)
+    return order.tensor_split(-(-count // size))
 
 
 def _batches(

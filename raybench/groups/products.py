@@ -1,0 +1,90 @@
+"""Matrix products of a network: counted by torch, and those outside known layers as a function of kept units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from raybench.groups.attention import plainly
+
+Excess = Callable[[np.ndarray], int]  # kept units of every group -> MACs that no known layer accounts for
+
+
+def counted(model: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
+    """(MACs of one forward pass, MACs by module) by torch's FLOP counter; the model isn't changed.
+
+    Attention is computed by the math kernel, since torch counts no products of the fused kernel for CPUs. Every
+    query is multiplied with every key: a causal mask saves nothing.
+    """
+    with plainly(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(image)
+    by_module = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
+    return counter.get_total_flops() // 2, by_module
+
+
+@dataclass(frozen=True)
+class Products:
+    """MACs outside known layers: constant + sum over some groups of linear * kept + square * kept**2.
+
+    Queries times keys is linear in the width of a head; a product of channels with channels is quadratic.
+    """
+
+    constant: float
+    groups: np.ndarray  # (g,) int64, the groups whose widths count
+    linear: np.ndarray  # (g,) float64
+    square: np.ndarray  # (g,)
+
+    @classmethod
+    def fixed(cls, constant: float = 0.0) -> Products:
+        """Products that no cut changes."""
+        return cls(constant, np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
+
+    @classmethod
+    def fitted(cls, excess: Excess, sizes: np.ndarray, least: np.ndarray) -> Products | None:
+        """The function that agrees with `excess`; None if two random cuts show that it has another form.
+
+        Args:
+            excess: counts a network that keeps the given units of each group.
+            sizes: (groups,) units before any cut.
+            least: (groups,) units that always stay.
+        """
+        rng = np.random.default_rng(0)
+        some, whole = [rng.integers(least, sizes + 1) for _ in range(2)], excess(sizes)
+        found = [excess(kept) for kept in some]
+        fit = cls.fixed(whole) if set(found) == {whole} else cls._by_group(excess, sizes, least, whole)
+        return fit if [float(fit.total(kept)) for kept in some] == found else None
+
+    @classmethod
+    def _by_group(cls, excess: Excess, sizes: np.ndarray, least: np.ndarray, whole: int) -> Products:
+        """Cut one group at a time; a parabola goes through three counts."""
+        constant, rows = Fraction(whole), []
+        for group, (size, fewest) in enumerate(zip(sizes.tolist(), least.tolist(), strict=True)):
+
+            def slope(units: int, group: int = group, size: int = size) -> Fraction:
+                kept = sizes.copy()
+                kept[group] = units
+                return Fraction(excess(kept) - whole, units - size)
+
+            if size == fewest or not (first := slope(middle := (size + fewest) // 2)):
+                continue
+            square = (slope(fewest) - first) / (fewest - middle) if fewest < middle else Fraction(0)
+            linear = first - square * (size + middle)
+            constant -= linear * size + square * size**2
+            rows.append((group, float(linear), float(square)))
+        if not rows:
+            return cls.fixed(whole)
+        return cls(float(constant), *(np.array(column) for column in zip(*rows, strict=True)))
+
+    def total(self, kept: np.ndarray) -> np.ndarray | float:
+        """MACs at `kept` units per group: (..., groups) -> (...,) float64 holding integers."""
+        if not len(self.groups):
+            return self.constant
+        units = np.asarray(kept, dtype=float)[..., self.groups]
+        return np.rint(units @ self.linear + units**2 @ self.square + self.constant)

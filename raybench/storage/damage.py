@@ -1,0 +1,54 @@
+"""Sets damaged files aside under `damaged/`, so that they are made again, and names each in one line."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from raybench.storage.base import Storage
+
+DAMAGED = "damaged"
+
+
+class DamageWarning(UserWarning):
+    """Something in the storage was damaged and was set aside. The text is one line that names it."""
+
+
+def set_aside(storage: Storage, key: str, why: str) -> bool:
+    """Move the file or entry `key` to ``damaged/<key>-<time>`` and warn in one line; False if it is gone already.
+
+    Nothing is lost: what was damaged stays in the storage until `raybench gc --delete` removes it.
+    """
+    place = f"{DAMAGED}/{key}-{time.time_ns()}"
+    moved = storage.rename(key, place)
+    if moved:
+        warnings.warn(f"{key} is damaged: {why}; it was set aside as {place}", DamageWarning, stacklevel=2)
+    return moved
+
+
+@contextmanager
+def damage_lines() -> Iterator[list[str]]:
+    """Collects the lines of `DamageWarning` in a list instead of showing them; other warnings are shown as usual."""
+    lines: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DamageWarning)
+        shown = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, DamageWarning):
+                lines.append(str(message))
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield lines
