@@ -1,10 +1,13 @@
-"""Exceptions that raybench raises on purpose, and the messages for unknown names."""
+"""Exceptions that raybench raises on purpose, the messages for unknown names, and warnings as lines."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 class RaybenchError(Exception):
@@ -63,3 +66,30 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
     """Message for an unknown name: what was found, the nearest known name, and all known names."""
     known = sorted(names)
     return f"unknown {kind} {name!r}.{nearest(name, known)} Known: {', '.join(known)}"
+
+
+@contextmanager
+def handled_warnings(handle: Callable[[str, type[Warning], str], bool]) -> Iterator[None]:
+    """Pass each warning that would be shown to `handle`; those that it returns False for are shown as usual.
+
+    Args:
+        handle: called with the warning's text, its class and the file that raised it.
+    """
+    previous = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not handle(str(message), category, filename):
+            previous(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = previous

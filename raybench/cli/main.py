@@ -6,14 +6,12 @@ import argparse
 import importlib
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
 
-from raybench.errors import RaybenchError, nearest
+from raybench.errors import RaybenchError, handled_warnings, nearest
 
 GROUPS = {
     "sweeps": {
@@ -95,26 +93,16 @@ def _run(verb: str, arguments: list[str]) -> int:
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Print raybench's own warnings as one line ``warning: ...`` on standard error, other libraries' as usual."""
-    previous, package = warnings.showwarning, str(Path(__file__).parents[1])
+    package = str(Path(__file__).parents[1])
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if filename.startswith(package) and issubclass(category, UserWarning):
+    def printed(message: str, category: type[Warning], filename: str) -> bool:
+        ours = filename.startswith(package) and issubclass(category, UserWarning)
+        if ours:
             print(f"warning: {message}", file=sys.stderr)
-        else:
-            previous(message, category, filename, lineno, file, line)
+        return ours
 
-    warnings.showwarning = show
-    try:
+    with handled_warnings(printed):
         yield
-    finally:
-        warnings.showwarning = previous
 
 
 def _usage() -> str:

@@ -107,8 +107,8 @@ def run_sweep(
                 _execute(work, first, make_plan, sweep, local=local, address=address)
     except KeyboardInterrupt:
         work.interrupted = True
-    except Exception:
-        if not work.interrupted:  # else Ctrl-C made a library raise another error
+    except Exception:  # after Ctrl-C libraries turn it into errors of any kind; `interrupted` reports it
+        if not work.interrupted:
             raise
     left = make_plan()
     statuses = {trial.trial_id: left.stored.get(trial.trial_id, "missing") for trial in left.trials}

@@ -2,7 +2,7 @@
 
 Published rules are those of PruningBench as far as its code is public: torch-pruning 1.6.1 and its script, whose loop
 the protocol `pruningbench` follows. The tables hold one line a method; docs/methods has each difference in full. A
-difference that a parameter takes away is told where the result's trial doesn't have that parameter's published value.
+difference that depends on a parameter is listed when the trial has another value than the published one.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def rules(
     if protocol != PROTOCOL or len(found) < len(parts):
         return OURS
     values = _parameters(importance, regularizer, trial)
-    told = [text for part in found for difference in part.library if (text := _told(difference, values))]
-    differences = [*told, *elsewhere, *_outdated(importance, regularizer, trial)]
+    of_method = [text for part in found for difference in part.library if (text := _difference(difference, values))]
+    differences = [*of_method, *elsewhere, *_outdated(importance, regularizer, trial)]
     return f"differs in: {'; '.join(differences)}" if differences else PUBLISHED
 
 
@@ -122,7 +122,7 @@ def besides_authors(importance: str, regularizer: str | None) -> str | None:
     return "; ".join(part.authors for part in parts if part and part.authors) or None
 
 
-def _told(difference: str | Unless, values: Mapping[str, Any]) -> str | None:
+def _difference(difference: str | Unless, values: Mapping[str, Any]) -> str | None:
     if isinstance(difference, str):
         return difference
     return None if values[difference.parameter] == difference.published else difference.text

@@ -6,8 +6,8 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
 
+from raybench.errors import handled_warnings
 from raybench.storage.base import Storage
 
 DAMAGED = "damaged"
@@ -33,22 +33,14 @@ def set_aside(storage: Storage, key: str, why: str) -> bool:
 def damage_lines() -> Iterator[list[str]]:
     """Collects the lines of `DamageWarning` in a list instead of showing them; other warnings are shown as usual."""
     lines: list[str] = []
+
+    def collected(message: str, category: type[Warning], filename: str) -> bool:
+        ours = issubclass(category, DamageWarning)
+        if ours:
+            lines.append(message)
+        return ours
+
     with warnings.catch_warnings():
         warnings.simplefilter("always", DamageWarning)
-        shown = warnings.showwarning
-
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            if issubclass(category, DamageWarning):
-                lines.append(str(message))
-            else:
-                shown(message, category, filename, lineno, file, line)
-
-        warnings.showwarning = show
-        yield lines
+        with handled_warnings(collected):
+            yield lines

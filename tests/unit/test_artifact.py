@@ -53,10 +53,10 @@ def folder(saved, tmp_path):
 
 def rewrite(folder, change):
     """Let `change` alter what pruned.json says, which then is what was saved."""
-    told = json.loads((folder / "pruned.json").read_text())
-    change(told)
-    told["sha256"] = json_sha256(told, "sha256")
-    (folder / "pruned.json").write_text(json.dumps(told))
+    content = json.loads((folder / "pruned.json").read_text())
+    change(content)
+    content["sha256"] = json_sha256(content, "sha256")
+    (folder / "pruned.json").write_text(json.dumps(content))
 
 
 def refused(folder, file):

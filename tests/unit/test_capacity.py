@@ -68,7 +68,7 @@ def status(version, seen, infeasible=None, coming=True):
 
 
 @pytest.fixture
-def told(monkeypatch):
+def reported(monkeypatch):
     """Ray and its autoscaler tell these statuses, one after the other."""
 
     def tell(*statuses):
@@ -83,30 +83,30 @@ def told(monkeypatch):
     return tell
 
 
-def test_nodes_that_come_for_another_driver_do_not_hide_an_impossible_request(nodes, told):
+def test_nodes_that_come_for_another_driver_do_not_hide_an_impossible_request(nodes, reported):
     nodes({"CPU": 1.0})
-    told(status(10, 9), status(11, 9), status(12, 11), status(13, 12, infeasible={"GPU": 0.3}))
+    reported(status(10, 9), status(11, 9), status(12, 11), status(13, 12, infeasible={"GPU": 0.3}))
     with pytest.raises(UserError, match="no kind of node that it may start has more"):
         concurrency({"GPU": 0.1 + 0.2}, "auto")  # 0.30000000000000004, where Ray says 0.3
 
 
-def test_nodes_that_come_are_believed_after_two_rounds(nodes, told):
+def test_nodes_that_come_are_believed_after_two_rounds(nodes, reported):
     nodes({"CPU": 1.0})
-    left = told(status(10, 9), status(11, 9), status(12, 11), status(13, 11), status(14, 12), "never asked for")
+    left = reported(status(10, 9), status(11, 9), status(12, 11), status(13, 11), status(14, 12), "never asked for")
     assert concurrency({"GPU": 1.0}, "auto") == capacity.AT_ONCE
     assert left == ["never asked for"]
 
 
-def test_another_request_that_is_impossible_is_not_ours(nodes, told):
+def test_another_request_that_is_impossible_is_not_ours(nodes, reported):
     nodes({"CPU": 1.0})
     other = {"GPU": 8.0}
-    told(status(10, 9), status(11, 10), status(12, 11, infeasible=other), status(13, 12, infeasible=other))
+    reported(status(10, 9), status(11, 10), status(12, 11, infeasible=other), status(13, 12, infeasible=other))
     assert concurrency({"GPU": 1.0}, "auto") == capacity.AT_ONCE
 
 
-def test_a_ray_without_the_private_parts_is_warned_of_and_waited_for(nodes, told, monkeypatch):
+def test_a_ray_without_the_private_parts_is_warned_of_and_waited_for(nodes, reported, monkeypatch):
     nodes({"CPU": 1.0})
-    told()
+    reported()
     monkeypatch.setattr(capacity, "_status", lambda: SimpleNamespace().autoscaling_state)
     with pytest.warns(UserWarning, match="doesn't report the state of its autoscaler .* No node holds 1 GPU now"):
         assert concurrency({"GPU": 1.0}, "auto") == capacity.AT_ONCE
