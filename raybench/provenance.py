@@ -68,7 +68,7 @@ def provenance(
         device_name=device_name,
         host=socket.gethostname(),
         cpu=cpu_name(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         threads=threads,
         started_at=started_at,
         finished_at=now(),
@@ -108,6 +108,11 @@ def _git() -> tuple[str | None, bool | None]:
 def _run(*arguments: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(PACKAGE.parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_gpu() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from raybench import registry
 from raybench.errors import UserError, nearest, unknown
-from raybench.provenance import has_gpu
+from raybench.provenance import has_gpu, usable_cores
 from raybench.sweep.data_roots import ROOT_VARIABLE
 from raybench.sweep.mistakes import Mistake, Mistakes
 from raybench.sweep.reader import load_sweep
@@ -73,7 +73,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
         "strategies": [args.strategy], **target, "seeds": [args.seed], "recipe": recipe,
         "protocol": args.protocol, "schedule": args.schedule, "round_to": args.round_to,
         "device": _device_kind(args.device),
-        "resources": {"cpus": _cores(), "gpus": 1},
+        "resources": {"cpus": usable_cores(), "gpus": 1},
     }  # fmt: skip
     if args.prune:
         fields["prune"] = args.prune
@@ -133,11 +133,6 @@ def _device_kind(name: str | None) -> str:
         hint = " Did you mean 'cuda'?" if kind == "gpu" else nearest(kind, ("cpu", "cuda"))
         raise UserError(f"--device: found {name!r}, expected cpu, cuda or cuda:N.{hint}")
     return kind
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _existing(path: str, option: str) -> Path:

@@ -20,6 +20,7 @@ from raybench.datasets.data import random_boxes
 from raybench.datasets.image_files import is_readable
 from raybench.datasets.statistics import View
 from raybench.errors import UserError
+from raybench.provenance import usable_cores
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 AHEAD = 4  # batches decoded ahead of the one in use
@@ -165,5 +166,4 @@ def _box(image: Image.Image, size: int, crop: float) -> tuple[float, float, floa
 
 def _threads() -> int:
     """Decoding threads: one for each core that this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
+    return min(usable_cores(), 8)

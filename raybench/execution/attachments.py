@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raybench.errors import UserError
+from raybench.storage.hashing import file_sha256
 from raybench.sweep.axes import ModelAxis
 from raybench.sweep.sweep import Sweep
 
@@ -24,7 +24,7 @@ def weights_of(sweep: Sweep, mounted: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted({Path(model.weights) for model in _models(sweep) if _is_file(model)}):
         if not _below(path, mounted):
-            found[f"{FOLDER}/{sha256(path)[:16]}{path.suffix}"] = path
+            found[f"{FOLDER}/{file_sha256(path)[:16]}{path.suffix}"] = path
     total = sum(path.stat().st_size for path in found.values())
     if total > LIMIT:
         biggest = max(found.values(), key=lambda path: path.stat().st_size)
@@ -56,12 +56,6 @@ def repacked(sweep: Sweep, names: dict[str, Path]) -> Sweep:
         item.model_copy(update={"models": moved(item.models)}) if item.models else item for item in sweep.include
     )
     return sweep.model_copy(update={"models": moved(sweep.models), "include": include})
-
-
-def sha256(file: Path) -> str:
-    """Hex SHA-256 of the file's content."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _models(sweep: Sweep) -> Iterator[ModelAxis]:

@@ -10,13 +10,14 @@ from raybench import registry
 from raybench.execution.driver import Run, Watcher, drive, only_cell
 from raybench.execution.interrupt import noted_interrupt
 from raybench.execution.worker import Assignment, device_of
-from raybench.plan.plan import plan
+from raybench.plan.plan import plan_trials
 from raybench.plan.records import Plan
 from raybench.progress.outcome import Outcome
 from raybench.results.repair import Repair
 from raybench.storage.damage import damage_lines
 from raybench.storage.open import check_writable, open_storage
 from raybench.sweep.reader import load_sweep
+from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
 
 
@@ -73,15 +74,19 @@ def run_sweep(
     place = open_storage(str(storage or sweep.storage or f"results/{sweep.name}"))
 
     watcher, repair = watcher or Watcher(), Repair(place)
+    trials = resolve(sweep)  # once: it hashes weights and looks at all data
+
+    def planned() -> Plan:
+        return plan_trials(trials, sweep.resources, place, retry_failed=retry_failed)
 
     def make_plan() -> Plan:
-        whole = plan(sweep, place, retry_failed=retry_failed)
+        whole = planned()
         with damage_lines() as lines:
             damaged = repair.run(whole.trials)
         for line in lines:
             watcher.say(line)
         if damaged:
-            whole = plan(sweep, place, retry_failed=retry_failed)
+            whole = planned()
         return only_cell(whole, only) if only else whole
 
     resources = sweep.resources

@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from raybench.errors import UserError
-from raybench.execution.attachments import repacked, sha256, weights_of
+from raybench.execution.attachments import repacked, weights_of
+from raybench.storage.hashing import file_sha256
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.trial import digest
@@ -45,7 +46,7 @@ class Submission:
     @property
     def hash(self) -> str:
         """Hash of sweep, code, storage and options; equal on whatever machine and whenever they are submitted."""
-        code = sorted(sha256(file) for file in self.plugins)
+        code = sorted(file_sha256(file) for file in self.plugins)
         own = _tree_hash(self.modules) if self.modules else None
         sweep = _as_yaml(repacked(self.sweep, self.weights))
         return digest("submission", sweep, code, own, self.storage, sorted(self.options))
@@ -133,7 +134,7 @@ def _tree_hash(folder: Path) -> str:
     if not folder.is_dir():
         raise UserError(f"--working-dir {folder}: no such folder")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-    return digest([(path.relative_to(folder).as_posix(), sha256(path)) for path in files])
+    return digest([(path.relative_to(folder).as_posix(), file_sha256(path)) for path in files])
 
 
 def _hidden(path: Path) -> bool:

@@ -45,22 +45,35 @@ def plainly(model: nn.Module) -> Iterator[None]:
 
     Fused kernels hide their matrix products from FLOP counters and their structure from autograd's graph.
     """
+    modules: list[Any] = [m for m in model.modules() if isinstance(getattr(m, "fused_attn", None), bool)]
+    fused = [(module, module.fused_attn) for module in modules]
+    with eval_mode(model):
+        try:
+            for module, _ in fused:
+                module.fused_attn = False
+            yield
+        finally:
+            for module, flag in fused:
+                module.fused_attn = flag
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` is in eval mode and torch's fast path for transformer layers is off; both are restored.
+
+    The fast path hides the operations inside a layer. Only flags are set: no `train` method of the model is called.
+    """
     modes: dict[Any, bool] = {module: module.training for module in model.modules()}
-    fused = {module: module.fused_attn for module in modes if isinstance(getattr(module, "fused_attn", None), bool)}
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         for module in modes:
             module.training = False
-        for module in fused:
-            module.fused_attn = False
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in modes.items():
             module.training = training
-        for module, flag in fused.items():
-            module.fused_attn = flag
 
 
 def refit(attention: Attention, num_heads: int, head_dim: int) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from raybench.groups.attention import eval_mode
+
 
 def peak_activations(model: nn.Module, image: Tensor) -> int:
     """Peak bytes of tensors that a forward pass of `image` makes, in eval mode and without gradients.
@@ -19,19 +21,10 @@ def peak_activations(model: nn.Module, image: Tensor) -> int:
     image itself and what a kernel uses inside (workspaces of cuDNN) don't count. torch's fast path for transformer
     layers, which hides their tensors, is off. The model isn't changed.
     """
-    modes: dict[Any, bool] = {module: module.training for module in model.modules()}
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for module in modes:
-            module.training = False
-        with torch.no_grad(), _Live([*model.parameters(), *model.buffers(), image]) as live:
-            model(image)
-        return live.peak
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in modes.items():
-            module.training = training
+    given = [*model.parameters(), *model.buffers(), image]
+    with eval_mode(model), torch.no_grad(), _Live(given) as live:
+        model(image)
+    return live.peak
 
 
 class _Live(TorchDispatchMode):

@@ -27,6 +27,7 @@ from raybench.provenance import installed
 from raybench.selection.records import Cut
 from raybench.storage.base import Storage
 from raybench.storage.damage import set_aside
+from raybench.storage.hashing import file_sha256
 from raybench.storage.sealed import json_sha256
 from raybench.sweep.mistakes import dotted, explain, show
 from raybench.sweep.trial import Trial
@@ -90,7 +91,7 @@ def _other_copy(published: Path | None, folder: Path) -> str | None:
 
 def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts) -> None:
     """Write the pruned `model` into `folder`."""
-    sha256 = cache.save_weights(model, folder)
+    cache.save_weights(model, folder)
     recipe = {
         "format": FORMAT,
         "trial_id": trial.trial_id,
@@ -99,7 +100,7 @@ def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts
         "prune": trial.prune,
         "data": asdict(data),
         "kept": cut.kept,
-        "weights_sha256": sha256,
+        "weights_sha256": file_sha256(folder / cache.WEIGHTS),
         "macs": cut.macs,
         "params": cut.params,
         "versions": {name: installed(name) for name in ("raybench", "torch", "timm", "torch-pruning")},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -76,14 +75,13 @@ def content_of(folder: Path, name: str) -> bytes:
         raise StageLost("cache", str(error)) from error
 
 
-def save_weights(model: nn.Module, folder: Path) -> str:
-    """Write every parameter and buffer of `model` as safetensors; returns the file's SHA-256.
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write every parameter and buffer of `model` as safetensors.
 
     Tied tensors are written as copies; loading fills the tied tensors of a network in place, so they stay tied.
     """
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     save_file(state, folder / WEIGHTS)
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 
 
 def load_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:

@@ -10,7 +10,7 @@ from raybench.plan.records import Plan, Skip, Unit
 from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.sweep.resolve import resolve
-from raybench.sweep.sweep import Sweep
+from raybench.sweep.sweep import Resources, Sweep
 from raybench.sweep.trial import Trial, digest
 
 
@@ -37,7 +37,18 @@ def plan(
         >>> len(planned.cells)
         56
     """
-    trials = resolve(sweep)
+    return plan_trials(resolve(sweep), sweep.resources, storage, retry_failed=retry_failed, timed=timed)
+
+
+def plan_trials(
+    trials: Sequence[Trial],
+    resources: Resources,
+    storage: Storage | None = None,
+    *,
+    retry_failed: bool = True,
+    timed: Storage | None = None,
+) -> Plan:
+    """The plan of trials that are resolved already: reads `storage`, but neither weights nor data. See `plan`."""
     store = Store(storage) if storage else None
     everything = store.statuses() if store else {}
     ids = {trial.trial_id: trial for trial in trials}
@@ -51,10 +62,10 @@ def plan(
         units=units,
         done=done,
         skips=tuple(Skip(ids[i], reason) for i, reason in reasons.items() if i not in set(done)),
-        trials=trials,
+        trials=tuple(trials),
         stored=stored,
         unchecked=tuple(sorted({t.model for t in trials if t.model not in registry.model.entries()})),
-        cost=estimate(units, _timings(timed or storage, everything) if units else {}, sweep.resources),
+        cost=estimate(units, _timings(timed or storage, everything) if units else {}, resources),
     )
 
 

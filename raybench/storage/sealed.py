@@ -10,6 +10,7 @@ from typing import Any
 
 from raybench.storage.base import Storage
 from raybench.storage.damage import set_aside
+from raybench.storage.hashing import file_sha256
 
 FILES, OWN = "files", "content_sha256"  # keys in the JSON: file name -> SHA-256; SHA-256 of all other keys
 
@@ -22,7 +23,7 @@ class Damaged(Exception):
 
 def write(folder: Path, name: str, content: Mapping[str, Any]) -> None:
     """Write `content` as the JSON file `name` with the checksums of all files that are in `folder` now."""
-    whole = {**content, FILES: {path.name: _file_sha256(path) for path in sorted(folder.iterdir())}}
+    whole = {**content, FILES: {path.name: file_sha256(path) for path in sorted(folder.iterdir())}}
     (folder / name).write_text(json.dumps({**whole, OWN: json_sha256(whole, OWN)}, allow_nan=False))
 
 
@@ -80,7 +81,7 @@ def _damage(folder: Path, name: str) -> str | None:
         for file, sha256 in read(folder, name)[FILES].items():
             if not (folder / file).is_file():
                 return f"{file} is missing"
-            if _file_sha256(folder / file) != sha256:
+            if file_sha256(folder / file) != sha256:
                 return f"{file}: found other content than was written"
     except (OSError, Damaged) as error:
         return str(error)
@@ -92,8 +93,3 @@ def _damaged(folder: Path, why: str) -> Damaged:
     """The error of a damaged file; the folder is hashed again when `intact` is next called."""
     _verified.pop(folder, None)
     return Damaged(why)
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

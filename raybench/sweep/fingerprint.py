@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raybench.storage.hashing import file_sha256
+
 SMALL = 64 << 10  # bytes: smaller images are hashed by content
 IMAGES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif"}
 LEFT_BY_TOOLS = {".cache"}  # endings of files that other programs write beside the data
@@ -191,8 +193,7 @@ def _digest(files: Files, left_out: Counter[str]) -> str:
         content = ""
         if not _by_size(entry.name, status.st_size):
             try:
-                with open(entry.path, "rb") as opened:
-                    content = hashlib.file_digest(opened, "sha256").hexdigest()
+                content = file_sha256(entry.path)
             except OSError:
                 left_out["unreadable entries"] += 1
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from raybench import registry
 from raybench.catalogue import Entry
 from raybench.errors import SpecError, UserError
+from raybench.storage.hashing import file_sha256
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
 from raybench.sweep.data_roots import data_fingerprint
 from raybench.sweep.modules import module_source
@@ -195,7 +195,6 @@ def _pinned(entry: Any, params: Mapping[str, Any]) -> MethodRef:
 
 def _sha256(file: Path, model: str) -> str:
     try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return file_sha256(file)
     except OSError as error:
         raise UserError(f"model {model!r}: its weights {file} can't be read: {error.strerror}") from error

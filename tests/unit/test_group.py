@@ -13,6 +13,7 @@ from raybench.groups import surgery
 from raybench.groups.cost import Cost, count_macs
 from raybench.groups.records import Groups
 from raybench.groups.trace import trace
+from raybench.models.offline import offline
 from tests.oracles.grouping import check_groups, worst
 from tests.pruning_nets import (
     IMAGE,
@@ -189,7 +190,8 @@ def test_layers_that_share_a_weight_stay_whole_and_are_told_once() -> None:
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_yolo11_as_its_authors_ship_it_is_stopped_by_model_and_module() -> None:
     """Its index lists grow without end in the library (13 GiB); here the walk refuses at once."""
-    tasks = pytest.importorskip("ultralytics.nn.tasks")
+    with offline():  # else it leaves Image.open replaced for the tests after this one
+        tasks = pytest.importorskip("ultralytics.nn.tasks")
     model = tasks.DetectionModel("yolo11n.yaml", verbose=False).eval()
     with pytest.raises(NotSupported, match=r"can't group DetectionModel: .*model\.\d+"):
         trace(model, torch.zeros(1, 3, 64, 64), max_seconds=20)
