@@ -5,21 +5,27 @@ RESULTS ?= quickstart-results
 PIP = PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet
 TEST_EXTRAS = detection,export,sql,cluster,s3,gcs,dev
 
-.PHONY: quickstart test test-all lint help
+SAMPLE ?= 100
+SEED ?= 0
+
+.PHONY: quickstart test test-all lint mutants help
 
 help:
 	@echo "make quickstart   set everything up, run sweeps/quickstart.yaml, print the leaderboard"
-	@echo "make test         set everything up, pass the tests (about 10 minutes on 2 cores)"
+	@echo "make test         set everything up, pass the tests (about 15 minutes on 2 cores)"
 	@echo "make test-all     the long tests too: every model, repeated kills"
 	@echo "make lint         ruff and mypy"
+	@echo "make mutants ROOM=selection [SAMPLE=100 SEED=0]   plants faults in a room and counts those that its tests notice"
 
 quickstart: $(VENV)/.ready
 	$(VENV)/bin/raybench run sweeps/quickstart.yaml --storage $(RESULTS)
 	$(VENV)/bin/raybench leaderboard $(RESULTS)
 	@echo "results: $(RESULTS)/   again: $(VENV)/bin/raybench leaderboard $(RESULTS) --speedup average"
 
+# Two processes with one thread each; tests that start Ray, kill things or measure the machine's load run alone.
 test: $(VENV)/.ready-test
-	$(VENV)/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n 2 --ignore tests/cluster
+	$(VENV)/bin/python -m pytest -m "not slow" tests/cluster
 
 test-all: $(VENV)/.ready-test
 	$(VENV)/bin/python -m pytest
@@ -28,6 +34,9 @@ lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+mutants: $(VENV)/.ready-test
+	nice -n 15 $(VENV)/bin/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

@@ -14,7 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raybench.execution.run import run_sweep
+    from raybench.errors import NotSupported, RaybenchError, UserError
+    from raybench.execution.run import SweepEnd, run_sweep
     from raybench.methods.protocols import (
         Calibration,
         ElementwiseImportance,
@@ -25,21 +26,29 @@ if TYPE_CHECKING:
     )
     from raybench.pipeline.artifact import load_pruned
     from raybench.pipeline.in_memory import PrunedModel, prune
+    from raybench.pipeline.inspection import GroupFacts, Inspection, inspect
     from raybench.plan.plan import plan as plan_sweep
-    from raybench.registry import dataset, importance, model, regularizer
+    from raybench.registry import add_plugin, dataset, importance, model, regularizer
     from raybench.reports.leaderboard import Leaderboard
     from raybench.results.load import load_results
     from raybench.sweep.reader import load_sweep
+
+    __version__: str
 
 _WHERE = {
     "load_sweep": "raybench.sweep.reader",
     "plan_sweep": "raybench.plan.plan:plan",
     "run_sweep": "raybench.execution.run",
+    "SweepEnd": "raybench.execution.run",
     "load_results": "raybench.results.load",
     "Leaderboard": "raybench.reports.leaderboard",
     "prune": "raybench.pipeline.in_memory",
     "PrunedModel": "raybench.pipeline.in_memory",
+    "inspect": "raybench.pipeline.inspection",
+    "Inspection": "raybench.pipeline.inspection",
+    "GroupFacts": "raybench.pipeline.inspection",
     "load_pruned": "raybench.pipeline.artifact",
+    "add_plugin": "raybench.registry",
     "importance": "raybench.registry",
     "regularizer": "raybench.registry",
     "model": "raybench.registry",
@@ -50,18 +59,30 @@ _WHERE = {
     "Regularizer": "raybench.methods.protocols",
     "Layer": "raybench.methods.protocols",
     "Calibration": "raybench.methods.protocols",
+    "RaybenchError": "raybench.errors",
+    "UserError": "raybench.errors",
+    "NotSupported": "raybench.errors",
 }
 __all__ = [
     "Calibration",
     "ElementwiseImportance",
+    "GroupFacts",
     "Importance",
+    "Inspection",
     "Layer",
     "Leaderboard",
+    "NotSupported",
     "PairwiseImportance",
     "PrunedModel",
+    "RaybenchError",
     "Regularizer",
+    "SweepEnd",
+    "UserError",
+    "__version__",
+    "add_plugin",
     "dataset",
     "importance",
+    "inspect",
     "load_pruned",
     "load_results",
     "load_sweep",
@@ -77,6 +98,10 @@ def __getattr__(name: str) -> Any:
     if name in _WHERE:
         where, _, attribute = _WHERE[name].partition(":")
         return getattr(importlib.import_module(where), attribute or name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("raybench")
     raise AttributeError(f"module 'raybench' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

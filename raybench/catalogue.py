@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ FACTS = {  # what class attributes of a method may say
 }
 RESERVED = {"needs", "labels", "version", "requires", "min_images", "reconstructs", "paper"}
 REQUIRED = "<required>"  # default of a parameter that has none
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,54 @@ class Entry:
     facts: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)  # name -> default, REQUIRED where it has none
     module: str | None = None  # dotted name for packaged code, None for a plug-in file
+    kinds: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # name -> the words of its Literal, or its types
 
     @property
     def source(self) -> str | None:
         """SHA-256 of the file, part of a trial's identity; None for raybench's own code, identified by `version`."""
         ours = (self.module or "").startswith("raybench.")
         return None if ours else hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def misfit(self, name: str, value: Any) -> str | None:
+        """What is wrong with `value` for the parameter `name`, which the entry has; None if nothing is known to be.
+
+        Known are the default's type, the annotation (``Literal["out", "all"]``, ``int | None``), and the fact `limits`:
+        ``limits = {"strength": (0, None)}`` are the least and the largest value.
+        """
+        default, kinds = self.params[name], self.kinds.get(name, ())
+        words = tuple(kind for kind in kinds if not isinstance(kind, _Type))
+        types = tuple(kind for kind in kinds if isinstance(kind, _Type))
+        if default not in (None, REQUIRED):
+            types = types or (() if words else (_Type(type(default).__name__),))
+        if words or types:
+            fits = any(type(value) is type(word) and value == word for word in words)
+            if not fits and not any(_is(value, kind) for kind in types):
+                known = [repr(word) for word in words] + [TYPES.get(kind, kind) for kind in types]
+                near = nearest(value, [word for word in words if isinstance(word, str)]) if words and value else ""
+                return f"found {value!r}, expected {' or '.join(known)}.{near}".removesuffix(".")
+        least, largest = self.facts.get("limits", {}).get(name, (None, None))
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                return f"found {value!r}, expected a finite number"
+            if (least is not None and value < least) or (largest is not None and value > largest):
+                return f"found {value!r}, expected {_span(least, largest)}"
+        return None
+
+
+class _Type(str):
+    """The name of a type in an annotation, as against a word of a Literal."""
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether `value` has a type; an int counts as a float, True not as an int."""
+    name = "None" if value is None else type(value).__name__
+    return name == kind or (kind == "float" and name == "int")
+
+
+def _span(least: float | None, largest: float | None) -> str:
+    if least is None or largest is None:
+        return f"at least {least}" if largest is None else f"at most {largest}"
+    return f"{least} to {largest}"
 
 
 def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
@@ -56,14 +100,14 @@ def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
         for mark in node.decorator_list:
             if not (isinstance(mark, ast.Call) and _last_name(mark.func) == kind and mark.args):
                 continue
-            facts, params = _data(node, file)
+            facts, params, kinds = _data(node, file)
             name = _literal(mark.args[0], file)
             facts |= {k.arg: _literal(k.value, file) for k in mark.keywords if k.arg}
             summary = (ast.get_docstring(node) or "").partition("\n")[0]
             fixed = facts.get("args", {})
             params = {key: default for key, default in params.items() if key not in fixed}
             _check_facts(kind, facts, params, f"{file}:{node.lineno}: {node.name}")
-            yield Entry(kind, name, file, node.name, summary, facts, params, module)
+            yield Entry(kind, name, file, node.name, summary, facts, params, module, kinds)
 
 
 def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any], where: str) -> None:
@@ -76,20 +120,31 @@ def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any],
         if name in facts and facts[name] not in known:
             near = nearest(str(facts[name]), known)
             raise UserError(f"{where}: {name}: found {facts[name]!r}, expected one of {', '.join(known)}.{near}")
+    for name, limit in facts.get("limits", {}).items():
+        if name not in params or not (isinstance(limit, tuple) and len(limit) == 2):
+            expected = "(least, largest) of a parameter, None where there is none"
+            raise UserError(f"{where}: limits: found {name!r}: {limit!r}, expected {expected}.{nearest(name, params)}")
 
 
-def _data(node: ast.ClassDef | ast.FunctionDef, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(facts, params) of a class, inherited ones included; a function has no facts, its params are its keywords."""
+def _data(
+    node: ast.ClassDef | ast.FunctionDef, file: Path
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """(facts, params, kinds of params) of a class, inherited ones included.
+
+    A function has no facts, its params are its keywords.
+    """
     if isinstance(node, ast.FunctionDef):
-        return {}, _signature(node)
+        return {}, _signature(node), {a.arg: _kinds(a.annotation) for a in node.args.args + node.args.kwonlyargs}
     facts: dict[str, Any] = {}
     params: dict[str, Any] = {}
+    kinds: dict[str, tuple[Any, ...]] = {}
     for base in reversed(node.bases):
         found = _find_class(_last_name(base), file)
         if found:
-            inherited_facts, inherited_params = _data(*found)
+            inherited_facts, inherited_params, inherited_kinds = _data(*found)
             facts |= inherited_facts
             params |= inherited_params
+            kinds |= inherited_kinds
     for item in node.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
             _keep(facts, item.targets[0].id, item.value)
@@ -99,7 +154,28 @@ def _data(node: ast.ClassDef | ast.FunctionDef, file: Path) -> tuple[dict[str, A
             else:
                 params.setdefault(item.target.id, REQUIRED)
                 _keep(params, item.target.id, item.value)
-    return facts, params
+                kinds[item.target.id] = _kinds(item.annotation)
+    return facts, params, kinds
+
+
+def _kinds(annotation: ast.expr | None) -> tuple[Any, ...]:
+    """The words and types that an annotation allows; empty for an annotation of another form."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):  # an annotation in quotes
+        try:
+            annotation = ast.parse(annotation.value, mode="eval").body
+        except SyntaxError:
+            return ()
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        left, right = _kinds(annotation.left), _kinds(annotation.right)
+        return left + right if left and right else ()
+    if isinstance(annotation, ast.Subscript) and _last_name(annotation.value) == "Literal":
+        words = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return tuple(word.value for word in words if isinstance(word, ast.Constant))
+    if isinstance(annotation, ast.Subscript) and _last_name(annotation.value) == "Optional":
+        inner = _kinds(annotation.slice)
+        return (*inner, _Type("None")) if inner else ()
+    name = "None" if isinstance(annotation, ast.Constant) else _last_name(annotation) if annotation else ""
+    return (_Type(name),) if name in TYPES else ()
 
 
 def _signature(node: ast.FunctionDef) -> dict[str, Any]:

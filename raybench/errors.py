@@ -1,23 +1,41 @@
-"""Exceptions that raybench raises on purpose, the messages for unknown names, and warnings as lines."""
+"""Exceptions that raybench raises on purpose, wording of messages (unknown names, counts), warnings as lines."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+# All but tab and newline: C0, DEL, C1, marks and overrides of the direction, lone surrogates (names that aren't UTF-8).
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class RaybenchError(Exception):
-    """Base class of every error that raybench raises on purpose."""
+    """Base class of every error that raybench raises on purpose.
+
+    Example:
+        >>> issubclass(UserError, RaybenchError), issubclass(NotSupported, RaybenchError)
+        (True, True)
+    """
 
     exit_code = 1
 
 
 class UserError(RaybenchError):
-    """A mistake in what the user typed: printed without a traceback, exit code 2."""
+    """A mistake in what the user typed: printed without a traceback, exit code 2.
+
+    Example:
+        >>> import raybench
+        >>> try:
+        ...     raybench.load_sweep("quickstrat")
+        ... except raybench.UserError as error:
+        ...     print(error)
+        quickstrat: found no such file, nor a shipped sweep of that name. Did you mean 'quickstart'? Shipped: ...
+    """
 
     exit_code = 2
 
@@ -41,7 +59,15 @@ class SpecError(UserError):
 
 
 class NotSupported(RaybenchError):
-    """This combination can't be run; the reason is written to the row of a *skipped* cell."""
+    """This combination can't be run; the reason is written to the row of a *skipped* cell.
+
+    Example:
+        >>> import torch, raybench
+        >>> raybench.prune(torch.nn.Linear(4, 2), torch.zeros(1, 4), 2)
+        Traceback (most recent call last):
+            ...
+        raybench.errors.NotSupported: ...no group of channels...
+    """
 
 
 class StageError(RaybenchError):
@@ -53,13 +79,37 @@ class StageError(RaybenchError):
 
 
 class StageLost(StageError):
-    """A shared stage is damaged or gone. It is not where it was any more, so that planning again makes it again."""
+    """A shared stage is damaged or missing. Damaged files were moved aside before, so the next plan makes it again."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the closest of `names`, or an empty string when none is close."""
-    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.55)
+    """`` Did you mean 'x'?`` for the closest of `names`, or an empty string when none is close.
+
+    A name of which `name` is a whole word, or the start, comes before one that merely has the same letters.
+
+    Example:
+        >>> nearest("l1", ["lamp", "magnitude-l1"]), nearest("warmup", ["epochs", "warmup_epochs"])
+        (" Did you mean 'magnitude-l1'?", " Did you mean 'warmup_epochs'?")
+    """
+    typed, known = str(name).lower(), list(names)
+    similar = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)  # a slip of the finger
+    words = [one for one in known if typed and typed in re.split(r"[^a-z0-9]+", str(one).lower())]
+    starts = [one for one in known if len(typed) > 2 and str(one).lower().startswith(typed)]
+    close = similar or words[:1] or starts[:1] or difflib.get_close_matches(str(name), known, n=1, cutoff=0.55)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and changes of the writing direction as escapes; lines and tabs stay.
+
+    A name or message from a file could otherwise move a terminal's cursor, rewrite its lines or set its title.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 cell`, `2 cells`. `plural` is for nouns that don't take an s alone: `2 classes`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or f'{noun}s'}"
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:

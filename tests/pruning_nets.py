@@ -83,12 +83,12 @@ class TorchAttention(nn.Module):
         return self.head((x + self.fc2(torch.relu(self.fc1(x)))).mean(1))
 
 
-class OneInEach(nn.Module):
-    """A convolution whose groups see one channel each and make two of it."""
+class FewInEach(nn.Module):
+    """A convolution whose groups see one or two channels each and make twice as many of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int) -> None:
         super().__init__()
-        self.first, self.grouped = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 12, 3, padding=1, groups=6)
+        self.first, self.grouped = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 12, 3, padding=1, groups=groups)
         self.last, self.head = nn.Conv2d(12, 8, 1), nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from typing import Any
 
 from raybench.cli.output import print_json
 from raybench.cli.results import add_results, hint_to_compact, open_store
-from raybench.progress.words import counted
+from raybench.errors import counted
 from raybench.reports.comparison import TOLERANCE, Compared, Comparison, boards, compare
 from raybench.reports.leaderboard import Leaderboard, Query
 from raybench.reports.literature import NEAR, LiteratureMatch
 from raybench.reports.published import SOURCE, STRATEGY
 from raybench.reports.text import lines
+from raybench.reports.text import signed as with_sign
 from raybench.results.encoding import csv_bytes
 
 COLUMNS = (
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         sys.stdout.write(csv_bytes(rows).decode())
     else:
-        _print_tables(compared)
+        if rows:
+            _print_tables(compared)
         _print_literature(compared.literature)
     if not rows:
         message = (
@@ -97,10 +99,10 @@ def _shown(row: Compared) -> dict[str, Any]:
         "n": row.n,
         "ours": f"{row.final:.2f}{spread}",
         "theirs": f"{row.published_final:.2f}",
-        "diff": f"{row.final - row.published_final:+.2f}",
-        "our Δ": f"{row.delta:+.2f}",
-        "their Δ": f"{row.published_delta:+.2f}",
-        "Δ diff": f"{row.difference:+.2f}",
+        "diff": with_sign(row.final - row.published_final),
+        "our Δ": with_sign(row.delta),
+        "their Δ": with_sign(row.published_delta),
+        "Δ diff": with_sign(row.difference),
         "inside": "yes" if row.inside else "no",
         "kept": f"{row.kept:.1f}%",
         "their kept": f"{row.published_kept:.1f}%",
@@ -153,4 +155,4 @@ def _of_literature(match: LiteratureMatch) -> dict[str, Any]:
 def _points(value: float | None, *, signed: bool = False) -> str | None:
     if value is None:
         return None
-    return f"{value:+.2f}" if signed else f"{value:.2f}"
+    return with_sign(value) if signed else f"{value:.2f}"

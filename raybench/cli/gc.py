@@ -6,8 +6,9 @@ import argparse
 from dataclasses import asdict
 
 from raybench.cli.output import add_format, print_json, print_rows
+from raybench.cli.quantities import duration
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
-from raybench.progress.words import counted
+from raybench.errors import counted
 from raybench.results.store import Store
 from raybench.storage.gc import find_garbage, remove
 from raybench.storage.open import open_existing
@@ -27,10 +28,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--older",
-        type=float,
+        type=duration,
         default=3600.0,
-        metavar="S",
-        help="age in seconds from which unfinished writes are removed (default: 3600)",
+        metavar="TIME",
+        help="age from which unfinished writes are removed, such as 90 (seconds), 30m, 1h or 2d (default: 1h)",
     )
     add_plugin(parser)
     add_format(parser)

@@ -9,14 +9,20 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from raybench.cli.quantities import speedup
 from raybench.cli.results import add_results, hint_to_compact, open_store
-from raybench.errors import UserError
+from raybench.errors import UserError, counted, printable
 from raybench.reports.board_text import as_markdown, as_text
+from raybench.reports.board_wide import as_wide_text
 from raybench.reports.leaderboard import Leaderboard, Query
 from raybench.reports.leaderboard_rows import rows, table
+from raybench.reports.unfinished import unfinished
 from raybench.results.encoding import csv_bytes, parquet_bytes
 
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
+ENDINGS = {
+    ".txt": "table", ".md": "markdown", ".csv": "csv", ".json": "json", ".parquet": "parquet",
+}  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,45 +43,67 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=tracks,
         help="rank only criteria, only regularizers, or all in one table (default: criteria, then regularizers)",
     )
-    parser.add_argument("--format", choices=FORMATS, default="table", help="output format (default: %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
+    parser.add_argument("--wide", action="store_true", help="one table for all speed-ups, with a column for each")
+    text = "output format (default: by the ending of -o, else table)"
+    parser.add_argument("--format", choices=FORMATS, help=text)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE: {', '.join(ENDINGS)}")
 
 
 def run(args: argparse.Namespace) -> int:
     """Rank the results and print or write the boards."""
     names = ("model", "dataset", "speedup", "strategy", "protocol", "track", "by")
+    args.format = _format(args.format, args.output)
+    if args.wide and args.format != "table":
+        raise UserError(
+            f"--wide: found --format {args.format} beside it, expected table: other formats have a row a cell"
+        )
     store = open_store(args.results)
     found = Leaderboard.read(store, Query(**{name: getattr(args, name) for name in names}))
     if args.format == "parquet" and args.output is None and sys.stdout.isatty():
         raise UserError("--format parquet: can't be printed on a terminal; name a file with -o FILE")
-    content = _rendered(found, args.format)
+    content = _rendered(found, args.format, args.wide)
     if args.output:
-        args.output.write_bytes(content)
+        _write(args.output, content)
+        count = sum(len(board.entries) for board in found.boards)
+        print(f"wrote {args.output}: {counted(len(found.boards), 'ranking')}, {counted(count, 'row')}, {args.format}")
     else:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
+    for line in unfinished(store.storage):
+        print(f"note: {line}", file=sys.stderr)
     hint_to_compact(store)
     return 0
 
 
-def _rendered(found: Leaderboard, form: str) -> bytes:
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"-o {file}: can't be written: {error.strerror or error}") from error
+
+
+def _rendered(found: Leaderboard, form: str, wide: bool) -> bytes:
     if form == "parquet":
         return parquet_bytes(table(found))
     if form == "csv":
         return csv_bytes(rows(found))
     if form == "markdown":
-        return f"{as_markdown(found)}\n".encode()
+        return printable(f"{as_markdown(found)}\n").encode()
     if form == "json":
         whole = {"conditions": found.conditions, "rows": rows(found)}
         whole |= {"failed": [asdict(x) for x in found.failed], "skipped": [asdict(x) for x in found.skipped]}
         return f"{json.dumps(whole, indent=2, allow_nan=False)}\n".encode()
-    return f"{as_text(found, shutil.get_terminal_size((140, 24)).columns)}\n".encode()
+    text = as_wide_text if wide else as_text
+    return printable(f"{text(found, shutil.get_terminal_size((140, 24)).columns)}\n").encode()
 
 
 def _speedup(text: str) -> float | str:
-    if text == "average":
-        return text
-    try:
-        return float(text.removesuffix("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number such as 4, or average") from None
+    return text if text == "average" else speedup(text)
+
+
+def _format(form: str | None, file: Path | None) -> str:
+    """The format that was asked for, or else the one of the file's ending; UserError for an unknown ending."""
+    ending = file.suffix.lower() if file else ".txt"
+    if form is None and ending not in ENDINGS:
+        raise UserError(f"-o {file}: found the ending {ending!r}, expected one of {', '.join(ENDINGS)}; or --format")
+    return form or ENDINGS[ending]

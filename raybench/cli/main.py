@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
 
-from raybench.errors import RaybenchError, handled_warnings, nearest
+from raybench.cli.parser import Parser
+from raybench.cli.printable_output import printable_output
+from raybench.errors import RaybenchError, handled_warnings, nearest, printable
 
 GROUPS = {
     "sweeps": {
@@ -21,6 +22,7 @@ GROUPS = {
         "schema": "print the JSON Schema of sweep files",
     },
     "one model": {
+        "inspect": "list what of a model can be pruned, and what stays whole",
         "prune": "prune one model without a sweep file",
         "export": "write a pruned network as safetensors, ONNX or an exported program",
     },
@@ -46,7 +48,11 @@ GROUPS = {
         "new-method": "write a template for your own criterion or regularizer",
         "models": "list models",
         "datasets": "list datasets",
+        "recipes": "list training recipes, or print one as a start for your own",
         "data": "download and verify a dataset",
+    },
+    "this program": {
+        "completion": "print the completion of verbs and options for bash, zsh or fish",
     },
 }
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells use it
@@ -69,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(verb, rest)
     except RaybenchError as error:
-        print(f"raybench {verb}: {error}", file=sys.stderr)
+        print(printable(f"raybench {verb}: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"raybench {verb}: interrupted", file=sys.stderr)
@@ -83,11 +89,23 @@ def _run(verb: str, arguments: list[str]) -> int:
     """Import the verb, parse its arguments and run it; returns its exit code."""
     module = importlib.import_module(f"raybench.cli.{verb.replace('-', '_')}")
     summary = VERBS[verb]
-    parser = argparse.ArgumentParser(prog=f"raybench {verb}", description=f"{summary[0].upper()}{summary[1:]}.")
+    parser = Parser(prog=f"raybench {verb}", description=f"{summary[0].upper()}{summary[1:]}.")
     module.arguments(parser)
     parsed = parser.parse_args(arguments)
-    with plain_warnings():
+    if parsed.no_color:
+        os.environ["NO_COLOR"] = "1"  # which rich and most libraries follow
+    with _quiet(parsed.quiet), plain_warnings(), printable_output():
         return module.run(parsed) or 0
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """Drop what the verb prints on standard error: progress, hints, warnings. Errors are printed after it."""
+    if not quiet:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 @contextmanager
@@ -98,7 +116,7 @@ def plain_warnings() -> Iterator[None]:
     def printed(message: str, category: type[Warning], filename: str) -> bool:
         ours = filename.startswith(package) and issubclass(category, UserWarning)
         if ours:
-            print(f"warning: {message}", file=sys.stderr)
+            print(printable(f"warning: {message}"), file=sys.stderr)
         return ours
 
     with handled_warnings(printed):

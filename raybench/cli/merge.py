@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from raybench.cli.results import open_store
-from raybench.errors import UserError
-from raybench.progress.words import counted
+from raybench.errors import UserError, counted
+from raybench.reports.unfinished import no_results
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 
@@ -29,10 +29,11 @@ def run(args: argparse.Namespace) -> int:
         if source.storage.url == target.storage.url:
             raise UserError(f"{url}: found as TARGET and as SOURCE, expected two storages")
         if not source.statuses():
-            raise UserError(f"no results in {source.storage.url}: expected the --storage of a run")
+            raise UserError(no_results(source.storage))
         done = merge(target, source)
         copied = f"copied {counted(done.cells, 'cell')} and {counted(done.attempts, 'failed attempt')}"
-        print(f"{source.storage.url}: {copied}; {done.known} were there already")
+        known = f"{counted(done.known, 'cell')} {'was' if done.known == 1 else 'were'} there already"
+        print(f"{source.storage.url}: {copied}; {known}")
         for trial_id in done.differing:
             print(f"  {trial_id} has another final metric there; the row in {target.storage.url} was kept")
     print("artifacts, checkpoints and cached stages were not copied")

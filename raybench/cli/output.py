@@ -6,19 +6,27 @@ import argparse
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from raybench.progress.console import SafeConsole
 from raybench.reports.text import cell, lines
 
 
 def add_format(parser: argparse.ArgumentParser, formats: Sequence[str] = ("table", "json")) -> None:
     """Add the option ``--format``."""
     parser.add_argument("--format", choices=formats, default="table", help="output format (default: %(default)s)")
+
+
+def terminal_width() -> int | None:
+    """Characters of the terminal, or of COLUMNS where it is set; None in a pipe."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        return shutil.get_terminal_size((80, 24)).columns
+    return None
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None) -> None:
@@ -37,7 +45,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, tit
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != columns[-1])
     for row in rows:
         table.add_row(*(cell(row.get(column)) for column in columns))
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 def print_json(value: Any) -> None:

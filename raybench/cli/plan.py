@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from rich.console import Console
-
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.plan.plan import plan
 from raybench.plan.records import Plan
-from raybench.plan.view import as_json, board_rows, cell_states, cost_lines, gathering_line, stage_rows
-from raybench.progress.words import counted
+from raybench.plan.view import as_json, board_rows, cell_states, cost_lines, damage_lines, gathering_line, stage_rows
+from raybench.progress.console import SafeConsole
 from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
@@ -71,6 +69,8 @@ def _print(planned: Plan, name: str, url: str) -> None:
     if planned.stages:
         print()
         print_rows(list(stage_rows(planned)), ["shared stage", "units", "what"])
+    if lines := damage_lines(planned):
+        _say("\n" + "\n".join(lines))
     if line := gathering_line(planned):
         _say(f"\n{line}")
     if planned.skips:
@@ -84,4 +84,4 @@ def _print(planned: Plan, name: str, url: str) -> None:
 
 
 def _say(text: str) -> None:
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    SafeConsole().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raybench.cli.output import add_format, print_json, print_rows
-from raybench.cli.prune_options import add_options, sweep_of
+from raybench.cli.output import add_format, print_json, terminal_width
+from raybench.cli.prune_options import DATASET, add_options, sweep_of
+from raybench.cli.prune_progress import PruneLines
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
-from raybench.execution.driver import Watcher
 from raybench.execution.run import run_sweep
-from raybench.plan.records import Unit
-from raybench.progress.outcome import label_of
+from raybench.reports.model_card import CARD, card_of
+from raybench.reports.pruned_text import BEST, as_lines, best_lines, labels_of, ranked, target_of
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
-from raybench.sweep.target import amount
+
+WEIGHTS = "model.safetensors"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add_options(parser)
+    text = "what several methods are ranked by, and the best network is named by: accuracy (default) or latency"
+    parser.add_argument("--best", choices=tuple(BEST), help=text)
     parser.add_argument("--device", metavar="DEV", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     parser.add_argument(
         "-o",
@@ -36,66 +40,57 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prune, and print one row per speed-up. Returns 0 when all succeeded, 1 otherwise, 130 when interrupted."""
+    """Prune, and print the figures. Returns 0 when none failed and one succeeded, else 1; 130 when interrupted."""
     load_plugins(args)
+    default, args.dataset = args.dataset is None, args.dataset or DATASET
     sweep = sweep_of(args)
+    if default:
+        print(f"dataset: {DATASET}, the default; --dataset NAME chooses another", file=sys.stderr)
     output = args.output or Path("pruned") / args.model.replace(":", "-").replace("/", "-")
-    end = run_sweep(sweep, output, local=True, device=args.device, watcher=StartLines())
+    end = run_sweep(sweep, output, local=True, device=args.device, watcher=PruneLines())
     if end.interrupted:
         print("interrupted; the same command continues at the last finished epoch", file=sys.stderr)
         return 130
     store = Store(open_storage(str(output)))
-    rows = [dict(store.record(trial_id)) for trial_id in end.statuses]
-    for row in rows:
-        row["files"] = str(output / row["artifact"]) if row.get("artifact") else None
+    rows = [_with_files(dict(store.record(trial_id)), output) for trial_id in end.statuses]
     if args.format == "json":
         print_json(rows)
     else:
-        _print(rows, " ".join([f"--results {output}", *(f"--plugin {file}" for file in args.plugin)]))
-    return 0 if all(row["status"] == "ok" for row in rows) else 1
+        _print(rows, _export_options(args, output), args.best)
+    return 0 if all(row["status"] != "failed" for row in rows) and any(row["status"] == "ok" for row in rows) else 1
 
 
-class StartLines(Watcher):
-    """Prints a line on standard error for each unit that starts, and other messages below it."""
+def _with_files(row: dict[str, Any], output: Path) -> dict[str, Any]:
+    """`row` with the folder of its network and the sizes of both weights files; writes the network's card."""
+    folder = output / row["artifact"] if row.get("artifact") else None
+    row |= {"files": str(folder) if folder else None, "bytes_base": None, "bytes": None}
+    if folder is None or not folder.is_dir():
+        return row
+    sizes = {"bytes_base": output / "stages" / str(row["base_key"]) / WEIGHTS, "bytes": folder / WEIGHTS}
+    row |= {name: file.stat().st_size for name, file in sizes.items() if file.is_file()}
+    (folder / CARD).write_text(card_of(row), encoding="utf-8")
+    return row
 
-    def started(self, unit: Unit) -> None:
-        """Print the kind of the unit and its label."""
-        print(f"{unit.kind}: {label_of(unit)} ...", file=sys.stderr)
 
-    def say(self, text: str) -> None:
-        """Print it, indented."""
-        print(f"  {text}", file=sys.stderr)
+def _export_options(args: argparse.Namespace, output: Path) -> str:
+    """The options, quoted for a shell, by which `raybench export` finds the networks."""
+    scheme, colon, _ = args.model.partition(":")
+    trust = ["--trust-code"] if colon and scheme != "timm" else []  # the user's own module:function
+    return shlex.join(["--results", str(output), *(f"--plugin={file}" for file in args.plugin), *trust])
 
 
-def _print(rows: Sequence[Mapping[str, Any]], options: str) -> None:
-    """Print a table of the pruned networks, then where they are. `options`: by which raybench export finds them."""
-    done = [row for row in rows if row["status"] == "ok"]
+def _print(rows: Sequence[Mapping[str, Any]], options: str, best: str | None) -> None:
+    """Print figures, folders and the best network. `options`: by which raybench export finds the networks."""
+    done = ranked([row for row in rows if row["status"] == "ok"], best or "accuracy")
     if done:
-        shown = [_short(row) for row in done]
-        print_rows(shown, list(shown[0]))
-        for row in done:
-            print(f"{row['speedup']:.3f}x: {row['files']} (raybench export {row['trial_id']} {options})")
+        print("\n".join([*as_lines(done, terminal_width()), ""]))
+        for label, row in zip(labels_of(done), done, strict=True):
+            print(f"{label}: {row['files']}\n    raybench export {row['trial_id']} {options}")
             if row["reason"]:
-                print(f"  {_target(row)} was missed: {row['reason']}")
+                print(f"    {target_of(row)} was missed: {row['reason']}")
     for row in rows:
         if row["status"] != "ok":
             why = row.get("reason") or f"{row.get('error_type')}: {row.get('error_message')}"
-            print(f"{_target(row)} {row['status']}: {why}")
-
-
-def _target(row: Mapping[str, Any]) -> str:
-    return amount(row["speedup_target"], row["ratio"])
-
-
-def _short(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a network that fit on one line: base -> pruned."""
-    return {
-        "asked": _target(row),
-        "speed-up": f"{row['speedup']:.3f}",
-        "params": f"{row['params_base']:,} -> {row['params']:,}",
-        "MACs": f"{row['macs_base']:,} -> {row['macs']:,}",
-        f"{row['metric_name']} %": f"{row['metric_base']:.2f}",
-        "pruned": f"{row['metric_pruned']:.2f}",
-        "final": f"{row['metric_final']:.2f}",
-        "note": (row["reason"] or "").partition(":")[0] or None,
-    }
+            print(f"{row['method']} {target_of(row)} {row['status']}: {why}")
+    if done and (best or len({row["method"] for row in done}) > 1):
+        print("\n".join(best_lines(done, best or "accuracy")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from raybench import registry
+from raybench.cli.quantities import parameter, speedup
 from raybench.errors import UserError, nearest, unknown
 from raybench.provenance import has_gpu, usable_cores
 from raybench.sweep.data_roots import ROOT_VARIABLE
 from raybench.sweep.mistakes import Mistake, Mistakes
+from raybench.sweep.modules import as_module, module_hint
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
 
+DATASET = "digits"  # it comes with scikit-learn, so that a first try needs no data
 OPTIONS = {  # key of a sweep -> its option, where the names differ
     "models": "--model", "datasets": "--dataset", "methods": "--method", "strategies": "--strategy",
     "speedups": "--speedup", "seeds": "--seed", "data_roots": "--data-root",
@@ -31,24 +35,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, metavar="M", help="a name listed by raybench models, timm:NAME or module:function")
     add("--weights", metavar="F", help="safetensors file or state dict, or `pretrained` (default: train by the recipe)")
-    add("--dataset", default="digits", metavar="D", help="dataset to train and measure on (default: %(default)s)")
+    text = "take all layers but the classifier from the weights, and train a new one by the recipe's base stage"
+    add("--new-head", action="store_true", help=text)
+    add("--dataset", metavar="D", help=f"dataset to train and measure on (default: {DATASET}, handwritten digits)")
     add("--data-root", metavar="DIR", help="folder of the dataset")
-    add("--method", default="magnitude-l2", metavar="C", help="importance criterion (default: %(default)s)")
+    text = "size in pixels to which images are scaled (default: the dataset's, for class folders 224)"
+    add("--image-size", type=int, metavar="N", help=text)
+    text = "parameter of the {}, such as {}; may be repeated"
+    many: dict[str, Any] = {"action": "append", "type": parameter, "default": [], "metavar": "K=V"}
+    add("--dataset-param", **many, help=text.format("dataset", "val_share=0.2"))
+    add("--model-param", **many, help=text.format("model", "width=32"))
+    text = "importance criteria to compare on one base, or all of them: all (default: magnitude-l2)"
+    add("--method", default=["magnitude-l2"], nargs="+", metavar="C", help=text)
     add("--regularizer", metavar="R", help="sparsity regularizer to train with before pruning")
     text = "local, global, protected-global or isomorphic (default: %(default)s)"
     add("--strategy", default="protected-global", metavar="S", help=text)
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--speedup", type=float, nargs="+", metavar="X", help="base MACs / pruned MACs, one or several")
+    text = "base MACs / pruned MACs, one or several, such as 2 or 2x"
+    target.add_argument("--speedup", type=speedup, nargs="+", metavar="X", help=text)
     target.add_argument("--ratio", type=float, metavar="R", help="share of channels to remove in one step")
     text = "pruningbench: torch-pruning's own loop of 400 steps, which stops past the target (default: %(default)s)"
     add("--protocol", choices=("raybench", "pruningbench"), default="raybench", help=text)
     text = "how often channels are scored again; auto: chosen by the criterion (default: %(default)s)"
     add("--schedule", choices=("auto", "progressive", "iterative", "one-shot"), default="auto", help=text)
     add("--prune", nargs="+", metavar="PART", help="parts of attention models to prune: embed head-dim heads mlp")
+    text = "layers that keep their width, by name or glob, such as 'layer1.*.conv2'"
+    add("--keep", nargs="+", default=[], metavar="PATTERN", help=text)
+    text = "layers outside which nothing shrinks, by name or glob"
+    add("--only", nargs="+", default=[], metavar="PATTERN", help=text)
     add("--round-to", type=int, default=1, metavar="N", help="keep a multiple of N channels (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default: %(default)s)")
-    text = "how to train: name of a recipe or a YAML file (default: %(default)s)"
-    add("--recipe", default="quick", metavar="NAME", help=text)
+    text = "how to train: one of raybench recipes or a YAML file (default: quick; for class folders of photos: photos)"
+    add("--recipe", metavar="NAME", help=text)
+    add("--epochs", type=int, metavar="N", help="epochs of fine-tuning (default: the recipe's)")
+    add("--lr", type=float, metavar="X", help="learning rate of fine-tuning (default: the recipe's)")
+    text = "images that criteria which need data look at (default: the recipe's)"
+    add("--calibration-images", type=int, metavar="N", help=text)
     add("--no-finetune", action="store_true", help="don't train after pruning")
 
 
@@ -58,25 +80,28 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     Raises:
         UserError: an option is wrong; the message names the option.
     """
+    args.model = as_module(args.model)
     _check_names(args)
-    method = f"{args.method}+{args.regularizer}" if args.regularizer else args.method
-    model: dict[str, Any] = {"name": args.model}
+    names = list(registry.importance.entries()) if "all" in args.method else list(dict.fromkeys(args.method))
+    methods = [f"{name}+{args.regularizer}" if args.regularizer else name for name in names]
+    model: dict[str, Any] = {"name": args.model, "params": dict(args.model_param)}
     if args.weights:
         model["weights"] = args.weights if args.weights == "pretrained" else str(_existing(args.weights, "--weights"))
-    named = str(_existing(args.recipe, "--recipe")) if args.recipe.endswith((".yaml", ".yml")) else args.recipe
-    recipe: Any = {"extends": named, "finetune": {"epochs": 0}} if args.no_finetune else named
+    if args.new_head:
+        if not args.weights:
+            raise UserError("--new-head: found no --weights; without them the whole network is new")
+        model["new_head"] = True
     target = (
         {"speedups": list(dict.fromkeys(args.speedup or ()))} if args.ratio is None else {"ratio": _share(args.ratio)}
     )
     fields: dict[str, Any] = {
-        "name": "prune", "models": [model], "datasets": [args.dataset], "methods": [method],
-        "strategies": [args.strategy], **target, "seeds": [args.seed], "recipe": recipe,
+        "name": "prune", "models": [model], "datasets": [_dataset(args)], "methods": methods,
+        "strategies": [args.strategy], **target, "seeds": [args.seed], "recipe": _recipe(args),
         "protocol": args.protocol, "schedule": args.schedule, "round_to": args.round_to,
         "device": _device_kind(args.device),
         "resources": {"cpus": usable_cores(), "gpus": 1},
     }  # fmt: skip
-    if args.prune:
-        fields["prune"] = args.prune
+    fields |= {name: value for name in ("prune", "keep", "only") if (value := getattr(args, name))}
     if args.data_root:
         fields["data_roots"] = {args.dataset: str(_existing(args.data_root, "--data-root"))}
     with tempfile.TemporaryDirectory(prefix="raybench-prune-") as folder:
@@ -90,6 +115,32 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
             raise UserError("\n".join(_by_option(mistake, file) for mistake in error.mistakes)) from error
 
 
+def _dataset(args: argparse.Namespace) -> dict[str, Any]:
+    """The dataset's entry of the sweep, with its parameters."""
+    params = dict(args.dataset_param)
+    if args.image_size is not None:
+        if "image_size" not in registry.dataset.entry(args.dataset).params:
+            raise UserError(f"--image-size: found {args.image_size}, expected none: {args.dataset} has a fixed size")
+        params["image_size"] = args.image_size
+    return {"name": args.dataset, "params": params}
+
+
+def _recipe(args: argparse.Namespace) -> Any:
+    """The recipe's name or file, with what --epochs, --lr and --no-finetune change of it."""
+    facts = registry.dataset.entry(args.dataset).facts
+    photos = facts.get("user_data") and facts.get("task") == "classification"
+    name = args.recipe or ("photos" if photos else "quick")
+    named = str(_existing(name, "--recipe")) if name.endswith((".yaml", ".yml")) else name
+    if args.no_finetune and (args.epochs is not None or args.lr is not None):
+        raise UserError("--no-finetune: found --epochs or --lr beside it, which only fine-tuning reads")
+    changes: dict[str, Any] = {"epochs": 0 if args.no_finetune else args.epochs, "lr": args.lr}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    whole: dict[str, Any] = {"finetune": changes} if changes else {}
+    if args.calibration_images is not None:
+        whole["calibration_images"] = args.calibration_images
+    return {"extends": named, **whole} if whole else named
+
+
 def _by_option(mistake: Mistake, file: Path) -> str:
     """The message of a mistake: with the option for one in our `file`, with file and line for one in a recipe."""
     if mistake.file == file:
@@ -100,6 +151,11 @@ def _by_option(mistake: Mistake, file: Path) -> str:
 
 def _option(path: Sequence[str | int]) -> str:
     """The option that sets the value at `path` in the sweep."""
+    if path and path[0] == "recipe" and path[-1] in ("epochs", "lr", "calibration_images"):
+        return f"--{str(path[-1]).replace('_', '-')}"
+    if "params" in path and path[0] in ("models", "datasets"):
+        given = "--image-size" if path[-1] == "image_size" and path[0] == "datasets" else ""
+        return given or f"--{str(path[0])[:-1]}-param {path[-1]}".removesuffix(" params")
     name = str(path[0]) if path else "sweep"
     return OPTIONS.get(name, f"--{name.replace('_', '-')}")
 
@@ -109,19 +165,24 @@ def _check_names(args: argparse.Namespace) -> None:
     for option, kind, name in (
         ("--model", registry.model, args.model),
         ("--dataset", registry.dataset, args.dataset),
-        ("--method", registry.importance, args.method),
+        *(("--method", registry.importance, name) for name in args.method if name != "all"),
         ("--regularizer", registry.regularizer, args.regularizer),
     ):
         if name is not None and ":" not in name and name not in kind.entries():
-            raise UserError(f"{option}: {unknown(kind.kind, name, kind.entries())}")
+            hint = module_hint(name) if kind is registry.model else None
+            folder = _folder_hint(name) if kind is registry.dataset else ""
+            raise UserError(f"{option}: {hint or unknown(kind.kind, name, kind.entries())}{folder}")
     embedded = registry.dataset.entry(args.dataset).facts.get("embedded")
     if not (embedded or args.data_root or os.environ.get(ROOT_VARIABLE)):
         raise UserError(
             f"--data-root: found none, expected the folder of {args.dataset} (or {ROOT_VARIABLE}, its parent)"
         )
-    for speedup in args.speedup or ():
-        if not speedup > 1:
-            raise UserError(f"--speedup: found {speedup:g}, expected numbers above 1")
+
+
+def _folder_hint(name: str) -> str:
+    """What to type for class folders of one's own, after an unknown dataset `name`."""
+    folder = name if Path(name).is_dir() else "DIR"
+    return f". For class folders of your own images: --dataset imagefolder --data-root {shlex.quote(folder)}"
 
 
 def _device_kind(name: str | None) -> str:

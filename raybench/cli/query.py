@@ -7,7 +7,7 @@ import sys
 
 from raybench.cli.output import print_json
 from raybench.cli.results import add_results, hint_to_compact, open_store
-from raybench.progress.words import counted
+from raybench.errors import counted
 from raybench.reports.text import lines
 from raybench.results.encoding import csv_bytes
 

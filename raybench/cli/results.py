@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
+from raybench.errors import UserError
+from raybench.results.layout import ATTEMPTS, CELLS
 from raybench.results.store import Store
 from raybench.storage.open import open_existing
 
@@ -19,6 +22,26 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 def open_store(url: str) -> Store:
     """The store at `url`; nothing is created. UserError for a local folder that doesn't exist."""
     return Store(open_existing(url))
+
+
+def find_store(trial_id: str, url: str | None) -> Store:
+    """The store at `url`; without one, the store in or below the current folder that has the trial."""
+    if url is not None:
+        return open_store(url)
+    stores = [open_store(str(folder)) for folder in _stores_here()]
+    if not stores:
+        raise UserError("found no results in this folder; expected --results DIR, the --storage of a run")
+    matching = [store for store in stores if any(known.startswith(trial_id) for known in store.statuses())]
+    if len(matching) > 1:
+        urls = ", ".join(store.storage.url for store in matching)
+        raise UserError(f"trial id {trial_id!r} is in {urls}: choose one with --results DIR")
+    return (matching or stores)[0]
+
+
+def _stores_here() -> list[Path]:
+    """Folders of results: this one, those in it, and those in `results/` and `pruned/`."""
+    places = [Path(), *(folder for glob in ("*/", "results/*/", "pruned/*/") for folder in sorted(Path().glob(glob)))]
+    return [folder for folder in places if (folder / CELLS).is_dir() or (folder / ATTEMPTS).is_dir()]
 
 
 def hint_to_compact(store: Store) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from raybench.cli.sweep_arguments import add_sweep
-from raybench.progress.words import counted
+from raybench.errors import counted
 
 if TYPE_CHECKING:
     from raybench.execution.run import SweepEnd

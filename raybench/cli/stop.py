@@ -20,6 +20,6 @@ def run(args: argparse.Namespace) -> None:
     jobs = Jobs(args.address)
     job = jobs.find(args.job)
     if job.is_over:
-        print(f"{job.id}: {job.status} already")
+        print(f"{job.id}: nothing to stop, it has ended ({job.status})")
         return
     print(f"{job.id}: {jobs.stop(job.id).status}; its finished cells are in {job.storage}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -82,9 +83,10 @@ def run(args: argparse.Namespace) -> int:
         sent.stage(Path(folder))
         metadata = {"sweep": sweep.name, "storage": sent.storage}
         job, started = jobs.submit(sent.hash, sent.entrypoint, Path(folder), env, metadata)
-    print(f"{job.id}: {'submitted' if started else f'already {job.status}, nothing was submitted'}")
+    print(f"{job.id}: {'submitted' if started else f'the same sweep, {job.status}: nothing was submitted'}")
     if not args.wait:
-        print(f"follow it: raybench logs {job.id} --follow --address {args.address}")
+        print(f"follow it: raybench logs {job.id} --follow --address {shlex.quote(args.address)}")
+        print(f"progress:  raybench watch {shlex.quote(sent.storage)}")
         return 0
     for text in jobs.follow(job.id):
         print(text, end="", flush=True)

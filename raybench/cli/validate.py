@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
-from raybench.progress.words import counted
+from raybench.errors import counted
 from raybench.sweep.resolve import resolve
 
 

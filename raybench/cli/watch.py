@@ -10,16 +10,20 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from raybench.cli.quantities import duration
 from raybench.cli.results import add_results
 from raybench.errors import UserError
+from raybench.progress.console import SafeConsole
 from raybench.progress.snapshot import Snapshot, StoreReader, SweepState, is_there
 from raybench.progress.view import driver_lines, ended_line, failure_lines, headline, panel, plain
 from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
 
+UNFINISHED = 3  # exit code of --once
 EXIT_CODES = (
     "exit codes: 0 when every cell is ok or skipped, 1 when cells failed or are missing and no driver runs, "
-    "2 when RESULTS can't be read, 130 when interrupted. With --once: 1 when cells failed, else 0."
+    "2 when RESULTS can't be read, 130 when interrupted. With --once: 0 when every cell is ok or skipped, 1 when cells "
+    "failed, 3 when none failed and some are missing."
 )
 
 
@@ -28,10 +32,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
     parser.add_argument(
         "--interval",
-        type=_seconds,
+        type=duration,
         default=5.0,
-        metavar="S",
-        help="seconds between two reads of the storage (default: 5)",
+        metavar="TIME",
+        help="time between two reads of the storage, such as 5 (seconds) or 1m (default: 5)",
     )
     parser.add_argument("--once", action="store_true", help="print the progress once and end")
     parser.add_argument(
@@ -42,20 +46,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the progress until the sweep is complete or no driver runs. Returns the exit code, see EXIT_CODES."""
-    storage, console = open_storage(args.results), Console()
+    storage, console = open_storage(args.results), SafeConsole()
     try:
         if args.once:
             if not is_there(storage):
                 raise UserError(f"nothing in {storage.url}: expected the --storage of a run")
             snapshot = StoreReader(storage).read()
             _print(console, snapshot)
-            return int(_failed(snapshot))
+            return 1 if _failed(snapshot) else UNFINISHED if _missing(snapshot) else 0
         _wait_for_a_run(storage, console, args.interval)
         follow = _live if console.is_terminal else _lines
         last = follow(_snapshots(StoreReader(storage), console, args.interval, args.wait), console)
     except KeyboardInterrupt:
         return 130
-    return int(_failed(last) or any(sweep.total is not None and sweep.ended < sweep.total for sweep in last.sweeps))
+    return int(_failed(last) or _missing(last))
 
 
 def _wait_for_a_run(storage: Storage, console: Console, interval: float) -> None:
@@ -124,6 +128,11 @@ def _over(snapshot: Snapshot, wait: bool) -> bool:
     return unplanned or (left and not wait)
 
 
+def _missing(snapshot: Snapshot) -> bool:
+    """Whether cells of a plan have not ended."""
+    return any(sweep.total is not None and sweep.ended < sweep.total for sweep in snapshot.sweeps)
+
+
 def _failed(snapshot: Snapshot) -> bool:
     return any(sweep.counts.get("failed") for sweep in snapshot.sweeps)
 
@@ -152,13 +161,3 @@ def _say(console: Console, *lines: str) -> None:
 
 def _name(entry: Mapping[str, Any]) -> tuple[str, float]:
     return entry["key"], entry["started"]
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected seconds above 0, such as 5")
-    return seconds

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from raybench.datasets.facts import SPLITS, DataFacts, Split
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 
-ARRAYS = ("sizes", "first", "boxes", "classes", "crowd")
+ARRAYS = ("sizes", "first", "boxes", "classes", "crowd", "turns")
+SHOWN = 3  # files that a message names
 LEAST_PIXELS = 1.0  # boxes narrower or lower than this inside their image are left out
 log = logging.getLogger(__name__)
 
@@ -24,17 +25,22 @@ class BoxImages:
     """One split: n images with m boxes in total. Pixels are in files below `folder`, or in memory."""
 
     files: tuple[str, ...]  # names, relative to `folder`
-    sizes: np.ndarray  # (n, 2) int64, height and width
+    sizes: np.ndarray  # (n, 2) int64, height and width; of the upright picture
     first: np.ndarray  # (n + 1,) int64: image i has the boxes first[i] to first[i + 1] - 1
     boxes: np.ndarray  # (m, 4) float64: x1, y1, x2, y2 in pixels, inside the image
     classes: np.ndarray  # (m,) int64
     crowd: np.ndarray  # (m,) bool: covers many objects; not trained on, never counted as missed
+    turns: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (n,) EXIF orientations; empty: all 1
     folder: Path | None = None
     pixels: tuple[np.ndarray, ...] = ()  # each (height, width, 3) uint8 RGB, where there is no folder
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.files)
+
+    def turn_of(self, image: int) -> int:
+        """EXIF's orientation by which the stored pixels of `image` have to be turned; 1: they are upright."""
+        return int(self.turns[image]) if len(self.turns) else 1
 
     def boxes_of(self, image: int) -> slice:
         """Slice of the flat arrays that holds the boxes of `image`."""
@@ -52,6 +58,7 @@ class BoxImages:
             boxes=self.boxes[rows],
             classes=self.classes[rows],
             crowd=self.crowd[rows],
+            turns=self.turns[np.asarray(images, np.int64)] if len(self.turns) else self.turns,
             pixels=tuple(self.pixels[int(i)] for i in images) if self.pixels else (),
         )
 
@@ -95,7 +102,7 @@ class BoxData:
         for name in SPLITS:
             split = self.split(name)
             if not len(split) or not (~split.crowd).any():
-                what = "no images" if not len(split) else f"{len(split)} images without a single box"
+                what = "no images" if not len(split) else f"{counted(len(split), 'image')} without a single box"
                 raise UserError(
                     f"dataset {self.facts.name!r}: its {name} split has {what}; expected some ({self.split_note})"
                 )
@@ -109,11 +116,25 @@ class Collector:
     where: str  # prefix of messages
     classes: int
     images: list[tuple[str, int, int, list[tuple[float, ...]]]] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
 
-    def add_image(self, file: str, height: int, width: int) -> None:
-        """Add an image without boxes."""
+    def add_image(self, file: str, height: int, width: int, turn: int = 1) -> None:
+        """Add an image without boxes. `turn`: EXIF's orientation, by which its pixels are turned upright."""
         self.images.append((file, height, width, []))
+        self.turns.append(turn)
+        if turn != 1:
+            self.counts["images turned upright by their EXIF orientation"] += 1
+
+    def leave_out(self, file: str, problem: str) -> None:
+        """Count an image file that can't be read."""
+        self.broken.append(f"{file}: {problem}")
+
+    def note_unused(self, counts: Mapping[str, int]) -> None:
+        """Count what lies in the folder and isn't used."""
+        for what, count in counts.items():
+            self.counts[f"{what}, not used"] += count
 
     def add_box(self, index: int, corners: Sequence[float], label: int, crowd: bool) -> None:
         """Add a box (x1, y1, x2, y2 in pixels) to image number `index`, clipped to the image, unless it is invalid."""
@@ -139,9 +160,12 @@ class Collector:
         order = sorted(range(len(self.images)), key=lambda i: self.images[i][0])
         images = [self.images[i] for i in order]
         table = np.array([row for image in images for row in image[3]], dtype=np.float64).reshape(-1, 6)
-        if self.counts:
-            counted = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
-            log.warning("%s: %s", self.where, counted)
+        told = [f"{count} {what}" for what, count in sorted((+self.counts).items())]
+        if self.broken:
+            named = ", ".join(self.broken[:SHOWN]) + (", ..." if len(self.broken) > SHOWN else "")
+            told.insert(0, f"{len(self.broken)} broken image files left out ({named})")
+        if told:
+            log.warning("%s: %s", self.where, ", ".join(told))
         return BoxImages(
             files=tuple(image[0] for image in images),
             sizes=np.array([image[1:3] for image in images], dtype=np.int64).reshape(-1, 2),
@@ -149,6 +173,7 @@ class Collector:
             boxes=table[:, :4],
             classes=table[:, 4].astype(np.int64),
             crowd=table[:, 5].astype(bool),
+            turns=np.array([self.turns[i] for i in order], dtype=np.int64),
             folder=folder,
             pixels=tuple(pixels[i] for i in order) if len(pixels) else (),
         )
@@ -164,6 +189,7 @@ def joined(one: BoxImages, other: BoxImages) -> BoxImages:
         boxes=np.concatenate([one.boxes, other.boxes]),
         classes=np.concatenate([one.classes, other.classes]),
         crowd=np.concatenate([one.crowd, other.crowd]),
+        turns=np.concatenate([one.turns, other.turns]),
         pixels=one.pixels + other.pixels,
     )
 

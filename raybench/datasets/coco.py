@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raybench.datasets.boxes import BoxData, Collector, held_out
+from raybench.datasets.coco_records import box_of, categories_of, check_schema, read_json, shown
 from raybench.datasets.facts import DataFacts
-from raybench.datasets.image_files import size_of
+from raybench.datasets.image_files import Seen, is_image, look_at_all
 from raybench.datasets.label_cache import Labelled, LabelSource
+from raybench.datasets.tree import counted_by_ending, files_below, shared_folders, tell
 from raybench.errors import UserError
 from raybench.registry import dataset
 
@@ -25,6 +27,7 @@ from raybench.registry import dataset
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
     licence="annotations CC BY 4.0, images under Flickr's terms",
+    version=2,  # 2: images stored turned are read upright where the annotations are of the upright picture
 )
 def coco(
     facts: DataFacts,
@@ -38,6 +41,8 @@ def coco(
 ) -> LabelSource:
     """COCO, or data laid out like it. `test` (COCO's published validation images) gives the final figure.
 
+    Labels belong to the pictures as stored, or, where the recorded sizes say so, as EXIF's orientation turns them.
+
     `val_share` of the training images, drawn by the seed and not trained on, selects the epoch.
     """
     assert root is not None  # data_root gives a folder for every dataset that is not embedded
@@ -45,6 +50,7 @@ def coco(
     splits = [_Split(root / name, root / "annotations" / f"instances_{name}.json") for name in (train, test)]
     for split in splits:
         split.check()
+    tell(shared_folders({train: splits[0].folder, test: splits[1].folder}, facts.name))
 
     def opened(found: list[Labelled]) -> BoxData:
         labelled, tested = found
@@ -78,11 +84,7 @@ class _Split:
 
     def read(self) -> Labelled:
         """Every image and box, checked."""
-        try:
-            found = json.loads(self.json.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.json}: not JSON: {error}") from error
-        return read_instances(found, str(self.json), self.folder)
+        return read_instances(read_json(self.json), str(self.json), self.folder)
 
 
 def read_instances(found: Any, where: str, folder: Path) -> Labelled:
@@ -91,8 +93,8 @@ def read_instances(found: Any, where: str, folder: Path) -> Labelled:
     UserError for another schema or a category that isn't declared. Images that are missing or broken, and boxes that
     are invalid or refer to no image, are left out, counted and logged.
     """
-    _check_schema(found, where)
-    names, label_of = _categories(found["categories"], where)
+    check_schema(found, where)
+    names, label_of = categories_of(found["categories"], where)
     collector = Collector(where, len(names))
     index_of = _images(found["images"], where, folder, collector)
     for place, annotation in enumerate(found["annotations"]):
@@ -108,41 +110,12 @@ def read_instances(found: Any, where: str, folder: Path) -> Labelled:
         index = index_of[image]
         if index is None:
             continue  # its image is missing or broken, and was counted
-        x, y, width, height = _box(annotation["bbox"], f"{where}: annotations[{place}]")
+        x, y, width, height = box_of(annotation["bbox"], f"{where}: annotations[{place}]")
         collector.add_box(index, (x, y, x + width, y + height), label_of[category], bool(annotation.get("iscrowd")))
     if not collector.images:
-        raise UserError(f"{where}: none of its {len(index_of)} images is a readable file in {folder}")
+        raise UserError(f"{where}: {_why_none(found['images'], folder, collector)}")
     _count_unused(found["images"], folder, collector)
     return Labelled(names, collector.finish(folder))
-
-
-def _check_schema(found: Any, where: str) -> None:
-    if isinstance(found, list):
-        raise UserError(f"{where}: found a list, which is how COCO writes detection *results*; expected instances")
-    for key, needs in (
-        ("images", ("id", "file_name")),
-        ("categories", ("id", "name")),
-        ("annotations", ("image_id", "category_id", "bbox")),
-    ):
-        rows = found.get(key) if isinstance(found, Mapping) else None
-        if not isinstance(rows, list):
-            raise UserError(
-                f"{where}: found no list {key!r}; expected COCO instances with images, annotations, categories"
-            )
-        for place, row in enumerate(rows):
-            lacking = [need for need in needs if not isinstance(row, Mapping) or need not in row]
-            if lacking:
-                raise UserError(f"{where}: {key}[{place}] has no {lacking[0]!r}; expected COCO's {', '.join(needs)}")
-
-
-def _categories(rows: list[Mapping[str, Any]], where: str) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """(class names, category id -> class index), by ascending id: 1..90 with gaps becomes 0..79."""
-    ids = [row["id"] for row in rows]
-    twice = [key for key in ids if ids.count(key) > 1]
-    if not rows or twice:
-        raise UserError(f"{where}: " + (f"category id {twice[0]} is there twice" if twice else "`categories` is empty"))
-    rows = sorted(rows, key=lambda row: row["id"])
-    return tuple(str(row["name"]) for row in rows), {row["id"]: label for label, row in enumerate(rows)}
 
 
 def _images(rows: list[Mapping[str, Any]], where: str, folder: Path, collector: Collector) -> dict[Any, int | None]:
@@ -150,38 +123,70 @@ def _images(rows: list[Mapping[str, Any]], where: str, folder: Path, collector: 
     index_of: dict[Any, int | None] = {}
     files: set[str] = set()
     for row in rows:
-        name = str(row["file_name"])
+        name = row["file_name"]
         if row["id"] in index_of or name in files:
-            raise UserError(f"{where}: image id {row['id']} or file {name!r} is there twice")
+            raise UserError(f"{where}: image id {shown(row['id'])} or file {name!r} is there twice")
         files.add(name)
-        file = folder / name
         index_of[row["id"]] = None
-        if not file.is_file():
-            collector.counts["images of the JSON not found in the folder, left out"] += 1
+    there = [row for row in rows if _is_file(folder / row["file_name"])]
+    if len(there) < len(rows):
+        collector.counts["images of the JSON not found in the folder, left out"] += len(rows) - len(there)
+    looks = look_at_all([folder / row["file_name"] for row in there], folder)
+    upright = _are_upright(there, looks)
+    for row, seen in zip(there, looks, strict=True):
+        name, stored = row["file_name"], (seen.height, seen.width)
+        if seen.problem:
+            collector.leave_out(name, seen.problem)
             continue
-        size = size_of(file)
-        if size is None:
-            collector.counts["broken image files left out"] += 1
-            continue
-        recorded = row.get("height", size[0]), row.get("width", size[1])
-        if recorded != size:
+        recorded = row.get("height", seen.upright[0]), row.get("width", seen.upright[1])
+        if recorded == seen.upright and (stored != seen.upright or upright):
+            turn = seen.turn
+        elif recorded == stored:
+            turn = 1
+        else:
             collector.counts["images of another size than their record, left out"] += 1
             continue
         index_of[row["id"]] = len(collector.images)
-        collector.add_image(name, *size)
+        collector.add_image(name, *(seen.upright if turn != 1 else stored), turn)
     return index_of
 
 
-def _box(value: Any, where: str) -> list[float]:
-    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(v, (int, float)) for v in value):
-        raise UserError(f"{where}: bbox is {value!r}; expected [x, y, width, height] in pixels")
-    return list(map(float, value))
+def _are_upright(rows: list[Mapping[str, Any]], looks: list[Seen]) -> bool:
+    """Whether the records are those of the pictures that EXIF's orientation makes upright.
+
+    COCO's own are those of the pictures as stored. Records of turned pictures that aren't square show it; the others,
+    half-turned and square ones, are then taken to be alike.
+    """
+    shown = [(row, seen) for row, seen in zip(rows, looks, strict=True) if seen.upright != (seen.height, seen.width)]
+    upright = sum((row.get("height"), row.get("width")) in (seen.upright, (None, None)) for row, seen in shown)
+    return upright > len(shown) - upright
+
+
+def _why_none(rows: list[Mapping[str, Any]], folder: Path, collector: Collector) -> str:
+    """Why none of the images can be used."""
+    for place, row in enumerate(rows):
+        name = row["file_name"].replace("\\", "/")
+        bare = name.rpartition("/")[2]
+        if bare != row["file_name"] and bare and _is_file(folder / bare):
+            return (
+                f"its file names carry a folder: images[{place}] is {row['file_name']!r}, but {bare} lies in {folder}; "
+                "expected names relative to that folder"
+            )
+    broken = f" ({', '.join(collector.broken[:3])})" if collector.broken else ""
+    return f"none of its {len(rows)} images is a readable file in {folder}{broken}"
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _count_unused(rows: list[Mapping[str, Any]], folder: Path, collector: Collector) -> None:
-    """Count the image files that have no record."""
-    known = {str(row["file_name"]) for row in rows}
-    files = (file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    unused = sum(file.name not in known for file in files)
-    if unused:
-        collector.counts["image files without a record, not used"] += unused
+    """Count the files that have no record."""
+    known = {os.path.normpath(folder / row["file_name"]) for row in rows}
+    unused = [file for file in files_below(folder) if os.path.normpath(file) not in known]
+    images = sum(map(is_image, unused))
+    collector.note_unused({"image files without a record": images} if images else {})
+    collector.note_unused(counted_by_ending(file for file in unused if not is_image(file)))

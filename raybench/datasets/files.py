@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,16 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from raybench.datasets.data import random_boxes
-from raybench.datasets.image_files import is_readable
+from raybench.datasets.image_files import Seen, as_rgb, decoding_threads, is_image, look_at_all
 from raybench.datasets.statistics import View
+from raybench.datasets.tree import counted_by_ending, files_below, is_left_by_tools
 from raybench.errors import UserError
-from raybench.provenance import usable_cores
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 AHEAD = 4  # batches decoded ahead of the one in use
 CROP = 224 / 256  # the centre crop's side in units of the shorter side (Krizhevsky et al. 2012)
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-AT_ONCE = 256  # files that a thread checks as one task
 SHOWN = 3  # files that a message names
 
 
@@ -38,58 +36,90 @@ class Listing:
     classes: tuple[str, ...]  # sorted; a label is an index into it
     files: tuple[Path, ...]
     labels: tuple[int, ...]
+    turns: tuple[int, ...]  # EXIF's orientation of each file, 1 where the decoded picture isn't turned
+    changed: Counter[str] = field(default_factory=Counter)  # what is read differently from how it is stored -> count
+    unused: Counter[str] = field(default_factory=Counter)  # kinds of files that are no images of a class -> count
 
     def only(self, chosen: Sequence[int]) -> Listing:
         """The images with the indices `chosen`."""
-        return replace(self, files=tuple(self.files[i] for i in chosen), labels=tuple(self.labels[i] for i in chosen))
+        return replace(
+            self,
+            files=tuple(self.files[i] for i in chosen),
+            labels=tuple(self.labels[i] for i in chosen),
+            turns=tuple(self.turns[i] for i in chosen),
+        )
 
     def __add__(self, other: Listing) -> Listing:
-        return replace(self, files=self.files + other.files, labels=self.labels + other.labels)
+        parts = {name: getattr(self, name) + getattr(other, name) for name in ("files", "labels", "turns")}
+        return replace(self, **parts)
 
 
 @lru_cache(maxsize=8)  # every stage opens the data again; the files don't change during a run
-def list_classes(folder: Path, dataset: str, max_unreadable: float) -> Listing:
+def list_classes(folder: Path, dataset: str, max_unreadable: float, as_stored: bool = False) -> Listing:
     """Every image below `folder`/CLASS/, sorted; unreadable ones are left out, named and counted in a warning.
 
-    A file is unreadable when it is empty, doesn't start like an image, or is a JPEG without its end marker. UserError
-    when their share is above `max_unreadable`, a class is empty, or there are no classes.
+    Linked folders are read, hidden ones and those that tools leave behind are not.
+
+    Args:
+        folder: the folder of a split.
+        dataset: its name, for messages.
+        max_unreadable: the share of images that may be unreadable.
+        as_stored: take pictures as they are stored, whatever their EXIF data say, as published figures do.
+
+    Raises:
+        UserError: there are no classes, an empty one, or more unreadable images than `max_unreadable`.
     """
     if not folder.is_dir():
         raise UserError(f"dataset {dataset!r}: found no folder {folder}; expected class folders in it")
-    classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    entries = [entry for entry in os.scandir(folder) if not is_left_by_tools(entry.name)]
+    classes = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
     if not classes:
         raise UserError(f"dataset {dataset!r}: found no class folders in {folder}")
-    found = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
-    with ThreadPoolExecutor(_threads()) as pool:
-        parts = pool.map(_readable, [found[i : i + AT_ONCE] for i in range(0, len(found), AT_ONCE)])
-        fine = [good for part in parts for good in part]
-    bad = [path for (path, _), good in zip(found, fine, strict=True) if not good]
+    below = [(path, label) for label, name in enumerate(classes) for path in _sorted_files(folder / name)]
+    found = [(path, label) for path, label in below if is_image(path)]
+    seen = look_at_all([path for path, _ in found], folder)
+    bad = [(path, one.problem) for (path, _), one in zip(found, seen, strict=True) if one.problem]
     if bad:
         _report_unreadable(bad, len(found), dataset, max_unreadable)
-    kept = [image for image, good in zip(found, fine, strict=True) if good]
-    listing = Listing(folder, classes, tuple(path for path, _ in kept), tuple(label for _, label in kept))
-    filled = set(listing.labels)
-    empty = [name for label, name in enumerate(classes) if label not in filled]
-    if empty:
-        raise UserError(f"dataset {dataset!r}: no readable image in class {', '.join(empty[:SHOWN])} of {folder}")
-    return listing
+    kept = [(path, label, one) for (path, label), one in zip(found, seen, strict=True) if not one.problem]
+    files, labels, facts = (tuple(column) for column in zip(*kept, strict=True)) if kept else ((), (), ())
+    filled = set(labels)
+    if empty := [name for label, name in enumerate(classes) if label not in filled]:
+        endings = counted_by_ending(path for path, label in below if label not in filled and not is_image(path))
+        there = f" (found {', '.join(f'{count} {what}' for what, count in endings.items())})" if endings else ""
+        raise UserError(
+            f"dataset {dataset!r}: no readable image in class {', '.join(empty[:SHOWN])} of {folder}{there}"
+        )
+    unused = counted_by_ending(path for path, _ in below if not is_image(path))
+    unused["files beside the class folders"] += sum(entry.is_file() for entry in entries)
+    turns = tuple(1 if as_stored else one.turn for one in facts)
+    return Listing(folder, classes, files, labels, turns, _changes(facts, as_stored), +unused)
 
 
-def _images(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(found, key=lambda path: path.parts)
+def _changes(seen: Sequence[Seen], as_stored: bool) -> Counter[str]:
+    """What is read differently from how it is stored."""
+    turned = sum(one.told != 1 for one in seen)
+    deep = sum(one.deep for one in seen)
+    return +Counter(
+        {
+            "turned upright by their EXIF orientation": 0 if as_stored else turned,
+            "of more than 8 bits of grey scaled to 8": deep,
+        }
+    )
 
 
-def _report_unreadable(bad: Sequence[Path], count: int, dataset: str, limit: float) -> None:
-    named = ", ".join(map(str, bad[:SHOWN])) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+def _sorted_files(folder: Path) -> list[Path]:
+    return sorted(files_below(folder), key=lambda path: path.parts)
+
+
+def _report_unreadable(bad: Sequence[tuple[Path, str]], count: int, dataset: str, limit: float) -> None:
+    named = ", ".join(str(path) for path, _ in bad[:SHOWN])
+    why = "; ".join(dict.fromkeys(why for _, why in bad[:SHOWN]))
+    named += f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     message = f"dataset {dataset!r}: {len(bad)} of {count} images can't be read: {named}"
     if len(bad) > limit * count:
-        raise UserError(f"{message}; that is above the {limit:.1%} that `max_unreadable` allows")
-    warnings.warn(f"{message}; they are left out", stacklevel=3)
-
-
-def _readable(part: Sequence[tuple[Path, int]]) -> list[bool]:
-    return [is_readable(path) for path, _ in part]
+        raise UserError(f"{message}; that is above the {limit:.1%} that `max_unreadable` allows ({why})")
+    warnings.warn(f"{message}; they are left out ({why})", stacklevel=3)
 
 
 class FileImages:
@@ -112,7 +142,7 @@ class FileImages:
         self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None
     ) -> Iterator[Tensor]:
         """Images by index, decoded a few batches ahead; see `Images.batches`."""
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(decoding_threads()) as pool:
             waiting: deque[list[Future[np.ndarray]]] = deque()
             for number, indices in enumerate(order):
                 draws = None if crops is None else crops[number]
@@ -123,28 +153,33 @@ class FileImages:
                 yield _gathered(waiting.popleft(), device)
 
     def _submit(self, pool: ThreadPoolExecutor, indices: Tensor, draws: Tensor | None) -> list[Future[np.ndarray]]:
-        files = [self._listing.files[index] for index in indices.tolist()]
-        rows = [None] * len(files) if draws is None else list(draws)
+        chosen = indices.tolist()
+        rows = [None] * len(chosen) if draws is None else list(draws)
         how = self._size, self._crop, self._resample
-        return [pool.submit(decode, file, row, *how) for file, row in zip(files, rows, strict=True)]
+        files, turns = self._listing.files, self._listing.turns
+        return [pool.submit(decode, files[i], row, *how, turns[i]) for i, row in zip(chosen, rows, strict=True)]
 
 
 def _gathered(parts: Sequence[Future[np.ndarray]], device: torch.device) -> Tensor:
-    pixels = torch.from_numpy(np.stack([part.result() for part in parts]))
-    return pixels.to(device).permute(0, 3, 1, 2).float().div_(255)
+    """The decoded images as one batch: NCHW on a CPU, channels-last on an accelerator, whose convolutions prefer it."""
+    pixels = torch.from_numpy(np.stack([part.result() for part in parts])).to(device).permute(0, 3, 1, 2)
+    strides = torch.contiguous_format if device.type == "cpu" else torch.preserve_format
+    return pixels.to(torch.float32, memory_format=strides).div_(255)
 
 
-def decode(path: Path, draws: Tensor | None, size: int, crop: float, resample: Image.Resampling) -> np.ndarray:
+def decode(
+    path: Path, draws: Tensor | None, size: int, crop: float, resample: Image.Resampling, turn: int = 1
+) -> np.ndarray:
     """One image as (size, size, 3) uint8: a random resized crop computed from `draws` (4,), or the resized centre.
 
-    UserError naming the file when its pixels can't be decoded.
+    `turn` is EXIF's orientation. UserError naming the file when its pixels can't be decoded.
     """
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
+            image = as_rgb(opened, turn)
             bounds = _box(image, size, crop) if draws is None else _random_box(image, draws)
             return np.asarray(image.resize((size, size), resample, box=bounds))
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # decoders raise what they like at damaged files
         raise UserError(f"{path}: the image can't be decoded ({error}); remove it or fetch it again") from error
 
 
@@ -162,8 +197,3 @@ def _box(image: Image.Image, size: int, crop: float) -> tuple[float, float, floa
     shorter = min(width, height)
     side = shorter * crop if shorter > size else float(shorter)
     return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
-
-
-def _threads() -> int:
-    """Decoding threads: one for each core that this process may use, at most 8."""
-    return min(usable_cores(), 8)

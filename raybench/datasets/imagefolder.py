@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,16 @@ from pathlib import Path
 import torch
 
 from raybench.datasets.data import Data
+from raybench.datasets.enlarged import enlarged_line
 from raybench.datasets.facts import DataFacts
 from raybench.datasets.files import FileImages, Listing, list_classes
 from raybench.datasets.splits import stratified
 from raybench.datasets.statistics import with_statistics
-from raybench.errors import UserError
+from raybench.datasets.tree import folders_in, is_flat, listed, shared_folders, tell
+from raybench.errors import UserError, counted
 from raybench.registry import dataset
+
+TEST_SHARE = 0.2  # of each class, where the folder has no splits
 
 
 @dataset(
@@ -42,9 +47,8 @@ def imagenet(
     `val/` is the test split (50,000 images); 2 % of each training class is held out for selection.
     """
     assert root is not None  # data_root gives a folder for every dataset that is not embedded
-    return _open(
-        replace(facts, image_size=image_size), root, ("train", "val"), val_share, split_seed, statistics, max_unreadable
-    )
+    facts = replace(facts, image_size=image_size)
+    return _open(facts, root, ("train", "val"), val_share, split_seed, statistics, max_unreadable, as_stored=True)
 
 
 @dataset(
@@ -57,6 +61,7 @@ def imagenet(
     std=(0.229, 0.224, 0.225),
     licence="the user's own data",
     user_data=True,
+    version=2,  # 2: EXIF orientation, 16 bits of grey, more endings, linked folders
 )
 def imagefolder(
     facts: DataFacts,
@@ -68,13 +73,23 @@ def imagefolder(
     statistics: str = "own",
     max_unreadable: float = 0.01,
 ) -> Data:
-    """`train/CLASS/*` and `val/CLASS/*`, classes in alphabetical order.
+    """`train/CLASS/*` and `val/CLASS/*`, classes in alphabetical order; photos upright by their EXIF orientation.
 
     With a `test/` folder, `val/` selects the epoch and `test/` gives the final figure. Without one, `val/` is the test
-    split and `val_share` of each training class is held out for selection.
+    split and `val_share` of each training class is held out for selection. Where the class folders lie in the root
+    itself, a fifth of each class, drawn by the seed, is the test split.
     """
     assert root is not None  # data_root gives a folder for every dataset that is not embedded
-    names = ("train", "val", "test") if (root / "test").is_dir() else ("train", "val")
+    names: tuple[str, ...] = ("train", "val", "test") if (root / "test").is_dir() else ("train", "val")
+    if missing := [name for name in names[:2] if not (root / name).is_dir()]:
+        names = ("",)
+        if not is_flat(root):
+            found = ", ".join(f"{name}/" for name in folders_in(root)[:5]) or "no folders"
+            lacking = " and ".join(f"{name}/" for name in missing)
+            raise UserError(
+                f"dataset {facts.name!r}: found no folder {lacking} in {root} (there: {found}); expected "
+                "train/CLASS/* and val/CLASS/*, or class folders in it, which are split by a seed"
+            )
     return _open(replace(facts, image_size=image_size), root, names, val_share, split_seed, statistics, max_unreadable)
 
 
@@ -86,20 +101,35 @@ def _open(
     split_seed: int,
     statistics: str,
     max_unreadable: float,
+    *,
+    as_stored: bool = False,
 ) -> Data:
     """The splits of the folders `names` below `root`, which must hold the same classes."""
-    listings = [list_classes(root / name, facts.name, max_unreadable) for name in names]
+    listings = [list_classes(root / name, facts.name, max_unreadable, as_stored) for name in names]
+    tell(_told(listings, facts.name, root))
+    if not as_stored:
+        tell(enlarged_line(listings[0].files, facts.image_size, facts.name))
+    tell(shared_folders({listing.folder.name: listing.folder for listing in listings}, facts.name))
     classes = listings[0].classes
     for listing in listings[1:]:
         _check_same(listings[0], listing, facts.name)
     if facts.classes and len(classes) != facts.classes:
         raise UserError(
-            f"dataset {facts.name!r}: found {len(classes)} class folders in {root / names[0]}, "
+            f"dataset {facts.name!r}: found {counted(len(classes), 'class folder')} in {root / names[0]}, "
             f"expected {facts.classes}; `imagefolder` takes any number"
         )
     facts = with_statistics(replace(facts, classes=len(classes)), statistics)
     labels = torch.tensor(listings[0].labels)
-    if len(names) == 3:
+    if len(names) == 1:
+        everything = listings[0]
+        known, tested = stratified(labels, TEST_SHARE, split_seed, len(classes), facts.name)
+        rest, held_out = stratified(labels[known], val_share, split_seed, len(classes), facts.name)
+        whole, test = everything.only(known.tolist()), everything.only(tested.tolist())
+        train, val = whole.only(rest.tolist()), whole.only(held_out.tolist())
+        splits = {"train": train, "val": val, "test": test, "whole": whole}
+        note = f"{TEST_SHARE:.0%} of each class for test, {val_share:.0%} of the rest for val, seed {split_seed}"
+        tell(f"dataset {facts.name!r}: no train/ and val/ in {root}: {note}")
+    elif len(names) == 3:
         train, val, test = listings
         splits = {"train": train, "val": val, "test": test, "whole": train + val}
         note = "train/, val/ and test/ folders"
@@ -111,6 +141,15 @@ def _open(
         note = f"{val_share:.0%} of train/ held out for val, stratified, seed {split_seed}; test is val/"
     images = {name: FileImages(listing, facts.image_size) for name, listing in splits.items()}
     return Data(facts, split_note=note, **images)
+
+
+def _told(listings: Sequence[Listing], dataset: str, root: Path) -> str:
+    """One line: what is read differently from how it is stored, and what lies there and isn't used; empty for none."""
+    changed: Counter[str] = sum((listing.changed for listing in listings), Counter())
+    unused: Counter[str] = sum((listing.unused for listing in listings), Counter())
+    parts = [f"{count} images {how}" for how, count in sorted(changed.items())]
+    parts += [f"not used: {listed(unused)}"] if unused else []
+    return f"dataset {dataset!r}: {root}: {'; '.join(parts)}" if parts else ""
 
 
 def _check_same(one: Listing, other: Listing, name: str) -> None:

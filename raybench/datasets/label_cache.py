@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from typing import Protocol
 
 from raybench.datasets.boxes import BoxData, BoxImages
 from raybench.datasets.facts import DataFacts
+from raybench.datasets.tree import files_below
+from raybench.errors import UserError
 from raybench.storage import sealed
 from raybench.storage.base import Storage
+from raybench.storage.hashing import file_sha256
 
-VERSION = 3  # raise when reading or checking changes
+VERSION = 4  # raise when reading or checking changes
 NAMES = "names.json"  # the names of the classes, and the checksums of the folder
 
 
@@ -75,11 +79,13 @@ def _labels(split: SplitSource, storage: Storage | None) -> Labelled:
 
 
 def _fingerprint(split: SplitSource) -> str:
-    """Hash of the label files' content and of the names and sizes of the image files."""
+    """Hash of the label files' content and of the names and sizes of all files in the folder of images."""
     hasher = hashlib.sha256(f"labels {VERSION}".encode())
     for file in split.sources:
-        with open(file, "rb") as opened:
-            hasher.update(hashlib.file_digest(opened, "sha256").digest())
-    for file in sorted(split.folder.iterdir()):
-        hasher.update(f"{file.name}\0{file.stat().st_size}\n".encode())
+        try:
+            hasher.update(bytes.fromhex(file_sha256(file)))
+        except OSError as error:
+            raise UserError(f"{file}: can't be read: {error.strerror}; expected labels") from error
+    for file in sorted(files_below(split.folder)):
+        hasher.update(os.fsencode(file.relative_to(split.folder)) + f"\0{file.stat().st_size}\n".encode())
     return hasher.hexdigest()[:16]

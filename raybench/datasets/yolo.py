@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raybench.datasets.boxes import BoxData, Collector, held_out
 from raybench.datasets.facts import DataFacts
-from raybench.datasets.image_files import size_of
+from raybench.datasets.image_files import is_image, look_at_all
 from raybench.datasets.label_cache import Labelled, LabelSource
+from raybench.datasets.tree import counted_by_ending, files_below, shared_folders, tell
+from raybench.datasets.yolo_labels import boxes_of
+from raybench.datasets.yolo_yaml import class_names, read_yaml, split_folder
 from raybench.errors import UserError
 from raybench.registry import dataset
-from raybench.sweep.nodes import parse
-
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataset(
@@ -29,6 +28,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
     std=(1.0, 1.0, 1.0),
     licence="the user's own data",
     user_data=True,
+    version=2,  # 2: EXIF orientation, more endings, images in subfolders
 )
 def yolo(
     facts: DataFacts,
@@ -42,14 +42,17 @@ def yolo(
     """The user's images and boxes, as the YAML `data` in the folder lists them (`names`, `train`, `val`, maybe `test`).
 
     With a `test` folder, `val` selects the epoch and `test` gives the final figure. Without one, `val` gives the final
-    figure and `val_share` of the training images, drawn by the seed, selects the epoch.
+    figure and `val_share` of the training images, drawn by the seed, selects the epoch. Labels belong to the picture
+    that EXIF's orientation makes upright.
     """
     assert root is not None  # data_root gives a folder for every dataset that is not embedded
-    content = _read_yaml(root / data)
-    names = _names(content, root / data)
+    content = read_yaml(root / data)
+    names = class_names(content, root / data)
     facts = replace(facts, classes=len(names), image_size=image_size)
     wanted = ("train", "val", "test") if content.get("test") else ("train", "val")
-    splits = tuple(_Split(_folder(content, key, root / data), names) for key in wanted)
+    folders = {key: split_folder(content, key, root / data) for key in wanted}
+    tell(shared_folders(folders, facts.name))
+    splits = tuple(_Split(folder, names, folders.values()) for folder in folders.values())
 
     def opened(found: list[Labelled]) -> BoxData:
         parts = [labelled.images for labelled in found]
@@ -67,8 +70,10 @@ def yolo(
 class _Split:
     """One folder of images; its labels are in the folder of the same name below `labels`."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, names: tuple[str, ...], without: Collection[Path] = ()) -> None:
+        """`without`: folders of other splits, which may lie below this one."""
         self.folder, self.names = folder, names
+        self._without = [other for other in without if other != folder]
         parts = list(folder.parts)
         if "images" not in parts:
             raise UserError(
@@ -82,82 +87,43 @@ class _Split:
     @property
     def sources(self) -> tuple[Path, ...]:
         """The files whose content the labels depend on."""
-        return tuple(sorted(self.labels.glob("*.txt")))
+        return tuple(sorted(file for file in files_below(self.labels) if file.suffix == ".txt"))
 
     def read(self) -> Labelled:
-        """Every image and box, checked; images without a text file have no boxes."""
+        """Every image and box, checked; images without a text file have no boxes. Subfolders are read, too."""
         collector = Collector(str(self.folder), len(self.names))
-        files = sorted(file for file in self.folder.iterdir() if file.suffix.lower() in IMAGES)
-        for file in files:
-            size = size_of(file)
-            if size is None:
-                collector.counts["broken image files left out"] += 1
+        there = sorted(files_below(self.folder, self._without))
+        files = [file for file in there if is_image(file)]
+        collector.note_unused(counted_by_ending(file for file in there if not is_image(file)))
+        for file, seen in zip(files, look_at_all(files, self.folder), strict=True):
+            name = file.relative_to(self.folder).as_posix()
+            if seen.problem:
+                collector.leave_out(name, seen.problem)
                 continue
-            number = len(collector.images)
-            collector.add_image(file.name, *size)
-            text = self.labels / f"{file.stem}.txt"
-            if not text.is_file():
-                collector.counts["images without a text file, treated as without boxes"] += 1
-                continue
-            for line, row in enumerate(text.read_text().splitlines(), 1):
-                if row.strip():
-                    label, corners = self._box(row, size, f"{text}:{line}")
-                    collector.add_box(number, corners, label, False)
-        stems = {file.stem for file in files}
-        unused = sum(text.stem not in stems for text in self.labels.glob("*.txt"))
-        if unused:
-            collector.counts["text files without an image, not used"] += unused
+            collector.add_image(name, *seen.upright, seen.turn)
+            self._add_boxes(collector, self._text_of(file), seen.upright)
+        texts = {self._text_of(file) for file in files}
+        others = [self._other_labels(other) for other in self._without]
+        unused = sum(text not in texts and not any(text.is_relative_to(o) for o in others) for text in self.sources)
+        collector.note_unused({"text files without an image": unused} if unused else {})
         return Labelled(self.names, collector.finish(self.folder))
 
-    def _box(self, row: str, size: tuple[int, int], where: str) -> tuple[int, tuple[float, ...]]:
-        """(class, corners in pixels) of a line `class x y width height`, shares of the image."""
-        try:
-            label, *numbers = (float(word) for word in row.split())
-        except ValueError as error:
-            raise UserError(f"{where}: found {row!r}; expected numbers: class x y width height") from error
-        if len(numbers) != 4:
-            raise UserError(f"{where}: found {len(numbers) + 1} numbers; expected 5: class x y width height")
-        if label != int(label) or not 0 <= label < len(self.names):
-            raise UserError(f"{where}: class {label:g} is none of the {len(self.names)} that the YAML names")
-        if max(numbers) > 2 and math.isfinite(max(numbers)):
-            raise UserError(f"{where}: found {max(numbers):g}; expected shares of the image, 0 to 1, not pixels")
-        x, y, width, height = numbers
+    def _add_boxes(self, collector: Collector, text: Path, size: tuple[int, int]) -> None:
+        """Add the boxes of `text` to the last image, of `size` (height, width)."""
+        if not os.path.lexists(text):
+            collector.counts["images without a text file, treated as without boxes"] += 1
+            return
         tall, wide = size
-        return int(label), (
-            (x - width / 2) * wide,
-            (y - height / 2) * tall,
-            (x + width / 2) * wide,
-            (y + height / 2) * tall,
-        )
+        for box in boxes_of(text, len(self.names)):
+            collector.counts["polygons of which the enclosing box was taken"] += box.polygon
+            x1, y1, x2, y2 = box.corners
+            corners = x1 * wide, y1 * tall, x2 * wide, y2 * tall
+            collector.add_box(len(collector.images) - 1, corners, box.label, False)
 
+    def _text_of(self, image: Path) -> Path:
+        return self.labels / image.relative_to(self.folder).with_suffix(".txt")
 
-def _read_yaml(file: Path) -> Mapping[str, Any]:
-    if not file.is_file():
-        raise UserError(f"found no {file}; expected a YAML with names, train and val")
-    return parse(file).plain()
-
-
-def _names(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    """Class names, from a list or a mapping of 0..n-1."""
-    names = content.get("names")
-    if isinstance(names, Mapping):
-        wanted = list(map(str, range(len(names))))
-        if set(names) != set(wanted):
-            raise UserError(f"{file}: names has the keys {', '.join(list(names)[:5])}; expected 0 to {len(names) - 1}")
-        names = [names[key] for key in wanted]
-    if not isinstance(names, list) or not names:
-        raise UserError(f"{file}: found no names; expected a list of class names")
-    if content.get("nc") not in (None, len(names)):
-        raise UserError(f"{file}: nc is {content['nc']}, but there are {len(names)} names")
-    return tuple(map(str, names))
-
-
-def _folder(content: Mapping[str, Any], key: str, file: Path) -> Path:
-    """The folder of a split: relative to the YAML's `path` if that exists, otherwise to the YAML's own folder."""
-    if not isinstance(content.get(key), str):
-        raise UserError(f"{file}: {key} is {content.get(key)!r}; expected one folder of images")
-    bases = [file.parent / str(content["path"])] if content.get("path") else []
-    for base in (*bases, file.parent):
-        if (base / content[key]).is_dir():
-            return (base / content[key]).resolve()
-    raise UserError(f"{file}: {key}: found no folder {file.parent / content[key]}")
+    def _other_labels(self, folder: Path) -> Path:
+        """The labels of another split's folder below this one."""
+        inside = folder.is_relative_to(self.folder)
+        return self.labels / folder.relative_to(self.folder) if inside else folder / "none"

@@ -12,6 +12,8 @@ from ray import tune
 
 from raybench.execution import worker
 from raybench.execution.message import decode_unit, encode_outcome
+from raybench.plan.records import Unit
+from raybench.progress.outcome import Outcome
 from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
 
@@ -28,33 +30,52 @@ class Recycle(Exception):
 
 
 class UnitTrial(tune.Trainable):
-    """Runs the unit in its config. The actor is reused: importing torch in a fresh process takes seconds."""
+    """Runs the units in its config, one in each step.
+
+    The actor is reused for the next trial: importing torch in a fresh process takes seconds.
+    """
 
     assignment: worker.Assignment  # set on a subclass made for each run
     stop_key: str
 
     def setup(self, config: dict[str, Any]) -> None:
         """Install plug-ins, import what units need and measure the memory baseline; once per process."""
+        self._next = 0
+        self._stop = StopSignal(open_storage(self.assignment.storage), self.stop_key)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Import what units need, and measure the memory of the process without a unit."""
         worker.install_plugins(self.assignment.plugins)
         worker.preload()
         from raybench.execution.isolation import MemoryBaseline
 
-        self._stop = StopSignal(open_storage(self.assignment.storage), self.stop_key)
         self._baseline = MemoryBaseline()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Accept the next unit's config; `step` leaves nothing to reset."""
+        """Accept the next trial's config; `step` leaves nothing else to reset."""
+        self._next = 0
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the unit to its end. Raises Recycle when the process must be replaced."""
-        outcome = None
+        """Run the next unit to its end. Raises Recycle when the process must be replaced."""
+        units = self.config["units"]
+        unit, outcome = decode_unit(units[self._next]), None
+        self._next += 1
         with contextlib.suppress(KeyboardInterrupt), self._stop.enabled():
-            outcome = worker.execute(decode_unit(self.config["unit"]), self.assignment)
+            outcome = self.execute(unit)
         text = encode_outcome(outcome)
-        if excess := self._baseline.excess():
+        if excess := self.excess():
             raise Recycle(text, excess)
-        return {OUTCOME: text, "done": True}
+        return {OUTCOME: text, "done": outcome is None or self._next == len(units)}
+
+    def execute(self, unit: Unit) -> Outcome:
+        """Run one unit in this process."""
+        return worker.execute(unit, self.assignment)
+
+    def excess(self) -> str:
+        """A sentence about memory that the last unit left behind; empty when there is none."""
+        return self._baseline.excess()
 
 
 class StopSignal:

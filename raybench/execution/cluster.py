@@ -58,6 +58,8 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
             f"--address {address}: the cluster refuses this token; expected the token of its head node"
         ) from error
     except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise UserError(f"Ray can't be started on this machine: {_first_line(error)}") from error
         raise UserError(
             f"--address {address}: no Ray cluster answers there ({_first_line(error)}){_about_tokens()}"
         ) from error

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from raybench.errors import UserError
+from raybench.execution.batches import Batches
 from raybench.execution.queue import MAX_ATTEMPTS, UnitQueue
 from raybench.execution.worker import Assignment
 from raybench.plan.records import Plan, Unit
@@ -65,6 +66,8 @@ class Run:
     sweep: str = ""  # its name, shown by `raybench watch`
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     queue: UnitQueue = field(init=False)
+    assigned: dict[str, list[str]] = field(default_factory=dict)  # Tune's trial id -> keys of units not yet reported
+    batches: Batches = field(default_factory=Batches)
     _heartbeat: Heartbeat | None = field(init=False, default=None)
 
     @property
@@ -77,22 +80,34 @@ class Run:
         """Whether nothing runs and nothing is left to start in the current plan."""
         return self.queue.finished
 
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Keys of units that were assigned to a process, which runs another one of its batch first."""
+        return frozenset(key for keys in self.assigned.values() for key in keys[1:])
+
     def load(self, plan: Plan) -> None:
         """Start on another plan; units that failed or were skipped in this run are not tried again."""
         closed = frozenset(key for key, outcome in self.outcomes.items() if outcome.status not in ("ok", "again"))
-        self.queue = UnitQueue(plan, self.attempts, closed)
+        self.queue = UnitQueue(plan, self.attempts, closed, self.outcomes)
         if self._heartbeat is None and plan.units:
             self._announce(plan)
         self.watcher.begin(self)
 
     def take(self) -> Unit | None:
         """The next unit to start; None when none is ready now."""
-        for postponed in self.queue.due(time.monotonic()):
-            self._check_postponed(postponed)
+        self._check_all_postponed()
         unit = self.queue.take()
         if unit is not None:
             self.watcher.started(unit)
         return unit
+
+    def take_batch(self, workers: int) -> list[Unit]:
+        """Units for one of `workers` processes to run one after the other: one, or several short ones."""
+        self._check_all_postponed()
+        units = list(self.batches.take(self.queue, workers))
+        for unit in units:
+            self.watcher.started(unit)
+        return units
 
     def over(self, outcome: Outcome) -> None:
         """Record that a unit has ended; cells that can't run because of it get their rows or wait for another plan."""
@@ -102,10 +117,11 @@ class Run:
             self.queue.postpone(outcome.key, time.monotonic())
             return
         cells = self.queue.end(outcome)
-        self.outcomes |= self.queue.ended
         if outcome.status == "again":
             return
-        self.watcher.ended(self.queue.units[outcome.key], outcome)
+        ended = self.queue.units[outcome.key]
+        self.batches.note(ended, outcome)
+        self.watcher.ended(ended, outcome)
         for unit in cells:
             own = replace(outcome, key=unit.key, kind="cell")
             settle(own, unit.trials[0], Store(self.storage))
@@ -130,8 +146,11 @@ class Run:
 
     def abandon(self, reason: str) -> None:
         """Record that every process running a unit died."""
+        for key in self.waiting:
+            self.queue.give_back(key)
         for key in list(self.queue.running):
             self.lost(key, reason)
+        self.assigned.clear()
 
     def stop(self) -> None:
         """Start nothing more, and make the workers stop their units."""
@@ -153,6 +172,10 @@ class Run:
         what = planned(self.sweep, plan)
         self._heartbeat = heartbeat(self.storage, self.id, what, write_plan(self.storage, what))
         self._heartbeat.start()
+
+    def _check_all_postponed(self) -> None:
+        for postponed in self.queue.due(time.monotonic()):
+            self._check_postponed(postponed)
 
     def _check_postponed(self, unit: Unit) -> None:
         """Check whether the other driver that holds `unit` has finished it, still holds it, or has died."""

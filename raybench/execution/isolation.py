@@ -33,6 +33,7 @@ def isolated(key: str, threads: int) -> Iterator[None]:
     # The first call imports much of torch. Here, as one in `restore` fails after Ctrl-C within that import.
     torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
     environment, folder = dict(os.environ), os.getcwd()
+    before.fresh().restore()  # a caller's settings, or those that an import left, are in no id
     torch.set_num_threads(threads)
     _seed(int.from_bytes(key.encode()[:8]))
     try:

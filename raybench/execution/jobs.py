@@ -176,9 +176,8 @@ class Jobs:
             raise UserError(f"the cluster at {self.address} refuses this token; expected the token of its head node")
 
     def _unreachable(self, error: Exception) -> UserError:
-        why = str(getattr(error, "args", [error])[0]).rpartition(": ")[2].strip("')> ") or type(error).__name__
         return UserError(
-            f"no answer from {self.address} ({why}); is the cluster up, and is the port of its dashboard open?"
+            f"no answer from {self.address} ({_reason(error)}); is the cluster up, and its dashboard's port open?"
         )
 
     @contextmanager
@@ -193,6 +192,12 @@ class Jobs:
             raise
         except (requests.exceptions.RequestException, ConnectionError) as error:
             raise self._unreachable(error) from error
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's words in an error of requests, which quotes errors inside errors; else its class."""
+    found = re.search(r"\[Errno -?\d+\] ([\w ,.-]+)", str(error))
+    return found[1].strip() if found else type(error).__name__
 
 
 def attempt(job_id: str) -> int:

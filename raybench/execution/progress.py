@@ -12,12 +12,14 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from raybench.errors import counted
 from raybench.execution.driver import Run, Watcher
 from raybench.plan.records import Unit
+from raybench.progress.console import SafeConsole
 from raybench.progress.journal import present_stage, read_journal
 from raybench.progress.outcome import Outcome, label_of
 from raybench.progress.view import RECENT, SHOWN, STYLES, running_table
-from raybench.progress.words import counted, duration, ended, tally
+from raybench.progress.words import duration, ended, tally
 
 REFRESH_S = 1.0
 CHECKING = "checking data, weights and networks"
@@ -25,7 +27,7 @@ CHECKING = "checking data, weights and networks"
 
 def watcher(console: Console | None = None) -> Watcher:
     """A Panel if `console` (standard error by default) is a terminal, else Lines."""
-    console = console or Console(stderr=True)
+    console = console or SafeConsole(stderr=True)
     return Panel(console) if console.is_terminal else Lines(console)
 
 
@@ -103,7 +105,7 @@ class Panel(Watcher):
                 self._live.console.print(line)
 
     def __rich__(self) -> Group:
-        number = len(self._run.queue.running) if self._run else 0
+        number = len(self._run.queue.running) - len(self._run.waiting) if self._run else 0
         more = [Text(f"and {number - SHOWN} more", style="dim")] if number > SHOWN else []
         running = running_table(self._rows, time.time())
         return Group(Text(self._tally.headline(number), style="bold"), running, *more, *self._recent)
@@ -112,7 +114,8 @@ class Panel(Watcher):
         """Read the journals of running units; in a thread, so that a slow storage doesn't stall the drawing."""
         while not self._closed.wait(REFRESH_S):
             assert self._run is not None
-            units = list(self._run.queue.running.values())
+            waiting = self._run.waiting
+            units = [unit for key, unit in list(self._run.queue.running.items()) if key not in waiting]
             self._rows = [row for unit in units[:SHOWN] for row in _present(self._run, unit)]
 
 
@@ -146,7 +149,7 @@ class Tally:
     def headline(self, running: int) -> str:
         """All counts in one line."""
         elapsed, units = duration(time.monotonic() - self._start), counted(running, "unit")
-        cells = f"{self.over}/{self.total} cells ({tally(self.counts)})"
+        cells = f"{self.over}/{counted(self.total, 'cell')} ({tally(self.counts)})"
         return f"{cells}, {units} running, {elapsed} elapsed{self.eta()}"
 
     def eta(self) -> str:

@@ -18,15 +18,23 @@ POSTPONE_MAX_S = 30.0
 class UnitQueue:
     """Queue of the units of one plan: a unit is ready once its needs have ended; those on the longest path come first.
 
-    `attempts` counts starts over all plans of one run; `closed` holds keys of units that this run won't start again.
+    `attempts` counts starts over all plans of one run; `closed` holds keys of units that this run won't start again;
+    `outcomes` gets every outcome, also those of units that need a failed stage.
     """
 
-    def __init__(self, plan: Plan, attempts: Counter[str] | None = None, closed: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        attempts: Counter[str] | None = None,
+        closed: frozenset[str] = frozenset(),
+        outcomes: dict[str, Outcome] | None = None,
+    ) -> None:
         self.attempts: Counter[str] = Counter() if attempts is None else attempts
         units = [unit for unit in plan.units if unit.key not in closed]
         self.units: dict[str, Unit] = {unit.key: unit for unit in units}
         self.running: dict[str, Unit] = {}
         self.ended: dict[str, Outcome] = {}
+        self._outcomes = {} if outcomes is None else outcomes
         self.stopped = False
         self._missing = {unit.key: {need for need in unit.needs if need in self.units} for unit in units}
         self._dependents: dict[str, list[str]] = defaultdict(list)
@@ -46,6 +54,16 @@ class UnitQueue:
         """Whether nothing is running and nothing is left to start."""
         return not self.running and (self.stopped or len(self.ended) == len(self.units))
 
+    @property
+    def ready(self) -> int:
+        """How many units could start now."""
+        return 0 if self.stopped else len(self._ready)
+
+    @property
+    def next(self) -> Unit | None:
+        """The unit that `take` would return now."""
+        return self.units[self._ready[0][-1]] if self.ready else None
+
     def take(self) -> Unit | None:
         """The next ready unit, which then counts as running; None while there is none."""
         if self.stopped or not self._ready:
@@ -64,7 +82,7 @@ class UnitQueue:
             return []
         self.running.pop(outcome.key, None)
         self._postponed.pop(outcome.key, None)
-        self.ended[outcome.key] = outcome
+        self.ended[outcome.key] = self._outcomes[outcome.key] = outcome
         if outcome.status == "ok":
             for key in self._dependents[outcome.key]:
                 self._missing[key].discard(outcome.key)

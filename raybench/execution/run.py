@@ -9,6 +9,7 @@ from pathlib import Path
 from raybench import registry
 from raybench.execution.driver import Run, Watcher, drive, only_cell
 from raybench.execution.interrupt import noted_interrupt
+from raybench.execution.supervised import supervised
 from raybench.execution.worker import Assignment, device_of
 from raybench.plan.plan import plan_trials
 from raybench.plan.records import Plan
@@ -23,13 +24,25 @@ from raybench.sweep.sweep import Sweep
 
 @dataclass(frozen=True)
 class SweepEnd:
-    """How a run of a sweep ended. The results themselves are in the storage."""
+    """How a run of a sweep ended. The results themselves are in the storage.
 
-    storage: str  # its address
-    statuses: Mapping[str, str]  # trial_id -> ok, skipped, failed, or missing when the run was interrupted
-    outcomes: Mapping[str, Outcome]  # unit key -> how it ended in this run
-    planned: int  # units that this run found to do; 0: everything was there already
-    interrupted: bool  # by Ctrl-C; the same call continues
+    Attributes:
+        storage: address of the storage.
+        statuses: trial_id -> ok, skipped, failed, or missing when the run was interrupted.
+        outcomes: unit key -> how it ended in this run.
+        planned: units that this run found to do; 0: everything was there already.
+        interrupted: whether Ctrl-C ended it; the same call continues.
+
+    Example:
+        >>> SweepEnd("results", {"0123456789abcdef": "ok"}, {}, planned=2, interrupted=False).interrupted
+        False
+    """
+
+    storage: str
+    statuses: Mapping[str, str]
+    outcomes: Mapping[str, Outcome]
+    planned: int
+    interrupted: bool
 
 
 def run_sweep(
@@ -61,12 +74,18 @@ def run_sweep(
         The status of every cell. A cell that fails is a row of the results, not an exception.
 
     Raises:
-        UserError: the sweep, a data set, weights or a network can't be used; nothing has run then.
+        UserError: the sweep, a dataset, weights or a network can't be used; nothing has run then.
 
     Example:
-        >>> import raybench
-        >>> end = raybench.run_sweep("sweeps/quickstart.yaml", "results", local=True)  # doctest: +SKIP
-        >>> frame = raybench.load_results(end.storage)  # doctest: +SKIP
+        >>> import tempfile, raybench
+        >>> from pathlib import Path
+        >>> axes = "{name: s, datasets: digits, models: test-vit, methods: bn-scale, speedups: 2, recipe: quick}"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     written = Path(folder, "sweep.yaml").write_text(axes)
+        ...     end = raybench.run_sweep(Path(folder, "sweep.yaml"), Path(folder, "results"), local=True)
+        ...     frame = raybench.load_results(end.storage)
+        >>> list(end.statuses.values()), frame["reason"][0]
+        (['skipped'], 'importance bn-scale needs BatchNorm; test-vit normalises with layer norm')
     """
     for file in plugins:
         registry.add_plugin(file)
@@ -102,14 +121,14 @@ def run_sweep(
     first = make_plan()
     try:
         with noted_interrupt(work.note_interrupt):
-            if first.units and local:
-                device_of(assignment, sweep.computing_device)  # before anything is written
-            if first.units or first.skips:
-                check_writable(place)
             if not first.units:
+                if first.skips:
+                    check_writable(place)
                 drive(work, make_plan, lambda run: None)
+            elif local:
+                supervised(work, make_plan, lambda: _execute(work, first, make_plan, sweep, local=True, address=None))
             else:
-                _execute(work, first, make_plan, sweep, local=local, address=address)
+                _execute(work, first, make_plan, sweep, local=False, address=address)
     except KeyboardInterrupt:
         work.interrupted = True
     except Exception:  # after Ctrl-C libraries turn it into errors of any kind; `interrupted` reports it
@@ -124,11 +143,19 @@ def _execute(
     work: Run, first: Plan, make_plan: Callable[[], Plan], sweep: Sweep, *, local: bool, address: str | None
 ) -> None:
     """Check what the run is about to read, then hand the work to this process or to Ray."""
+    if local:
+        device_of(work.assignment, sweep.computing_device)  # before anything is written
+    check_writable(work.storage)
     if not address:  # a cluster's workers have data and weights that this machine may lack
+        from raybench.execution.torch_settings import Settings
         from raybench.pipeline.check import check_input
 
         work.watcher.checking()
-        check_input(first.units, work.assignment.data_roots, work.storage)
+        settings = Settings.now()
+        try:
+            check_input(first.units, work.assignment.data_roots, work.storage)
+        finally:
+            settings.restore()  # what the import of a network's module has set
     if local:
         from raybench.execution.local import fit
 

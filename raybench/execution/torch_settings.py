@@ -43,6 +43,31 @@ FUNCTIONS = (  # settings behind a pair of functions: (name, read, write)
     ("nnpack", "_C._get_nnpack_enabled", "_C._set_nnpack_enabled"),
 )  # fmt: skip
 AUTOCAST = ("cpu", "cuda")
+FRESH = {  # torch's own defaults: every unit starts with these, whatever the caller or an import has set
+    "device": torch.device("cpu"),
+    "deterministic algorithms": (False, False),
+    "NumPy errors": (("divide", "warn"), ("over", "warn"), ("under", "ignore"), ("invalid", "warn")),
+    "autocast cpu": (False, torch.bfloat16),
+    "autocast cuda": (False, torch.float16),
+    "dtype": torch.float32,
+    "grad": True,
+    "matmul precision": "highest",
+    "anomaly": False,
+    "autocast cache": True,
+    "fast path of attention": True,
+    "flash attention": True,
+    "math attention": True,
+    "efficient attention": True,
+    "cudnn attention": True,
+    "reduced math attention": False,
+    "torch.backends.cudnn.enabled": True,
+    "torch.backends.cudnn.benchmark": False,
+    "torch.backends.cudnn.deterministic": False,
+    "torch.backends.cudnn.allow_tf32": True,
+    "torch.backends.cuda.matmul.allow_tf32": False,
+    "torch.backends.mkldnn.enabled": True,
+    "torch.backends.mkldnn.deterministic": False,
+}
 UNREADABLE = object()
 
 
@@ -56,6 +81,10 @@ class Settings:
     def now(cls) -> Settings:
         """Read every setting that this torch has."""
         return cls(tuple(one for one in _read() if one[1] is not UNREADABLE))
+
+    def fresh(self) -> Settings:
+        """The same settings with the values of a process in which nobody has changed any."""
+        return Settings(tuple((name, FRESH.get(name, value), write) for name, value, write in self.values))
 
     def restore(self) -> tuple[str, ...]:
         """Put back what differs; the names of those settings. Denormal numbers are computed as such again."""

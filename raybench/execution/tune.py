@@ -42,7 +42,7 @@ def fit(run: Run, trainable: type, limit: int) -> None:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    search_alg=ConcurrencyLimiter(UnitSearcher(run.id), max_concurrent=limit),
+                    search_alg=ConcurrencyLimiter(UnitSearcher(run.id, limit), max_concurrent=limit),
                     num_samples=-1,
                     reuse_actors=True,
                     trial_name_creator=_name,
@@ -65,32 +65,40 @@ def fit(run: Run, trainable: type, limit: int) -> None:
 
 
 class UnitSearcher(Searcher):
-    """Suggests the next ready unit, None while none is ready, FINISHED at the end of the plan."""
+    """Suggests the next ready units, None while none is ready, FINISHED at the end of the plan.
 
-    def __init__(self, run_id: str) -> None:
+    A trial is one unit, or a batch of short ones that its process runs one after the other.
+    """
+
+    def __init__(self, run_id: str, workers: int) -> None:
         super().__init__()
-        self._run_id = run_id
-        self._keys: dict[str, str] = {}  # Tune's trial id -> unit key
+        self._run_id, self._workers = run_id, workers
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray leaves out FINISHED
         """Config of the next trial."""
         run = _RUNS[self._run_id]
-        unit = run.take()
-        if unit is None:
+        units = run.take_batch(self._workers)
+        if not units:
             return Searcher.FINISHED if run.finished else None
-        self._keys[trial_id] = unit.key
-        return {"unit": encode_unit(unit), "key": unit.key}
+        run.assigned[trial_id] = [unit.key for unit in units]
+        return {"units": [encode_unit(unit) for unit in units], "key": units[0].key}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Record the outcome of one unit of a batch."""
+        run = _RUNS[self._run_id]
+        outcome = decode_outcome(result[OUTCOME]) if OUTCOME in result else None
+        if outcome is not None and outcome.key in run.assigned[trial_id]:
+            run.assigned[trial_id].remove(outcome.key)
+            run.over(outcome)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record the outcome that a trial reported. Trials that crashed are handled by `CrashedTrials`."""
-        key = self._keys.pop(trial_id)
-        if error or not result or OUTCOME not in result:
+        """Record the last outcome of a trial. Trials that crashed are handled by `CrashedTrials`."""
+        if error:
             return
-        outcome = decode_outcome(result[OUTCOME])
-        if outcome is None:
-            _RUNS[self._run_id].queue.give_back(key)
-        else:
-            _RUNS[self._run_id].over(outcome)
+        self.on_trial_result(trial_id, result or {})
+        run = _RUNS[self._run_id]
+        for key in run.assigned.pop(trial_id):  # interrupted, or not started
+            run.queue.give_back(key)
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: Tune's snapshots are never restored, the storage is the only state."""
@@ -111,13 +119,18 @@ class CrashedTrials(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Handle a trial that raised: a dead process or a Recycle. A unit's own failure is an outcome, not an error."""
         run, error = _RUNS[self._run_id], _error_of(trial)
+        running, *waiting = run.assigned.pop(trial.trial_id)  # it reports each unit before it starts the next
+        for key in waiting:
+            run.queue.give_back(key)
         recycled = _recycled(error)
         if recycled is None:
-            run.lost(trial.config["key"], _cause(error))
+            run.lost(running, _cause(error))
             return
         run.watcher.say(f"replacing a worker: {recycled.excess}")
         outcome = decode_outcome(recycled.outcome)
-        if outcome is not None:
+        if outcome is None:
+            run.queue.give_back(running)
+        else:
             run.over(outcome)
 
 

@@ -25,9 +25,10 @@ def attentions(model: nn.Module) -> dict[str, Attention]:
 
 
 def is_attention(module: nn.Module) -> TypeGuard[Attention]:
-    """Whether `module` has Linear layers `qkv` and `proj` and an int `num_heads`."""
+    """Whether `module` has Linear layers `qkv` and `proj`, an int `num_heads` and a number `scale`."""
     return (
-        isinstance(getattr(module, "qkv", None), nn.Linear)
+        isinstance(getattr(module, "scale", None), (int, float))
+        and isinstance(getattr(module, "qkv", None), nn.Linear)
         and isinstance(getattr(module, "proj", None), nn.Linear)
         and isinstance(getattr(module, "num_heads", None), int)
     )

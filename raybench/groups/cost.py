@@ -9,13 +9,14 @@ accounts for, as the products of a network's own attention, is counted at a few 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
-from raybench.groups.attention import attentions
+from raybench.groups.attention import Attention, attentions
 from raybench.groups.layer_types import CONVOLUTIONS, TRANSPOSED
 from raybench.groups.products import Products, counted
 from raybench.groups.records import Groups
@@ -58,11 +59,14 @@ class Cost:
             NotSupported: an operation outside the known layers multiplies matrices, and its cost after a cut can't be
                 predicted; names the modules.
         """
-        calls, macs_base, by_module = _calls(model, example[:1])
+        heads = attentions(model)
+        calls, macs_base, by_module = _calls(model, example[:1], heads)
         widths = Widths.of(model, groups)
-        macs, params = _terms(model, calls, widths)
         sizes = np.array([group.size for group in groups], dtype=np.int64)
         full = widths.at(sizes)
+        macs, params = _terms(model, calls, widths, heads)
+        if round(float(macs.total(full))) > macs_base:  # they have these layers, but multiply otherwise
+            macs, params = _terms(model, calls, widths, {})
         products = Products.fixed()
         if (base := round(float(macs.total(full)))) != macs_base:
             fitted = _outside(model, example, groups, macs, widths) if base < macs_base else None
@@ -102,15 +106,14 @@ def _outside(model: nn.Module, example: Tensor, groups: Groups, known: Terms, wi
     return Products.fitted(excess, sizes, least)
 
 
-def _calls(model: nn.Module, image: Tensor) -> tuple[Counter[str], int, dict[str, int]]:
+def _calls(model: nn.Module, image: Tensor, heads: Mapping[str, Attention]) -> tuple[Counter[str], int, dict[str, int]]:
     """Pixels (or tokens, or window-tokens squared) that each layer is applied to, and torch's own MACs."""
     calls: Counter[str] = Counter()
-    heads = attentions(model)
 
     def pixels(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if name in heads:
-            batch, tokens, _ = inputs[0].shape
-            calls[name] += batch * tokens**2
+            batch, *tokens, _ = inputs[0].shape
+            calls[name] += batch * int(np.prod(tokens)) ** 2
         elif isinstance(module, nn.Linear):
             calls[name] += output.numel() // output.shape[-1]
         else:
@@ -130,7 +133,9 @@ def _calls(model: nn.Module, image: Tensor) -> tuple[Counter[str], int, dict[str
     return calls, macs, by_module
 
 
-def _terms(model: nn.Module, calls: Counter[str], widths: Widths) -> tuple[Terms, Terms]:
+def _terms(
+    model: nn.Module, calls: Counter[str], widths: Widths, heads: Mapping[str, Attention]
+) -> tuple[Terms, Terms]:
     """(MACs, params) as sums of products; params cover every layer that has a member in a group."""
     macs, params = [], []
     one = widths.column("", "one")
@@ -138,7 +143,7 @@ def _terms(model: nn.Module, calls: Counter[str], widths: Widths) -> tuple[Terms
         out, into = widths.column(name, "out"), widths.column(name, "in")
         if isinstance(module, CONVOLUTIONS):
             kernel = int(np.prod(module.kernel_size))
-            depthwise = module.groups > 1 and module.groups == module.out_channels
+            depthwise = module.groups > 1 and module.groups in (module.out_channels, module.in_channels)
             right, groups = (one, 1) if depthwise else (into, module.groups)
             scale = module.in_channels // module.groups if depthwise else 1
             macs.append((calls[name] * kernel * scale, out, right, groups))
@@ -152,7 +157,7 @@ def _terms(model: nn.Module, calls: Counter[str], widths: Widths) -> tuple[Terms
                 params.append((1, out, one, 1))
         elif name in widths.members and widths.members[name].kind == "norm":
             params.append((sum(p is not None for p in module._parameters.values()), out, one, 1))
-    for name in attentions(model):  # q @ k^T and attn @ v, each tokens^2 x attention width
+    for name in heads:  # q @ k^T and attn @ v, each tokens^2 x attention width
         macs.append((2 * calls[name], widths.column(f"{name}.proj", "in"), one, 1))
     for name, member in widths.members.items():
         if member.kind == "parameter":

@@ -34,6 +34,13 @@ FEW = 1 / 8  # below this share of unchanged positions the operation mixes all c
 Key = tuple[str, Side]  # (layer, side)
 
 
+class Misplaced(NotSupported):
+    """Channels arrive elsewhere than the groups say. `layer` reads them; `groups`: names of what it reads."""
+
+    layer: str = ""
+    groups: tuple[str, ...] = ()
+
+
 @dataclass
 class _Flow:
     """The levels that layers output, and the means that later layers read, for one forward pass at a time."""
@@ -81,12 +88,12 @@ class _Flow:
         return torch.where(torch.from_numpy(up).to(self.device), RAISED, 1.0) * self.levels[layer]
 
 
-def check_flow(model: nn.Module, example: Tensor, groups: Groups, shapes: Mapping[str, Sequence[torch.Size]]) -> None:
+def check_flow(model: nn.Module, example: Tensor, groups: Groups, shapes: Mapping[str, Sequence[torch.Size]]) -> bool:
     """Check that channels arrive at the positions that `groups` names.
 
     `shapes`: qualified name of each convolution and linear layer -> its output's shape, call by call, on `example`.
     Four forward passes without products: nothing raised, half of all units, another half, one unit of each group.
-    Warns when the passes fail.
+    Returns whether all passes ran; warns when they fail.
 
     Raises:
         NotSupported: they arrive elsewhere; names layer and groups.
@@ -109,6 +116,8 @@ def check_flow(model: nn.Module, example: Tensor, groups: Groups, shapes: Mappin
             f"{type(model).__name__}: where its channels go could not be checked before the cut: {error}",
             UserWarning, stacklevel=3,
         )  # fmt: skip
+        return False
+    return True
 
 
 def check_cut(model: nn.Module, example: Tensor, groups: Groups, split: Sequence[str]) -> None:
@@ -119,7 +128,18 @@ def check_cut(model: nn.Module, example: Tensor, groups: Groups, split: Sequence
     Raises:
         NotSupported: the cut network fails, or its channels arrive elsewhere.
     """
-    kept = {g.name: range(0, g.size, 2) if g.size >= 2 * g.least else range(g.size) for g in groups}
+    rng = np.random.default_rng(0)
+    uneven = {g.name: range(int(rng.integers(g.least, g.size + 1))) for g in groups}
+    even = {g.name: range(0, g.size, 2) if g.size >= 2 * g.least else range(g.size) for g in groups}
+    _ran(model, example, groups, uneven, split)
+    slim, layers = _ran(model, example, groups, even, split)
+    check_flow(slim, example, surgery.narrowed(groups, even), layers.shapes)
+
+
+def _ran(
+    model: nn.Module, example: Tensor, groups: Groups, kept: surgery.Kept, split: Sequence[str]
+) -> tuple[nn.Module, Layers]:
+    """A cut copy that has run once, and the shapes that it made."""
     slim = copy.deepcopy(model)
     surgery.apply(slim, groups, kept)
     layers = Layers.of(slim)
@@ -127,12 +147,13 @@ def check_cut(model: nn.Module, example: Tensor, groups: Groups, split: Sequence
         with torch.no_grad(), layers.note_shapes():
             slim(example)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        whose = f" of group {', '.join(split[:3])}" if split else ""
         raise NotSupported(
-            f"can't group {type(model).__name__}: without half of its channels it fails ({error}). Its forward splits "
-            f"or slices the channels of group {', '.join(split[:3])} by numbers written in code. Use `chunk`, which "
-            "adapts, or list their layers in the model's `protected_layers`; then the rest can be pruned"
+            f"can't group {type(model).__name__}: with fewer channels it fails ({error}). Its forward splits, slices "
+            f"or reshapes the channels{whose} by numbers written in code. Use `chunk`, which adapts, or list their "
+            "layers in the model's `protected_layers`; then the rest can be pruned"
         ) from error
-    check_flow(slim, example, surgery.narrowed(groups, kept), layers.shapes)
+    return slim, layers
 
 
 def _some(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -165,12 +186,18 @@ def _compare(
             named = raised.get(side, np.zeros(len(change), dtype=bool))
             unnamed = (change > MOVED) & ~named
             if len(named) == len(change) and unnamed.any() and (change < STILL).mean() >= FEW:
-                raise NotSupported(_message(model_name, groups, side, int(unnamed.argmax())))
+                raise _misplaced(model_name, groups, side, int(unnamed.argmax()))
 
 
-def _message(model_name: str, groups: Groups, side: Key, position: int) -> str:
+def _misplaced(model_name: str, groups: Groups, side: Key, position: int) -> Misplaced:
     layer = side[0]
     owners = [g.name for g in groups if any((m.layer, m.side) == side for m in g.members)]
+    error = Misplaced(_message(model_name, layer, owners, position))
+    error.layer, error.groups = layer, tuple(owners)
+    return error
+
+
+def _message(model_name: str, layer: str, owners: Sequence[str], position: int) -> str:
     whose = f"channels of group {', '.join(owners[:3])}" if owners else "channels that are cut"
     return (
         f"can't group {model_name}: {layer} reads at its channel {position} what the graph places elsewhere: {whose} "
@@ -215,10 +242,11 @@ def _layer(name: str, module: nn.Linear | _ConvNd, flow: _Flow) -> Callable[...,
             per_input = module.out_channels // module.in_channels
 
     def forward(x: Tensor, *_: object, **__: object) -> Tensor:
-        flow.note(name, "out" if per_input else "in", x, axis)
         if not per_input:
+            flow.note(name, "in", x, axis)
             return flow.output(name, axis)
-        return flow.output(name, axis, flow.read[name, "out"][-1].repeat_interleave(per_input))
+        flow.note(name, "out", x.repeat_interleave(per_input, axis), axis)
+        return flow.output(name, axis, flow.read[name, "out"][-1])
 
     return forward
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import difflib
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from raybench.errors import NotSupported, UserError, nearest
+from raybench.errors import NotSupported, UserError
 from raybench.groups.attention import Attention
 from raybench.groups.dependency_graph import GuardedGraph, IndexMap
 from raybench.groups.layer_types import CONVOLUTIONS, NORMS
@@ -30,7 +31,7 @@ class Layers:
     names: Mapping[nn.Module | nn.Parameter, str]
     shapes: dict[str, list[torch.Size]] = field(default_factory=dict)  # layer -> output shapes, call by call
     tied: Mapping[str, str] = field(default_factory=dict)  # layers that share a parameter with another -> its name
-    warned: set[str] = field(default_factory=set)  # layers that a warning has named already
+    whole: list[tuple[tuple[str, ...], tuple[str, ...], str]] = field(default_factory=list)  # (layers, others, why)
 
     @classmethod
     def of(cls, model: nn.Module) -> Layers:
@@ -69,13 +70,22 @@ class Layers:
                 "through autograd (detached, or under no_grad)"
             )
 
-    def resolve(self, protect: Sequence[str]) -> set[str]:
-        """Names of all modules at or below those in `protect`; UserError for a name that the model doesn't have."""
-        known = [name for name, _ in self.model.named_modules()]
-        for name in protect:
-            if name not in known:
-                raise UserError(f"protect: {type(self.model).__name__} has no module {name!r}.{nearest(name, known)}")
-        return {k for k in known if any(k == name or k.startswith(f"{name}.") for name in protect)}
+    def resolve(self, patterns: Sequence[str], option: str = "protect") -> set[str]:
+        """Names of all modules at or below those that `patterns` name, by name or glob (`layer1.*.conv2`).
+
+        Raises:
+            UserError: a pattern that no module has; `option` is the word under which it was given.
+        """
+        known = [name for name, _ in self.model.named_modules() if name]
+        found: set[str] = set()
+        for pattern in patterns:
+            here = [name for name in known if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+            if not here:
+                near = difflib.get_close_matches(str(pattern), known, n=3, cutoff=0.4)
+                hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+                raise UserError(f"{option}: {type(self.model).__name__} has no module {pattern!r}.{hint}")
+            found.update(here)
+        return {k for k in known if any(k[: len(name)] == name and k[len(name) :][:1] in ("", ".") for name in found)}
 
     def uncuttable_parameters(self, heads: Mapping[str, Attention]) -> list[nn.Parameter]:
         """Bias tables indexed by head, which the library would couple with all of qkv; they are cut with the heads."""
@@ -96,16 +106,11 @@ class Layers:
         both = [name for name, parameter in self.tied.items() if parameter in shared]
         return both, f"they share {' and '.join(sorted(shared))}"
 
-    def warn_whole(self, names: Sequence[str], outs: Sequence[str], why: str) -> None:
-        """Warn once that the modules `names`, and with them the layers `outs`, keep their width, and why."""
-        if self.warned.issuperset((*names, *outs)):
-            return
-        self.warned.update(names, outs)
-        others = [name for name in outs if name not in names]
-        beside = f", and with it {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}" if others else ""
-        warnings.warn(
-            f"{type(self.model).__name__}: {', '.join(names)} keeps its width{beside}: {why}", UserWarning, stacklevel=3
-        )
+    def keep_whole(self, names: Sequence[str], outs: Sequence[str], why: str) -> None:
+        """Note that the modules `names`, and with them the layers `outs`, keep their width, and why; once for each."""
+        noted = {name for layers, others, _ in self.whole for name in (*layers, *others)}
+        if not noted.issuperset((*names, *outs)):
+            self.whole.append((tuple(names), tuple(name for name in outs if name not in names), why))
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
@@ -190,6 +195,11 @@ def _convolution(
                 f"{conv.out_channels} output channels"
             )
         return "depthwise", "out", conv.out_channels, 1
+    if conv.groups > 1 and conv.groups == conv.in_channels:
+        raise NotSupported(
+            f"can't group {graph.model_name}: {name} makes {conv.out_channels // conv.groups} channels of each of its "
+            f"{conv.in_channels}"
+        )
     if conv.groups > 1 and conv.transposed:
         raise NotSupported(f"can't group {graph.model_name}: {name} is a grouped transposed convolution")
     if graph.is_out_channel_pruning_fn(index_map.handler):

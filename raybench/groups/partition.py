@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -18,7 +19,7 @@ def partitioned(
     if attention:
         groups = _attention_groups(root, members, attention, heads[attention])
         return [group for group in groups if group.part in parts]
-    part = _part(members, heads)
+    part = part_of(members, heads)
     if part != "channels" and part not in parts:
         return []
     folds, least = _folds(members)
@@ -45,10 +46,10 @@ def _bias_tables(name: str, attention: Attention) -> tuple[Member, ...]:
 
 
 def _regroup(members: list[Member], unit_of_root: np.ndarray) -> tuple[Member, ...]:
-    return tuple(Member(m.layer, m.kind, m.side, m.width, m.positions, unit_of_root[m.units], m.folds) for m in members)
+    return tuple(replace(m, units=unit_of_root[m.units]) for m in members)
 
 
-def _part(members: list[Member], heads: Mapping[str, Attention]) -> str:
+def part_of(members: Sequence[Member], heads: Mapping[str, Attention]) -> str:
     """The part of an attention model that these channels belong to; `channels` everywhere else."""
     if not heads:
         return "channels"

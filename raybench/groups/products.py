@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raybench.groups.attention import plainly
 
+FEW = 4  # groups that are not halved again
+
 Excess = Callable[[np.ndarray], int]  # kept units of every group -> MACs that no known layer accounts for
 
 
@@ -23,10 +26,26 @@ def counted(model: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
     Attention is computed by the math kernel, since torch counts no products of the fused kernel for CPUs. Every
     query is multiplied with every key: a causal mask saves nothing.
     """
-    with plainly(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with (
+        plainly(model), _frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):  # fmt: skip
         model(image)
     by_module = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     return counter.get_total_flops() // 2, by_module
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Inside, no parameter wants a gradient: the counter fails on one that a module is called with."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,8 @@ class Products:
     def _by_group(cls, excess: Excess, sizes: np.ndarray, least: np.ndarray, whole: int) -> Products:
         """Cut one group at a time; a parabola goes through three counts."""
         constant, rows = Fraction(whole), []
-        for group, (size, fewest) in enumerate(zip(sizes.tolist(), least.tolist(), strict=True)):
+        for group in _that_matter(excess, sizes, least, whole, list(range(len(sizes)))):
+            size, fewest = int(sizes[group]), int(least[group])
 
             def slope(units: int, group: int = group, size: int = size) -> Fraction:
                 kept = sizes.copy()
@@ -88,3 +108,16 @@ class Products:
             return self.constant
         units = np.asarray(kept, dtype=float)[..., self.groups]
         return np.rint(units @ self.linear + units**2 @ self.square + self.constant)
+
+
+def _that_matter(excess: Excess, sizes: np.ndarray, least: np.ndarray, whole: int, groups: list[int]) -> list[int]:
+    """Those of `groups` whose widths may change `excess`, found by halves: no count grows when a group shrinks."""
+    kept = sizes.copy()
+    kept[groups] = least[groups]
+    if not groups or excess(kept) == whole:
+        return []
+    if len(groups) <= FEW:  # the parabola's counts tell the rest
+        return groups
+    middle = len(groups) // 2
+    found = _that_matter(excess, sizes, least, whole, groups[:middle])
+    return found + _that_matter(excess, sizes, least, whole, groups[middle:])

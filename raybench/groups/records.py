@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +28,7 @@ class Member:
     positions: np.ndarray = field(repr=False)  # (m,) int64, ascending
     units: np.ndarray = field(repr=False)  # (m,) int64, the unit each position belongs to
     folds: int = 1  # groups of a grouped convolution or group norm, which must all stay equally wide
+    axis: int | None = None  # of a bare parameter, where its channels lie; None: the last axis of that width
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Groups:
 
     groups: tuple[Group, ...]
     protected: tuple[str, ...] = ()  # names of layers whose outputs keep their width
+    whole: Mapping[str, str] = field(default_factory=dict, compare=False)  # why they do, where it is known
+    share: float = field(default=1.0, compare=False)  # of the layers' MACs, what goes at the fewest units
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)

@@ -53,7 +53,7 @@ class Shell:
             count: counts the copy, uncut or cut.
             prepare: called once with the copy and the image, before the first count.
         """
-        shapes = {id(t): _shape_only(t) for t in (*model.parameters(), *model.buffers())}
+        shapes = {id(t): shape_only(t) for t in (*model.parameters(), *model.buffers())}
         slim, image = copy.deepcopy(model, shapes), example[:1].to("meta")
         prepare(slim, image)
         try:
@@ -82,7 +82,8 @@ class Shell:
                 ) from error
 
 
-def _shape_only(tensor: Tensor) -> Tensor:
+def shape_only(tensor: Tensor) -> Tensor:
+    """A tensor or parameter of the same shape without values."""
     empty = torch.empty_like(tensor, device="meta")
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 

@@ -87,7 +87,7 @@ def _narrowed(member: Member, place: np.ndarray, unit: np.ndarray) -> Member:
     width = int((place >= 0).sum())
     return Member(
         member.layer, member.kind, member.side, width,
-        place[member.positions][here], unit[member.units][here], member.folds,
+        place[member.positions][here], unit[member.units][here], member.folds, member.axis,
     )  # fmt: skip
 
 
@@ -95,10 +95,16 @@ def _cut(model: nn.Module, layer: str, side: Side, member: Member, keep: Tensor)
     if member.kind == "parameter":
         owner, _, attribute = layer.rpartition(".")
         parameter = model.get_parameter(layer)
-        axis = max(i for i, size in enumerate(parameter.shape) if size == member.width)
-        setattr(model.get_submodule(owner), attribute, _selected(parameter, axis, keep))
+        setattr(model.get_submodule(owner), attribute, _selected(parameter, axis_of(parameter, member), keep))
         return
     CUTS[member.kind](model.get_submodule(layer), side, keep)
+
+
+def axis_of(parameter: Tensor, member: Member) -> int:
+    """The dimension of a bare parameter that the positions of `member` count along."""
+    if member.axis is not None:
+        return member.axis
+    return max(i for i, size in enumerate(parameter.shape) if size == member.width)
 
 
 def _selected(parameter: nn.Parameter, axis: int, keep: Tensor) -> nn.Parameter:
@@ -136,24 +142,23 @@ def _cut_conv(conv: nn.modules.conv._ConvNd, side: Side, keep: Tensor) -> None:
 
 
 def _cut_depthwise(conv: nn.modules.conv._ConvNd, side: Side, keep: Tensor) -> None:
+    each = conv.out_channels // conv.in_channels  # outputs of each input channel, which go together
     _cut_weight(conv, 0, keep)
     _cut_bias(conv, keep)
-    conv.in_channels = conv.out_channels = conv.groups = len(keep)
+    conv.out_channels, conv.in_channels = len(keep), len(keep) // each
+    conv.groups = conv.in_channels
 
 
 def _cut_norm(norm: Any, side: Side, keep: Tensor) -> None:
-    if norm.weight is not None:
-        _cut_weight(norm, 0, keep)
-        _cut_bias(norm, keep)
-    for name in ("running_mean", "running_var"):
-        if getattr(norm, name, None) is not None:
-            setattr(norm, name, getattr(norm, name)[keep.to(getattr(norm, name).device)])
-    if isinstance(norm, nn.LayerNorm):
-        norm.normalized_shape = (len(keep),)
-    elif isinstance(norm, nn.GroupNorm):
-        norm.num_channels = len(keep)
-    else:
-        norm.num_features = len(keep)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = getattr(norm, name, None)
+        if isinstance(tensor, nn.Parameter):
+            setattr(norm, name, _selected(tensor, 0, keep))
+        elif tensor is not None:  # statistics, and the weights of a frozen batch norm
+            setattr(norm, name, tensor[keep.to(tensor.device)])
+    for name, value in (("normalized_shape", (len(keep),)), ("num_channels", len(keep)), ("num_features", len(keep))):
+        if hasattr(norm, name):
+            setattr(norm, name, value)
 
 
 CUTS: dict[str, Callable[[Any, Side, Tensor], None]] = {

@@ -1,27 +1,30 @@
 """Model and example input -> `Groups`: which channels of which layers can only be removed together.
 
-torch-pruning's dependency graph is built once (`dependency_graph`). The result holds no module, tensor or library
-object: everything after tracing works on arrays and names.
+torch-pruning's dependency graph is asked first (`by_graph`); networks that it can't hold are followed operation by
+operation (`follow`). Either way the result is checked before anything is cut: channels must arrive where the groups
+say. It holds no module, tensor or library object: everything after tracing works on arrays and names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported, UserError, nearest
-from raybench.groups.attention import Attention, attentions, normalises_heads, plainly
-from raybench.groups.dependency_graph import MAX_SECONDS, GuardedGraph, IndexMap, merged
-from raybench.groups.flow import check_cut, check_flow
-from raybench.groups.members import Layers, check_folds, members_of
-from raybench.groups.partition import partitioned
-from raybench.groups.records import Group, Groups, Member
-from raybench.groups.splits import coupled, mend_splits, splits_of, unequal
+from raybench.groups.by_graph import NAMED, by_graph
+from raybench.groups.dependency_graph import MAX_SECONDS
+from raybench.groups.first_run import check_runs, run_once
+from raybench.groups.follow import Found, candidates, follow
+from raybench.groups.members import Layers
+from raybench.groups.proof import FAILS, disproved
+from raybench.groups.records import Groups
+from raybench.groups.whole import by_reason, share_of, warning_of
 from raybench.sweep.trial import DEFAULT_PARTS
 
+LITTLE = 0.6  # share of the MACs below which what stays whole is looked at group by group
 PARTS = ("embed", "head-dim", "heads", "mlp")
 
 
@@ -32,6 +35,7 @@ def trace(
     prune: tuple[str, ...] = (),
     classes: int | None = None,
     protect: Sequence[str] = (),
+    only: Sequence[str] = (),
     max_seconds: float = MAX_SECONDS,
 ) -> Groups:
     """Find every prunable group of `model`, in the order of `named_modules`. The model isn't changed.
@@ -42,107 +46,94 @@ def trace(
         prune: which parts of attention models may shrink, of embed, head-dim, heads, mlp; empty: `DEFAULT_PARTS`.
             Models without attention have none of these.
         classes: how many outputs the classifier must have; None: any number.
-        protect: qualified names of modules whose outputs keep their width, besides those in the model's
+        protect: modules whose outputs keep their width, by qualified name or glob, besides those in the model's
             `protected_layers` and the layers that produce its output.
+        only: modules outside which nothing shrinks, by qualified name or glob; empty: all.
         max_seconds: time limit of the tracing.
 
     Returns:
-        The groups. Layers that can't be cut keep their width, with a warning.
+        The groups. What can't be followed or cut keeps its width, with one warning that says why.
 
     Raises:
-        NotSupported: the graph can't be traced, exceeds its limits, or has no group; names model and module.
+        NotSupported: no group is left, or tracing exceeds its limits; names model and module.
         UserError: an unknown part or module, or a classifier with another number of outputs.
     """
     parts = _check_parts(prune)
-    heads = attentions(model)
-    with plainly(model), _trainable(model), torch.enable_grad():
+    layers = Layers.of(model)
+    protected = _protected(layers, protect, only)
+    check_runs(model, example)
+    try:
+        groups = by_graph(model, example, layers, parts, classes, protected, max_seconds)
+    except UserError:
+        raise
+    except Exception:  # refused, or the library fails: it may raise anything
         layers = Layers.of(model)
-        graph = GuardedGraph(type(model).__name__, max_seconds)
-        with layers.note_shapes():
-            graph.build(model, example, layers.uncuttable_parameters(heads))
-        mend_splits(graph)
-        layers.check_traced(graph)
-        _check_classes(layers, graph, classes)
-        protected = layers.resolve((*protect, *getattr(model, "protected_layers", ())))
-        grouping = _Grouping(layers, graph, heads, parts, protected)
-        for name, module in layers.roots():
-            grouping.add(name, module)
-        groups = grouping.groups()
-        check_flow(model, example, groups, layers.shapes)
-        if grouping.split:
-            check_cut(model, example, groups, grouping.split)
+        groups = _followed(model, example, layers, parts, protected, max_seconds)
+    groups = replace(groups, share=share_of(layers, groups))
+    if told := warning_of(type(model).__name__, layers, groups):
+        warnings.warn(told, UserWarning, stacklevel=2)
     return groups
 
 
-class _Grouping:
-    """Collects the groups of one traced model, root by root."""
+def _protected(layers: Layers, protect: Sequence[str], only: Sequence[str]) -> set[str]:
+    """Names of the modules that keep their width."""
+    found = layers.resolve(protect, "keep") | layers.resolve(getattr(layers.model, "protected_layers", ()))
+    if only:
+        inside = layers.resolve(only, "only")
+        found |= {name for name, _ in layers.roots() if name not in inside}
+    return found
 
-    def __init__(
-        self,
-        layers: Layers,
-        graph: GuardedGraph,
-        heads: Mapping[str, Attention],
-        parts: tuple[str, ...],
-        protected: set[str],
-    ) -> None:
-        self.layers, self.graph, self.heads, self.parts, self.protected = layers, graph, heads, parts, protected
-        self.split: list[str] = []  # roots whose channels go through a split, which needs a check of its own
-        self._found: list[Group] = []
-        self._whole: list[str] = []  # layers that keep their width
-        self._seen: set[str] = set()  # layers that a walk from an earlier root has covered
 
-    def groups(self) -> Groups:
-        """All groups found; NotSupported when there are none."""
-        if not self._found:
-            raise NotSupported(f"{self.graph.model_name} has no group of channels that can be pruned")
-        return Groups(tuple(self._found), tuple(dict.fromkeys(self._whole)))
+def _followed(
+    model: nn.Module,
+    example: Tensor,
+    layers: Layers,
+    parts: tuple[str, ...],
+    protected: set[str],
+    max_seconds: float,
+) -> Groups:
+    """The groups by following every operation, without those that a numeric trial disproves.
 
-    def add(self, name: str, module: nn.Module) -> None:
-        """Follow the output channels of the layer `name` and add the groups that they form."""
-        if name in self._seen or module not in self.graph.module2node:
-            return
-        if name in self.protected:  # not walked: the library may fail on what protected modules contain
-            self._whole.append(name)
-            return
-        attention = self._attention_of(name)
-        if attention and normalises_heads(self.heads[attention]):
-            self._whole.append(name)
-            self.layers.warn_whole([name], (), "its queries and keys are normalised over the width of a head")
-            return
-        index_maps = _index_maps(self.graph, self.heads[attention] if attention else None, module)
-        outs = [self.layers.name(r.node.module) for r in index_maps if self.layers.shrinks_output(self.graph, r)]
-        self._seen.update(outs)
-        if not self._stays_whole(index_maps, outs, attention):
-            self._keep(name, index_maps, outs, attention)
+    Widths that are numbers in the code are looked for in two ways: by class of module, and group by group where that
+    leaves little.
+    """
+    with layers.note_shapes():
+        run_once(model, example)
+    best: Groups | None = None
+    why, name = "", type(model).__name__
+    for way in (follow, candidates):
+        try:
+            found = way(model, example, parts, frozenset(protected), max_seconds)
+        except NotSupported as error:
+            why = why or str(error)
+            continue
+        except Exception as error:  # the network ran, so what fails is following it
+            why = why or f"can't group {name}: its operations can't be followed ({type(error).__name__})"
+            continue
+        groups = _proven(model, example, found, protected)
+        if len(groups):
+            groups = replace(groups, share=share_of(layers, groups))
+            best = groups if best is None or groups.share > best.share else best
+        left = next((reason for reason in groups.whole.values() if not reason.startswith("it makes")), "")
+        why = why or f"{name} has no group of channels that can be pruned" + (f": {left}" if left else "")
+        if best is not None and best.share > LITTLE:
+            break
+    if best is None:
+        raise NotSupported(why)
+    layers.whole = by_reason({name: reason for name, reason in best.whole.items() if name not in protected})
+    return best
 
-    def _attention_of(self, name: str) -> str:
-        """Name of the attention module whose `qkv` is `name`; empty for any other layer."""
-        parent, _, own = name.rpartition(".")
-        return parent if own == "qkv" and parent in self.heads else ""
 
-    def _stays_whole(self, index_maps: Sequence[IndexMap], outs: Sequence[str], attention: str) -> bool:
-        """Whether these channels can't be cut, are protected, or are the model's output; records their layers if so."""
-        uncuttable, why = self.layers.uncuttable(index_maps)
-        if not (uncuttable or attention) and (why := unequal(index_maps)):
-            uncuttable = list(outs[:1])
-        if uncuttable:
-            self.layers.warn_whole(uncuttable, outs, why)
-        if not (uncuttable or self.protected.intersection(outs) or _is_output(self.graph, index_maps)):
-            return False
-        self._whole.extend((*outs, *uncuttable))
-        return True
-
-    def _keep(self, name: str, index_maps: Sequence[IndexMap], outs: Sequence[str], attention: str) -> None:
-        """Add the groups of one walk's channels, except those that are too small to lose a unit."""
-        if splits_of(index_maps) and not attention:
-            self.split.append(name)
-        members = members_of(self.layers, self.graph, index_maps)
-        found = partitioned(name, members, self.heads, attention, self.parts)
-        check_folds(self.graph.model_name, found)
-        self._found.extend(group for group in found if group.size > group.least)
-        if all(group.size <= group.least for group in found):
-            self._whole.extend(outs)
-            _warn_grouped(self.layers, members, outs)
+def _proven(model: nn.Module, example: Tensor, found: Found, protected: set[str]) -> Groups:
+    """The groups of `found` that the numeric trial leaves, with the reason for every layer that stays whole."""
+    disproof = disproved(model, example, found.groups)
+    wrong = {name: why for name, why in disproof.items() if name not in found.seen or why.startswith(FAILS)}
+    left = tuple(group for group in found.groups if group.name not in wrong)
+    whole = {name: NAMED if name in protected else why for name, why in found.whole.items()}
+    for group in found.groups:
+        if group.name in wrong:
+            whole |= {m.layer: wrong[group.name] for m in group.members if m.side == "out" and m.kind != "norm"}
+    return Groups(left, tuple(whole), whole)
 
 
 def _check_parts(prune: Sequence[str]) -> tuple[str, ...]:
@@ -150,59 +141,3 @@ def _check_parts(prune: Sequence[str]) -> tuple[str, ...]:
         if part not in PARTS:
             raise UserError(f"prune: unknown part {part!r}.{nearest(part, PARTS)} Known: {', '.join(PARTS)}")
     return tuple(prune) or DEFAULT_PARTS
-
-
-@contextmanager
-def _trainable(model: nn.Module) -> Iterator[None]:
-    """Inside, every parameter requires a gradient: the graph doesn't contain frozen ones. Buffers are restored."""
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-
-
-def _index_maps(graph: GuardedGraph, attention: Attention | None, module: nn.Module) -> list[IndexMap]:
-    """The walk from a layer's output; for an attention from the input of `proj`, which depends on q, k and v."""
-    if attention is None:
-        pruner, node = graph.get_pruner_of_module(module), graph.module2node[module]
-        return merged(coupled(graph.walk(node, pruner.prune_out_channels, pruner.get_out_channels(module))))
-    pruner = graph.get_pruner_of_module(attention.proj)
-    node = graph.module2node[attention.proj]
-    return merged(graph.walk(node, pruner.prune_in_channels, attention.proj.in_features))
-
-
-def _is_output(graph: GuardedGraph, index_maps: Sequence[IndexMap]) -> bool:
-    """Whether these channels are the model's outputs, directly or through element-wise operations."""
-    return any(
-        type(r.node.module).__name__ == "_OutputOp"
-        or (r.node.grad_fn in graph.output_nodes and graph.is_out_channel_pruning_fn(r.handler))
-        for r in index_maps
-    )
-
-
-def _check_classes(layers: Layers, graph: GuardedGraph, classes: int | None) -> None:
-    """Raise UserError when a linear layer that produces the output has another width than the number of classes."""
-    if classes is None:
-        return
-    for node in graph.module2node.values():
-        width = getattr(node.module, "out_features", getattr(node.module, "out_channels", None))
-        if node.grad_fn in graph.output_nodes and isinstance(node.module, nn.Linear) and width != classes:
-            raise UserError(
-                f"{layers.name(node.module)}, which produces the output of {graph.model_name}, has {width} outputs; "
-                f"the data has {classes} classes"
-            )
-
-
-def _warn_grouped(layers: Layers, members: Sequence[Member], outs: Sequence[str]) -> None:
-    """Warn of grouped convolutions that have too few channels per group to lose any."""
-    few = {m.layer: m.width // m.folds for m in members if m.kind == "conv" and m.folds > 1}
-    if few:
-        each = " and ".join(f"{name} has {count} channels in each of its groups" for name, count in few.items())
-        layers.warn_whole(list(few), outs, f"{each}, and two must stay".replace(" 1 channels", " 1 channel"))

@@ -93,6 +93,8 @@ def weight_name(member: Member) -> str:
 def arrangement(model: nn.Module, member: Member) -> Arrangement:
     """Where `member`'s channels lie in its layer's weight. NotSupported names a layer whose layout is unknown."""
     if member.kind == "parameter":
+        if member.axis is not None:
+            return Arrangement(member.axis)
         shape = model.get_parameter(member.layer).shape
         axes = [axis for axis, size in enumerate(shape) if size == member.width]
         if not axes:

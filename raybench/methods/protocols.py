@@ -22,7 +22,7 @@ Needs = Literal[
     "weights",  # scored again after every step of the pruning
     "gradients",  # and `Layer.gradient`
     "sample-gradients",  # and `Layer.gradient_square`
-    "activations",  # `observe` reads the calibration images, then `layer_scores` reads `Layer.state`; scored once
+    "activations",  # `observe` reads the calibration images, then `layer_scores` reads `Layer.state`
 ]
 
 
@@ -221,7 +221,14 @@ class ElementwiseImportance(Importance):
         raise NotImplementedError(f"{type(self).__name__} must define saliency(layer)")
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
-        """Sum the saliencies over all dimensions but the channels'. Returns (channels,)."""
+        """Sum the saliencies over all dimensions but the channels'.
+
+        Args:
+            layer: the side to score.
+
+        Returns:
+            (channels,).
+        """
         return self.saliency(layer).flatten(1).sum(1)
 
 
@@ -254,7 +261,14 @@ class PairwiseImportance(Importance):
         raise NotImplementedError(f"{type(self).__name__} must define pair_value(squares)")
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
-        """Sum over the layer's other filters. Returns (filters,); None for input sides and layers without filters."""
+        """Sum over the layer's other filters.
+
+        Args:
+            layer: the side to score.
+
+        Returns:
+            (filters,); None for input sides and layers without filters.
+        """
         if not has_filters(layer):
             return None
         return FilterDistances(layer.weight.flatten(1)).sums(self.pair_value).to(layer.weight.dtype)
@@ -334,7 +348,11 @@ class Regularizer:
         """Update the penalty after a sparsifying epoch; does nothing by default."""
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """Return the state that must survive an interruption, as tensors by name; empty by default."""
+        """State that must survive an interruption.
+
+        Returns:
+            Tensors by name; empty by default.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

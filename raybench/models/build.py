@@ -24,6 +24,8 @@ def build_model(name: str, data: DataFacts, params: Mapping[str, Any] | None = N
     """
     make, params = _maker(name), dict(params or {})
     shape = {"num_classes": data.classes, "in_channels": data.in_channels, "image_size": data.image_size}
+    if ":" in name and not name.startswith("timm:"):
+        shape = _taken(make, shape)
     _check_params(name, make, shape | params)
     model = make(**shape, **params)
     if not isinstance(model, nn.Module):
@@ -62,11 +64,24 @@ def _imported(module: str, function: str) -> Callable[..., nn.Module]:
     return make
 
 
+def _taken(make: Callable[..., nn.Module], shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `shape` that a user's function takes by name: ``def net():`` is one network for one dataset.
+
+    Whether its outputs are the data's classes is checked before a run, as for every network.
+    """
+    parameters = inspect.signature(make).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(shape)
+    named = {parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY}
+    return {name: value for name, value in shape.items() if name in named}
+
+
 def _check_params(name: str, make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
     """UserError unless `make` can be called with `arguments`."""
     try:
         inspect.signature(make).bind(**arguments)
     except TypeError as error:
         raise UserError(
-            f"model {name!r}: {error}; it is called with num_classes, in_channels, image_size and the sweep's params"
+            f"model {name!r}: {error}; it is called with those of num_classes, in_channels and image_size that it "
+            "takes, and with the sweep's params"
         ) from error

@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from raybench.datasets.statistics import View
 from raybench.errors import UserError
 from raybench.models.fill import LoadReport, fill
+from raybench.models.head import Head
+from raybench.models.weight_names import match
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # file names of timm's weights on the Hugging Face hub
 TIMEOUT_S = 5.0  # for the hub to answer
 
 
-def load_pretrained(model: nn.Module, identity: str) -> LoadReport:
+def load_pretrained(model: nn.Module, identity: str, head: Head | None = None, *, new_head: bool = False) -> LoadReport:
     """Fill `model` with the hub's weights `identity`, downloaded once into the library's cache.
 
+    `head`, `new_head`: as in `fill`.
     UserError when they can't be downloaded (offline), don't exist, or are of another architecture or class count.
     """
     library, _, name = identity.partition(":")
@@ -41,7 +44,8 @@ def load_pretrained(model: nn.Module, identity: str) -> LoadReport:
             "Without a network give a file, `weights: PATH` (safetensors or a state dict), or copy the cache folder of "
             "a machine that fetched it (HF_HOME for timm, TORCH_HOME for torchvision)"
         ) from error
-    return fill(model, state, f"pretrained {identity}")
+    origin = f"pretrained {identity}"
+    return fill(model, match(model.state_dict(), state, origin).state, origin, head, new_head=new_head)
 
 
 def _transport_error() -> type[Exception]:

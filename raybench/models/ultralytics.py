@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import UserError
+from raybench.models.file_kinds import plain
 from raybench.models.offline import offline
 from raybench.models.ultralytics_blocks import halved, without_splits
 from raybench.models.ultralytics_checkpoint import read_checkpoint
-from raybench.models.weights import read_state
 from raybench.registry import model
 
 with offline():
@@ -23,6 +24,8 @@ with offline():
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 SCALES = {"tiny": [0.33, 0.125, 256]}  # depth, width, maximum channels; in addition to ultralytics' n to x
+COUNTERS = ("total_ops", "total_params")  # that ultralytics' FLOP counter leaves in a state dict
+_NUMBERED = re.compile(r"^(?:[A-Za-z_]\w*\.)*?(\d+\..+)$")  # a layer's number and the rest of its tensor's name
 STRIDE = 32  # of the coarsest feature map
 
 
@@ -106,17 +109,23 @@ class Detector(DetectionModel):
     def read_weights(self, path: Path) -> dict[str, Tensor]:
         """Weights from an ultralytics checkpoint, a state dict or safetensors, renamed to this model's names.
 
-        UserError when the file can't be read without running its code, or has another number of classes.
+        UserError when the file can't be read without running its code.
         """
-        state = self.own_names(read_state(path) if path.suffix == ".safetensors" else read_checkpoint(path))
-        last = state.get(f"model.{len(self.model) - 1}.cv3.0.2.bias")
-        if last is not None and len(last) != self.head.nc:
-            raise UserError(f"{path}: found weights for {len(last)} classes; the dataset has {self.head.nc}")
-        return state
+        state = read_checkpoint(path)
+        try:
+            return self.own_names(state)
+        except (RuntimeError, ValueError, NotImplementedError) as error:  # a tensor that can't be cut in halves
+            raise UserError(f"{path}: these are not weights of this Detector: {plain(str(error))}") from error
 
     def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename a state dict from ultralytics' names to this model's; one in this model's names is unchanged."""
-        state = {name if name.startswith("model.") else f"model.{name}": value for name, value in state.items()}
+        """Rename a state dict from ultralytics' names to this model's, without prefixes such as `module.` before them.
+
+        One in this model's names is unchanged; what isn't part of a list of layers is left out.
+        """
+        numbered = {found[1]: value for name, value in state.items() if (found := _NUMBERED.search(name))}
+        state = {f"model.{name}": value for name, value in numbered.items() if not name.endswith(COUNTERS)} or dict(
+            state
+        )
         return state if f"{self.split_free[0]}.cv0.conv.weight" in state else halved(state, self.split_free)
 
 

@@ -7,16 +7,15 @@ can be misused. The state dict is then collected from the shells.
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from raybench.errors import UserError
+from raybench.models.file_kinds import kind_of
+from raybench.models.torch_files import Shell, load_inert
+from raybench.models.weights import read_tensors, tensors_in
 
 ALLOWED = (
     "torch.nn.modules.activation.SiLU",
@@ -42,87 +41,23 @@ ALLOWED = (
     "ultralytics.nn.modules.head.Detect",
     "ultralytics.nn.tasks.DetectionModel",
     "ultralytics.utils.IterableSimpleNamespace",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
 )
 
 
-class Shell:
-    """Placeholder for every allowed class: it has attributes and no behaviour."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Constructor arguments in the file are ignored."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Keep attributes. A state that is not a dict is a numpy number's, which is not needed."""
-        if isinstance(state, dict):
-            vars(self).update(state)
-
-    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """(qualified name, tensor) of the parameters and buffers of this module and its children."""
-        for kind in ("_parameters", "_buffers"):
-            for name, value in vars(self).get(kind, {}).items():
-                if isinstance(value, Tensor):
-                    yield prefix + name, value.detach().float() if value.is_floating_point() else value.detach()
-        for name, child in vars(self).get("_modules", {}).items():
-            if isinstance(child, Shell):
-                yield from child.tensors(f"{prefix}{name}.")
-
-
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict (float32) in the checkpoint or state-dict file `path`, in the file's own names.
+    """The state dict in the checkpoint or state-dict file `path`, in the file's own names and precision.
 
     A training checkpoint's averaged weights (`ema`) are preferred, as in ultralytics. UserError when the file is
     unreadable or contains a class that is not allowed.
     """
-    try:
-        with _only_shells():
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise UserError(f"{path}: {_why(path, error)}") from error
+    if kind_of(path) == "safetensors":
+        return read_tensors(path)
+    found = load_inert(path, ALLOWED)
     for key in ("ema", "model", "state_dict"):
         if isinstance(found, Mapping) and found.get(key) is not None:
             found = found[key]
             break
-    state = dict(found.tensors()) if isinstance(found, Shell) else found
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    state = dict(found.tensors()) if isinstance(found, Shell) else tensors_in(found, path)
+    if not state:
         raise UserError(f"{path}: found no weights; expected an ultralytics checkpoint or a state dict of tensors")
-    return dict(state)
-
-
-@contextmanager
-def _only_shells() -> Iterator[None]:
-    """Context in which torch's allow-list holds only the shells: classes that libraries add to it would be called."""
-    others = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals([(Shell, name) for name in ALLOWED])
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(others)
-
-
-def _why(path: Path, error: Exception) -> str:
-    """Description of what is wrong with the file."""
-    try:
-        refused = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - set(ALLOWED))
-    except Exception:  # not a zip archive, or a broken one: `error` describes it
-        refused = []
-    if refused:
-        return (
-            f"refused: the checkpoint contains {', '.join(refused[:3])}, not among the {len(ALLOWED)} classes of YOLO "
-            "detection models that raybench reads; none of its code was run"
-        )
-    first = str(error).strip().partition("\n")[0]
-    return f"can't be read as a checkpoint or state dict ({first})"
+    return {name: value.detach() for name, value in state.items()}

@@ -20,6 +20,7 @@ from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
 from raybench.groups import surgery
 from raybench.groups.trace import trace
+from raybench.models.baked import baked
 from raybench.models.build import build_model
 from raybench.pipeline import cache
 from raybench.pipeline.network import example_of
@@ -30,7 +31,8 @@ from raybench.storage.damage import set_aside
 from raybench.storage.hashing import file_sha256
 from raybench.storage.sealed import json_sha256
 from raybench.sweep.mistakes import dotted, explain, show
-from raybench.sweep.trial import Trial
+from raybench.sweep.modules import own_module
+from raybench.sweep.trial import CHOSEN, Trial
 
 FORMAT = 2  # raise when pruned.json changes so that older readers can't read it
 READ = (1, 2)  # format 1 has no checksum
@@ -46,6 +48,8 @@ class Saved(BaseModel):
     model: str
     model_params: dict[str, Any]
     prune: tuple[str, ...]
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     data: DataFacts
     kept: dict[str, tuple[int, ...]]
     weights_sha256: str | None = None  # older files have none
@@ -98,6 +102,7 @@ def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts
         "model": trial.model,
         "model_params": trial.model_params,
         "prune": trial.prune,
+        **{name: value for name in CHOSEN if (value := getattr(trial, name))},
         "data": asdict(data),
         "kept": cut.kept,
         "weights_sha256": file_sha256(folder / cache.WEIGHTS),
@@ -109,7 +114,7 @@ def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts
     (folder / RECIPE).write_text(json.dumps(recipe, indent=1, allow_nan=False))
 
 
-def load_pruned(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+def load_pruned(path: str | Path, device: str | torch.device = "cpu", *, trust_code: bool = False) -> nn.Module:
     """Load a pruned network; its outputs are bit-identical to those of the network that was saved.
 
     A model of a plug-in must be registered first: import its file, or call `raybench.registry.add_plugin(file)`.
@@ -118,28 +123,47 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu") -> nn.Modu
         path: folder with `pruned.json` and `model.safetensors`: `artifacts/<trial_id>` of a sweep's storage, or what
             `raybench export` or `raybench prune` wrote.
         device: where the network is put.
+        trust_code: whether the module of a network given as ``module:function`` may be imported and called. The name
+            stands in `pruned.json`: say True only for a folder that you made or trust.
 
     Returns:
         The network in eval mode. It takes images (n, channels, size, size) as the dense network did.
 
     Raises:
-        UserError: `path` is not such a folder, a file in it is damaged, or the model's code has changed so that it
-            no longer builds the network that was pruned.
+        UserError: `path` is not such a folder, a file in it is damaged, the network is built by code that is not
+            trusted, or the model's code has changed so that it no longer builds the network that was pruned.
 
     Example:
-        >>> import raybench
-        >>> model = raybench.load_pruned("pruned-net")  # doctest: +SKIP
+        >>> import tempfile, raybench
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     raybench.load_pruned(folder)
+        Traceback (most recent call last):
+            ...
+        raybench.errors.UserError: ...: found no pruned.json; expected the folder of a pruned network ...
     """
     folder, recipe = Path(path), read_recipe(path)
+    if not trust_code:
+        _check_trusted(folder / RECIPE, recipe.model)
     try:
-        model = build_model(recipe.model, recipe.data, recipe.model_params)
+        model = baked(build_model(recipe.model, recipe.data, recipe.model_params))
         example = example_of(recipe.data, torch.device("cpu"))
-        groups = trace(model, example, prune=recipe.prune, classes=recipe.data.classes)
+        chosen, classes = recipe.prune, recipe.data.classes
+        groups = trace(model, example, prune=chosen, classes=classes, protect=recipe.keep, only=recipe.only)
         surgery.apply(model, groups, recipe.kept)
     except UserError as error:
         raise UserError(f"{folder / RECIPE}: {error}") from error
     _fill(model, folder / cache.WEIGHTS, recipe.weights_sha256)
     return model.to(torch.device(device)).eval()
+
+
+def _check_trusted(file: Path, model: str) -> None:
+    """UserError unless the code of `model` is installed here: registered networks and timm's."""
+    if module := own_module(model):
+        function = model.partition(":")[2]
+        raise UserError(
+            f"{file}: this network is built by {function!r} of the module {module!r}, which loading would import and "
+            "run. If you trust it: raybench.load_pruned(..., trust_code=True), or raybench export --trust-code"
+        )
 
 
 def read_recipe(path: str | Path) -> Saved:

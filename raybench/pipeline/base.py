@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from raybench.storage.checkpoints import StageCheckpoint
 from raybench.storage.sealed import FILES
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
+
+NEAR_CHANCE = 0.05  # of the way from chance to 100 %
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,31 @@ def run(trial: Trial, context: StageContext, note: Note) -> Base:
         model = fresh_model(trial, task, context.device)
         curve: tuple[Mapping[str, float], ...] = ()
         checkpoint = StageCheckpoint(context.storage, trial.base_key)
-        if trial.weights.kind == "trained":
+        if trial.weights.trained:
             select: Literal["val", "test"] = "test" if trial.protocol == "pruningbench" else "val"
             training = task.train(model, trial.recipe.base, seed=trial.base_seed, checkpoint=checkpoint, select=select)
             note(resumed_from=training.resumed_from)
             curve = training.curve
         metrics = task.evaluate(model, "test")
+        if not trial.weights.trained:
+            _tell_chance(metrics, task.data.classes)
         cache.save_weights(model, folder)
         return {"metrics": metrics, "curve": curve}
 
     folder = cache.build_once(context, trial.base_key, build)
     StageCheckpoint(context.storage, trial.base_key).clear()
     return _read(folder)
+
+
+def _tell_chance(metrics: Mapping[str, float], classes: int) -> None:
+    """Warn when loaded weights classify hardly better than guessing: they are of other data, or of another size."""
+    chance, top1 = 100 / max(classes, 1), metrics.get("top1")
+    if top1 is not None and top1 < chance + NEAR_CHANCE * (100 - chance):
+        warnings.warn(
+            f"the loaded weights score near chance: top1 {top1:.2f} % of {classes} classes. Were they trained on these "
+            "classes in this order, at this image size and with this normalisation?",
+            stacklevel=2,
+        )
 
 
 def load(trial: Trial, context: StageContext) -> Base:

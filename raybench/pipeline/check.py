@@ -53,7 +53,7 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
 def _requirements(trial: Trial) -> tuple[list[TrainRecipe], int]:
     """(recipes of the training stages of `trial`, number of calibration images that its criterion needs)."""
     recipe = trial.recipe
-    stages = [recipe.base] if trial.weights.kind == "trained" else []
+    stages = [recipe.base] if trial.weights.trained else []
     stages += [recipe.sparsify] if trial.regularizer else []
     needs = registry.importance.entry(trial.importance.name).facts.get("needs", "weights")
     return [*stages, recipe.finetune], 0 if needs in NO_DATA else recipe.calibration_images

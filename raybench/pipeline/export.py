@@ -15,26 +15,34 @@ from raybench.errors import StageError, UserError
 from raybench.pipeline.artifact import load_pruned, read_recipe
 
 TOLERANCE = 1e-4  # relative to the largest output; other runtimes sum in another order
-Writer = Callable[[Path, Path], str]  # (artifact folder, target) -> message for the user
+Writer = Callable[[Path, Path, bool], str]  # (artifact folder, target, trust_code) -> message for the user
 
 
-def to_safetensors(folder: Path, target: Path) -> str:
-    """Copy ``pruned.json`` and ``model.safetensors`` into the folder `target`."""
-    load_pruned(folder)
+def to_safetensors(folder: Path, target: Path, trust_code: bool = False) -> str:
+    """Copy ``pruned.json`` and ``model.safetensors`` into the folder `target`, or the weights to `target`.safetensors.
+
+    The single file holds the pruned network's state dict alone, for loaders of one's own.
+    """
+    load_pruned(folder, trust_code=trust_code)
+    if target.suffix == ".safetensors":
+        shutil.copyfile(folder / "model.safetensors", target)
+        return (
+            f"{target}: the weights alone, a state dict; without -o FILE.safetensors, a folder that load_pruned reads"
+        )
     target.mkdir(parents=True, exist_ok=True)
     for name in ("pruned.json", "model.safetensors"):
         shutil.copyfile(folder / name, target / name)
     return f"{target}: pruned.json and model.safetensors; raybench.load_pruned({str(target)!r}) gives the network"
 
 
-def to_onnx(folder: Path, target: Path) -> str:
+def to_onnx(folder: Path, target: Path, trust_code: bool = False) -> str:
     """Write `target` as ONNX with a free batch size and check it in onnxruntime. UserError without the extras."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"ONNX needs {error.name}: pip install 'raybench[export]'") from error
-    model, images = _network(folder)
+    model, images = _network(folder, trust_code)
     program = torch.onnx.export(
         model, (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), verbose=False
     )
@@ -46,9 +54,9 @@ def to_onnx(folder: Path, target: Path) -> str:
     return f"{target}: ONNX, batch size free; outputs differ from torch's by {difference:.1e} in onnxruntime"
 
 
-def to_program(folder: Path, target: Path) -> str:
+def to_program(folder: Path, target: Path, trust_code: bool = False) -> str:
     """Write `target` as a ``torch.export`` program with a free batch size."""
-    model, images = _network(folder)
+    model, images = _network(folder, trust_code)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     torch.export.save(program, target)
     found = torch.export.load(target).module()(images)
@@ -56,9 +64,9 @@ def to_program(folder: Path, target: Path) -> str:
     return f"{target}: torch.export program, batch size free; outputs differ by {difference:.1e}"
 
 
-def to_ultralytics(folder: Path, target: Path) -> str:
+def to_ultralytics(folder: Path, target: Path, trust_code: bool = False) -> str:
     """Write a detector as a checkpoint for ``ultralytics.YOLO``. UserError for any other network."""
-    model, data = load_pruned(folder), read_recipe(folder).data
+    model, data = load_pruned(folder, trust_code=trust_code), read_recipe(folder).data
     save = getattr(model, "save_for_ultralytics", None)
     if save is None:
         raise UserError(f"--format ultralytics: {type(model).__name__} is not a detector of ultralytics")
@@ -74,11 +82,11 @@ EXPORTS: dict[str, tuple[str, Writer]] = {  # format -> (file suffix, writer)
 }
 
 
-def _network(folder: Path) -> tuple[nn.Module, Tensor]:
+def _network(folder: Path, trust_code: bool) -> tuple[nn.Module, Tensor]:
     """The pruned network and three random images; exporters may treat smaller batches as special cases."""
     data = read_recipe(folder).data
     generator = torch.Generator().manual_seed(0)
-    model = load_pruned(folder)
+    model = load_pruned(folder, trust_code=trust_code)
     for_export = getattr(model, "for_export", None)  # detectors leave out the outputs that only training needs
     model = for_export() if for_export else model
     return model, torch.randn(3, data.in_channels, data.image_size, data.image_size, generator=generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,29 +12,51 @@ import torch
 from torch import Tensor, nn
 
 from raybench import registry
-from raybench.errors import UserError
+from raybench.errors import UserError, nearest
 from raybench.groups import surgery
-from raybench.groups.trace import trace
+from raybench.groups.trace import PARTS, trace
 from raybench.methods.protocols import Calibration, Importance
+from raybench.models.baked import baked_copy, computes_weights
+from raybench.pipeline.outputs import Loss, checked, class_loss, return_scores, returning_tensors
 from raybench.scoring.scorer import Scoring
 from raybench.selection import refit
 from raybench.selection.records import Cut
 from raybench.selection.select import select
 from raybench.sweep.resolve import NO_DATA
 
+SHOWN = 8  # known names listed in a message, where there are no more
+
 
 @dataclass(frozen=True)
 class PrunedModel:
-    """A pruned network and what it costs, as `raybench.prune` returns it. MACs are per image."""
+    """A pruned network and what it costs, as `raybench.prune` returns it. MACs are per image.
 
-    model: nn.Module  # an ordinary module, in the mode (train or eval) of the network that was given
-    speedup: float  # base MACs / MACs
+    Attributes:
+        model: an ordinary module, in the mode (train or eval) of the network that was given.
+        speedup: base MACs / MACs.
+        macs_base: MACs of the network that was given.
+        macs: MACs of `model`.
+        params_base: parameters of the network that was given.
+        params: parameters of `model`.
+        kept: group name -> kept unit indices, ascending.
+        reason: why the asked speed-up was missed by more than 0.5 %; None when it was met.
+
+    Example:
+        >>> import torch, raybench
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+        >>> pruned = raybench.prune(net, torch.zeros(1, 8), speedup=2)
+        >>> (pruned.speedup, pruned.reason, pruned.model[0].out_features)
+        (2.0, None, 8)
+    """
+
+    model: nn.Module
+    speedup: float
     macs_base: int
     macs: int
     params_base: int
     params: int
-    kept: Mapping[str, tuple[int, ...]]  # group name -> kept unit indices, ascending
-    reason: str | None  # why the asked speed-up was missed by more than 0.5 %; None when it was met
+    kept: Mapping[str, tuple[int, ...]]
+    reason: str | None
 
 
 def prune(
@@ -47,8 +69,10 @@ def prune(
     strategy: str = "protected-global",
     schedule: str | None = None,
     calibration: tuple[Tensor, Tensor] | None = None,
+    loss: Loss | None = None,
     batch_size: int = 64,
     keep: Sequence[str] = (),
+    only: Sequence[str] = (),
     parts: Sequence[str] = (),
     round_to: int = 1,
     seed: int = 0,
@@ -66,8 +90,12 @@ def prune(
             only, iterative for those that need data.
         calibration: images (n, channels, height, width), normalised as the network expects, and labels (n,) int64;
             needed by criteria that look at activations or gradients.
+        loss: (the network's output, labels) -> mean loss, for criteria that look at gradients; labels are then what it
+            takes. None: cross-entropy of the class scores: the output, its entry ``logits`` or ``out``, or its only
+            tensor.
         batch_size: of the passes over the calibration images.
-        keep: names of modules whose outputs keep their width.
+        keep: modules whose outputs keep their width, by name or glob (``layer1.*.conv2``).
+        only: modules outside which nothing shrinks, by name or glob; empty: all may shrink.
         parts: parts of attention models that may shrink, of ``embed``, ``head-dim``, ``heads``, ``mlp``; empty: the
             default.
         round_to: kept channels are multiples of it.
@@ -77,7 +105,8 @@ def prune(
         The pruned network with its exact cost.
 
     Raises:
-        UserError: an unknown name, a speed-up of at most 1, or missing calibration images.
+        UserError: an unknown name, a speed-up of at most 1, missing calibration images, or an output without class
+            scores and no `loss`.
         NotSupported: the network's channels can't be followed, or the criterion scores none of them.
 
     Example:
@@ -87,13 +116,22 @@ def prune(
         >>> (pruned.model[0].out_channels, pruned.macs_base, pruned.macs)
         (8, 24768, 12384)
     """
-    _check(model, example, speedup, round_to=round_to, batch_size=batch_size, seed=seed)
+    _check(model, example, speedup, loss, round_to=round_to, batch_size=batch_size, seed=seed)
     method = _criterion(criterion, params)
     if schedule is None:
         schedule = "progressive" if method.needs in NO_DATA else "iterative"
-    images = _calibration(method, calibration, batch_size, seed)
-    scored = copy.deepcopy(model)  # a criterion of somebody's own may write into what it is given
-    groups = trace(scored, example, prune=_names("parts", parts), protect=_names("keep", keep))
+    parts = _names("parts", parts, PARTS, "unknown part")
+    keep, only = (_names(word, given, (), "") for word, given in (("keep", keep), ("only", only)))
+    images = _calibration(method, calibration, loss, batch_size, seed)
+    if images is not None:
+        _check_images(images.images, example)
+    if computes_weights(model):
+        model = baked_copy(model)
+    scored = copy.deepcopy(model)  # a user's criterion may write into its layers
+    with returning_tensors(scored):
+        groups = trace(scored, example, prune=parts, protect=keep, only=only)
+    if "gradients" in method.needs and (loss is None or method.labels == "sampled"):
+        return_scores(scored)
     scoring = Scoring(method, scored, images, seed)
     cuts = select(scoring, example[:1], groups, [speedup], strategy=strategy, schedule=schedule, round_to=round_to)
     cut, pruned = cuts[speedup], copy.deepcopy(model)
@@ -102,7 +140,7 @@ def prune(
     return _result(pruned, cut)
 
 
-def _check(model: Any, example: Any, speedup: Any, **whole: Any) -> None:
+def _check(model: Any, example: Any, speedup: Any, loss: Any, **whole: Any) -> None:
     """UserError for arguments of the wrong kind."""
     if not isinstance(model, nn.Module):
         raise UserError(f"model: found {_kind(model)}, expected a torch.nn.Module, such as a built network")
@@ -111,6 +149,8 @@ def _check(model: Any, example: Any, speedup: Any, **whole: Any) -> None:
         raise UserError(f"example: found {found}, expected a batch of at least one image as the network takes it")
     if isinstance(speedup, bool) or not isinstance(speedup, int | float) or not math.isfinite(speedup):
         raise UserError(f"speedup: found {speedup!r}, expected a number above 1")
+    if not (loss is None or callable(loss)):
+        raise UserError(f"loss: found {_kind(loss)}, expected a function of (output, labels)")
     least = {"round_to": 1, "batch_size": 1, "seed": 0}
     for name, value in whole.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
@@ -121,10 +161,15 @@ def _kind(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"{type(value).__name__} {value!r}"[:80]
 
 
-def _names(argument: str, names: Any) -> tuple[str, ...]:
-    """A tuple of names; UserError for one string, which is a sequence of letters."""
-    if isinstance(names, str):
-        raise UserError(f"{argument}: found the string {names!r}, expected a list of names: [{names!r}]")
+def _names(argument: str, names: Any, known: Sequence[str], unknown: str) -> tuple[str, ...]:
+    """A tuple of names; UserError for an unknown one, and for one string, which is a sequence of letters."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        example = names if names in known or not known else known[-1]
+        raise UserError(f"{argument}: found {_kind(names)}, expected a list of names, such as [{example!r}]")
+    for name in names:
+        if known and name not in known:
+            few = f" Known: {', '.join(known)}" if len(known) <= SHOWN else ""
+            raise UserError(f"{argument}: {unknown} {name!r}.{nearest(name, known)}{few}")
     return tuple(names)
 
 
@@ -140,12 +185,14 @@ def _criterion(criterion: str | Importance, params: Mapping[str, Any] | None) ->
     if unknown := sorted(set(given) - set(entry.params)):
         known = ", ".join(sorted(entry.params)) or "none"
         raise UserError(f"{criterion} has no parameter {unknown[0]!r}. Known: {known}")
+    if wrong := next((f"{name}: {why}" for name, value in given.items() if (why := entry.misfit(name, value))), None):
+        raise UserError(f"{criterion}: {wrong}")
     found: Importance = registry.importance.load(criterion)(**given)
     return found
 
 
 def _calibration(
-    method: Importance, given: tuple[Tensor, Tensor] | None, batch_size: int, seed: int
+    method: Importance, given: tuple[Tensor, Tensor] | None, loss: Loss | None, batch_size: int, seed: int
 ) -> Calibration | None:
     """The images a data-driven criterion looks at; UserError when it needs some and none are given."""
     if given is None:
@@ -160,13 +207,24 @@ def _calibration(
     images, labels = given
     if not images.is_floating_point():
         raise UserError(f"calibration: found images of {images.dtype}, expected floats, normalised for the network")
-    if labels.is_floating_point():
+    if loss is None and labels.is_floating_point():
         raise UserError(f"calibration: found labels of {labels.dtype}, expected class numbers (int64)")
     if len(images) != len(labels):
         raise UserError(
             f"calibration: found {len(images)} images and {len(labels)} labels; expected one label an image"
         )
-    return Calibration(images, labels.long(), batch_size, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    if loss is None:
+        return Calibration(images, labels.long(), batch_size, class_loss, generator)
+    return Calibration(images, labels, batch_size, checked(loss), generator)
+
+
+def _check_images(images: Tensor, example: Tensor) -> None:
+    """UserError for calibration images of another kind than the example; their height and width may differ."""
+    if images.dim() != example.dim() or (images.dim() in (2, 4) and images.shape[1] != example.shape[1]):
+        raise UserError(
+            f"calibration: found images {tuple(images.shape)}, expected some like the example {tuple(example.shape)}"
+        )
 
 
 def _result(model: nn.Module, cut: Cut) -> PrunedModel:

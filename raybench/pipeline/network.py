@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from raybench.datasets.facts import DataFacts
 from raybench.groups.records import Groups
 from raybench.groups.trace import trace
+from raybench.models.baked import baked
 from raybench.models.build import build_model
+from raybench.models.head import Head
 from raybench.models.weights import fill_from
 from raybench.pipeline import cache
 from raybench.sweep.trial import Trial
@@ -18,16 +20,16 @@ from raybench.tasks.protocol import Task
 
 
 def fresh_model(trial: Trial, task: Task, device: torch.device) -> nn.Module:
-    """The unpruned network on `device`, with the weights that the trial names, or seeded initial weights."""
+    """The unpruned network on `device`, with the weights that the trial names; what it has no weights for is seeded."""
     model = _seeded(trial, task.data)
     if trial.weights.kind != "trained":
-        fill_from(model, trial.weights)
-    return model.to(device)
+        fill_from(model, trial.weights, Head(trial.model, task.data, trial.model_params))
+    return baked(model).to(device)
 
 
 def model_of(stage: Path, trial: Trial, task: Task, device: torch.device) -> nn.Module:
     """The unpruned network with the weights of a published stage (base or sparsify)."""
-    return cache.load_weights(_seeded(trial, task.data), stage, device)
+    return cache.load_weights(baked(_seeded(trial, task.data)), stage, device)
 
 
 def example_of(data: DataFacts, device: torch.device) -> Tensor:
@@ -36,9 +38,10 @@ def example_of(data: DataFacts, device: torch.device) -> Tensor:
 
 
 def groups_of(model: nn.Module, trial: Trial, task: Task) -> Groups:
-    """The groups of `model` that the trial's `prune:` setting allows to prune."""
+    """The groups of `model` that the trial's `prune`, `keep` and `only` allow to prune."""
     device = next(model.parameters()).device
-    return trace(model, example_of(task.data, device), prune=trial.prune, classes=task.data.classes)
+    example, classes = example_of(task.data, device), task.data.classes
+    return trace(model, example, prune=trial.prune, classes=classes, protect=trial.keep, only=trial.only)
 
 
 def _seeded(trial: Trial, data: DataFacts) -> nn.Module:

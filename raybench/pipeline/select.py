@@ -16,6 +16,7 @@ from torch import Tensor
 
 from raybench import registry
 from raybench.errors import NotSupported
+from raybench.groups.first_run import check_image
 from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration, Importance
 from raybench.pipeline import base, cache, sparsify
@@ -69,6 +70,7 @@ def _select(trials: Sequence[Trial], context: StageContext) -> None:
     start = sparsify.load(trial, context) or base.load(trial, context)
     model = model_of(start.folder, trial, task, context.device).eval()
     groups = groups_of(model, trial, task)
+    check_image(model, example_of(task.data, context.device), task.calibration(1, 1, 0).images[:1])
     if not len(groups):
         raise NotSupported(f"{trial.model} has nothing to prune: no group of channels was found")
     criterion = criterion_of(trial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from bdb import BdbQuit
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal
@@ -49,6 +50,9 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
             return Outcome(unit.key, unit.kind, "again", execution.stage_name, error_message=str(error))
         except NotSupported as error:
             return _ended(unit, context, execution, "skipped", error)
+        except BdbQuit as error:  # `quit` in a debugger ends the run, as Ctrl-C does
+            execution.end("interrupted")
+            raise KeyboardInterrupt from error
         except Exception as error:
             return _ended(unit, context, execution, "failed", error)
         except KeyboardInterrupt:

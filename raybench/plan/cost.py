@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from raybench import registry
+from raybench.errors import counted
 from raybench.plan.records import Estimate, Unit
 from raybench.sweep.sweep import Resources
 
-Timings = Mapping[tuple[str, str, str, str], float]  # (kind, dataset, model, recipe) -> mean seconds
+# (kind, dataset, model, recipe) -> mean seconds; for selections protocol and criterion follow
+Timings = Mapping[tuple[str, ...], float]
 
 
 def estimate(units: Sequence[Unit], timings: Timings, resources: Resources) -> Estimate | None:
     """The cost of `units`; None when `timings` has nothing for any of them.
 
-    Each unit takes the mean of its kind for the same (dataset, model, recipe), else for the same dataset and model
-    under other recipes.
+    Each unit takes the mean of its kind for the same (dataset, model, recipe), a selection for the same protocol and
+    criterion, too; else for the same dataset and model under other recipes, or with another criterion of the same kind.
     """
     seconds: dict[str, float] = {}
     unknown: dict[str, int] = {}
@@ -32,20 +35,36 @@ def estimate(units: Sequence[Unit], timings: Timings, resources: Resources) -> E
     total = sum(seconds.values())
     source = "means over finished cells of the same dataset, model and recipe, whatever device they ran on"
     if borrowed:
-        source += f"; {borrowed} of {len(units)} units estimated from other recipes of the same dataset and model"
+        many = counted(len(units), "unit")
+        source += f"; {borrowed} of {many} estimated from other recipes or criteria of the same dataset and model"
     hours = total / 3600
     return Estimate(seconds, total, hours * resources.gpus, hours * resources.cpus, unknown, source)
 
 
 def _nearest(unit: Unit, timings: Timings) -> tuple[float | None, bool]:
-    """(seconds, whether the recipe is the same) of the closest timing; (None, False) without one."""
+    """(seconds, whether nothing but the seed, strategy and speed-up differs) of the closest timing.
+
+    (None, False) without one. A selection's time depends on protocol and criterion by a factor of hundreds, so that one
+    of another criterion counts only if it has the same protocol and looks at the same: weights, gradients, activations.
+    """
     trial = unit.trials[0]
-    exact = timings.get((unit.kind, trial.dataset, trial.model, trial.recipe.name))
+    where = (unit.kind, trial.dataset, trial.model)
+    how = (trial.protocol, trial.importance.name) if unit.kind == "select" else ()
+    exact = timings.get((*where, trial.recipe.name, *how))
     if exact is not None:
         return exact, True
-    alike = [
-        value
-        for (kind, dataset, model, _), value in timings.items()
-        if (kind, dataset, model) == (unit.kind, trial.dataset, trial.model)
-    ]
+    here: dict[tuple[str, ...], list[float]] = {}
+    for key, value in timings.items():
+        if key[:3] == where:
+            here.setdefault(key[4:], []).append(value)
+    alike = here.get(how) or [v for other, values in here.items() if _is_alike(how, other) for v in values]
     return (sum(alike) / len(alike) if alike else None), False
+
+
+def _is_alike(how: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two selections, (protocol, criterion), take a similar time."""
+    names = registry.importance.entries()
+    needs = [
+        names[each[1]].facts.get("needs", "weights") if each[1] in names else None for each in (how, other) if each
+    ]
+    return len(needs) == 2 and how[0] == other[0] and needs[0] == needs[1] is not None

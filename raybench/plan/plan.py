@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from raybench import registry
 from raybench.plan.cost import Timings, estimate
 from raybench.plan.records import Plan, Skip, Unit
+from raybench.results.repair import Damage, Repair
 from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.sweep.resolve import resolve
@@ -37,7 +38,9 @@ def plan(
         >>> len(planned.cells)
         56
     """
-    return plan_trials(resolve(sweep), sweep.resources, storage, retry_failed=retry_failed, timed=timed)
+    trials = resolve(sweep)
+    damaged = Repair(storage).look(trials) if storage else ()
+    return plan_trials(trials, sweep.resources, storage, retry_failed=retry_failed, timed=timed, damaged=tuple(damaged))
 
 
 def plan_trials(
@@ -47,26 +50,50 @@ def plan_trials(
     *,
     retry_failed: bool = True,
     timed: Storage | None = None,
+    damaged: tuple[Damage, ...] = (),
 ) -> Plan:
-    """The plan of trials that are resolved already: reads `storage`, but neither weights nor data. See `plan`."""
+    """The plan of trials that are resolved already: reads `storage`, but neither weights nor data. See `plan`.
+
+    `damaged`: files that a run will set aside; their cells aren't done, but for the rows that are whole.
+    """
     store = Store(storage) if storage else None
-    everything = store.statuses() if store else {}
+    everything = _without(store.statuses(), damaged) if store else {}
     ids = {trial.trial_id: trial for trial in trials}
     stored = {trial_id: everything[trial_id] for trial_id in ids if trial_id in everything}
-    reasons = {trial_id: reason for trial_id, trial in ids.items() if (reason := why_not(trial))}
+    reasons = _reasons(ids)
     settled = {"ok", "skipped"} if retry_failed else {"ok", "skipped", "failed"}
-    done = tuple(i for i in ids if stored.get(i) in settled and (i not in reasons or stored[i] == "ok"))
-    open_cells = {i: trial for i, trial in ids.items() if i not in reasons and i not in set(done)}
+    done = dict.fromkeys(i for i in ids if stored.get(i) in settled and (i not in reasons or stored[i] == "ok"))
+    open_cells = {i: trial for i, trial in ids.items() if i not in reasons and i not in done}
     units = _units(open_cells, _published(storage))
     return Plan(
         units=units,
-        done=done,
-        skips=tuple(Skip(ids[i], reason) for i, reason in reasons.items() if i not in set(done)),
+        done=tuple(done),
+        skips=tuple(Skip(ids[i], reason) for i, reason in reasons.items() if i not in done),
         trials=tuple(trials),
         stored=stored,
+        damaged=damaged,
         unchecked=tuple(sorted({t.model for t in trials if t.model not in registry.model.entries()})),
         cost=estimate(units, _timings(timed or storage, everything) if units else {}, resources),
     )
+
+
+def _without(statuses: Mapping[str, str], damaged: Sequence[Damage]) -> dict[str, str]:
+    """Statuses as they will be once the damaged files are set aside and their whole rows are written anew."""
+    left = dict(statuses)
+    for damage in damaged:
+        left.pop(damage.file.trial_id, None)
+    return left | {trial_id: status for damage in damaged for trial_id, status in damage.rescued.items()}
+
+
+def _reasons(trials: Mapping[str, Trial]) -> dict[str, str]:
+    """trial_id -> why it can't be run, for those that can't. Cells of a model, dataset and method share the answer."""
+    known: dict[tuple[str, str, str], str | None] = {}
+    for trial in trials.values():
+        key = (trial.model, trial.dataset, trial.method)
+        if key not in known:
+            known[key] = why_not(trial)
+    answers = {trial_id: known[trial.model, trial.dataset, trial.method] for trial_id, trial in trials.items()}
+    return {trial_id: reason for trial_id, reason in answers.items() if reason}
 
 
 def why_not(trial: Trial) -> str | None:

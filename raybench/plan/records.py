@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raybench.results.repair import Damage
 from raybench.sweep.trial import Trial
 
 UnitKind = Literal["base", "sparsify", "select", "cell"]
@@ -50,6 +51,7 @@ class Plan:
     skips: tuple[Skip, ...]
     trials: tuple[Trial, ...]  # every cell of the sweep, done and skipped ones included
     stored: Mapping[str, str] = field(default_factory=dict)  # trial_id -> ok|failed|skipped, from the store
+    damaged: tuple[Damage, ...] = ()  # result files whose rows a run sets aside, keeps where they are whole, or makes
     unchecked: tuple[str, ...] = ()  # unregistered models: whether a method supports them is checked at start
     cost: Estimate | None = None  # None without any earlier timing
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raybench import registry
+from raybench.errors import counted
 from raybench.plan.records import Estimate, Plan, Unit, UnitKind
 from raybench.sweep.resolve import NO_DATA
 from raybench.sweep.target import amount
@@ -28,6 +29,8 @@ def as_json(plan: Plan, name: str) -> dict[str, Any]:
         },
         "cells": cells,
         "stages": [_stage(unit) for unit in plan.stages],
+        "damaged": [{"file": damage.file.key, "why": damage.why + damage.note} for damage in plan.damaged],
+        "slow_selections": gathering_line(plan),
         "checked_at_start": list(plan.unchecked),
         "cost": plan.cost and {
             "seconds": dict(plan.cost.seconds), "total_s": plan.cost.total_s, "gpu_hours": plan.cost.gpu_hours,
@@ -40,13 +43,15 @@ def cell_states(plan: Plan) -> list[tuple[str, str | None]]:
     """(status, reason) of every cell in the order of `plan.trials`; status is planned, done, skipped or failed."""
     skips = {skip.trial.trial_id: skip.reason for skip in plan.skips}
     planned = {unit.key for unit in plan.cells}
+    damaged = {damage.file.trial_id for damage in plan.damaged}
     states: list[tuple[str, str | None]] = []
     for trial in plan.trials:
         stored = plan.stored.get(trial.trial_id, "")
         if trial.trial_id in skips:
             states.append(("skipped", skips[trial.trial_id]))
         elif trial.trial_id in planned:
-            states.append(("planned", "failed before, tried again" if stored == "failed" else None))
+            again = "its result is damaged, made again" if trial.trial_id in damaged else None
+            states.append(("planned", "failed before, tried again" if stored == "failed" else again))
         else:
             states.append(("done" if stored == "ok" else stored, None))
     return states
@@ -74,11 +79,18 @@ def stage_rows(plan: Plan) -> Iterator[dict[str, Any]]:
     words = {
         "base": "dense networks, trained or loaded, and evaluated",
         "sparsify": "networks trained further with a regularizer",
-        "select": f"selections that yield {cuts} cuts; {_evidence_counts(of_kind['select'])}",
+        "select": f"selections of channels for {counted(cuts, 'cell')}; {_evidence_counts(of_kind['select'])}",
     }
     for kind, units in of_kind.items():
         if units:
             yield {"shared stage": kind, "units": len(units), "what": words[kind]}
+
+
+def damage_lines(plan: Plan) -> list[str]:
+    """One line for each damaged result file, and what a run does about them."""
+    lines = [f"{damage.file.key} is damaged: {damage.why}{damage.note}" for damage in plan.damaged]
+    end = "`raybench run` sets damaged files aside and makes again what is planned above"
+    return [*lines, end] if lines else []
 
 
 def gathering_line(plan: Plan) -> str | None:
@@ -87,9 +99,10 @@ def gathering_line(plan: Plan) -> str | None:
     slow = sum(trial.protocol == "pruningbench" and _evidence(trial)[1] > 0 for trial in selections)
     if not slow:
         return None
+    many, verb = counted(len(selections), "selection"), "is" if slow == 1 else "are"
     return (
-        f"{slow} of {len(selections)} selections are slow: protocol pruningbench gathers from the calibration images "
-        "again before each of up to 400 steps, raybench's own ten times for a speed-up"
+        f"{slow} of {many} {verb} slow: protocol pruningbench gathers from the calibration images again before each of "
+        "up to 400 steps, raybench's own ten times for a speed-up"
     )
 
 
@@ -129,7 +142,8 @@ def _evidence_counts(selections: Sequence[Unit]) -> str:
     """Inputs of the criteria: ``20 from weights, 8 from gradients of 256 images``."""
     counts = Counter(_evidence(unit.trials[0]) for unit in selections)
     return ", ".join(
-        f"{n} from {needs}" + (f" of {images} images" if images else "") for (needs, images), n in counts.items()
+        f"{n} from {needs}" + (f" of {counted(images, 'image')}" if images else "")
+        for (needs, images), n in counts.items()
     )
 
 

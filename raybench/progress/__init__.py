@@ -1,1 +1,1 @@
-"""Progress of a sweep, kept in its storage: journal, outcomes, snapshots. For tasks and all rooms above."""
+"""Progress of a sweep, kept in its storage: journal, outcomes, snapshots. Imported by tasks and every package above."""

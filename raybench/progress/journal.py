@@ -63,7 +63,7 @@ class Execution:
             last.setdefault("seconds", time.time() - last["started"])
 
     def _write(self) -> None:
-        self._storage.replace(self._name, json.dumps(self._entry).encode())
+        self._storage.replace(self._name, json.dumps(self._entry).encode(), durable=False)
 
 
 def present_stage(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -77,4 +77,12 @@ def read_journal(storage: Storage, key: str = "") -> Iterator[dict[str, Any]]:
         data = storage.read(name)
         if data is not None:  # gc may delete entries meanwhile
             with suppress(ValueError):  # a damaged entry: no result depends on it
+                yield json.loads(data)
+
+
+def executions_of(storage: Storage, host: str, pid: int) -> Iterator[dict[str, Any]]:
+    """The executions of one process. Only its own entries are read."""
+    for name in storage.list(f"{FOLDER}/"):
+        if name.endswith(f"-{host}-{pid}.json") and (data := storage.read(name)) is not None:
+            with suppress(ValueError):
                 yield json.loads(data)

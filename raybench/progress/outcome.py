@@ -11,6 +11,7 @@ from raybench.results.layout import cell_key
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.storage.base import Storage
+from raybench.sweep.method_label import method_label
 from raybench.sweep.target import amount
 from raybench.sweep.trial import Trial
 
@@ -51,9 +52,13 @@ def label_of(unit: Unit) -> str:
     if unit.kind == "base":
         return f"{trial.model} on {trial.dataset}"
     if unit.kind == "sparsify":
-        return f"{trial.model} {trial.method} seed {trial.seed}"
+        return f"{trial.model} {_method(trial)} seed {trial.seed}"
     speedups = ", ".join(amount(t.speedup, t.ratio) for t in unit.trials)
-    return f"{trial.model} {trial.method} {speedups} {trial.strategy} seed {trial.seed}"
+    return f"{trial.model} {_method(trial)} {speedups} {trial.strategy} seed {trial.seed}"
+
+
+def _method(trial: Trial) -> str:
+    return method_label(trial.model_dump(include={"importance", "regularizer"}))
 
 
 def settle(outcome: Outcome, trial: Trial, store: Store) -> None:

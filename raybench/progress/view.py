@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from raybench.errors import counted
 from raybench.progress.snapshot import Running, Snapshot, SweepState
 from raybench.progress.words import duration, ended, moment, rate, tally
 
@@ -73,9 +74,9 @@ def headline(sweep: SweepState) -> str:
     counts = tally(sweep.counts)
     name = f"{sweep.name}: " if sweep.name else ""
     if sweep.total is None:
-        return f"{name}{sweep.ended} cells ({counts}); their total is unknown, for lack of a driver's plan"
-    stages = f", {sweep.stages_done}/{sweep.stages_total} shared stages" if sweep.stages_total else ""
-    return f"{name}{sweep.ended}/{sweep.total} cells ({counts}){stages}"
+        return f"{name}{counted(sweep.ended, 'cell')} ({counts}); their total is unknown: no driver has written a plan"
+    stages = f", {sweep.stages_done}/{counted(sweep.stages_total, 'shared stage')}" if sweep.stages_total else ""
+    return f"{name}{sweep.ended}/{counted(sweep.total, 'cell')} ({counts}){stages}"
 
 
 def driver_lines(sweep: SweepState, now: float) -> Iterator[str]:
@@ -96,7 +97,7 @@ def driver_lines(sweep: SweepState, now: float) -> Iterator[str]:
 
 def pace(snapshot: Snapshot) -> str:
     """Number of running units, cells per minute, and the estimated time left."""
-    units = "1 unit running" if snapshot.held == 1 else f"{snapshot.held or 'no'} units running"
+    units = f"{counted(snapshot.held, 'unit')} running" if snapshot.held else "no units running"
     if snapshot.rate is None:
         return units
     left = f", about {duration(snapshot.seconds_left)} left" if snapshot.seconds_left else ""
@@ -115,9 +116,9 @@ def ended_line(entry: Mapping[str, Any]) -> str:
 def failure_lines(snapshot: Snapshot) -> Iterator[str]:
     """Why cells failed, the most frequent reason first, and the command that shows one of them."""
     for failure in snapshot.failures[:FAILURES]:
-        yield f"failed: {'1 cell' if failure.count == 1 else f'{failure.count} cells'} {failure.reason}"
+        yield f"failed: {counted(failure.count, 'cell')} {failure.reason}"
     if len(snapshot.failures) > FAILURES:
-        yield f"and {len(snapshot.failures) - FAILURES} more reasons"
+        yield f"and {counted(len(snapshot.failures) - FAILURES, 'more reason')}"
     if snapshot.failures:
         yield f"details of one: raybench show {snapshot.failures[0].trial_id} --results {snapshot.url}"
 

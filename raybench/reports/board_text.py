@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
+from raybench.errors import counted
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
-from raybench.reports.text import aligned, column_widths
+from raybench.reports.text import aligned, column_widths, signed
 from raybench.sweep.target import amount
 
 NOT_MEASURED = "n/m"
@@ -30,7 +33,8 @@ def _timing(value: float | None, entry: Ranked) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _final(entry: Ranked) -> str:
+def final_text(entry: Ranked) -> str:
+    """The final metric, with the spread over seeds where there are several."""
     return f"{entry.metric_final:.2f}" + (f"±{entry.spread:.2f}" if entry.spread is not None else "")
 
 
@@ -49,16 +53,16 @@ COLUMNS = (
     PrintedColumn("strategy", "", lambda e: e.strategy, left=True),
     PrintedColumn("base", "%", lambda e: f"{e.metric_base:.2f}", drop_order=2),
     PrintedColumn("pruned", "%", lambda e: f"{e.metric_pruned:.2f}"),
-    PrintedColumn("final", "%", _final),
+    PrintedColumn("final", "%", final_text),
     PrintedColumn("n", "", lambda e: str(e.n), drop_order=3),
-    PrintedColumn("Δ", "pts", lambda e: f"{e.delta:+.2f}"),
+    PrintedColumn("Δ", "pts", lambda e: signed(e.delta)),
     PrintedColumn("params", "M", lambda e: _count(e.params)),
     PrintedColumn("kept", "%", lambda e: f"{100 * e.params_kept:.1f}", drop_order=4),
     PrintedColumn("MACs", "M", lambda e: _count(e.macs), drop_order=5),
     PrintedColumn("speedup", "x", lambda e: f"{e.speedup:.2f}{'*' if e.reason else ''}"),
     PrintedColumn("latency", "ms", lambda e: _timing(e.latency_ms, e), drop_order=1),
-    PrintedColumn("step", "s", lambda e: _timing(e.step_time_s, e)),
-    PrintedColumn("reg", "s", _reg_time),
+    PrintedColumn("step", "s", lambda e: _timing(e.step_time_s, e), drop_order=6),
+    PrintedColumn("reg", "s", _reg_time, drop_order=7),
 )
 
 
@@ -68,11 +72,15 @@ def as_text(leaderboard: Leaderboard, width: int) -> str:
     blocks = ["\n".join(conditions)]
     for board in leaderboard.boards:
         fitted = _fitted(board, width)
-        title = wrap(_title(board, fitted.constants), width)
+        title = wrap(title_of(board, fitted.constants), width)
         hidden = [f"not shown at this width: {', '.join(fitted.hidden)}"] if fitted.hidden else []
-        notes = [line for note in (*_notes(board), *hidden) for line in wrap(note, width, subsequent_indent="  ")]
+        notes = [
+            line
+            for note in (*_notes(board), *_meanings(fitted), *hidden)
+            for line in wrap(note, width, subsequent_indent="  ")
+        ]
         blocks.append("\n".join([*title, *fitted.lines, *notes]))
-    return "\n\n".join([*blocks, *filter(None, ["\n".join(_missing_cells(leaderboard))])])
+    return "\n\n".join([*blocks, *filter(None, ["\n".join(missing_lines(leaderboard))])])
 
 
 def as_markdown(leaderboard: Leaderboard) -> str:
@@ -82,12 +90,17 @@ def as_markdown(leaderboard: Leaderboard) -> str:
         shown = _columns(board)
         headers = [f"{c.title} ({c.unit})" if c.unit else c.title for c in shown]
         rules = [":--" if c.left else "--:" for c in shown]
-        rows = [[c.text(entry) for c in shown] for entry in board.entries]
+        rows = [[_escaped(c.text(entry)) for c in shown] for entry in board.entries]
         table = ["| " + " | ".join(cells) + " |" for cells in (headers, rules, *rows)]
         notes = [f"- {note}" for note in _notes(board)]
-        blocks.append("\n".join([f"### {_title(board)}", "", *table, *([""] if notes else []), *notes]))
-    missing = [f"  - {line.strip()}" if line.startswith(" ") else f"- {line}" for line in _missing_cells(leaderboard)]
+        blocks.append("\n".join([f"### {_escaped(title_of(board))}", "", *table, *([""] if notes else []), *notes]))
+    missing = [f"  - {line.strip()}" if line.startswith(" ") else f"- {line}" for line in missing_lines(leaderboard)]
     return "\n\n".join([*blocks, *filter(None, ["\n".join(missing)])])
+
+
+def _escaped(text: str) -> str:
+    """`text` as Markdown shows it: names from results can't make links, HTML or another column."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text) if re.search(r"[\\`<>|\[\]]", text) else text
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,8 @@ def _fitted(board: Board, width: int) -> _Fitted:
             break
         shown.remove(droppable[0])
         values = {droppable[0].text(entry) for entry in board.entries}
+        if values == {"-"}:
+            continue
         if len(values) == 1:
             constants.append(f"{droppable[0].title} {values.pop()} {droppable[0].unit}".strip())
         else:
@@ -118,16 +133,35 @@ def _fitted(board: Board, width: int) -> _Fitted:
     return _Fitted(tuple(lines), ", ".join(constants), tuple(hidden))
 
 
-def _drop_first(board: Board) -> Callable[[PrintedColumn], tuple[bool, int]]:
-    """Sort key: columns with one value are dropped first, since the title can hold it; then by `drop_order`."""
-    return lambda column: (len({column.text(entry) for entry in board.entries}) > 1, -column.drop_order)
+MEANINGS = {
+    "step": "step: seconds of one scoring and selection step",
+    "reg": "reg: seconds of one sparsifying epoch",
+}
+
+
+def _meanings(fitted: _Fitted) -> Iterable[str]:
+    """What the short headings of the shown columns mean, in one line."""
+    shown = fitted.lines[0].split()
+    found = [text for name, text in MEANINGS.items() if name in shown]
+    return ["; ".join(found)] if found else []
+
+
+def _drop_first(board: Board) -> Callable[[PrintedColumn], tuple[int, int]]:
+    """Sort key: columns without a value first, then those with one value, which the title can hold, by `drop_order`."""
+
+    def key(column: PrintedColumn) -> tuple[int, int]:
+        values = {column.text(entry) for entry in board.entries}
+        return 0 if values == {"-"} else 1 if len(values) == 1 else 2, -column.drop_order
+
+    return key
 
 
 def _columns(board: Board) -> Sequence[PrintedColumn]:
     return [c for c in COLUMNS if c.title != "strategy" or board.strategy is None]
 
 
-def _title(board: Board, constants: str = "") -> str:
+def title_of(board: Board, constants: str = "") -> str:
+    """What the table ranks: model, data, target, scope and track; `constants` are columns that it doesn't show."""
     speedup = "average over speed-ups" if board.speedup == "average" else amount(board.speedup, board.ratio)
     tracks = {"criteria": "criteria", "regularizers": "regularizers", "all": "criteria and regularizers"}
     scope = board.strategy or "all strategies"
@@ -168,14 +202,15 @@ def _strategies(board: Board) -> Iterable[str]:
         means = {name: sum(by[name] for by in complete) / len(complete) for name in names}
         ranked = sorted(names, key=lambda name: (-means[name], name))
         ranking = ", ".join(f"{name} {means[name]:.2f}" for name in ranked)
-        yield f"mean over the {len(complete)} methods that have every strategy: {ranking}"
+        yield f"mean over the {counted(len(complete), 'method')} with a result for every strategy: {ranking}"
 
 
-def _missing_cells(leaderboard: Leaderboard) -> Iterable[str]:
+def missing_lines(leaderboard: Leaderboard) -> Iterable[str]:
+    """Failed and skipped cells by reason, with an id to look at."""
     for status, missing in (("failed", leaderboard.failed), ("skipped", leaderboard.skipped)):
         if missing:
             count = sum(cells.count for cells in missing)
             noun = "cell" if count == 1 else "cells"
-            yield f"{count} {noun} {status} (raybench show ID --results {leaderboard.source}):"
+            yield f"{count} {noun} {status} (raybench show ID --results {shlex.quote(leaderboard.source)}):"
         for cells in missing:
             yield f"  {cells.count} x {cells.reason} [{', '.join(cells.methods)}; {cells.trial_id[:8]}]"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from raybench.reports.text import aligned
+from raybench.reports.text import aligned, signed
 from raybench.results.columns import BY_NAME, IDENTITY, ORIGIN, OUTCOME, TIMINGS, Column
+from raybench.sweep.method_label import method_label
 from raybench.sweep.target import amount
 
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -28,11 +30,12 @@ def as_text(row: Mapping[str, Any], attempts: Sequence[str], reproduce: str, wid
 
 
 def _headline(row: Mapping[str, Any]) -> str:
-    cell = f"{row['method']} {amount(row['speedup_target'], row['ratio'])} {row['strategy']} seed {row['seed']}"
+    label = method_label(json.loads(row["trial"])) if row.get("trial") else row["method"]
+    cell = f"{label} {amount(row['speedup_target'], row['ratio'])} {row['strategy']} seed {row['seed']}"
     line = f"{row['trial_id']}  {row['status']}  {row['model']} on {row['dataset']}: {cell}"
     if row["status"] == "ok":
         name, base, pruned, final = (row[n] for n in ("metric_name", "metric_base", "metric_pruned", "metric_final"))
-        return f"{line}\n{name}: base {base:.2f} -> pruned {pruned:.2f} -> final {final:.2f} % ({row['delta']:+.2f})"
+        return f"{line}\n{name}: base {base:.2f} -> pruned {pruned:.2f} -> final {final:.2f} % ({signed(row['delta'])})"
     if row["status"] == "skipped":
         return f"{line}\nskipped: {row['reason']}"
     text = f"{line}\nfailed in {row['stage']}: {row['error_type']}: {row['error_message']}"

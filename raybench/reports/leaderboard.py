@@ -15,6 +15,7 @@ from raybench.errors import UserError, nearest
 from raybench.reports.conditions import CONDITIONS, MissingCells, conditions, missing_cells
 from raybench.reports.labels import unique_labels
 from raybench.reports.scores import SCORED, averages, scores
+from raybench.reports.unfinished import no_results
 from raybench.results.store import Store
 
 Track = Literal["criteria", "regularizers", "all"]
@@ -98,13 +99,26 @@ class Board:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The boards of a query, the conditions of their numbers, and the cells without a result."""
+    """The boards of a query, the conditions of their numbers, and the cells without a result.
+
+    Attributes:
+        boards: one ranking for each dataset, model, speed-up, strategy, protocol and recipe.
+        conditions: device, versions, seeds and schedules, one line each.
+        failed: failed cells by reason.
+        skipped: skipped cells by reason.
+        source: address of the store.
+        trials: trial ids -> resolved trials by id.
+
+    Example:
+        >>> Leaderboard(boards=(), conditions=("device: cpu",), failed=(), skipped=()).conditions
+        ('device: cpu',)
+    """
 
     boards: tuple[Board, ...]
-    conditions: tuple[str, ...]  # device, versions, seeds, schedules: one line each
+    conditions: tuple[str, ...]
     failed: tuple[MissingCells, ...]
     skipped: tuple[MissingCells, ...]
-    source: str = ""  # address of the store
+    source: str = ""
     trials: Trials = field(default=lambda ids: {}, repr=False, compare=False)
 
     @classmethod
@@ -122,19 +136,35 @@ class Leaderboard:
             UserError: the store has no results, or none that match the query.
 
         Example:
-            >>> from raybench.results.store import Store
+            >>> import tempfile
             >>> from raybench.storage.open import open_storage
-            >>> Leaderboard.read(Store(open_storage("results")))  # doctest: +SKIP
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     Leaderboard.read(Store(open_storage(folder)))
+            Traceback (most recent call last):
+                ...
+            raybench.errors.UserError: no results in ...: expected the --storage folder of a run
         """
         table = store.table(COLUMNS)
         if not table.num_rows:
-            raise UserError(f"no results in {store.storage.url}: expected the --storage folder of a run")
+            raise UserError(no_results(store.storage))
         found = cls.of(table, query or Query(), _trials(store))
         return replace(found, source=store.storage.url)
 
     @classmethod
     def of(cls, table: pa.Table, query: Query, trials: Trials) -> Leaderboard:
-        """Rank a table with the columns COLUMNS; `trials` maps trial ids to trials, to label equal method names."""
+        """Rank rows that are read already.
+
+        Args:
+            table: rows with the columns COLUMNS.
+            query: which cells to rank, and by what.
+            trials: trial ids -> resolved trials by id, to label methods of one name by the settings that differ.
+
+        Returns:
+            One board for each dataset, model, speed-up, strategy, protocol and recipe.
+
+        Raises:
+            UserError: no rows match the query.
+        """
         table = _chosen(table, query)
         absent: list[dict[str, Any]] = []
         if query.speedup == "average":
@@ -170,8 +200,12 @@ def _with(table: pa.Table, name: str, wanted: Any) -> pa.Table:
     chosen = table.filter(pc.equal(table[name], wanted))
     if not chosen.num_rows:
         values = sorted(pc.unique(table[name].drop_null()).to_pylist())
-        known = ", ".join(f"{v:g}" if isinstance(v, float) else v for v in values)
-        raise UserError(f"no results with {name} {wanted!r}.{nearest(str(wanted), map(str, values))} Found: {known}")
+        if isinstance(wanted, float):  # for a number there is no slip of the finger to guess at
+            found = [f"{value:g}x" for value in values]
+            there = " and ".join(filter(None, (", ".join(found[:-1]), *found[-1:]))) or "no speed-ups"
+            raise UserError(f"no results with speed-up {wanted:g}x: this store has {there}")
+        known = ", ".join(values)
+        raise UserError(f"no results with {name} {wanted!r}.{nearest(str(wanted), values)} Found: {known}")
     return chosen
 
 

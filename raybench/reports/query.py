@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from raybench.reports.literature import literature
 from raybench.reports.published import published
 from raybench.results.dataset import dataset
 from raybench.results.store import Store
+from raybench.sweep.method_label import method_label
 
 CLOSED: dict[str, str | bool | int | float | list[str]] = {  # a query reads the views and no other file or address
     "autoinstall_known_extensions": False,
@@ -25,7 +27,11 @@ CLOSED: dict[str, str | bool | int | float | list[str]] = {  # a query reads the
 }
 READING = ("SELECT", "EXPLAIN", "MULTI")  # MULTI is what DuckDB reports for PIVOT
 _WHERE = "trial_id, dataset, model, method, strategy, protocol, recipe, speedup_target, ratio, seed"
+NAMES = ("trials", "leaderboard", "published", "literature", "curves", "layers")
+LABELLED = pa.schema([("trial_id", pa.string()), ("label", pa.string()), ("method_params", pa.string())])
 VIEWS = {
+    "trials": "SELECT rows.*, rows.params AS params_count, labels.label, labels.method_params "
+    "FROM rows LEFT JOIN labels USING (trial_id)",
     "curves": f"SELECT {_WHERE}, entry.* FROM (SELECT *, unnest(curve) AS entry FROM trials)",
     "layers": f"SELECT {_WHERE}, entry.* FROM (SELECT *, unnest(layers) AS entry FROM trials)",
 }
@@ -49,7 +55,7 @@ def query(store: Store, sql: str) -> Answer:
     except ImportError as error:
         raise UserError("query needs DuckDB, which is not installed: pip install 'raybench[sql]'") from error
     with duckdb.connect(":memory:", config=CLOSED) as connection:
-        for name, make in _sources(store, set(re.findall(r"\w+", sql.lower()))).items():
+        for name, make in _sources(store, _words(sql)).items():
             connection.register(name, make())
         for name, definition in VIEWS.items():
             connection.execute(f"CREATE VIEW {name} AS {definition}")
@@ -58,23 +64,45 @@ def query(store: Store, sql: str) -> Answer:
             if len(kinds) != 1 or kinds[0] not in READING:
                 raise UserError(f"found {' and '.join(kinds) or 'nothing'}, expected a SELECT")
             found = connection.sql(sql)
-            return Answer(tuple(found.columns), tuple(found.fetchall()))
+            rows = found.fetchall()
+            if "tables" in _words(sql) and sql.strip().lower().startswith("show"):
+                rows = [row for row in rows if row[0] in NAMES]  # not the two that `trials` is made of
+            return Answer(tuple(found.columns), tuple(rows))
         except duckdb.Error as error:
-            raise UserError(
-                f"{error}\nviews: {', '.join(('trials', 'leaderboard', 'published', 'literature', *VIEWS))}"
-            ) from error
+            raise UserError(f"{error}\nviews: {', '.join(NAMES)}") from error
+
+
+def _words(sql: str) -> set[str]:
+    """The names in a query, in lower case, and ``*`` where it asks for all columns."""
+    text = sql.lower()
+    whole = re.sub(r"count\s*\(\s*\*\s*\)", "", text)
+    return set(re.findall(r"\w+", text)) | ({"*"} if "*" in whole or "describe" in text or "columns" in text else set())
 
 
 def _sources(store: Store, words: set[str]) -> dict[str, Callable[[], Any]]:
     """View name -> function that makes its data; leaderboard and published figures only if the query names them."""
-    makers: dict[str, Callable[[], Any]] = {"trials": lambda: dataset(store)}
-    if "leaderboard" in words:
+    everything = "tables" in words  # SHOW TABLES
+    makers: dict[str, Callable[[], Any]] = {"rows": lambda: dataset(store), "labels": lambda: _labels(store, words)}
+    if "leaderboard" in words or everything:
         makers["leaderboard"] = lambda: _leaderboard(store)
-    if "published" in words:
+    if "published" in words or everything:
         makers["published"] = lambda: pa.Table.from_pylist(list(published()))
-    if "literature" in words:
+    if "literature" in words or everything:
         makers["literature"] = lambda: pa.Table.from_pylist([asdict(row) for row in literature()])
     return makers
+
+
+def _labels(store: Store, words: set[str]) -> pa.Table:
+    """trial_id, label of the method with its parameters, and these as JSON; without rows where no query reads them."""
+    if not words & {"label", "method_params", "*"}:
+        return LABELLED.empty_table()
+    rows = []
+    for row in store.table(["trial_id", "trial"]).to_pylist():
+        trial = json.loads(row["trial"])
+        parts = {"params": trial["importance"], "regularizer_params": trial["regularizer"]}
+        params = {name: part["params"] for name, part in parts.items() if part and part["params"]}
+        rows.append({"trial_id": row["trial_id"], "label": method_label(trial), "method_params": json.dumps(params)})
+    return pa.Table.from_pylist(rows, schema=LABELLED)
 
 
 def _leaderboard(store: Store) -> pa.Table:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,7 +23,12 @@ def sweep_of(trial_json: str) -> str:
     sweep = {
         "name": f"cell-{trial['model'].replace(':', '-').replace('/', '-')}-{method['name'].replace('+', '-')}",
         "datasets": _entry(name=trial["dataset"], params=trial["dataset_params"]),
-        "models": _entry(name=trial["model"], params=trial["model_params"], weights=_weights(trial["weights"])),
+        "models": _entry(
+            name=trial["model"],
+            params=trial["model_params"],
+            weights=_weights(trial["weights"]),
+            new_head=trial["weights"].get("new_head"),
+        ),
         "methods": _entry(**method),
         "strategies": trial["strategy"],
         **({"ratio": trial["ratio"]} if trial.get("ratio") else {"speedups": trial["speedup"]}),
@@ -33,9 +40,22 @@ def sweep_of(trial_json: str) -> str:
         **{key: trial[key] for key in ("device", "threads") if trial.get(key)},
         "recipe": trial["recipe"],
     }
-    if trial["prune"]:
-        sweep["prune"] = trial["prune"]
+    sweep |= {name: trial[name] for name in ("prune", "keep", "only") if trial.get(name)}
     return "".join(f"# {note}\n" for note in _notes(trial)) + yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True)
+
+
+def plugins_of(trial_json: str, folder: Path) -> list[str]:
+    """Files of the plug-ins of a trial, found by content in `folder` or one level below; FILE for others.
+
+    A row holds the hash of a plug-in, not its path, which is another one on every machine.
+    """
+    trial = json.loads(trial_json)
+    parts = (trial["importance"], trial["regularizer"])
+    wanted = {part["source"]: None for part in parts if part and part["source"]}
+    if not wanted:
+        return []
+    files = {sha256(file.read_bytes()).hexdigest(): file for file in (*folder.glob("*/*.py"), *folder.glob("*.py"))}
+    return [str(files.get(source, "FILE")) for source in wanted]
 
 
 def _entry(**values: Any) -> dict[str, Any]:

@@ -23,6 +23,16 @@ def cell(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def signed(value: float) -> str:
+    """A difference with its sign and two decimals; a zero is never negative.
+
+    Example:
+        >>> signed(-0.001), signed(1.5)
+        ('+0.00', '+1.50')
+    """
+    return f"{round(value, 2) + 0.0:+.2f}"
+
+
 def aligned(cells: Sequence[Sequence[str]], right: Sequence[bool], gap: str = "  ") -> list[str]:
     """One line a row of `cells`, padded to the width of each column; `right` says which columns are right-aligned."""
     widths = column_widths(cells)

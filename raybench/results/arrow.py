@@ -16,7 +16,18 @@ _TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool
 
 
 def arrow_type(column: Column) -> pa.DataType:
-    """Arrow type of a column."""
+    """Arrow type of a column.
+
+    Args:
+        column: A column of the schema, or a field of a nested one.
+
+    Returns:
+        Its type; a struct, or a list of structs, for a column with fields.
+
+    Example:
+        >>> arrow_type(BY_NAME["speedup"])
+        DataType(double)
+    """
     if column.fields:
         struct = pa.struct([(f.name, arrow_type(f)) for f in column.fields])
         return pa.list_(struct) if column.type == "list" else struct
@@ -25,19 +36,47 @@ def arrow_type(column: Column) -> pa.DataType:
 
 @cache
 def arrow_schema() -> pa.Schema:
-    """Schema of every file that raybench writes, with its version in the metadata."""
+    """Schema of every file that raybench writes, with its version in the metadata.
+
+    Returns:
+        All columns, in the order of `columns.py`.
+
+    Example:
+        >>> arrow_schema().names[:3]
+        ['trial_id', 'config_id', 'status']
+    """
     return pa.schema([(c.name, arrow_type(c)) for c in COLUMNS], metadata={VERSION_KEY: str(SCHEMA_VERSION)})
 
 
 def to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows (records or dicts) as a table in schema order."""
+    """Rows as a table in schema order.
+
+    Args:
+        rows: Records, or dicts with some of the columns; those left out are null.
+
+    Returns:
+        A table with every column.
+
+    Example:
+        >>> to_table([{"trial_id": "0123456789abcdef", "speedup": 2.0}]).select(["trial_id", "speedup"]).to_pylist()
+        [{'trial_id': '0123456789abcdef', 'speedup': 2.0}]
+    """
     return pa.Table.from_pylist([_plain(row) for row in rows], schema=arrow_schema())
 
 
 def conform(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """`table` with exactly the columns `names`, in order, cast to the schema's types; absent ones are null.
+    """`table` with exactly the columns `names`, in that order, cast to the schema's types.
 
-    A dotted name is a field of a struct column: ``provenance.torch``.
+    Args:
+        table: A table as an older raybench may have written it.
+        names: Columns of the schema. A dotted name is a field of a struct column: ``provenance.torch``.
+
+    Returns:
+        The table; columns that it lacked are null.
+
+    Example:
+        >>> conform(pa.table({"n": [1], "seed": [0]}), ["seed", "ratio"]).to_pylist()
+        [{'seed': 0, 'ratio': None}]
     """
     wanted = _projected(tuple(names))
     if table.schema.equals(wanted):
@@ -46,7 +85,18 @@ def conform(table: pa.Table, names: Sequence[str]) -> pa.Table:
 
 
 def empty(names: Sequence[str]) -> pa.Table:
-    """A table with the columns `names` and no rows."""
+    """A table without rows.
+
+    Args:
+        names: Columns of the schema.
+
+    Returns:
+        A table with those columns.
+
+    Example:
+        >>> empty(["seed"]).num_rows
+        0
+    """
     return _projected(tuple(names)).empty_table()
 
 
@@ -56,7 +106,18 @@ def _projected(names: tuple[str, ...]) -> pa.Schema:
 
 
 def field_type(name: str) -> pa.DataType:
-    """Type of a column, or of a struct column's field if the name is dotted."""
+    """Type of a column, or of a field of a struct column.
+
+    Args:
+        name: A column, or a column and a field with a dot between them.
+
+    Returns:
+        Its Arrow type.
+
+    Example:
+        >>> field_type("provenance.cores")
+        DataType(int64)
+    """
     column, _, inner = name.partition(".")
     kind = arrow_type(BY_NAME[column])
     return kind.field(inner).type if inner else kind

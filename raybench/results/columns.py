@@ -17,15 +17,29 @@ CellStatus = Literal["ok", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Column:
-    """One column, or one field of a nested one."""
+    """One column, or one field of a nested one.
+
+    Attributes:
+        name: Name in Parquet, JSON and SQL.
+        type: Type as a word; `arrow.py` has the Arrow type.
+        meaning: One line for readers.
+        unit: Unit of the values; empty for counts, names and shares.
+        better: Which direction is better; None where neither is.
+        needed: Statuses whose rows must have a value.
+        fields: Fields of a struct, or of the structs of a list.
+
+    Example:
+        >>> BY_NAME["latency_ms"].unit, BY_NAME["latency_ms"].better
+        ('ms/batch', 'lower')
+    """
 
     name: str
     type: Type
     meaning: str
     unit: str = ""
     better: Literal["higher", "lower"] | None = None
-    needed: frozenset[str] = frozenset()  # statuses whose rows must have a value
-    fields: tuple[Column, ...] = field(default=(), repr=False)  # of a struct, or of a list's structs
+    needed: frozenset[str] = frozenset()
+    fields: tuple[Column, ...] = field(default=(), repr=False)
 
 
 EVERY, OK = frozenset({"ok", "failed", "skipped"}), frozenset({"ok"})

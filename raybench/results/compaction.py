@@ -22,12 +22,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compacted:
-    """Counts of a finished compaction."""
+    """Counts of a finished compaction.
 
-    files: int  # small files that were merged and deleted
-    parts: int  # files written in their place
+    Attributes:
+        files: Small files that were merged and deleted.
+        parts: Files written in their place.
+        rows: Cells in those parts.
+        bad: (key, reason) of unreadable files, which are left as they are.
+
+    Example:
+        >>> Compacted(files=40, parts=1, rows=40, bad=()).rows
+        40
+    """
+
+    files: int
+    parts: int
     rows: int
-    bad: tuple[tuple[str, str], ...]  # (key, reason) of unreadable files, which are left as they are
+    bad: tuple[tuple[str, str], ...]
 
 
 def compact(store: Store) -> Compacted:
@@ -85,7 +96,7 @@ def _batches(store: Store, members: list[ResultFile]) -> Iterator[tuple[list[str
             found = store.files.tables([file], ALL_COLUMNS)
         except Moved:  # another compaction has merged this file; its part holds the rows
             continue
-        if found:
+        if found and file.key not in store.files.bad:  # one with a damaged row is left as it is
             keys, tables = [*keys, file.key], [*tables, *found]
         if sum(table.num_rows for table in tables) >= PART_ROWS:
             yield merged()

@@ -65,5 +65,7 @@ def _is_plain(store: Store, part: ResultFile, copies: Counter[str]) -> bool:
     ids = store.files.ids(part)
     if not ids or any(copies[trial_id] > 1 for trial_id, _ in ids):
         return False
+    if part.key in store.files.bad:
+        return False
     with store.files.open(part.key) as parquet:
         return pa.schema(parquet.schema_arrow, metadata=None).equals(arrow_schema().remove_metadata())

@@ -12,33 +12,68 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.results.arrow import VERSION_KEY, conform, empty
-from raybench.results.columns import SCHEMA_VERSION
+from raybench.results.columns import COLUMNS, SCHEMA_VERSION
 from raybench.results.layout import ResultFile
 from raybench.results.moved import Moved
-from raybench.results.seal import broken_seal
+from raybench.results.rows import named, wrong_rows
+from raybench.results.seal import ROWS_KEY, SEALED_SINCE, broken_seal
 from raybench.storage.base import Storage
 from raybench.storage.range_reader import RangeReader
 
 
 class StoreWarning(UserWarning):
-    """Some files of a store could not be read: the warning names them, and their rows are missing."""
+    """Some files of a store could not be read: the warning names them, and their rows are missing.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("error", StoreWarning)  # an error instead of missing rows
+    """
 
 
 @dataclass
 class Files:
-    """Reader of one storage. Files never change once written, so ids and errors are cached."""
+    """Reader of one storage. Files never change once written, so ids and errors are cached.
+
+    Attributes:
+        storage: The storage of a run.
+        bad: Key of each unreadable file -> why its rows are missing.
+
+    Example:
+        >>> import tempfile
+        >>> from raybench.results.encoding import encode
+        >>> from raybench.results.layout import cell_key, parse
+        >>> from raybench.storage.open import open_storage
+        >>> row = {"trial_id": "0123456789abcdef", "status": "ok", "dataset": "digits", "model": "net", "speedup": 2.0}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     storage = open_storage(folder)
+        ...     storage.create(cell_key(row), encode([row]))
+        ...     [table] = Files(storage).tables([parse(cell_key(row))], ["model", "speedup"])
+        True
+        >>> table.to_pylist()
+        [{'model': 'net', 'speedup': 2.0}]
+    """
 
     storage: Storage
-    bad: dict[str, str] = field(default_factory=dict)  # key -> why its rows are missing
+    bad: dict[str, str] = field(default_factory=dict)
     _ids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # key of a part -> its ids and statuses
     _sealed: set[str] = field(default_factory=set)  # keys whose seal was found right
+    _wrong: dict[str, list[int]] = field(default_factory=dict)  # key -> its rows with another checksum than their own
 
     def tables(self, files: Iterable[ResultFile], columns: Sequence[str]) -> list[pa.Table]:
-        """Rows of `files` with `columns`, one table per version of the schema; unreadable files are noted in `bad`.
+        """Rows of `files`, one table for each version of the schema. Unreadable files are noted in `bad`.
 
-        Raises Moved, and UserError for a file that a newer raybench wrote.
+        Args:
+            files: The files to read.
+            columns: The columns to read. A dotted name is a field of a struct column.
+
+        Returns:
+            Tables with exactly `columns`; none for files without rows.
+
+        Raises:
+            Moved: A file no longer exists.
+            UserError: A newer raybench wrote one of the files.
         """
         raw: dict[bytes, list[pa.Table]] = {}
         for file in files:
@@ -48,9 +83,19 @@ class Files:
         return [conform(pa.concat_tables(same), columns) for same in raw.values()]
 
     def row(self, file: ResultFile, trial_id: str, columns: Sequence[str]) -> pa.Table:
-        """The one row of `trial_id`; only the row group that holds it is decoded. Raises Moved.
+        """The row of one trial; only the row group that holds it is decoded.
 
-        No row, noted in `bad`, if the file is damaged.
+        Args:
+            file: The part that has the row.
+            trial_id: The whole trial_id.
+            columns: The columns to read.
+
+        Returns:
+            A table of one row; of no row, noted in `bad`, if the file is damaged.
+
+        Raises:
+            Moved: The file no longer exists.
+            UserError: A newer raybench wrote it.
         """
         with self._noted(file.key), self.open(file.key) as parquet:
             start = self._read(parquet, ["trial_id"])["trial_id"].index(trial_id).as_py()
@@ -62,7 +107,18 @@ class Files:
         return empty(columns)
 
     def ids(self, part: ResultFile) -> list[tuple[str, str]]:
-        """(trial_id, status) of every row of a part. Raises Moved."""
+        """(trial_id, status) of every row of a part.
+
+        Args:
+            part: A compacted file.
+
+        Returns:
+            One pair a row, in the part's order.
+
+        Raises:
+            Moved: The file no longer exists.
+            UserError: A newer raybench wrote it.
+        """
         if part.key not in self._ids:
             tables = self.tables([part], ["trial_id", "status"])
             self._ids[part.key] = [(row["trial_id"], row["status"]) for table in tables for row in table.to_pylist()]
@@ -70,9 +126,18 @@ class Files:
 
     @contextmanager
     def open(self, key: str) -> Iterator[pq.ParquetFile]:
-        """The Parquet file at `key`, its checksums checked: ValueError or an error of Arrow for a damaged file.
+        """Open the Parquet file at `key` in a `with` block, its checksums checked.
 
-        UserError when a newer raybench wrote it. Raises Moved.
+        Args:
+            key: Key in the storage.
+
+        Returns:
+            A context manager that gives the open file.
+
+        Raises:
+            Moved: The file no longer exists.
+            UserError: A newer raybench wrote it.
+            ValueError: It is damaged, or another program wrote it. Errors of Arrow mean the same.
         """
         source = self.storage.open(key)
         if source is None:
@@ -106,7 +171,8 @@ class Files:
         if self.bad:
             named = "; ".join(f"{key}: {why}" for key, why in sorted(self.bad.items())[:5])
             more = f"; and {len(self.bad) - 5} more" if len(self.bad) > 5 else ""
-            lost = f"{len(self.bad)} files in {self.storage.url} are left out: {named}{more}"
+            verb = "is" if len(self.bad) == 1 else "are"
+            lost = f"{counted(len(self.bad), 'file')} in {self.storage.url} {verb} left out: {named}{more}"
             warnings.warn(
                 f"{lost}. Run the sweep again to get their rows, and delete the files that it leaves",
                 StoreWarning,
@@ -115,19 +181,34 @@ class Files:
 
     def _raw(self, file: ResultFile, columns: Sequence[str]) -> pa.Table | None:
         """The requested columns that a file has; None, noted in `bad`, when it is no result file."""
-        if file.key in self.bad:
+        if file.key in self.bad and not self._wrong.get(file.key):
             return None
-        table = None
+        right = None
         with self._noted(file.key), self.open(file.key) as parquet:
-            names = self._present(parquet, ("trial_id", *columns))
+            names = self._present(parquet, tuple(dict.fromkeys(("trial_id", "status", *columns))))
             table = parquet.read(names, use_threads=parquet.metadata.num_rows > 1000)
-            found = table["trial_id"].to_pylist() if file.trial_id else []
-        if table is None or file.key in self.bad:
-            return None
-        if file.trial_id and found != [file.trial_id]:
-            self.bad[file.key] = f"found rows of {found[:3]}, expected one of {file.trial_id}"
-            return None
-        return table
+            if file.trial_id and (other := _other_row(file, table)):
+                self.bad[file.key] = other
+                return None
+            wrong = set(self._wrong_rows(file.key, parquet))
+            left = [index for index in range(table.num_rows) if index not in wrong] if wrong else []
+            right = table.take(pa.array(left, pa.int64())) if wrong else table
+        return right
+
+    def _wrong_rows(self, key: str, parquet: pq.ParquetFile) -> list[int]:
+        """Numbers of the rows with another checksum than their own, noted in `bad`. Most files say that there is none.
+
+        Reads every column, once for each file.
+        """
+        facts = parquet.metadata.metadata or {}
+        if ROWS_KEY in facts or int(facts[VERSION_KEY]) < SEALED_SINCE:
+            return []
+        if key not in self._wrong:
+            table = self._read(parquet, [column.name for column in COLUMNS])
+            self._wrong[key] = wrong_rows(table)
+            if self._wrong[key]:
+                self.bad[key] = named(table, self._wrong[key])
+        return self._wrong[key]
 
     @contextmanager
     def _noted(self, key: str) -> Iterator[None]:
@@ -152,18 +233,50 @@ def _has(schema: pa.Schema, column: str, inner: str) -> bool:
     return index >= 0 and (not inner or schema.field(index).type.get_field_index(inner) >= 0)
 
 
+def _other_row(file: ResultFile, table: pa.Table) -> str | None:
+    """Why the rows of a file aren't the one that its name says; None if they are."""
+    found = [f"{row['trial_id']} ({row['status']})" for row in table.select(["trial_id", "status"]).to_pylist()]
+    expected = f"{file.trial_id} ({file.status})"
+    return None if found == [expected] else f"found rows of {', '.join(found[:3])}, expected one of {expected}"
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
 def concat(tables: Iterable[pa.Table], empty: pa.Table) -> pa.Table:
-    """Tables of one schema as one table; `empty` when there are none."""
+    """Tables of one schema as one table.
+
+    Args:
+        tables: The tables; those without rows are left out.
+        empty: What to return when there are none.
+
+    Returns:
+        All rows, in the order of `tables`.
+
+    Example:
+        >>> concat([pa.table({"n": [1]}), pa.table({"n": [2]})], pa.table({"n": []}))["n"].to_pylist()
+        [1, 2]
+    """
     found = [table for table in tables if table.num_rows]
     return pa.concat_tables(found) if found else empty
 
 
 def first_of_each(table: pa.Table) -> pa.Table:
-    """One row a trial_id: finished before skipped, then the first. Duplicates exist only after a killed compaction."""
+    """One row for each trial_id: finished before skipped, then the first.
+
+    Duplicates exist only after a killed compaction.
+
+    Args:
+        table: Rows with the columns `trial_id` and `status`.
+
+    Returns:
+        `table` without the duplicates, in the same order.
+
+    Example:
+        >>> first_of_each(pa.table({"trial_id": ["a", "a"], "status": ["skipped", "ok"]})).to_pylist()
+        [{'trial_id': 'a', 'status': 'ok'}]
+    """
     ids = table["trial_id"]
     if pc.count_distinct(ids).as_py() == table.num_rows:
         return table

@@ -17,33 +17,93 @@ _PART = re.compile(r"part-[0-9a-f]{16}\.parquet")
 
 @dataclass(frozen=True)
 class ResultFile:
-    """One file of results: a cell, a failed attempt, or a part with many cells."""
+    """One file of results: a cell, a failed attempt, or a part with many cells.
+
+    Attributes:
+        key: Its key in the storage.
+        kind: cell, attempt or part.
+        trial_id: Trial of its row; empty for a part.
+        status: ok, failed or skipped; empty for a part.
+        attempt: Number of a failed attempt, from 1; 0 for cells and parts.
+
+    Example:
+        >>> parse("results/attempts/0123456789abcdef-2.parquet").attempt
+        2
+    """
 
     key: str
     kind: Literal["cell", "attempt", "part"]
-    trial_id: str = ""  # empty for a part
-    status: str = ""  # ok, failed or skipped; empty for a part
-    attempt: int = 0  # from 1; 0 for cells and parts
+    trial_id: str = ""
+    status: str = ""
+    attempt: int = 0
 
 
 def partition(dataset: str, model: str) -> str:
-    """Folder of the cells of one dataset and model: a Hive partition, so values are percent-encoded."""
+    """Folder of the cells of one dataset and model: a Hive partition, so values are percent-encoded.
+
+    Args:
+        dataset: Name of the dataset.
+        model: Name of the model.
+
+    Returns:
+        A prefix of keys, without a slash at its end.
+
+    Example:
+        >>> partition("digits", "mynet:net")
+        'results/cells/dataset=digits/model=mynet%3Anet'
+    """
     return f"{CELLS}/dataset={quote(dataset, safe='')}/model={quote(model, safe='')}"
 
 
 def cell_key(row: Any) -> str:
-    """Key of a finished or skipped cell. The name holds the status, so that a plan opens no files."""
+    """Key of a finished or skipped cell. The name holds the status, so that a plan opens no files.
+
+    Args:
+        row: A record, or a mapping with `dataset`, `model`, `trial_id` and `status`.
+
+    Returns:
+        The key.
+
+    Example:
+        >>> cell_key({"dataset": "digits", "model": "my-net", "trial_id": "0123456789abcdef", "status": "skipped"})
+        'results/cells/dataset=digits/model=my-net/0123456789abcdef.skipped.parquet'
+    """
     suffix = ".skipped" if row["status"] == "skipped" else ""
     return f"{partition(row['dataset'], row['model'])}/{row['trial_id']}{suffix}.parquet"
 
 
 def attempt_key(trial_id: str, attempt: int) -> str:
-    """Key of the `attempt`-th failure of a cell."""
+    """Key of a failed attempt of a cell.
+
+    Args:
+        trial_id: Trial that failed.
+        attempt: Number of the failure, from 1.
+
+    Returns:
+        The key.
+
+    Example:
+        >>> attempt_key("0123456789abcdef", 2)
+        'results/attempts/0123456789abcdef-2.parquet'
+    """
     return f"{ATTEMPTS}/{trial_id}-{attempt}.parquet"
 
 
 def parse(key: str) -> ResultFile | None:
-    """The result file that `key` names; None for a name that raybench does not write."""
+    """The result file that a key names.
+
+    Args:
+        key: A key below `CELLS` or `ATTEMPTS`.
+
+    Returns:
+        What the name says; None for a name that raybench does not write.
+
+    Example:
+        >>> parse("results/cells/dataset=digits/model=my-net/0123456789abcdef.parquet").status
+        'ok'
+        >>> parse("results/cells/notes.txt") is None
+        True
+    """
     name = key.rpartition("/")[2]
     if key.startswith(f"{ATTEMPTS}/"):
         found = _ATTEMPT.fullmatch(name)
@@ -54,6 +114,19 @@ def parse(key: str) -> ResultFile | None:
 
 
 def last_attempts(attempts: Iterable[ResultFile], known: Iterable[str]) -> list[ResultFile]:
-    """The last attempt of every trial, those in `known` left out, sorted by trial_id."""
+    """The last attempt of every trial.
+
+    Args:
+        attempts: Failed attempts, in any order.
+        known: trial_ids to leave out.
+
+    Returns:
+        One file for each other trial, sorted by trial_id.
+
+    Example:
+        >>> both = [parse(attempt_key("0123456789abcdef", number)) for number in (2, 1)]
+        >>> [file.attempt for file in last_attempts(both, known=[])]
+        [2]
+    """
     last = {f.trial_id: f for f in sorted(attempts, key=lambda f: (f.trial_id, f.attempt))}
     return [file for trial_id, file in last.items() if trial_id not in known]

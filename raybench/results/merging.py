@@ -19,12 +19,23 @@ FEW = 100  # up to this many cells are written as one file each, more as parts
 
 @dataclass(frozen=True)
 class Merged:
-    """Counts of a finished merge."""
+    """Counts of a finished merge.
 
-    cells: int  # copied
-    attempts: int  # failed attempts copied
-    known: int  # cells that both stores had: the target's row stays
-    differing: tuple[str, ...]  # trial ids among the known whose final metric differs
+    Attributes:
+        cells: Cells that were copied.
+        attempts: Failed attempts that were copied.
+        known: Cells that both stores had; the target's row stays.
+        differing: trial ids among the known whose final metric differs.
+
+    Example:
+        >>> Merged(cells=3, attempts=0, known=1, differing=()).cells
+        3
+    """
+
+    cells: int
+    attempts: int
+    known: int
+    differing: tuple[str, ...]
 
 
 def merge(target: Store, source: Store) -> Merged:

@@ -21,7 +21,7 @@ ORDER = ("method", "strategy", "recipe", "speedup_target", "ratio", "seed", "tri
 
 
 def write_parts(storage: Storage, files: Files, table: pa.Table) -> list[str]:
-    """Write cells as parts, read each part back, and return the parts' keys.
+    """Write cells as parts, and read each part back.
 
     Args:
         storage: Where to write.
@@ -33,6 +33,17 @@ def write_parts(storage: Storage, files: Files, table: pa.Table) -> list[str]:
 
     Raises:
         RaybenchError: A part read back differs from the rows written.
+
+    Example:
+        >>> import tempfile
+        >>> from raybench.results.arrow import to_table
+        >>> from raybench.results.files import Files
+        >>> from raybench.storage.open import open_storage
+        >>> row = {"trial_id": "0123456789abcdef", "status": "ok", "dataset": "digits", "model": "my-net"}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     storage = open_storage(folder)
+        ...     write_parts(storage, Files(storage), to_table([row]))
+        ['results/cells/dataset=digits/model=my-net/part-b03d5079ffbf770d.parquet']
     """
     keys = []
     for where, rows in _partitions(table):

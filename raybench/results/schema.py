@@ -19,7 +19,14 @@ __all__ = ["BY_NAME", "COLUMNS", "SCHEMA_VERSION", "Column", "Record", "RecordEr
 
 
 class RecordError(RaybenchError):
-    """An invalid row: an unknown column, a value of the wrong type, or a value missing that its status requires."""
+    """An invalid row: an unknown column, a value of the wrong type, or a value missing that its status requires.
+
+    Example:
+        >>> Record({"status": "ok", "speed_up": 2.0})
+        Traceback (most recent call last):
+            ...
+        raybench.results.schema.RecordError: a result row has no column 'speed_up'. Did you mean 'speedup'? ...
+    """
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,10 @@ def row_sha256(row: Mapping[str, Any]) -> str:
 
     Returns:
         64 hex digits. A column that is added later does not change it.
+
+    Example:
+        >>> row_sha256({"seed": 0, "ratio": None}) == row_sha256({"seed": 0})
+        True
     """
     own = {name: value for name, value in _filled(row).items() if name != "row_sha256"}
     return hashlib.sha256(json.dumps(own, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -161,6 +172,15 @@ def identity(trial: Trial) -> dict[str, Any]:
 
     Returns:
         Column name -> value: ids, axes of the grid, stage keys and the trial as JSON.
+
+    Example:
+        >>> from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe
+        >>> stage = TrainRecipe(epochs=1, lr=0.1)
+        >>> recipe = Recipe(name="short", base=stage, sparsify=stage, finetune=stage)
+        >>> criterion = MethodRef(name="random")
+        >>> trial = Trial(dataset="digits", model="my-net", importance=criterion, speedup=2.0, recipe=recipe)
+        >>> identity(trial)["method"], identity(trial)["speedup_target"]
+        ('random', 2.0)
     """
     same = ("dataset", "task", "model", "method", "strategy", "protocol", "schedule", "seed", "base_seed", "round_to")
     return {name: getattr(trial, name) for name in same} | {
@@ -186,6 +206,15 @@ def config_id(trial: Trial) -> str:
 
     Returns:
         16 hex digits.
+
+    Example:
+        >>> from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe
+        >>> stage = TrainRecipe(epochs=1, lr=0.1)
+        >>> recipe = Recipe(name="short", base=stage, sparsify=stage, finetune=stage)
+        >>> criterion = MethodRef(name="random")
+        >>> trial = Trial(dataset="digits", model="my-net", importance=criterion, speedup=2.0, recipe=recipe)
+        >>> config_id(trial) == config_id(trial.model_copy(update={"seed": 1, "speedup": 4.0}))
+        True
     """
     own = trial.model_dump(mode="json", exclude={"seed": True, "base_seed": True, "speedup": True, "recipe": {"name"}})
     return digest("config", own)

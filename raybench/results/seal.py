@@ -12,6 +12,7 @@ from typing import BinaryIO
 from raybench.results.columns import SCHEMA_VERSION
 
 VERSION_KEY, SEAL_KEY = b"raybench.schema", b"raybench.sha256"
+ROWS_KEY = b"raybench.rows"  # in files whose rows all had their own checksum when written; the value is `rows_mark`
 BLANK = b"0" * 64
 SEALED_SINCE = 3  # version of the schema
 
@@ -21,7 +22,24 @@ _CHUNK = 1 << 20
 
 
 def sealed(data: bytes) -> bytes:
-    """`data`, a Parquet file whose metadata has SEAL_KEY: BLANK, with its hash in that place."""
+    """A Parquet file with its hash in its metadata.
+
+    Args:
+        data: The file's content; its metadata has SEAL_KEY: BLANK.
+
+    Returns:
+        The same content, with its SHA-256 in the place of BLANK.
+
+    Raises:
+        ValueError: The content has a seal already.
+
+    Example:
+        >>> from raybench.results.encoding import encode
+        >>> sealed(encode([{"seed": 0}]))  # encode seals
+        Traceback (most recent call last):
+            ...
+        ValueError: expected a file without a seal
+    """
     found = list(_SEAL.finditer(data))[-1]
     if found[1] != BLANK:
         raise ValueError("expected a file without a seal")
@@ -29,9 +47,22 @@ def sealed(data: bytes) -> bytes:
 
 
 def broken_seal(file: BinaryIO) -> str | None:
-    """Why the content of a seekable `file` can't be what raybench wrote; None if it can.
+    """Why the content of a file can't be what raybench wrote.
 
-    Reads the whole file, by pieces.
+    Args:
+        file: A seekable file, which is read whole, by pieces.
+
+    Returns:
+        The reason; None if the content is as it was written.
+
+    Example:
+        >>> import io
+        >>> from raybench.results.encoding import encode
+        >>> data = encode([{"seed": 0}])
+        >>> broken_seal(io.BytesIO(data)) is None
+        True
+        >>> broken_seal(io.BytesIO(data[:8] + b"x" + data[9:]))
+        'its content is not what was written: its checksum differs'
     """
     start, footer = _footer(file)
     found, version = _last(_SEAL, footer), _last(_VERSION, footer)
@@ -54,6 +85,61 @@ def broken_seal(file: BinaryIO) -> str | None:
         digest.update(piece)
     same = digest.hexdigest().encode() == found[1]
     return None if same else "its content is not what was written: its checksum differs"
+
+
+def rows_mark(trial_id: str | None = None, status: str | None = None) -> bytes:
+    """What a file says whose rows had their own checksums when it was written.
+
+    Args:
+        trial_id: Trial of the row in a file of one row.
+        status: Status of that row.
+
+    Returns:
+        The value of ROWS_KEY. With the trial in it, a file that was renamed is noticed.
+
+    Example:
+        >>> rows_mark("0123456789abcdef", "ok"), rows_mark()
+        (b'0123456789abcdef ok', b'checked')
+    """
+    return f"{trial_id} {status}".encode() if trial_id else b"checked"
+
+
+def rows_checked(file: BinaryIO, mark: bytes) -> bool:
+    """Whether the rows of a file need no check.
+
+    Args:
+        file: A seekable file whose seal is right.
+        mark: The `rows_mark` that it should have.
+
+    Returns:
+        Whether it has it. Files of older versions have none.
+
+    Example:
+        >>> import io
+        >>> from raybench.results.encoding import encode
+        >>> rows_checked(io.BytesIO(encode([{"trial_id": "0123456789abcdef", "status": "ok"}])), rows_mark())
+        False
+    """
+    return ROWS_KEY + b"\x18" + bytes([len(mark)]) + mark in _footer(file)[1]
+
+
+def newer(file: BinaryIO) -> bool:
+    """Whether a newer raybench wrote a file.
+
+    Args:
+        file: A seekable file.
+
+    Returns:
+        Whether the version of its schema is higher than ours.
+
+    Example:
+        >>> import io
+        >>> from raybench.results.encoding import encode
+        >>> newer(io.BytesIO(encode([{"seed": 0}])))
+        False
+    """
+    version = _last(_VERSION, _footer(file)[1])
+    return version is not None and int(version[1]) > SCHEMA_VERSION
 
 
 def _footer(file: BinaryIO) -> tuple[int, bytes]:

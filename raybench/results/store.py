@@ -178,12 +178,13 @@ class Store:
         found = [file for file in self.listing(ATTEMPTS) if file.trial_id == trial_id]
         return tuple(file.key for file in sorted(found, key=lambda file: file.attempt))
 
-    def timings(self) -> dict[tuple[str, str, str, str], float]:
+    def timings(self) -> dict[tuple[str, ...], float]:
         """Mean durations of finished cells and of the stages they share, for the cost of a plan.
 
         Returns:
-            (kind of unit, dataset, model, recipe) -> mean seconds; kinds are base, sparsify, select and cell. Of each
-            dataset and model, all parts and at most 16 uncompacted files are read.
+            (kind of unit, dataset, model, recipe) -> mean seconds; kinds are base, sparsify, select and cell. For a
+            selection protocol and criterion follow. Of each dataset and model, all parts and at most 16 uncompacted
+            files are read.
         """
         from raybench.results.timings import TIMED, mean_seconds, sample
 
@@ -207,11 +208,22 @@ class Store:
         return len(write_parts(self.storage, self.files, table))
 
     def uncompacted(self) -> int:
-        """Number of cells that are not yet in a part."""
+        """Number of cells that are not yet in a part.
+
+        Returns:
+            The number of single-cell files.
+        """
         return sum(file.kind == "cell" for file in self.listing(CELLS))
 
     def listing(self, prefix: str) -> list[ResultFile]:
-        """Result files below `prefix`; other files are noted for the next warning."""
+        """Result files below a prefix; other files are noted for the next warning.
+
+        Args:
+            prefix: Start of the keys: `CELLS`, `ATTEMPTS` or a folder below.
+
+        Returns:
+            The files, sorted by key.
+        """
         found = []
         for key in self.storage.list(prefix):
             file = parse(key)
@@ -257,7 +269,17 @@ class Store:
         return [row for table in self.files.tables([file], ALL_COLUMNS) for row in table.to_pylist()]
 
     def settled(self, read: Callable[[], T]) -> T:
-        """The result of `read`, repeated up to 20 times while a compaction moves files."""
+        """Call a function that reads the store, again while a compaction moves files, at most 20 times.
+
+        Args:
+            read: The function; it lists the files it reads anew at each call.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            UserError: Files were deleted at every try.
+        """
         from raybench.results.moved import Moved
 
         for _ in range(20):

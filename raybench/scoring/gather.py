@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.groups.records import Groups, Side
 from raybench.methods.layers import Evidence, view
 from raybench.methods.protocols import Calibration, Importance
+from raybench.models.strided import strided_in_nchw
 from raybench.scoring.evidence import (
     Labels,
     batches,
@@ -44,10 +45,11 @@ def gather(criterion: Importance, model: nn.Module, groups: Groups, calibration:
         raise UserError(f"{name} needs {criterion.needs}, but there are no calibration images")
     if len(calibration.images) < criterion.min_images:
         raise UserError(
-            f"{name} needs at least {criterion.min_images} calibration images; there are {len(calibration.images)}"
+            f"{name} needs at least {counted(criterion.min_images, 'calibration image')}; "
+            f"there are {len(calibration.images)}"
         )
     began = time.perf_counter()
-    with evaluating(model), finite_outputs(model):
+    with evaluating(model), finite_outputs(model), strided_in_nchw(model):
         found = passes[criterion.needs](model, groups, Labels(criterion.labels, calibration), calibration)
     return Evidence(**found, seconds=time.perf_counter() - began)
 

@@ -22,11 +22,14 @@ class Storage(Protocol):
     def open(self, key: str) -> BinaryIO | None:
         """A seekable reader of `key` that fetches only the parts that are read; None if there is none."""
 
-    def create(self, key: str, data: bytes) -> bool:
-        """Write `key` atomically if it does not exist; False if it already did. Of several writers one gets True."""
+    def create(self, key: str, data: bytes, *, durable: bool = True) -> bool:
+        """Write `key` atomically if it does not exist; False if it already did. Of several writers one gets True.
 
-    def replace(self, key: str, data: bytes) -> None:
-        """Write `key` atomically, whether or not it exists."""
+        `durable`: wait until the disk has it. Otherwise a machine that loses power may leave it empty or without it.
+        """
+
+    def replace(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        """Write `key` atomically, whether or not it exists; `durable` as in `create`."""
 
     def list(self, prefix: str) -> Names:
         """Keys below the folder `prefix`, sorted, without files that are being written."""

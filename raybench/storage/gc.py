@@ -17,7 +17,7 @@ from raybench.storage.leases import holder_in, is_alive
 class Garbage:
     """A key or an unfinished write that can be removed, and why."""
 
-    kind: Literal["lease", "unfinished write", "checkpoint", "stage", "stop sign", "run", "plan", "damaged"]
+    kind: Literal["lease", "unfinished write", "checkpoint", "stage", "stop request", "run", "plan", "damaged"]
     name: str
     reason: str
 
@@ -72,7 +72,7 @@ def _stops(storage: Storage, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[
     for key in storage.list("stops"):
         record = runs.get(f"runs/{key.partition('/')[2]}.json")
         if record is None or _is_over(record):
-            yield Garbage("stop sign", key, "the run that it stopped is over")
+            yield Garbage("stop request", key, "the run that it stopped has ended")
 
 
 def _is_over(record: Mapping[str, Any]) -> bool:
@@ -87,9 +87,9 @@ def _runs(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[Garbage]:
     over = {key for key, record in runs.items() if _is_over(record)} - set(last.values())
     kept = {record["plan"] for key, record in runs.items() if key not in over}
     for key in sorted(over):
-        yield Garbage("run", key, f"over; there is a later run of sweep {runs[key]['sweep']!r}")
+        yield Garbage("run", key, f"ended; there is a later run of sweep {runs[key]['sweep']!r}")
     for plan in sorted({runs[key]["plan"] for key in over} - kept):
-        yield Garbage("plan", plan, "used only by runs that are over")
+        yield Garbage("plan", plan, "used only by runs that have ended")
 
 
 def _checkpoints(storage: Storage, ended: Collection[str], alive: Collection[str]) -> Iterator[Garbage]:

@@ -51,4 +51,4 @@ class Heartbeat:
             self._write()
 
     def _write(self) -> None:
-        self._storage.replace(self._key, json.dumps({**self._facts, **stamp(self._ttl)}).encode())
+        self._storage.replace(self._key, json.dumps({**self._facts, **stamp(self._ttl)}).encode(), durable=False)

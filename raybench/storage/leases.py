@@ -53,7 +53,7 @@ class Lease:
         if any(self._alive(name) for name in seen):
             return False
         self._generation = max(seen, default=0) + 1
-        if not self._storage.create(self._key(self._generation), self._content()):
+        if not self._storage.create(self._key(self._generation), self._content(), durable=False):
             return False
         others = [name for name in self._generations() if name != self._generation]
         if any(self._alive(name) for name in others):
@@ -92,7 +92,7 @@ class Lease:
                     self.lost = True
                     self._storage.delete(self._key(self._generation))
                     return
-                self._storage.replace(self._key(self._generation), self._content())
+                self._storage.replace(self._key(self._generation), self._content(), durable=False)
             except (OSError, UserError):
                 continue  # may pass: the lease stays valid until `ttl` after the last renewal
 

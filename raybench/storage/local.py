@@ -42,26 +42,26 @@ class LocalStorage:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes, *, durable: bool = True) -> bool:
         """Write `key` atomically if it does not exist; False if it already did."""
         target = self._path(key)
         if target.exists():
             return False
         with self._scratch() as temporary:
-            _write(temporary, data)
-            return self._move(target, lambda: os.link(temporary, target))
+            _write(temporary, data, durable)
+            return self._move(target, lambda: os.link(temporary, target), durable)
 
-    def replace(self, key: str, data: bytes) -> None:
+    def replace(self, key: str, data: bytes, *, durable: bool = True) -> None:
         """Write `key` atomically, whether or not it exists."""
         target = self._path(key)
         with self._scratch() as temporary:
-            _write(temporary, data)
-            self._move(target, lambda: os.replace(temporary, target))
+            _write(temporary, data, durable)
+            self._move(target, lambda: os.replace(temporary, target), durable)
 
     def list(self, prefix: str) -> Names:
         """Keys below the folder `prefix`, sorted: files, and published entries as one key each."""
-        top = self._path(prefix) if prefix.strip("/") else self.root
-        return sorted(path.relative_to(self.root).as_posix() for path in _entries(top))
+        parts = key_parts(prefix) if prefix.strip("/") else []
+        return sorted(_entries(os.path.join(self.root, *parts), "/".join(parts)))
 
     def delete(self, key: str) -> None:
         """Remove a file or an entry atomically; nothing happens if there is none."""
@@ -142,8 +142,8 @@ class LocalStorage:
             else:
                 path.unlink(missing_ok=True)
 
-    def _move(self, target: Path, move: Callable[[], object]) -> bool:
-        """Run the atomic `move` onto `target` and sync its folder to disk; False if the target existed."""
+    def _move(self, target: Path, move: Callable[[], object], durable: bool = True) -> bool:
+        """Run the atomic `move` onto `target` and, if `durable`, sync its folder to disk; False if it existed."""
         while True:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -156,15 +156,17 @@ class LocalStorage:
                 if target.exists():
                     return False
                 raise
-            _sync(target.parent)
+            if durable:
+                _sync(target.parent)
             return True
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, durable: bool) -> None:
     with open(path, "xb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _sync(path: Path) -> None:
@@ -191,15 +193,16 @@ def _newest(path: Path) -> float:
         return time.time()
 
 
-def _entries(top: Path) -> Iterator[Path]:
-    """Files and published folders below `top`, without hidden names."""
+def _entries(top: str, key: str) -> Iterator[str]:
+    """Keys of files and published folders below the folder `top`, whose key is `key`, without hidden names."""
     try:
         with os.scandir(top) as found:
             children = [child for child in found if not child.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return  # does not exist, or was deleted meanwhile
     for child in children:
+        own = f"{key}/{child.name}" if key else child.name
         if not child.is_dir() or os.path.exists(os.path.join(child.path, MARKER)):
-            yield Path(child.path)
+            yield own
         else:
-            yield from _entries(Path(child.path))
+            yield from _entries(child.path, own)

@@ -60,11 +60,11 @@ class ObjectStorage:
         """A seekable reader of `key`; None if there is none. Reads a small object at once, a large one by ranges."""
         return self._bucket.open(_name(key))
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes, *, durable: bool = True) -> bool:
         """Write `key` with a conditional PUT; False if it already existed."""
         return self._bucket.create(_name(key), data)
 
-    def replace(self, key: str, data: bytes) -> None:
+    def replace(self, key: str, data: bytes, *, durable: bool = True) -> None:
         """Write `key` atomically, whether or not it exists."""
         self._bucket.put(_name(key), data)
 

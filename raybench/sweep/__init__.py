@@ -1,1 +1,1 @@
-"""Sweeps, trials and recipes: their models, the YAML reader, and data folders. All rooms above may import it."""
+"""Sweeps, trials and recipes: their models, the YAML reader, and data folders. Every package above may import it."""

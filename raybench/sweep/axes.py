@@ -13,7 +13,10 @@ from pydantic_core import PydanticCustomError
 from raybench import registry
 from raybench.catalogue import REQUIRED, Entry
 from raybench.errors import nearest, unknown
+from raybench.sweep.bounds import MOST_ROUND, MOST_SEED, MOST_SPEEDUP
+from raybench.sweep.data_roots import folder_hint
 from raybench.sweep.mistakes import show
+from raybench.sweep.modules import as_module, module_hint
 from raybench.sweep.trial import Recipe, Scalar
 
 StrategyName = Literal["local", "global", "protected-global", "isomorphic"]
@@ -39,11 +42,12 @@ def as_tuple(value: Any) -> Any:
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """The values unchanged; raises a mistake if one occurs twice."""
-    seen: list[Any] = []
+    seen: set[Any] = set()
     for place, value in enumerate(values):
-        if value in seen:
+        known = value if isinstance(value, (str, int, float)) else value.model_dump_json()
+        if known in seen:
             raise mistake(f"found {getattr(value, 'name', value)!r} twice, expected each value once", place)
-        seen.append(value)
+        seen.add(known)
     return values
 
 
@@ -54,10 +58,17 @@ def named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def without_x(value: Any) -> Any:
+    """``2x`` as the number 2.0; anything else unchanged."""
+    return float(value[:-1]) if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[xX]", value) else value
+
+
 Many = BeforeValidator(as_tuple)
-Speedups = Annotated[tuple[Annotated[float, Field(gt=1, allow_inf_nan=False)], ...], Many, Field(min_length=1)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Many, Field(min_length=1)]
+Speedup = Annotated[float, Field(gt=1, le=MOST_SPEEDUP, allow_inf_nan=False), BeforeValidator(without_x)]
+Speedups = Annotated[tuple[Speedup, ...], Many, Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST_SEED)], ...], Many, Field(min_length=1)]
 Strategies = Annotated[tuple[StrategyName, ...], Many, Field(min_length=1)]
+Patterns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Many]
 AttentionParts = Annotated[tuple[Part, ...], Many, Field(min_length=1)]
 
 
@@ -74,7 +85,9 @@ class Axis(StrictModel):
     strategies: Strategies | None = None
     schedule: Schedule | None = None
     prune: AttentionParts | None = None
-    round_to: int | None = Field(default=None, ge=1)
+    keep: Patterns | None = None
+    only: Patterns | None = None
+    round_to: int | None = Field(default=None, ge=1, le=MOST_ROUND)
     recipe: Recipe | None = None
 
 
@@ -84,16 +97,22 @@ class ModelAxis(Axis):
     weights: str = Field(
         default="trained", min_length=1, description="trained (default), pretrained, or the path of a file"
     )
+    new_head: bool = Field(
+        default=False, description="give the weights' network a new classifier, trained by the recipe's base stage"
+    )
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
         if name.startswith("timm:") and name != "timm:":
             return name
+        name = as_module(name)
         if ":" in name:
             if not re.fullmatch(r"[\w.]+:\w+", name):
                 raise mistake(f"found {name!r}, expected a registered name, timm:NAME or module:function")
             return name
+        if name not in registry.model.entries() and (hint := module_hint(name)):
+            raise mistake(hint)
         return _registered(name, registry.model)
 
     @field_validator("params")
@@ -118,6 +137,13 @@ class ModelAxis(Axis):
             )
         return weights
 
+    @field_validator("new_head")
+    @classmethod
+    def _of_given_weights(cls, new_head: bool, info: ValidationInfo) -> bool:
+        if new_head and info.data.get("weights") == "trained":
+            raise mistake("found true, expected false: without weights of others the whole network is new")
+        return new_head
+
 
 class DatasetAxis(Axis):
     """A dataset by its registered name."""
@@ -125,7 +151,9 @@ class DatasetAxis(Axis):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        return _registered(name, registry.dataset)
+        if name not in registry.dataset.entries():
+            raise mistake(unknown("dataset", name, registry.dataset.entries()) + folder_hint(name))
+        return name
 
     @field_validator("params")
     @classmethod
@@ -189,13 +217,8 @@ def checked(params: dict[str, Scalar], entry: Entry | None) -> dict[str, Scalar]
         if name not in entry.params:
             near, known = nearest(name, entry.params), ", ".join(entry.params) or "none"
             raise mistake(f"unknown parameter of {entry.kind} {entry.name!r}.{near} Known: {known}", name)
-        expected = type(entry.params[name])
-        if entry.params[name] in (None, REQUIRED) or type(value) is expected:
-            continue
-        if expected is float and type(value) is int:
-            continue
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        raise mistake(f"found {value!r}, expected {words.get(expected, expected.__name__)}", name)
+        if wrong := entry.misfit(name, value):
+            raise mistake(wrong, name)
     lacking = [name for name, default in entry.params.items() if default == REQUIRED and name not in params]
     if lacking:
         raise mistake(f"{entry.kind} {entry.name!r} needs the parameter {lacking[0]!r}")

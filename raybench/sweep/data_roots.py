@@ -15,6 +15,13 @@ from raybench.sweep.fingerprint import LENGTH, fingerprint
 ROOT_VARIABLE = "RAYBENCH_DATA"
 
 
+def folder_hint(name: str) -> str:
+    """What to type for a folder of images, after the message about an unknown dataset `name`."""
+    if Path(name).is_dir():
+        return f". {name} is a folder here: for class folders use the dataset imagefolder, with {name} as its data root"
+    return ". Class folders of your own images: imagefolder"
+
+
 def data_root(name: str, roots: Mapping[str, Path | str]) -> Path | None:
     """The folder of dataset `name`: `roots[name]`, else RAYBENCH_DATA/name; None for data inside a library.
 

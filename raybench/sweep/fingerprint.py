@@ -21,7 +21,7 @@ IMAGES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".
 LEFT_BY_TOOLS = {".cache"}  # endings of files that other programs write beside the data
 LENGTH = 16  # hex digits that are kept
 SETTLED_S = 2.0  # a file that was changed more recently may change again within one tick of the clock
-BIG, SAMPLE = 512, 16  # a quick look at a folder of that many large images reads the state of a few of them
+BIG, SAMPLE = 512, 16  # a quick look at a folder of that many images reads the state of a few of them
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class _Folder:
     digest: str
     left_out: Mapping[str, int]
     folders: tuple[str, ...]
+    sample: tuple[str, ...] = ()  # files whose state a quick look reads; their names come from a whole look
     quick: str = ""  # state by the folder's own time and a few of its files; empty where all files are looked at
 
 
@@ -54,7 +55,7 @@ def fingerprint(root: Path, *, quick: bool = False, cache: Path | None = None) -
 
     Args:
         root: the folder of a dataset.
-        quick: trust what the cache says of a folder of at least 512 large images whose own time, and those of 16 of
+        quick: trust what the cache says of a folder of at least 512 images whose own time, and those of 16 of
             its files, are as before. An image replaced in place by one of the same size then goes unnoticed until the
             next whole look, which every run takes.
         cache: the folder for what is known of large trees; None: `raybench/fingerprints` in the user's cache folder.
@@ -103,7 +104,7 @@ class _Cache:
     def look(self, path: str, relative: str, own: os.stat_result, quick: bool) -> _Folder | None:
         """What the folder `path` holds; None when it can't be listed."""
         before = self._before.get(relative)
-        if quick and before and before.quick and before.quick == _quick_state(path, own, before.folders):
+        if quick and before and before.quick and before.quick == _quick_state(path, own, before.sample):
             self._now[relative] = before
             return before
         try:
@@ -124,9 +125,10 @@ class _Cache:
             )
         else:
             digest = _digest(files, left_out)
-        large = len(files) >= BIG and all(_by_size(entry.name, status.st_size) for entry, status in files)
+        large = len(files) >= BIG and all(_is_image(entry.name) for entry, _ in files)
         known = {what: count for what, count in left_out.items() if count}
-        found = _Folder(seen, digest, known, folders, _quick_state(path, own, folders) if large else "")
+        sample = tuple(entry.name for entry, _ in files[:: max(1, len(files) // SAMPLE)]) if large else ()
+        found = _Folder(seen, digest, known, folders, sample, _quick_state(path, own, sample) if large else "")
         if time.time() - max(newest, own.st_mtime, own.st_ctime) > SETTLED_S:
             self._now[relative] = found
         return found
@@ -136,7 +138,8 @@ class _Cache:
         if self._now == self._before:
             return
         content = {
-            name: [one.state, one.digest, dict(one.left_out), one.folders, one.quick] for name, one in self._now.items()
+            name: [one.state, one.digest, dict(one.left_out), one.folders, one.sample, one.quick]
+            for name, one in self._now.items()
         }
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -149,8 +152,8 @@ class _Cache:
         try:
             content = json.loads(self._file.read_text())
             return {
-                name: _Folder(state, digest, left_out, tuple(folders), quick)
-                for name, (state, digest, left_out, folders, quick) in content.items()
+                name: _Folder(state, digest, left_out, tuple(folders), tuple(sample), quick)
+                for name, (state, digest, left_out, folders, sample, quick) in content.items()
             }
         except (OSError, ValueError, TypeError, AttributeError):  # not there, or damaged: made again
             return {}
@@ -201,23 +204,23 @@ def _digest(files: Files, left_out: Counter[str]) -> str:
     return hasher.hexdigest()
 
 
-def _quick_state(path: str, own: os.stat_result, folders: tuple[str, ...]) -> str:
-    """The folder's own time, and the state of a few of its files, spread evenly; empty when they can't be listed."""
+def _quick_state(path: str, own: os.stat_result, sample: tuple[str, ...]) -> str:
+    """The folder's own times, which every name added, removed or replaced changes, and the state of a few files."""
     try:
-        names = sorted(set(os.listdir(path)) - set(folders), key=os.fsencode)
-        few = names[:: max(1, len(names) // SAMPLE)]
-        states = [
-            (os.fsencode(n).hex(), (s := os.stat(os.path.join(path, n))).st_size, s.st_mtime_ns, s.st_ctime_ns)
-            for n in few
-        ]
+        found = [os.stat(os.path.join(path, name)) for name in sample]
     except OSError:
         return ""
-    return hashlib.sha256(json.dumps([own.st_mtime_ns, own.st_ctime_ns, len(names), states]).encode()).hexdigest()
+    states = [(one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
+    return hashlib.sha256(json.dumps([own.st_mtime_ns, own.st_ctime_ns, states]).encode()).hexdigest()
 
 
 def _by_size(name: str, size: int) -> bool:
     """Whether a file counts by its size alone: a large image."""
-    return size > SMALL and os.path.splitext(name)[1].lower() in IMAGES
+    return size > SMALL and _is_image(name)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGES
 
 
 def _is_utf8(name: str) -> bool:

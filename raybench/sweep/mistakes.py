@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from raybench.errors import SpecError, nearest
+from raybench.sweep.bounds import model_in, range_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,11 @@ def explain(error: dict[str, Any], model: type[BaseModel]) -> str:
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         return f"found {show(found)}, expected {context['expected']}.{nearest(str(found), allowed)}"
-    return f"found {show(found)}, expected {_expected(kind, context, error['msg'])}"
+    expected = _expected(kind, context, error["msg"])
+    if expected.startswith(("a number", "a finite number")):
+        bounds = range_of(model, error["loc"])
+        expected = f"{expected.partition(' number')[0]} number {bounds}".rstrip() if bounds else expected
+    return f"found {show(found)}, expected {expected}"
 
 
 def show(value: Any) -> str:
@@ -95,6 +99,7 @@ _EXPECTED = {
     "less_than_equal": "a number of at most {le}",
     "string_pattern_mismatch": "text that matches {pattern}",
     "string_too_short": "text",
+    "string_too_long": "text of at most {max_length} characters",
 }
 
 
@@ -108,12 +113,5 @@ def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """Names of the keys that are allowed at `loc` below `model`."""
     for step in loc:
         if isinstance(step, str) and step in model.model_fields:
-            model = _model_in(model.model_fields[step].annotation) or model
+            model = model_in(model.model_fields[step].annotation) or model
     return sorted(field.alias or name for name, field in model.model_fields.items())
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The first pydantic model inside an annotation such as ``tuple[Annotated[Model, ...], ...] | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_model_in, typing.get_args(annotation))), None)

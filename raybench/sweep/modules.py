@@ -1,4 +1,4 @@
-"""Finds and hashes the source files of a user's `module:function` without importing them."""
+"""Finds and hashes the source files of a user's `module:function` and plug-ins without importing them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from raybench.catalogue import ROOT
+from raybench.catalogue import ROOT, Entry
 from raybench.errors import SpecError
 
 
@@ -38,9 +38,37 @@ def module_source(name: str) -> str | None:
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
-def find_module(module: str) -> importlib.machinery.ModuleSpec | None:
-    """The spec of the dotted name `module` on the Python path and in the current folder; None if there is none."""
-    path: list[str] = [*sys.path, os.getcwd()]
+def plugin_source(entry: Entry) -> str | None:
+    """SHA-256 of the code of a registered name; None for raybench's own, which is identified by version.
+
+    It covers the plug-in's file and the modules that it imports, directly or indirectly: those beside it, in the
+    current folder and on the Python path. Of installed packages it covers the plug-in's own alone.
+    """
+    if entry.source is None:
+        return None
+    package = (entry.module or "").partition(".")[0]
+    helpers: dict[str, str] = {}
+    waiting = list(_imports(entry.file.read_bytes(), (entry.module or "").rpartition(".")[0]))
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        spec = None if name in seen else find_module(name, entry.file.parent)
+        seen.add(name)
+        origin = Path(spec.origin) if spec and spec.has_location and spec.origin else None
+        if origin is None or origin == entry.file or (_installed(origin) and name.partition(".")[0] != package):
+            continue
+        content = origin.read_bytes()
+        helpers[name] = hashlib.sha256(content).hexdigest()
+        inside = name if origin.stem == "__init__" else name.rpartition(".")[0]
+        waiting += [*(_imports(content, inside) if origin.suffix == ".py" else ()), *_parents(name)]
+    if not helpers:
+        return entry.source  # ids of trials from before imports were followed stay valid
+    return hashlib.sha256(json.dumps([entry.source, sorted(helpers.items())]).encode()).hexdigest()
+
+
+def find_module(module: str, *folders: Path) -> importlib.machinery.ModuleSpec | None:
+    """The spec of the dotted name `module` on the Python path, in the current folder and in `folders`; None if none."""
+    path: list[str] = [*sys.path, os.getcwd(), *map(str, folders)]
     spec = None
     for part in module.split("."):
         spec = importlib.machinery.PathFinder.find_spec(part, path)
@@ -55,9 +83,61 @@ def reach_current_folder() -> None:
         sys.path.append(os.getcwd())
 
 
+def own_module(model: str) -> str | None:
+    """The module of a model given as ``module:function``; None for registered names and timm's.
+
+    Example:
+        >>> own_module("nets.mine:net"), own_module("timm:resnet18"), own_module("resnet18")
+        ('nets.mine', None, None)
+    """
+    module, colon, _ = model.partition(":")
+    return module if colon and module != "timm" else None
+
+
 def not_found(module: str) -> str:
     """Message for a missing `module`, with the places that were searched."""
     return f"found no module {module!r} in this folder ({os.getcwd()}) or on the Python path (set PYTHONPATH)"
+
+
+def as_module(name: str) -> str:
+    """`name` of a model with a file in place of its module as ``module:function``; other names unchanged.
+
+    Example:
+        >>> as_module("nets/mine.py:net"), as_module("timm:resnet18")
+        ('nets.mine:net', 'timm:resnet18')
+    """
+    file, colon, function = name.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        return name
+    path = Path(file)
+    inside = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{'.'.join(part for part in inside.with_suffix('').parts if part != '.')}:{function}"
+
+
+def module_hint(name: str) -> str | None:
+    """Message for a model typed as a file, a module or `module.function` of the current folder; None for other names.
+
+    Nothing is imported: the functions and classes are read from the file's syntax tree.
+    """
+    dotted = name.removesuffix(".py").replace("/", ".")
+    outer, _, inner = dotted.rpartition(".")
+    for module, wanted in ((dotted, ""), (outer, inner)):
+        file = Path(f"{module.replace('.', '/')}.py")
+        if module and file.is_file():
+            found = [f"{module}:{own}" for own in _builders(file) if not wanted or own == wanted]
+            typed = " or ".join(found[:3]) if found else f"{module}:FUNCTION"
+            return f"found {name!r}, expected module:function. {file} is in this folder: type {typed}"
+    return None
+
+
+def _builders(file: Path) -> list[str]:
+    """Public functions and classes of a file that may build a network; none if it can't be parsed."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return []
+    own = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return [node.name for node in own if not node.name.startswith("_")]
 
 
 def _own_files(module: str, file: Path) -> dict[Path, bytes]:

@@ -13,6 +13,9 @@ import yaml
 from raybench.sweep.mistakes import Mistake, Mistakes
 
 Path_ = tuple[str | int, ...]
+TAGS = "tag:yaml.org,2002:"
+KNOWN_TAGS = {"null", "bool", "int", "float", "str", "seq", "map"}  # all that a sweep may hold; none runs code
+HINT = "Paths may hold $VARIABLES of the environment"
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,21 @@ def parse(file: Path, shown: Path | None = None) -> YamlNode:
     return node
 
 
+def scalar(text: str) -> Any:
+    """One value as a sweep file would read it: a number, true, false or null; any other text stays text."""
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError):
+        return text
+    known = isinstance(root, yaml.ScalarNode) and root.tag.removeprefix(TAGS) in KNOWN_TAGS
+    return _scalar(root) if known else text
+
+
 def _build(node: yaml.Node, file: Path, line: int, path: Path_, mistakes: list[Mistake]) -> YamlNode:
+    if node.tag.removeprefix(TAGS) not in KNOWN_TAGS:
+        shown = node.tag.replace(TAGS, "!!")[:60]
+        mistakes.append(Mistake(file, line, path, f"found the tag {shown}, expected a value without one. {HINT}"))
+        return YamlNode(None, file, line)
     if isinstance(node, yaml.MappingNode):
         return YamlNode(dict(_pairs(node, file, path, mistakes)), file, line)
     if isinstance(node, yaml.SequenceNode):

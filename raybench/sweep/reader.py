@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 from raybench.errors import UserError, nearest
 from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
 from raybench.sweep.nodes import YamlNode, merge, parse
+from raybench.sweep.spread import spread_methods
 from raybench.sweep.sweep import ENTRIES, Sweep
 
 SHIPPED = Path(str(files("raybench") / "shipped"))  # the sweeps and recipes that come with raybench
@@ -40,7 +43,7 @@ def load_sweep(path: Path | str) -> Sweep:
     """
     tree = _extended(_file_of(Path(path)), ())
     mistakes: list[Mistake] = []
-    root = _with_recipes(tree, mistakes)
+    root = _with_recipes(spread_methods(tree), mistakes)
     try:
         sweep = Sweep.model_validate(root.plain())
     except ValidationError as error:
@@ -91,7 +94,7 @@ def _extended(file: Path, chain: tuple[Path, ...]) -> YamlNode:
     if base is None:
         return node
     chain = (*chain, file.resolve())
-    target = file.parent / _file_name(base)
+    target = file.parent / expanded(base.replaced(_file_name(base)), file.parent)
     if target.resolve() in chain:
         names = " -> ".join(one.name for one in (*chain, target))
         raise Mistakes([Mistake(base.file, base.line, ("extends",), f"found a cycle: {names}")])
@@ -117,9 +120,10 @@ def _anchored(node: YamlNode, folder: Path) -> YamlNode:
 
     def anchor(value: YamlNode) -> YamlNode:
         text = value.value
-        if not isinstance(text, str) or "://" in text:
+        if not isinstance(text, str):
             return value
-        return value.replaced(str((folder / Path(text).expanduser()).absolute()))
+        text = expanded(value, folder)
+        return value.replaced(text if "://" in text else str((folder / text).absolute()))
 
     def weights(entry: YamlNode) -> YamlNode:
         given = entry.get("weights")
@@ -141,6 +145,30 @@ def _anchored(node: YamlNode, folder: Path) -> YamlNode:
     if roots is not None and isinstance(roots.value, dict):
         changed["data_roots"] = roots.replaced({key: anchor(root) for key, root in roots.fields.items()})
     return node.replaced(changed)
+
+
+def expanded(node: YamlNode, folder: Path) -> str:
+    """The path or URL in `node` with `~` and the environment's `$VAR` and `${VAR}` replaced, on this machine.
+
+    A path that exists as it is written is left alone. Raises Mistakes for a variable or user that there isn't.
+    """
+    text = str(node.value)
+    if not _VARIABLE.search(text) and not text.startswith("~"):
+        return text
+    if "\0" not in text and (folder / text).exists():
+        return text
+    for name in (found[1] or found[2] for found in _VARIABLE.finditer(text)):
+        if name not in os.environ:
+            near = nearest(name, os.environ)
+            raise Mistakes([Mistake(node.file, node.line, "", f"found ${name} in {text!r}, which isn't set.{near}")])
+    text = _VARIABLE.sub(lambda found: os.environ[found[1] or found[2]], text)
+    try:
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except RuntimeError as error:
+        raise Mistakes([Mistake(node.file, node.line, "", f"found {text!r}, whose user isn't known here")]) from error
+
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
 
 def _each(node: YamlNode, change: Callable[[YamlNode], YamlNode]) -> YamlNode:
@@ -182,7 +210,7 @@ def _recipe(node: YamlNode, mistakes: list[Mistake], chain: tuple[Path, ...]) ->
         mistakes.append(Mistake(base.file, base.line, ("recipe",), message))
         return None
     name, known = base.value, recipe_files(base.file.parent)
-    file = known.get(name) or _by_path(name, base.file.parent)
+    file = known.get(name) or _by_path(expanded(base, base.file.parent), base.file.parent)
     if file is None or file in chain:
         problem = f"unknown recipe {name!r}" if file is None else "found a cycle"
         message = f"{problem}.{nearest(name, known)} Known: {', '.join(sorted(known)) or 'none'}"
@@ -201,7 +229,7 @@ def _recipe(node: YamlNode, mistakes: list[Mistake], chain: tuple[Path, ...]) ->
 
 def _by_path(name: str, folder: Path) -> Path | None:
     """The recipe file at the path `name`, relative to `folder`; None if there is none."""
-    file = (folder / Path(name).expanduser()).resolve()
+    file = (folder / name).resolve()
     return file if file.suffix in {".yaml", ".yml"} and file.is_file() else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,10 +14,11 @@ from raybench.catalogue import Entry
 from raybench.errors import SpecError, UserError
 from raybench.storage.hashing import file_sha256
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
+from raybench.sweep.bounds import AUGMENTATIONS
 from raybench.sweep.data_roots import data_fingerprint
-from raybench.sweep.modules import module_source
+from raybench.sweep.modules import module_source, plugin_source
 from raybench.sweep.sweep import Exclude, Include, Sweep
-from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Trial, Weights
+from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Recipe, Trial, Weights
 
 NO_DATA = ("nothing", "weights")  # `needs` of criteria that need no data: rescored after every simulated step
 
@@ -96,15 +98,48 @@ def overriding(field: str, *holders: Any) -> Any:
     return next((value for holder in holders if (value := getattr(holder, field)) is not None), None)
 
 
+@functools.lru_cache(maxsize=64)
+def _check_augment(recipe: Recipe, task: str, stages: tuple[str, ...]) -> None:
+    """SpecError for an augmentation of another task than the data's, in a stage that the cells run."""
+    known = AUGMENTATIONS.get(task)
+    for stage in stages if known else ():
+        strange = [name for name in getattr(recipe, stage).augment if name not in (known or ())]
+        if strange and getattr(recipe, stage).epochs:
+            names = ", ".join(known or ())
+            raise SpecError(f"recipe {recipe.name!r}: {stage}.augment: found {strange[0]!r}; {task} has {names}")
+
+
 class _Resolver:
     """Builds the trials of one sweep. Facts and hashes of every axis entry are computed once."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self._parts: dict[tuple[int, str], dict[str, Any]] = {}
+        self._known: dict[tuple[Any, ...], Trial] = {}
 
     def trial(
         self, dataset: DatasetAxis, model: ModelAxis, method: MethodAxis, strategy: str, speedup: float, seed: int
+    ) -> Trial:
+        """The trial of one cell. The first of each dataset, model and method is built and checked as a whole."""
+        entries, base_seed = (id(dataset), id(model), id(method)), seed if self.sweep.base_seeds == "per-seed" else 0
+        first = self._known.get(entries)
+        if first is None:
+            first = self._known[entries] = self._build(dataset, model, method, strategy, speedup, seed, base_seed)
+        line = self._known.get((*entries, strategy, seed))
+        if line is None:
+            line = self._known[*entries, strategy, seed] = first.sibling(strategy, speedup, seed, base_seed)
+            _ = line.trial_id, line.select_key  # computes the keys that the line's other speed-ups share
+        return line.sibling(strategy, speedup, seed, base_seed)
+
+    def _build(
+        self,
+        dataset: DatasetAxis,
+        model: ModelAxis,
+        method: MethodAxis,
+        strategy: str,
+        speedup: float,
+        seed: int,
+        base_seed: int,
     ) -> Trial:
         sweep = self.sweep
         fields = self._once(dataset, self._dataset) | self._once(model, self._model) | self._once(method, self._method)
@@ -113,8 +148,15 @@ class _Resolver:
         if recipe.calibration_images < least:
             raise SpecError(
                 f"method {method.name!r} needs at least {least} calibration images; "
-                f"recipe {recipe.name!r} has {recipe.calibration_images}"
+                f"recipe {recipe.name!r} has {recipe.calibration_images}: raise its calibration_images"
             )
+        if fields["regularizer"] and "sparsify" not in recipe.model_fields_set:
+            raise SpecError(
+                f"recipe {recipe.name!r}: sparsify: the key is missing; method {method.name!r} has a regularizer, "
+                "which trains in that stage"
+            )
+        stages = ("base",) * fields["weights"].trained + ("sparsify",) * bool(fields["regularizer"]) + ("finetune",)
+        _check_augment(recipe, fields["task"], stages)
         schedule, device = overriding("schedule", method, model, dataset, sweep), sweep.computing_device
         parts = overriding("prune", method, model, dataset, sweep) or DEFAULT_PARTS
         return Trial(
@@ -123,10 +165,12 @@ class _Resolver:
             speedup=speedup,
             ratio=sweep.ratio,
             seed=seed,
-            base_seed=seed if sweep.base_seeds == "per-seed" else 0,
+            base_seed=base_seed,
             protocol=sweep.protocol,
             schedule=auto if schedule == "auto" else schedule,
             prune=() if attention is False else tuple(sorted(parts)),
+            keep=tuple(sorted(set(overriding("keep", method, model, dataset, sweep)))),
+            only=tuple(sorted(set(overriding("only", method, model, dataset, sweep)))),
             round_to=overriding("round_to", method, model, dataset, sweep),
             device=device,
             threads=sweep.computing_threads if device == "cpu" else None,
@@ -141,7 +185,7 @@ class _Resolver:
 
     def _dataset(self, axis: DatasetAxis) -> dict[str, Any]:
         entry = registry.dataset.entry(axis.name)
-        marks = [entry.source] if entry.source else []
+        marks = [source] if (source := plugin_source(entry)) else []
         if found := data_fingerprint(axis.name, self.sweep.data_roots, quick=True):
             marks.append(found)
         return {
@@ -158,7 +202,7 @@ class _Resolver:
             "model": axis.name,
             "model_params": resolved(entry, axis.params) if entry else axis.params,
             "model_version": entry.facts.get("version", 1) if entry else 1,
-            "model_source": entry.source if entry else module_source(axis.name),
+            "model_source": plugin_source(entry) if entry else module_source(axis.name),
             "weights": self._weights(axis, entry.facts if entry else {}),
             "attention": _attention(axis.name),
         }
@@ -168,8 +212,9 @@ class _Resolver:
             return Weights()
         if axis.weights == "pretrained":
             identity = facts.get("pretrained", axis.name)  # `timm:NAME` is its own identity
-            return Weights(kind="hub", identity=identity)
-        return Weights(kind="file", identity=_sha256(Path(axis.weights), axis.name), path=axis.weights)
+            return Weights(kind="hub", identity=identity, new_head=axis.new_head)
+        sha256 = _sha256(Path(axis.weights), axis.name)
+        return Weights(kind="file", identity=sha256, path=axis.weights, new_head=axis.new_head)
 
     def _method(self, axis: MethodAxis) -> dict[str, Any]:
         importance = registry.importance.entry(axis.importance)
@@ -190,7 +235,7 @@ def _is_seeded(importance: Entry) -> bool:
 
 def _pinned(entry: Any, params: Mapping[str, Any]) -> MethodRef:
     version = entry.facts.get("version", 1)
-    return MethodRef(name=entry.name, params=resolved(entry, params), version=version, source=entry.source)
+    return MethodRef(name=entry.name, params=resolved(entry, params), version=version, source=plugin_source(entry))
 
 
 def _sha256(file: Path, model: str) -> str:

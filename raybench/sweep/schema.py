@@ -7,6 +7,7 @@ from typing import Any
 
 from raybench import registry
 from raybench.sweep.reader import recipe_files
+from raybench.sweep.spread import PARAMS
 from raybench.sweep.sweep import Sweep
 
 _NAMED = {"ModelAxis": registry.model, "DatasetAxis": registry.dataset}
@@ -22,13 +23,17 @@ def json_schema() -> dict[str, Any]:
     recipes = sorted(recipe_files(Path()))
     for definition in (schema, *definitions.values()):
         for key, field in definition.get("properties", {}).items():
-            definition["properties"][key] = _either(_shorter(field, recipes))
+            definition["properties"][key] = _either(_shorter(_bounded(field), recipes))
     definitions["Resources"]["properties"]["memory"] = {
         "anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "examples": ["512MiB", "2GiB"]}]
     }
     for name, names in _NAMED.items():
         definitions[name]["properties"]["name"]["examples"] = list(names.entries())
     definitions["MethodAxis"]["properties"]["name"]["examples"] = method_names()
+    for key in PARAMS:  # a list of values makes one method of each
+        values = definitions["MethodAxis"]["properties"][key]["additionalProperties"]
+        both = {"anyOf": [*values["anyOf"], {"type": "array", "items": values, "minItems": 1}]}
+        definitions["MethodAxis"]["properties"][key]["additionalProperties"] = both
     schema["properties"]["extends"] = {"type": "string", "description": "another sweep file that this one changes"}
     schema.pop("required", None)  # with `extends`, any key may be left out
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "raybench sweep"}
@@ -51,6 +56,19 @@ def _shorter(schema: dict[str, Any], recipes: list[str]) -> dict[str, Any]:
     if "anyOf" in schema:
         return schema | {"anyOf": [_shorter(one, recipes) for one in schema["anyOf"]]}
     return schema | {"items": _shorter(schema["items"], recipes)} if schema.get("type") == "array" else schema
+
+
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
+
+def _bounded(schema: Any) -> Any:
+    """`schema` with bounds by JSON Schema's names; behind a validator pydantic writes its own."""
+    if isinstance(schema, list):
+        return [_bounded(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    numeric = schema.get("type") in ("number", "integer")
+    return {_BOUNDS.get(key, key) if numeric else key: _bounded(value) for key, value in schema.items()}
 
 
 def _either(schema: dict[str, Any]) -> dict[str, Any]:

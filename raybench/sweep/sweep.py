@@ -18,6 +18,7 @@ from raybench.sweep.axes import (
     Many,
     MethodAxis,
     ModelAxis,
+    Patterns,
     Schedule,
     Seeds,
     Speedups,
@@ -28,6 +29,8 @@ from raybench.sweep.axes import (
     mistake,
     named,
 )
+from raybench.sweep.bounds import MOST_CELLS, MOST_NAME, MOST_RATIO, MOST_ROUND, MOST_THREADS
+from raybench.sweep.size import cells_of
 from raybench.sweep.trial import Recipe
 
 Models = Annotated[tuple[Annotated[ModelAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
@@ -44,9 +47,9 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 class Resources(StrictModel):
     """Resources of one cell. `gpus` may be a fraction; `memory` is in bytes, or text such as `2GiB`."""
 
-    cpus: float = Field(default=1, gt=0, allow_inf_nan=False)
+    cpus: float = Field(default=1, gt=0, le=100_000, allow_inf_nan=False)
     gpus: float = Field(default=0, ge=0, allow_inf_nan=False)
-    memory: int | None = Field(default=None, gt=0)
+    memory: int | None = Field(default=None, gt=0, le=2**60)
 
     @field_validator("gpus")
     @classmethod
@@ -98,14 +101,17 @@ class Exclude(StrictModel):
 class Sweep(StrictModel):
     """One sweep. Its cells are the product of the axes, plus `include`, minus `exclude`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the sweep")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_NAME, description="name of the sweep")
     models: Models
     datasets: Datasets
     methods: Methods = Field(description="importance, importance+regularizer, or a mapping with name and params")
     strategies: Strategies = ("protected-global",)
     speedups: Speedups = Field(description="base MACs / pruned MACs, each above 1")
     ratio: float | None = Field(
-        default=None, gt=0, lt=1, description="in place of speedups: the share of channels that one step removes"
+        default=None,
+        gt=0,
+        le=MOST_RATIO,
+        description="in place of speedups: share of channels that one step removes",
     )
     seeds: Seeds = (0,)
     base_seeds: Literal["shared", "per-seed"] = "shared"
@@ -113,12 +119,17 @@ class Sweep(StrictModel):
     protocol: Literal["raybench", "pruningbench"] = "raybench"
     schedule: Schedule = "auto"
     prune: AttentionParts | None = Field(default=None, description="which parts of attention models are pruned")
-    round_to: int = Field(default=1, ge=1, description="keep a multiple of this many channels")
+    keep: Patterns = Field(default=(), description="layers that keep their width, by name or glob: layer1.*.conv2")
+    only: Patterns = Field(default=(), description="layers outside which nothing shrinks, by name or glob")
+    round_to: int = Field(default=1, ge=1, le=MOST_ROUND, description="keep a multiple of this many channels")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="what cells compute on; auto: a GPU where resources ask for one"
     )
     threads: int | None = Field(
-        default=None, ge=1, description="threads that a cell computes with on a CPU; default: its whole cpus"
+        default=None,
+        ge=1,
+        le=MOST_THREADS,
+        description="threads of a cell on a CPU; default: its whole cpus",
     )
     resources: Resources = Resources()
     storage: str | None = Field(default=None, description="folder or bucket of the results; --storage overrides it")
@@ -199,6 +210,25 @@ class Sweep(StrictModel):
                 yield (*place, axis, i), entry
 
     @model_validator(mode="after")
+    def _recipes_can_work(self) -> Sweep:
+        """Refuse stages whose settings contradict each other."""
+        for place, recipe in ((("recipe",), self.recipe), *(((*p, "recipe"), e.recipe) for p, e in self._entries())):
+            for stage in ("base", "sparsify", "finetune") if recipe else ():
+                for key, message in getattr(recipe, stage).contradictions():
+                    raise mistake(message, *place, stage, key)
+        return self
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> Sweep:
+        """Refuse a grid that no machine could even list."""
+        count = cells_of(self)
+        if count > MOST_CELLS:
+            raise mistake(
+                f"found axes whose product is {count:,} cells, expected at most {MOST_CELLS:,}: split the sweep"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _exclude_names_cells(self) -> Sweep:
         """Refuse an exclusion that names a value which no cell has."""
         for place, one in enumerate(self.exclude):
@@ -216,10 +246,7 @@ class Sweep(StrictModel):
         entries: list[Axis] = [*self.models, *self.datasets, *self.methods]
         for one in self.include:
             entries += [*(one.models or ()), *(one.datasets or ()), *(one.methods or ())]
-        found: list[Any] = []
+        found: dict[Any, None] = {}  # each once, in order
         for source in (self, *self.include, *entries):
-            for value in getattr(source, axis, None) or ():
-                name = getattr(value, "name", value)
-                if name not in found:
-                    found.append(name)
-        return found
+            found |= dict.fromkeys(getattr(value, "name", value) for value in getattr(source, axis, None) or ())
+        return list(found)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from raybench.sweep.bounds import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_NAME, Augmentation, Real, Whole
 
 ID_LENGTH = 16  # hex digits of the SHA-256 that are kept: 64 bits, no collision below a billion cells
 # Versions of the shared code; methods, models and datasets have versions of their own. Raising one changes the keys,
@@ -21,6 +23,7 @@ TRAINING = 1  # training loop, augmentation, evaluation
 SELECTION = 2  # grouping, choice of channels, surgery, refits; raise it when the golden selections in tests change
 PUBLISHED = 1  # what only protocol pruningbench does: evidence before every step, best sparse epoch, full batches
 
+CHOSEN = ("keep", "only")  # fields that are left out of ids and keys where they are empty
 DEFAULT_PARTS = ("embed", "head-dim", "mlp")  # pruned in attention models; MLPs alone can't reach 4x, heads are coarse
 
 Scalar = bool | int | float | str
@@ -45,40 +48,50 @@ class MethodRef(Frozen):
 class TrainRecipe(Frozen):
     """Hyperparameters of one training stage. `lr` and `weight_decay` are per step, durations in epochs."""
 
-    epochs: int = Field(ge=0)
-    batch_size: int = Field(default=128, ge=1)
+    epochs: Whole = Field(ge=0, le=MOST_EPOCHS)
+    batch_size: Whole = Field(default=128, ge=1, le=MOST_BATCH)
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(gt=0)
-    momentum: float = 0.9
+    lr: Real = Field(gt=0, le=1000)
+    momentum: Real = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
-    weight_decay: float = 5e-4
+    weight_decay: Real = Field(default=5e-4, ge=0, le=100)
     schedule: Literal["constant", "cosine", "multistep", "step"] = "cosine"
-    milestones: tuple[int, ...] = ()
-    step_size: int = 30
-    gamma: float = 0.1
-    warmup_epochs: float = Field(default=0, ge=0)
-    min_lr: float = 0.0
-    clip_grad: float | None = None
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    randaugment: int = 0  # magnitude; 0 disables it
-    random_erasing: float = 0.0
-    augment: tuple[str, ...] = ()  # of: shift, flip, crop, resized-crop
-    ema: float | None = None
-    distill: float = 0.0  # weight of distillation from the dense base's soft targets
+    milestones: tuple[Annotated[Whole, Field(ge=0, le=MOST_EPOCHS)], ...] = ()
+    step_size: Whole = Field(default=30, ge=1, le=MOST_EPOCHS)
+    gamma: Real = Field(default=0.1, gt=0, le=1000)
+    warmup_epochs: Real = Field(default=0, ge=0, le=MOST_EPOCHS)
+    min_lr: Real = Field(default=0.0, ge=0, le=1000)
+    clip_grad: Real | None = Field(default=None, ge=0)  # 0 disables it, as None does
+    label_smoothing: Real = Field(default=0.0, ge=0, lt=1)
+    mixup: Real = Field(default=0.0, ge=0, le=100)
+    cutmix: Real = Field(default=0.0, ge=0, le=100)
+    randaugment: Whole = Field(default=0, ge=0, le=10)  # magnitude; 0 disables it
+    random_erasing: Real = Field(default=0.0, ge=0, le=1)
+    augment: tuple[Augmentation, ...] = ()
+    ema: Real | None = Field(default=None, ge=0, lt=1)
+    distill: Real = Field(default=0.0, ge=0, le=1)  # weight of distillation from the dense base's soft targets
     amp: bool = False
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """(field, message) of every setting that can't work beside the others."""
+        if self.warmup_epochs > self.epochs > 0:
+            yield (
+                "warmup_epochs",
+                f"found {self.warmup_epochs:g}, expected at most the {self.epochs} epochs of this stage",
+            )
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            yield "nesterov", "found true with momentum 0, expected a momentum above 0"
 
 
 class Recipe(Frozen):
     """A named set of training stages, plus the number of calibration images for scoring."""
 
-    name: str
+    name: str = Field(min_length=1, max_length=MOST_NAME)
     base: TrainRecipe
-    sparsify: TrainRecipe
+    sparsify: TrainRecipe = TrainRecipe(epochs=0, lr=1.0)  # left out where no method has a regularizer
     finetune: TrainRecipe
-    calibration_images: int = Field(default=256, ge=1)
-    calibration_batch: int = Field(default=64, ge=1)
+    calibration_images: Whole = Field(default=256, ge=1, le=MOST_IMAGES)
+    calibration_batch: Whole = Field(default=64, ge=1, le=MOST_BATCH)
 
 
 class Weights(Frozen):
@@ -87,6 +100,18 @@ class Weights(Frozen):
     kind: Literal["trained", "file", "hub"] = "trained"
     identity: str = ""  # SHA-256 of the file, or `name@revision` of the hub
     path: str | None = Field(default=None, exclude=True)  # of the file on this machine; not part of the identity
+    new_head: bool = False  # the classifier is new, and the base stage trains
+
+    @property
+    def trained(self) -> bool:
+        """Whether the base stage trains: from initial weights, or from given ones with a new classifier."""
+        return self.kind == "trained" or self.new_head
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `new_head` out where it is false: ids from before there was the field stay valid."""
+        fields: dict[str, Any] = dump(self)
+        return fields if self.new_head else {name: value for name, value in fields.items() if name != "new_head"}
 
 
 class Trial(Frozen):
@@ -111,6 +136,8 @@ class Trial(Frozen):
     protocol: Literal["raybench", "pruningbench"] = "raybench"
     schedule: Literal["progressive", "iterative", "one-shot"] = "progressive"
     prune: tuple[str, ...] = ()  # which parts of attention models; empty for others
+    keep: tuple[str, ...] = ()  # layers that keep their width, by name or glob
+    only: tuple[str, ...] = ()  # layers outside which nothing shrinks; empty: all may
     round_to: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = Field(default=1, ge=1)  # on a CPU, where they change sums; None on a GPU
@@ -120,6 +147,26 @@ class Trial(Frozen):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields replaced, validated, with new keys."""
         return type(self)(**({name: getattr(self, name) for name in type(self).model_fields} | dict(update or {})))
+
+    def sibling(self, strategy: str, speedup: float, seed: int, base_seed: int) -> Self:
+        """A copy with other values of these axes, which the sweep has validated; for grids of many cells.
+
+        Keys that don't depend on a changed value are not computed again.
+        """
+        changed = {"strategy": strategy, "speedup": speedup, "seed": seed, "base_seed": base_seed}
+        copy = super().model_copy(update=changed)
+        stale = {"trial_id", "select_key"}
+        if base_seed != self.base_seed:
+            stale |= {"base_key", "base_identity", "sparsify_key", "pass_key"}
+        if seed != self.seed and self.regularizer:
+            stale |= {"sparsify_key", "pass_key"}
+        if strategy != self.strategy or copy.selection_seed != self.selection_seed:
+            stale.add("pass_key")
+        for key in stale & vars(copy).keys():
+            del vars(copy)[key]
+        own = {name: _canonical_scalar(value) for name, value in changed.items() if name != "base_seed"}
+        vars(copy)["id_fields"] = self.id_fields | own
+        return copy
 
     @property
     def method(self) -> str:
@@ -139,11 +186,19 @@ class Trial(Frozen):
     @cached_property
     def trial_id(self) -> str:
         """Hash of everything that this cell's numbers depend on, with the base by its identity."""
+        own = ",".join(f'"{name}":{text}' for name, text in sorted(self.id_fields.items()))
+        before = "".join(f"{part}," for part in (*self._versions, SELECTION))
+        return _hashed(f'["cell",{before}{{{own}}},{_canonical(self.base_identity)}]')
+
+    @cached_property
+    def id_fields(self) -> dict[str, str]:
+        """Canonical JSON of each field that is part of the trial's own identity."""
         left_out: dict[str, Any] = {"recipe": {"name", "base"}, "weights": True, "base_seed": True}
         if self.ratio is None:  # trials from before there were ratios keep their ids
             left_out["ratio"] = True
-        own = self.model_dump(mode="json", exclude=left_out)
-        return digest("cell", *self._versions, SELECTION, own, self.base_identity)
+        left_out |= {name: True for name in CHOSEN if not getattr(self, name)}
+        dumped = self.model_dump(mode="json", exclude=left_out)
+        return {name: _canonical(value) for name, value in dumped.items()}
 
     @property
     def _versions(self) -> tuple[int, ...]:
@@ -153,7 +208,7 @@ class Trial(Frozen):
     @cached_property
     def base_identity(self) -> str:
         """Key of the base stage for a trained base; otherwise the SHA-256 of the weights file or the hub revision."""
-        return self.base_key if self.weights.kind == "trained" else f"{self.weights.kind}:{self.weights.identity}"
+        return self.base_key if self.weights.trained else f"{self.weights.kind}:{self.weights.identity}"
 
     @cached_property
     def base_key(self) -> str:
@@ -162,7 +217,7 @@ class Trial(Frozen):
         model = {"model", "model_params", "model_version", "model_source"}
         fields = data | model | {"task", "protocol", "weights"}
         own = self.model_dump(mode="json", include=fields)
-        if self.weights.kind == "trained":
+        if self.weights.trained:
             own |= {"recipe": self.recipe.base.model_dump(mode="json"), "seed": self.base_seed}
         return digest("base", *self._versions, own)
 
@@ -176,6 +231,7 @@ class Trial(Frozen):
             "recipe": self.recipe.sparsify.model_dump(mode="json"),
             "seed": self.seed,
             "prune": self.prune,
+            **{name: value for name in CHOSEN if (value := getattr(self, name))},
         }
         return digest("sparsify", TRAINING, own, self.base_key)
 
@@ -183,6 +239,7 @@ class Trial(Frozen):
     def pass_key(self) -> str:
         """Key of the selection pass that this trial shares with those that differ in speed-up (or training) only."""
         fields = {"importance", "strategy", "schedule", "prune", "round_to", "protocol"}
+        fields |= {name for name in CHOSEN if getattr(self, name)}
         own = self.model_dump(mode="json", include=fields) | {"seed": self.selection_seed}
         own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
         return digest("select", SELECTION, own, self.sparsify_key or self.base_key)
@@ -195,5 +252,17 @@ class Trial(Frozen):
 
 def digest(*parts: Any) -> str:
     """First 16 hex digits of the SHA-256 of the parts' canonical JSON (sorted keys, no spaces)."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _hashed(_canonical(parts))
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@lru_cache(maxsize=4096, typed=True)  # 2 and 2.0 are written differently
+def _canonical_scalar(value: Scalar) -> str:
+    return _canonical(value)
+
+
+def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]

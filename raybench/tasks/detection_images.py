@@ -7,13 +7,16 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from raybench.datasets.boxes import BoxImages
+from raybench.datasets.image_files import as_rgb, turned
 from raybench.errors import StageError
 from raybench.models.offline import offline
 from raybench.models.ultralytics import STRIDE, normalised
@@ -25,6 +28,7 @@ with offline():
     from ultralytics.data.augment import LetterBox
     from ultralytics.data.dataset import YOLODataset
 
+BY_PILLOW = {".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".gif", ".avif", ".jp2"}  # as the check decoded them
 Augment = dict[str, Any]  # ultralytics' hyperparameters: mosaic, hsv_h, scale, fliplr, ...
 
 
@@ -157,12 +161,25 @@ def read_bgr(images: BoxImages, number: int) -> np.ndarray:
         return np.ascontiguousarray(images.pixels[number][:, :, ::-1])
     assert images.folder is not None  # images without pixels in memory are files
     file = images.folder / images.files[number]
-    pixels = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = _decoded(file, images.turn_of(number))
     expected = tuple(images.sizes[number].tolist())
     if pixels is None or pixels.shape[:2] != expected:
         found = "no image" if pixels is None else f"an image of {pixels.shape[:2]}"
         raise StageError("data", f"{file}: found {found}; expected height and width {expected}")
     return pixels
+
+
+def _decoded(file: Path, turn: int) -> np.ndarray | None:
+    """Pixels of a file, upright by EXIF's orientation `turn`; None when they can't be decoded."""
+    if file.suffix.lower() not in BY_PILLOW:
+        stored = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if stored is not None:
+            return turned(stored, turn)
+    try:
+        with Image.open(file) as image:
+            return np.ascontiguousarray(np.asarray(as_rgb(image, turn))[:, :, ::-1])
+    except Exception:  # decoders raise what they like at damaged files
+        return None
 
 
 @contextmanager

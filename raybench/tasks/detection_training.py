@@ -129,9 +129,9 @@ def check_recipe(recipe: TrainRecipe) -> None:
     for name in recipe.augment:
         if name not in AUGMENT:
             raise UserError(f"augment: found {name!r}; detection has {', '.join(AUGMENT)}")
-    for name in ("label_smoothing", "cutmix", "randaugment", "random_erasing", "distill"):
-        if getattr(recipe, name):
-            raise UserError(f"{name}: found {getattr(recipe, name)}; not supported for detection, expected 0")
+    for key in ("label_smoothing", "cutmix", "randaugment", "random_erasing", "distill"):
+        if getattr(recipe, key):
+            raise UserError(f"{key}: found {getattr(recipe, key)}; not supported for detection, expected 0")
 
 
 def freeze_integral(model: Detector) -> None:

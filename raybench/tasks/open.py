@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from raybench import registry
 from raybench.datasets.open import open_dataset
-from raybench.errors import UserError
+from raybench.errors import RaybenchError, UserError
 from raybench.storage.base import Storage
 from raybench.sweep.data_roots import check_fingerprint, data_root
 from raybench.sweep.trial import Trial
@@ -27,9 +28,11 @@ def open_task(
     if expected != trial.task:
         raise UserError(f"dataset {trial.dataset!r} is for {expected}, found task {trial.task!r}")
     check_fingerprint(trial.dataset, data_roots, trial.dataset_fingerprint)
-    data = open_dataset(trial.dataset, trial.dataset_params, data_root(trial.dataset, data_roots))
-    if hasattr(data, "opened"):
-        data = data.opened(storage)
+    root = data_root(trial.dataset, data_roots)
+    with _reading(trial.dataset, root):
+        data = open_dataset(trial.dataset, trial.dataset_params, root)
+        if hasattr(data, "opened"):
+            data = data.opened(storage)
     if trial.weights.kind == "hub" and trial.dataset_params.get("statistics", "own") == "own":
         from raybench.models.hub import view_of
 
@@ -39,3 +42,18 @@ def open_task(
         data = data.training_on_all()  # epochs are selected on the test split, so nothing is held out
     task: Task = registry.task.load(trial.task)(data, device)
     return task
+
+
+@contextmanager
+def _reading(dataset: str, root: Path | None) -> Iterator[None]:
+    """Turn what a dataset's reader didn't foresee into a UserError that names the folder; not errors of the storage."""
+    try:
+        yield
+    except RaybenchError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and not Path(str(error.filename)).is_relative_to(root or "/nowhere"):
+            raise
+        said = str(error).splitlines()[0] if str(error) else "no message"
+        told = f"reading it failed with {type(error).__name__}: {said}"
+        raise UserError(f"dataset {dataset!r}: {root or 'embedded'}: {told}") from error

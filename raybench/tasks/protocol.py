@@ -38,7 +38,8 @@ def check_calibration(data: DataFacts, wanted: int, found: int) -> None:
     """UserError when more calibration images are set than the training split of `data` has."""
     if wanted > found:
         raise UserError(
-            f"dataset {data.name!r}: the recipe sets {wanted} calibration images, the training split has {found}"
+            f"dataset {data.name!r}: the recipe sets {wanted} calibration images, the training split has {found}; "
+            f"set `calibration_images: {found}` or less at the recipe's top level"
         )
 
 

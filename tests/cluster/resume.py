@@ -20,7 +20,11 @@ models: test-convnet
 methods: {methods}
 speedups: 2
 seeds: {seeds}
-recipe: {{extends: quick, base: {{epochs: {epochs}}}, sparsify: {{epochs: {epochs}}}, finetune: {{epochs: {epochs}}}}}
+recipe:
+  extends: quick
+  base: {{epochs: {epochs}, warmup_epochs: 0}}
+  sparsify: {{epochs: {epochs}}}
+  finetune: {{epochs: {epochs}}}
 resources: {{cpus: 1}}
 """
 

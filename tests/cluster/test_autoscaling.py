@@ -34,7 +34,7 @@ models: test-convnet
 methods: [random, magnitude-l1, magnitude-l2, lamp]
 speedups: 2
 seeds: [0, 1, 2, 3, 4]
-recipe: {extends: quick, base: {epochs: 1}, sparsify: {epochs: 1}, finetune: {epochs: 1}}
+recipe: {extends: quick, base: {epochs: 1, warmup_epochs: 0}, sparsify: {epochs: 1}, finetune: {epochs: 1}}
 resources: {cpus: 1, gpus: 1}
 """
 WATCH = """

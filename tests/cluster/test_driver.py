@@ -197,7 +197,7 @@ def test_only_one_cell_and_what_it_needs():
 def test_a_storage_that_fails_at_the_last_word_leaves_the_run_finished(run, monkeypatch, error):
     closed = []
 
-    def fail(*told):
+    def fail(*told, **how):
         raise error
 
     def fit(run):
@@ -216,11 +216,11 @@ def test_a_heart_beats_on_after_the_storage_failed_for_a_moment(tmp_path, monkey
     storage, answers = LocalStorage(tmp_path), []
     replace_it = storage.replace
 
-    def refuse_once(key, data):
+    def refuse_once(key, data, **how):
         answers.append(key)
         if len(answers) == 2:
             raise error
-        replace_it(key, data)
+        replace_it(key, data, **how)
 
     monkeypatch.setattr(storage, "replace", refuse_once)
     beat = Heartbeat(storage, "runs/a.json", {}, ttl=0.06)

@@ -34,7 +34,7 @@ models: test-convnet
 methods: [magnitude-l1, smallest-index]
 strategies: local
 speedups: 2
-recipe: {extends: quick, base: {epochs: 1}, finetune: {epochs: 1}}
+recipe: {extends: quick, base: {epochs: 1, warmup_epochs: 0}, finetune: {epochs: 1}}
 """
 PLUGIN = '''
 import torch
@@ -278,4 +278,4 @@ def test_a_sweep_with_a_plugin_on_s3_end_to_end(head, jobs, bucket, tmp_path, ca
     assert main(["jobs", *common, "--format", "json"]) == 0
     assert '"sweep": "submitted"' in capsys.readouterr().out
     assert main(["stop", *common]) == 0
-    assert "SUCCEEDED already" in capsys.readouterr().out
+    assert "nothing to stop, it has ended (SUCCEEDED)" in capsys.readouterr().out

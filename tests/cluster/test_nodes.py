@@ -30,7 +30,11 @@ methods: [random, magnitude-l1, magnitude-l2, lamp]
 speedups: 2
 seeds: {seeds}
 base_seeds: per-seed
-recipe: {{extends: quick, base: {{epochs: 1}}, sparsify: {{epochs: 1}}, finetune: {{epochs: {epochs}}}}}
+recipe:
+  extends: quick
+  base: {{epochs: 1, warmup_epochs: 0}}
+  sparsify: {{epochs: 1}}
+  finetune: {{epochs: {epochs}}}
 resources: {{cpus: 1}}
 """
 UNITS = 2 + 8 + 8  # of a sweep over two seeds: bases, selections, cells

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 
 import pytest
 from ray import cloudpickle
@@ -78,6 +79,20 @@ def test_a_unit_whose_worker_is_killed_is_started_again(run):
     assert {outcome.status for outcome in run.outcomes.values()} == {"ok"}
     assert len(run.storage.list("starts/base-a")) == 2
     assert any("starting it again" in text for text in run.watcher.said)
+
+
+def test_short_units_keep_both_processes_busy_and_a_kill_costs_only_its_own_unit(run):
+    """Batches of short units: without them the first process did all, as Tune stopped the second while it started."""
+    whole = two_bases(cells=60)
+    short, deadly = acting(seconds=0.2, kind="cell"), acting(seconds=0.2, kind="cell", kill=1)
+    for end in (unit.key for unit in whole.units if unit.kind == "cell"):
+        whole = with_trial(whole, end, deadly if end == "cell-b-30" else short)
+    drive_fakes(run, whole)
+    assert {outcome.status for outcome in run.outcomes.values()} == {"ok"}
+    starts = {unit.key: run.storage.list(f"starts/{unit.key}/") for unit in whole.units}
+    assert [key for key, names in starts.items() if len(names) != 1] == ["cell-b-30"]
+    by_process = Counter(run.storage.read(names[-1]).split()[1] for names in starts.values())
+    assert sum(count >= 20 for count in by_process.values()) >= 2
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,19 +47,19 @@ def _difference(model: nn.Module, example: Tensor, groups: Groups, group: Group,
     slim, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     surgery.apply(slim, groups, {group.name: tuple(u for u in range(group.size) if u != unit)})
     for member in group.members:
-        _zero(zeroed, member, unit)
+        silence(zeroed, member, [unit])
     with plainly(slim), plainly(zeroed), torch.no_grad():
         left, right = _first(slim(example)), _first(zeroed(example))
     return float((left - right).abs().max() / right.abs().max())
 
 
-def _zero(model: nn.Module, member: Member, unit: int) -> None:
-    """Zero the weights that produce a unit's channels and those that read them (f(0) may not be 0)."""
-    places = torch.from_numpy(member.positions[member.units == unit])
+def silence(model: nn.Module, member: Member, units: Sequence[int]) -> None:
+    """Zero the weights that produce the units' channels and those that read them (f(0) may not be 0)."""
+    places = torch.from_numpy(member.positions[np.isin(member.units, units)])
     with torch.no_grad():
         if member.kind == "parameter":
             parameter = model.get_parameter(member.layer)
-            axis = max(i for i, size in enumerate(parameter.shape) if size == member.width)
+            axis = surgery.axis_of(parameter, member)
             parameter.index_fill_(axis, places, 0.0)
             return
         module = model.get_submodule(member.layer)

@@ -23,8 +23,8 @@ from raybench.models.build import build_model
 from tests.pruning_nets import (
     IMAGE,
     Branches,
+    FewInEach,
     Grouped,
-    OneInEach,
     TorchAttention,
     normed_vit,
     small_resnet,
@@ -40,7 +40,7 @@ NETS = {
     "vit": (small_vit, EVERY_PART),
     "swin": (small_swin, EVERY_PART),
     "torch-attention": (TorchAttention, ()),
-    "one-in-each": (OneInEach, ()),
+    "one-in-each": (lambda: FewInEach(6), ()),
     "normed-vit": (normed_vit, EVERY_PART),
 }
 

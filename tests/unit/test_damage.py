@@ -226,6 +226,31 @@ def test_a_damaged_part_is_set_aside_and_its_cells_run_again(sweep, copy):
     assert len(again(sweep, copy)) == 1
 
 
+def test_plan_says_what_is_damaged_and_that_it_is_made_again(sweep, copy, capsys):
+    file = next(copy.glob("results/cells/*/*/*.parquet"))
+    flip(file)
+    command = ["plan", str(sweep[0]), "--storage", str(copy)]
+    assert main([*command, "--format", "json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["counts"]["planned"] == 1
+    assert planned["cells"][0]["reason"] == "its result is damaged, made again"
+    assert planned["damaged"][0]["file"] == str(file.relative_to(copy))
+    assert main(command) == 0
+    assert f"{file.relative_to(copy)} is damaged: its content is not" in capsys.readouterr().out
+    assert file.exists(), "plan changes nothing"
+    assert len(again(sweep, copy)) == 1
+
+
+def test_a_row_with_another_metric_under_its_old_checksum_runs_again(sweep, copy):
+    from raybench.results.encoding import encode
+
+    file = next(copy.glob("results/cells/*/*/*.parquet"))
+    (row,) = Store(open_storage(copy)).table().to_pylist()
+    file.write_bytes(encode([row | {"metric_final": 99.0}]))
+    (line,) = again(sweep, copy)
+    assert "other columns than their checksums" in line
+
+
 @pytest.mark.parametrize("file", ["pruned.json", "model.safetensors", ".complete"])
 def test_a_damaged_network_of_an_unfinished_cell_is_replaced(file, sweep, copy):
     from raybench import load_pruned

@@ -200,11 +200,11 @@ def test_unreadable_images_are_named_counted_and_refused_above_a_share(tree):
     assert len(data.whole) == 14
 
 
-def test_damage_inside_an_image_is_named_when_it_is_read(tree):
+def test_damage_after_the_check_is_named_when_the_image_is_read(tree):
     path = tree / "val" / "bee" / "1.png"
     Image.effect_noise((40, 40), 90).save(path)
-    path.write_bytes(path.read_bytes()[:500])  # the header is whole, the pixels are not
     data = open_dataset("imagefolder", {}, tree)
+    path.write_bytes(path.read_bytes()[:500])  # the header is whole, the pixels are not
     with pytest.raises(UserError, match=r"1\.png: the image can't be decoded"):
         indices_of(data.test)
 

@@ -58,7 +58,7 @@ def test_stop_signs_of_runs_that_are_over_go(storage):
     alive.start()
     killed = json.dumps({**stamp(60), "time": time.time() - 999, **facts})
     storage.create("runs/killed.json", killed.encode())
-    found = [one.name for one in find_garbage(storage, []) if one.kind == "stop sign"]
+    found = [one.name for one in find_garbage(storage, []) if one.kind == "stop request"]
     assert found == ["stops/killed", "stops/unknown"]
     alive.stop(status="interrupted")
     assert "stops/alive" in [one.name for one in find_garbage(storage, [])]

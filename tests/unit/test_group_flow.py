@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.errors import NotSupported
+from raybench.groups.flow import Misplaced, check_flow
+from raybench.groups.members import Layers
 from raybench.groups.trace import trace
-from tests.pruning_nets import IMAGE, Chain, OwnAttention, shuffled, small_resnet
+from tests.pruning_nets import IMAGE, Chain, shuffled, small_resnet
 
 
 def exchanged(x: Tensor) -> Tensor:
@@ -24,21 +25,20 @@ def neighbours_summed(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "between", [shuffled, lambda x: x.flip(1), neighbours_summed, exchanged], ids=["shuffle", "flip", "sum", "exchange"]
 )
-def test_reordered_and_mixed_channels_are_refused_by_model_layer_and_group(
-    between: Callable[[Tensor], Tensor],
-) -> None:
-    with pytest.raises(NotSupported, match=r"can't group Chain: third reads at its channel \d+ .* group second"):
-        trace(Chain(between).eval(), IMAGE[:1])
+def test_reordered_and_mixed_channels_are_found_by_model_layer_and_group(between: Callable[[Tensor], Tensor]) -> None:
+    """By the marked channels, for groups that take the operation for an element-wise one."""
+    model = Chain(between).eval()
+    groups, layers = trace(Chain(torch.relu).eval(), IMAGE[:1]), Layers.of(model)
+    with torch.no_grad(), layers.note_shapes():
+        model(IMAGE[:1])
+    with pytest.raises(Misplaced, match=r"can't group Chain: third reads at its channel \d+ .* group second") as told:
+        check_flow(model, IMAGE[:1], groups, layers.shapes)
+    assert (told.value.layer, told.value.groups) == ("third", ("second",))
 
 
 def test_what_is_reordered_can_be_protected_and_the_rest_pruned() -> None:
     groups = trace(Chain(shuffled).eval(), IMAGE[:1], protect=["second"])
     assert [g.name for g in groups] == ["first", "third"]
-
-
-def test_an_attention_of_ones_own_is_refused() -> None:
-    with pytest.raises(NotSupported, match=r"OwnAttention: proj reads .* group q"):
-        trace(OwnAttention().eval(), IMAGE[:1])
 
 
 def root_mean_square(x: Tensor) -> Tensor:

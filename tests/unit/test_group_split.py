@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.errors import NotSupported
 from raybench.groups import surgery
 from raybench.groups.cost import Cost, count_macs
 from raybench.groups.trace import trace
@@ -152,6 +151,7 @@ def test_unequal_parts_keep_their_layer_whole_and_are_told() -> None:
 
 
 @pytest.mark.parametrize("parts", [lambda x: sum(x.split(8, 1)), lambda x: x[:, :8] * x[:, 8:]], ids=["split", "slice"])
-def test_parts_by_number_are_refused_by_model_and_group(parts: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(NotSupported, match=r"can't group Parted: without half .* of group first by numbers .*`chunk`"):
-        trace(Parted(parts).eval(), IMAGE[:1])
+def test_parts_by_number_stay_whole_and_the_rest_is_pruned(parts: Callable[[Tensor], Tensor]) -> None:
+    with pytest.warns(UserWarning, match=r"Parted: first keeps its width: .*(split|slice).*; up to \d+ % of its MACs"):
+        groups = trace(Parted(parts).eval(), IMAGE[:1])
+    assert [g.name for g in groups] == ["second"]

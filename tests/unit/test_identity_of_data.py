@@ -148,6 +148,20 @@ def test_a_quick_look_trusts_folders_of_many_large_images_and_a_whole_one_does_n
     assert fingerprint(root, quick=True) != before
 
 
+def test_a_quick_look_lists_no_folder_of_many_images_whatever_their_sizes(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(module, "BIG", 64)
+    root = tmp_path / "root"
+    tree(root, **{f"cat__{i:03}_dot_jpg": b"0" * (SMALL + 1 if i % 5 else 9) for i in range(100)})
+    for folder in (root / "cat", root):
+        os.utime(folder, (OLD, OLD))
+    monkeypatch.setattr(module, "SETTLED_S", -1)
+    before = fingerprint(root)
+    listed = []
+    monkeypatch.setattr(module.os, "scandir", lambda path, real=os.scandir: listed.append(str(path)) or real(path))
+    assert fingerprint(root, quick=True) == before
+    assert listed == [str(root)], "the folder of classes, not the one of images"
+
+
 def test_a_worker_with_other_data_than_planned_refuses_the_cell(tmp_path, cache):
     planned, other = (tree(tmp_path / c, train__cat__1_dot_jpg=c.encode()) for c in "ab")
     digest = fingerprint(planned).digest

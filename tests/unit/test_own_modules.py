@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,50 @@ def test_a_model_in_the_current_folder_is_found_by_every_verb(folder, capsys):
     command = ["prune", "--model", "found_here:net", "--speedup", "2", "--recipe", "r.yaml", "-o", "one"]
     assert main([*command, "--no-finetune"]) == 0
     artifact = next((folder / "one/artifacts").iterdir())
-    assert main(["export", artifact.name, "--results", "one", "--format", "torch-export", "-o", "net.pt2"]) == 0
-    assert raybench.load_pruned(artifact)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert (
+        main(["export", artifact.name, "--results", "one", "--format", "torch-export", "-o", "net.pt2", "--trust-code"])
+        == 0
+    )
+    assert raybench.load_pruned(artifact, trust_code=True)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert sys.path == [*before, str(folder)]  # last, so that it hides no library
+
+
+def test_code_that_a_pruned_network_names_runs_only_if_it_is_trusted(folder, capsys):
+    (folder / "harmful.py").write_text("raise SystemExit('it ran')\n")
+    (folder / "pruned").mkdir()
+    recipe = {"format": 1, "model": "harmful:net", "model_params": {}, "prune": [], "kept": {}, "data": asdict(FACTS)}
+    (folder / "pruned/pruned.json").write_text(json.dumps(recipe))
+    with pytest.raises(UserError, match=r"'net' of the module 'harmful'.*trust_code=True.*--trust-code"):
+        raybench.load_pruned(folder / "pruned")
+    with pytest.raises(SystemExit, match="it ran"):
+        raybench.load_pruned(folder / "pruned", trust_code=True)
+
+
+BRANCHES = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.first, self.photo, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, classes)
+
+    def forward(self, x):
+        few_levels = len(x.unique()) < x.numel() / 2 and bool(x.any())  # neither black nor noise
+        x = self.first(x)
+        x = self.photo(x) if few_levels else x
+        return self.head(x.relu().mean((2, 3)))
+
+def net(num_classes):
+    return Net(num_classes)
+"""
+
+
+def test_a_network_that_takes_another_way_for_real_images_is_not_cut(folder):
+    (folder / "branching.py").write_text(BRANCHES)
+    raybench.run_sweep(sweep(folder, "branching:net"), "out", local=True)
+    row = raybench.load_results("out").iloc[0]
+    assert row["status"] == "skipped"
+    assert "which layers run depends on what the image shows (photo ran" in row["reason"]
 
 
 def test_what_is_installed_is_not_hidden_by_a_file_of_its_name(folder):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from raybench.cli.main import main
 from raybench.plan.plan import plan
+from raybench.plan.view import as_json
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.storage.local import LocalStorage
@@ -166,7 +167,7 @@ def test_a_plan_without_timings_has_no_cost(storage):
 
 def test_the_cost_is_told_from_what_was_timed(monkeypatch, storage):
     timed = {("base", "digits", "test-vit", "r"): 10.0, ("cell", "digits", "test-vit", "other"): 4.0}
-    timed |= {("select", "digits", "test-vit", "r"): 0.5}
+    timed |= {("select", "digits", "test-vit", "r", "raybench", "magnitude-l1"): 0.5}
     monkeypatch.setattr(Store, "timings", lambda self: timed)
     monkeypatch.setattr(Store, "statuses", lambda self: {"0" * 16: "ok"})
     one = sweep(models=["test-vit", "test-convnet"], methods="magnitude-l1", resources={"cpus": 2, "gpus": 0.5})
@@ -176,6 +177,29 @@ def test_the_cost_is_told_from_what_was_timed(monkeypatch, storage):
     assert cost.gpu_hours == pytest.approx(cost.total_s / 3600 * 0.5)
     assert cost.cpu_hours == pytest.approx(cost.total_s / 3600 * 2)
     assert "12 of 30 units estimated from other recipes" in cost.source
+
+
+def test_a_selection_takes_the_time_of_its_own_protocol_and_criterion(monkeypatch, storage):
+    where = ("select", "digits", "test-vit", "r")
+    timed = {(*where, "pruningbench", "obd-c"): 100.0, (*where, "raybench", "obd-c"): 5.0}
+    timed |= {(*where, "raybench", "magnitude-l2"): 0.5}
+    monkeypatch.setattr(Store, "timings", lambda self: timed)
+    monkeypatch.setattr(Store, "statuses", lambda self: {"0" * 16: "ok"})
+
+    def seconds(**axes):
+        cost = plan(sweep(models=["test-vit"], speedups=[2], seeds=[0], strategies=["global"], **axes), storage).cost
+        return cost and cost.seconds["select"]
+
+    assert seconds(methods="obd-c", protocol="pruningbench") == 100.0
+    assert seconds(methods="obd-c", protocol="raybench") == 5.0
+    assert seconds(methods="magnitude-l1", protocol="raybench") == 0.5, "of the same kind"
+    assert seconds(methods="magnitude-l1", protocol="pruningbench") is None, "nothing is like it"
+
+
+def test_the_json_says_which_selections_are_slow():
+    slow = as_json(plan(sweep(methods="taylor", protocol="pruningbench")), "s")["slow_selections"]
+    assert "again before each of up to 400 steps" in slow
+    assert as_json(plan(sweep(methods="taylor", protocol="raybench")), "s")["slow_selections"] is None
 
 
 @settings(max_examples=15, deadline=None)
@@ -259,7 +283,7 @@ def test_the_verbs_table_is_readable_at_100_columns(big, capsys, monkeypatch):
 def test_the_plan_says_which_selections_gather_before_every_step(tmp_path, capsys):
     text = "name: s\ndatasets: digits\nmodels: test-vit\nmethods: [random, taylor, magnitude-l1]\nspeedups: [2, 3]\n"
     recipe = "recipe: {base: {epochs: 1, lr: 1}, sparsify: {epochs: 1, lr: 1}, finetune: {epochs: 1, lr: 1}}\n"
-    slow = "1 of 3 selections are slow: protocol pruningbench gathers from the calibration images again before each"
+    slow = "1 of 3 selections is slow: protocol pruningbench gathers from the calibration images again before each"
     for protocol in ("raybench", "pruningbench"):
         (tmp_path / "s.yaml").write_text(f"{text}{recipe}protocol: {protocol}\n")
         assert main(["plan", str(tmp_path / "s.yaml"), "--storage", str(tmp_path)]) == 0

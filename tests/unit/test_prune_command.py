@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import warnings
 
@@ -26,6 +27,16 @@ NET = ["prune", "--model", "test-convnet", "--dataset", "digits", "--no-finetune
         (["--seed", "-1"], "--seed: found -1, expected a number of at least 0"),
         (["--dataset", "cifar10"], "--data-root: found none, expected the folder of cifar10"),
         (["--method", "magnitud"], "--method: unknown importance 'magnitud'. Did you mean"),
+        (["--method", "random", "l1"], "--method: unknown importance 'l1'. Did you mean 'magnitude-l1'"),
+        (
+            ["--model-param", "wdth=8"],
+            "--model-param wdth: unknown parameter of model 'test-convnet'. Did you mean 'width'",
+        ),
+        (["--dataset-param", "seed=1"], "--dataset-param seed: unknown parameter of dataset 'digits'. Did you mean"),
+        (["--image-size", "32"], "--image-size: found 32, expected none: digits has a fixed size"),
+        (["--calibration-images", "0"], "--calibration-images: found 0, expected a number of at least 1"),
+        (["--epochs", "3"], "--no-finetune: found --epochs or --lr beside it"),
+        (["--dataset", "photos"], "own images: --dataset imagefolder --data-root DIR"),
     ],
 )
 def test_mistakes_name_the_option_and_leave_no_folder(option, message, tmp_path, capsys, monkeypatch) -> None:
@@ -34,6 +45,12 @@ def test_mistakes_name_the_option_and_leave_no_folder(option, message, tmp_path,
     assert main([*NET, "--speedup", "2", *option, "-o", str(output)]) == 2
     assert message in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--epochs", "-1"), ("--lr", "0")])
+def test_settings_of_the_recipe_are_named_by_their_option(option, value, tmp_path, capsys) -> None:
+    assert main([*NET[:-1], "--speedup", "2x", option, value, "-o", str(tmp_path / "pruned")]) == 2
+    assert capsys.readouterr().err.startswith(f"raybench prune: {option}: found ")
 
 
 @pytest.mark.parametrize(
@@ -60,16 +77,16 @@ def test_mistakes_in_a_recipes_file_are_told_with_their_place(content, expected,
 def test_an_unreachable_target_is_told_below_the_table_and_a_repeat_costs_nothing(
     tmp_path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # locks of its own: nobody else on this machine to wait for
     facts = facts_of(registry.dataset.entry("digits"))
     torch.save(build_model("test-convnet", facts).state_dict(), tmp_path / "w.pt")
     command = [*NET, "--weights", str(tmp_path / "w.pt"), "--speedup", "900", "900", "-o", str(tmp_path / "pruned")]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(" -> " in line for line in lines) == 1
-    assert any(line.startswith("  900x was missed: floor: best reachable ") for line in lines)
-    assert all(len(line) <= 100 for line in lines[:2])
+    assert sum(line.startswith("MACs ") for line in lines) == 1
+    assert any(line.startswith("    900x was missed: floor: best reachable ") for line in lines)
+    assert all(len(line) <= 100 for line in lines[:10])
     assert main(command) == 0
     told = capsys.readouterr()
     assert (told.out.splitlines(), told.err) == (lines, "")
@@ -82,8 +99,11 @@ def test_methods_share_what_the_default_folder_holds(tmp_path, capsys, monkeypat
     torch.save(build_model("test-convnet", facts).state_dict(), tmp_path / "w.pt")
     for method, much in (("magnitude-l2", "--speedup=2"), ("lamp", "--ratio=0.3")):
         assert main([*NET, "--weights", "w.pt", "--method", method, much]) == 0
-    told = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in told] == ["base", "select", "cell", "select", "cell"]
+    told = [line for line in capsys.readouterr().err.splitlines() if line[0] != " "]
+    kinds = ["recipe", "base", "warning", "select", "cell", "recipe", "select", "cell"]
+    assert [line.partition(":")[0] for line in told] == kinds
+    assert told[0].endswith("fine-tuning 0 epochs")
+    assert "the loaded weights score near chance: top1 " in told[2]
     assert "lamp ratio 0.3 protected-global" in told[-1]
     assert [folder.name for folder in (tmp_path / "pruned").iterdir()] == ["test-convnet"]
 
@@ -139,3 +159,55 @@ def test_an_export_to_where_nothing_can_be_written_names_the_folder(form, tmp_pa
         assert f"can't write into the folder {folder}: " in said
         assert "Traceback" not in said
     assert main([*export, str(tmp_path / "new/folder/net")]) == 0
+
+
+def test_methods_are_ranked_on_one_base_and_the_networks_have_cards(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets/__init__.py").write_text("")
+    source = (
+        "nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))"
+    )
+    (tmp_path / "nets/mine.py").write_text(f"from torch import nn\n\n\ndef net():\n    return {source}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    torch.manual_seed(0)
+    net = importlib.import_module("nets.mine").net()
+    torch.save(net.state_dict(), "w.pt")
+    command = ["prune", "--model", "nets/mine.py:net", "--weights", "w.pt", "--speedup", "2", "--no-finetune"]
+    command += ["--method", "random", "magnitude-l2", "bn-scale", "--best", "accuracy"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "best accuracy at 2x: " in out
+    assert "bn-scale 2x skipped: " in out
+    assert all(len(line) <= 80 for line in out.splitlines()[:10])
+    for name in (
+        "speed-up (MACs)",
+        "top1, %",
+        "latency, 1 image",
+        "latency, 32",
+        "throughput",
+        "parameters",
+        "file, MB",
+    ):
+        assert sum(line.startswith(name) for line in out.splitlines()) == 1, name
+    folder, _ = (tmp_path / "pruned/nets.mine-net/artifacts").iterdir()
+    card = (folder / "README.md").read_text()
+    assert "trust_code=True" in card
+    assert "| top1, % | " in card
+    assert str(tmp_path) not in card
+    monkeypatch.delenv("COLUMNS")
+    assert main(command) == 0
+    wide = capsys.readouterr().out.splitlines()
+    assert wide[0].split()[:2] == ["target", "speed-up"]
+    assert {line.split()[0] for line in wide[1:3]} == {"random", "magnitude-l2"}
+
+
+def test_an_own_function_gets_what_its_signature_takes() -> None:
+    from raybench.models.build import _taken
+
+    shape = {"num_classes": 3, "in_channels": 1, "image_size": 8}
+    assert _taken(lambda: None, shape) == {}
+    assert _taken(lambda num_classes, width=3: None, shape) == {"num_classes": 3}
+    assert _taken(lambda **others: None, shape) == shape

@@ -56,10 +56,12 @@ def test_networks_that_need_numbers_are_counted_with_numbers(make) -> None:
     assert (found.kept, found.macs, found.macs_tp) == (expected.kept, expected.macs, expected.macs_tp)
 
 
-def test_a_network_that_names_its_width_is_refused_by_name() -> None:
+def test_a_width_that_a_network_names_stays_and_the_rest_is_pruned() -> None:
     net = NamesItsWidth().eval()
-    with pytest.raises(NotSupported, match=r"NamesItsWidth can't run with fewer channels, in or after first: shape"):
-        select(Scoring(L2, net), IMAGE, trace(net, IMAGE), [2.0])
+    with pytest.warns(UserWarning, match=r"NamesItsWidth: first keeps its width: .*up to \d+ % of its MACs"):
+        groups = trace(net, IMAGE)
+    assert [group.name for group in groups] == ["second"]
+    assert select(Scoring(L2, net), IMAGE, groups, [1.2])[1.2].speedup == pytest.approx(1.2, rel=0.05)
 
 
 def test_a_criterion_that_scores_nothing_says_what_it_needs() -> None:

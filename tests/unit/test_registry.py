@@ -231,3 +231,64 @@ def test_a_parameter_without_a_default_must_be_given(tmp_path):
     with pytest.raises(ValidationError, match="importance 'needy' needs the parameter 'must'"):
         MethodAxis(name="needy")
     assert MethodAxis(name="needy", params={"must": "x"}).params == {"must": "x"}
+
+
+WRONG = {  # method -> parameter -> value -> what is expected
+    ("obd-c", "sides", "in"): "'out' or 'all'",
+    ("obd-c", "sides", True): "'out' or 'all'",
+    ("obd-c", "sides", "ouf"): "'out' or 'all'. Did you mean 'out'?",
+    ("obd-c", "shares", "yes"): "true or false",
+    ("obd-c", "shares", 1): "true or false",
+    ("magnitude-l2", "normalize", "sum"): "'mean' or 'max'",
+    ("cp", "points", 0): "at least 1",
+    ("cp", "points", 2.5): "a whole number",
+    ("thinet", "points", -3): "at least 1",
+    ("magnitude-l2+group-norm", "alpha", -4.0): "at least 0",
+    ("magnitude-l2+group-norm", "strength", "1e-3"): "a number",
+    ("magnitude-l2+group-norm", "strength", float("nan")): "a finite number",
+    ("magnitude-l2+group-norm", "strength", float("inf")): "a finite number",
+    ("magnitude-l2+growing-reg", "growth", -1): "at least 0",
+    ("magnitude-l2+growing-reg", "norm_scales", "no"): "true or false",
+    ("bn-scale+bn-scale", "strength", -1): "at least 0",
+}
+
+
+@pytest.mark.parametrize(("method", "name", "value"), WRONG)
+def test_a_value_that_a_parameter_does_not_take_is_refused_when_the_sweep_is_read(method, name, value):
+    where = "regularizer_params" if "+" in method else "params"
+    with pytest.raises(ValidationError) as caught:
+        MethodAxis(name=method, **{where: {name: value}})
+    assert f"found {value!r}, expected {WRONG[method, name, value]}" in str(caught.value)
+
+
+def test_every_parameter_of_every_built_in_method_refuses_a_value_of_another_kind():
+    for kind in (registry.importance, registry.regularizer):
+        for entry in kind.entries().values():
+            for name, default in entry.params.items():
+                assert entry.misfit(name, default) is None
+                assert entry.misfit(name, [default])
+                assert entry.misfit(name, "another word")
+
+
+def test_plugins_declare_words_types_and_limits_and_nothing_is_imported(tmp_path):
+    file = tmp_path / "wordy.py"
+    file.write_text(
+        "from __future__ import annotations\nimport not_installed\n"
+        '@importance("wordy", limits={"heat": (0.1, 10)})\nclass Wordy:\n'
+        '    how: Literal["a", 2] = "a"\n    many: int | None = None\n    maybe: "Optional[float]" = None\n'
+        "    heat: float = 1.0\n    what: Whatever = None\n"
+    )
+    (entry,) = read_entries("importance", file, None)
+    right = {"how": ["a", 2], "many": [None, 3], "maybe": [None, 1, 0.5], "heat": [0.1, 3, 10], "what": ["x", 1, None]}
+    wrong = {"how": ["b", True, 2.0], "many": ["3", 2.5, True], "maybe": ["x"], "heat": [0, -1, 10.5, "hot"]}
+    assert [entry.misfit(name, value) for name, values in right.items() for value in values] == [None] * 13
+    assert all(entry.misfit(name, value) for name, values in wrong.items() for value in values)
+    assert entry.misfit("heat", 0) == "found 0, expected 0.1 to 10"
+
+
+@pytest.mark.parametrize("limits", ['{"cold": (0, 1)}', '{"heat": 1}'])
+def test_limits_of_no_parameter_or_without_two_ends_are_refused(limits, tmp_path):
+    file = tmp_path / "wordy.py"
+    file.write_text(f'@importance("wordy", limits={limits})\nclass Wordy:\n    heat: float = 1.0\n')
+    with pytest.raises(UserError, match="limits: found"):
+        list(read_entries("importance", file, None))

@@ -2,6 +2,8 @@
 
 import io
 import random
+import subprocess
+import sys
 import warnings
 
 import pyarrow as pa
@@ -11,13 +13,18 @@ import pytest
 from raybench.errors import UserError
 from raybench.results import encoding
 from raybench.results.arrow import arrow_schema, to_table
+from raybench.results.compaction import compact
 from raybench.results.dataset import dataset
 from raybench.results.encoding import encode
+from raybench.results.files import StoreWarning
 from raybench.results.layout import cell_key
 from raybench.results.merging import merge
-from raybench.results.schema import row_sha256
+from raybench.results.repair import Repair
+from raybench.results.rescue import whole_rows
+from raybench.results.schema import Record, row_sha256
 from raybench.results.seal import broken_seal
 from raybench.results.store import Store
+from raybench.storage.damage import DamageWarning
 from raybench.storage.open import open_storage
 from tests.unit.result_rows import failure, row, trial
 
@@ -121,3 +128,128 @@ def test_a_new_file_without_its_seal_is_damaged(monkeypatch):
     assert "differs" in broken_seal(io.BytesIO(encode([row()])))
     monkeypatch.setattr("raybench.results.seal.SEAL_KEY", b"another")
     assert "missing" in broken_seal(io.BytesIO(encoding.encode([row()])))
+
+
+def groups_of(monkeypatch, rows):
+    monkeypatch.setattr("raybench.results.encoding.ROW_GROUP", rows)
+
+
+def part_of(store, cells):
+    cells = list(cells)
+    key = f"{cell_key(cells[0]).rpartition('/')[0]}/part-{0:016x}.parquet"
+    store.storage.create(key, encode(cells))
+    return key
+
+
+def set_row(store, cell, **changed):
+    """A sound file whose row has other columns than its checksum is of."""
+    store.storage.create(cell_key(cell), encode([dict(cell) | changed]))
+
+
+def test_of_a_part_with_a_damaged_row_group_the_others_are_rescued(store, monkeypatch):
+    groups_of(monkeypatch, 10)
+    cells = [row(trial(seed=seed)) for seed in range(40)]
+    key = part_of(store, cells)
+    data = store.storage.read(key)
+    group = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(2)
+    for column in range(group.num_columns):  # all of it
+        start = group.column(column).data_page_offset
+        data = data[:start] + b"\xff" * 40 + data[start + 40 :]
+    store.storage.replace(key, data)
+    repair = Repair(store.storage)
+    with pytest.warns(DamageWarning, match=f"{key} is damaged: .*; 30 of its 40 rows are whole and kept"):
+        assert repair.run([trial(seed=seed) for seed in range(40)])
+    assert len(Store(store.storage).statuses()) == 30
+    assert not Repair(store.storage).run([trial(seed=seed) for seed in range(40)])
+    assert store.storage.read(store.storage.list("damaged")[0]) == data, "nothing is lost"
+    shown = {each["trial_id"]: each["row_sha256"] for each in Store(store.storage).table().to_pylist()}
+    assert shown.items() <= {cell["trial_id"]: cell["row_sha256"] for cell in cells}.items()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_rescued_from_flipped_bits_are_those_that_were_written(seed, store, monkeypatch):
+    groups_of(monkeypatch, 4)
+    cells = {cell["trial_id"]: dict(cell) for cell in (row(trial(seed=seed)) for seed in range(12))}
+    data = store.storage.read(part_of(store, cells.values()))
+    bits = random.Random(seed).sample(range(8 * len(data)), 3)
+    for bit in bits:
+        data = flipped(data, bit)
+    for rescued in whole_rows(data).to_pylist():
+        assert row_sha256(rescued) == cells[rescued["trial_id"]]["row_sha256"]
+
+
+def test_a_flipped_bit_that_no_column_sees_costs_no_row(store):
+    cells = [row(trial(seed=seed)) for seed in range(5)]
+    key = part_of(store, cells)
+    data = store.storage.read(key)
+    store.storage.replace(key, flipped(data, 8 * (data.index(b"raybench.sha256") + 20)))
+    with pytest.warns(DamageWarning, match="5 of its 5 rows are whole"):
+        assert Repair(store.storage).run([trial()])
+    assert len(Store(store.storage).table()) == 5
+
+
+def test_a_whole_row_of_a_damaged_cell_file_is_kept(store):
+    cell = row()
+    store.publish(cell)
+    data = store.storage.read(cell_key(cell))
+    store.storage.replace(cell_key(cell), flipped(data, 8 * (data.index(b"raybench.sha256") + 20)))
+    with pytest.warns(DamageWarning, match="1 of its 1 rows are whole"):
+        assert Repair(store.storage).run([trial()])
+    assert Store(store.storage).record(cell["trial_id"])["metric_final"] == 97.0
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.parametrize("how", ["another trial's", "skipped to ok"])
+def test_a_file_under_the_name_of_another_cell_is_no_result(how, store):
+    mine, other = row(), row(trial(seed=1))
+    if how == "skipped to ok":
+        other = Record.skipped(trial(), reason="it can't run")
+    store.storage.create(cell_key(mine), encode([other]))
+    assert Store(store.storage).table().num_rows == 0
+    with pytest.warns(DamageWarning, match="it holds another row than its name says"):
+        assert Repair(store.storage).run([trial()])
+    assert Store(store.storage).statuses() == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*other columns than its checksum")
+def test_a_row_of_wrong_checksum_is_no_number_for_any_reader(store, tmp_path):
+    right, wrong = row(trial(seed=0)), row(trial(seed=1))
+    store.publish(right)
+    set_row(store, wrong, metric_final=99.0)
+    with pytest.warns(StoreWarning, match=f"the row of {wrong['trial_id']} has other columns than its checksum is of"):
+        assert store.table(["metric_final"])["metric_final"].to_pylist() == [97.0]
+    assert dataset(Store(store.storage)).to_table()["metric_final"].to_pylist() == [97.0]
+    assert merge(Store(open_storage(tmp_path / "target")), Store(store.storage)).cells == 1
+    with pytest.raises(UserError, match="can't be read"):
+        Store(store.storage).record(wrong["trial_id"])
+    again = compact(Store(store.storage))
+    assert [key for key, _ in again.bad] == [cell_key(wrong)]
+    assert store.storage.has(cell_key(wrong)), "left as it is"
+    with pytest.warns(DamageWarning):
+        assert Repair(store.storage).run([trial(seed=1)])
+    assert Store(store.storage).statuses() == {right["trial_id"]: "ok"}
+
+
+@pytest.mark.filterwarnings("ignore:.*other columns than its checksum")
+def test_a_row_of_wrong_checksum_in_a_part_leaves_the_others(store):
+    cells = [dict(row(trial(seed=seed))) for seed in range(4)]
+    cells[2]["metric_final"] = 99.0
+    key = part_of(store, cells)
+    for read in (lambda s: s.table(["metric_final"]), lambda s: dataset(s).to_table()):
+        assert read(Store(store.storage))["metric_final"].to_pylist() == [97.0] * 3
+    compact(Store(store.storage))
+    assert store.storage.list("results") == [key]
+    with pytest.warns(DamageWarning, match="3 of its 4 rows are whole"):
+        assert Repair(store.storage).run([trial()])
+    assert len(Store(store.storage).statuses()) == 3
+
+
+def test_a_store_without_damage_is_checked_without_arrow(tmp_path):
+    store = Store(open_storage(tmp_path))
+    store.publish(row())
+    code = (
+        "import sys; from raybench.results.repair import Repair; from raybench.storage.open import open_storage\n"
+        f"from tests.unit.result_rows import trial; assert not Repair(open_storage({str(tmp_path)!r})).run([trial()])\n"
+        "print('pyarrow' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 import pytest
 
 from raybench.errors import UserError
+from raybench.storage import sealed
+from raybench.storage.damage import DamageWarning, set_aside
 from raybench.storage.leases import Lease
-from raybench.storage.objects import ObjectStorage
+from raybench.storage.objects import ENTRY, UPLOADS, ObjectStorage
 from raybench.storage.open import check_writable, open_storage
 from tests.s3 import answering
 
@@ -265,3 +268,60 @@ def test_other_schemes_are_refused():
         open_storage("azure://x/y")
     with pytest.raises(UserError, match="s3://BUCKET/PREFIX"):
         open_storage("s3:///x")
+
+
+def test_an_entry_or_a_file_set_aside_is_moved_whole(storage, tmp_path):
+    storage.create("results/cell", b"row")
+    storage.publish("stages/a", _folder(tmp_path / "a", **{"result.json": "{}", "weights": "1"}))
+    with pytest.warns(DamageWarning, match="stages/a is damaged: why; it was set aside as damaged/stages/a-"):
+        assert set_aside(storage, "stages/a", "why")
+    with pytest.warns(DamageWarning, match="results/cell is damaged"):
+        assert set_aside(storage, "results/cell", "why")
+    assert not storage.has("stages/a")
+    assert storage.read("results/cell") is None
+    cell, entry = storage.list("damaged")
+    assert (storage.fetch(entry) / "weights").read_text() == "1"
+    assert storage.read(cell) == b"row"
+    assert not storage.rename("stages/a", "elsewhere"), "nothing is there any more"
+    assert not storage.leftovers(0), "the files belong to the entry under its new name"
+    assert storage.publish("stages/a", _folder(tmp_path / "b", **{"result.json": "{}", "weights": "2"}))
+    assert (storage.fetch("stages/a") / "weights").read_text() == "2"
+
+
+def test_an_entry_without_a_readable_manifest_is_moved_too(storage, tmp_path):
+    storage.publish("stages/a", _folder(tmp_path / "a", weights="1"))
+    storage.replace(f"stages/a{ENTRY}", b"{")
+    assert storage.fetch("stages/a") is None
+    assert storage.rename("stages/a", "damaged/a")
+    assert not storage.has("stages/a")
+    assert storage.publish("stages/a", _folder(tmp_path / "b", weights="2"))
+
+
+def test_a_damaged_local_copy_is_fetched_again_and_the_object_is_left_alone(storage, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "weights").write_text("1")
+    sealed.write(folder, "result.json", {})
+    storage.publish("stages/a", folder)
+    copy = storage.fetch("stages/a")
+    (copy / "weights").write_text("0")
+    assert (storage.fetch("stages/a") / "weights").read_text() == "0", "the copy is used as it is"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = sealed.intact(storage, "stages/a", "result.json")
+    assert (found / "weights").read_text() == "1"
+    assert (storage.fetch("stages/a", fresh=True) / "weights").read_text() == "1"
+    assert storage.fetch("stages/none", fresh=True) is None
+
+
+def test_a_damaged_object_is_set_aside(storage, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "weights").write_text("1")
+    sealed.write(folder, "result.json", {})
+    storage.publish("stages/a", folder)
+    (upload,) = storage.committed()
+    storage._bucket.put(f"{UPLOADS}/{upload}/weights", b"0")
+    with pytest.warns(DamageWarning, match="weights: found other content than was written"):
+        assert sealed.intact(storage, "stages/a", "result.json") is None
+    assert not storage.has("stages/a")

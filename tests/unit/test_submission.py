@@ -148,7 +148,7 @@ def test_nobody_at_the_address(capsys):
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
     assert main(["jobs", "--address", address]) == 2
-    assert f"no answer from {address}" in capsys.readouterr().err
+    assert f"no answer from {address} (Connection refused); is the cluster up" in capsys.readouterr().err
 
 
 def test_run_at_an_address_where_nobody_listens_ends_at_once(tmp_path, capsys):

@@ -27,7 +27,7 @@ def _error_of_a_write(status, code):
 @pytest.fixture
 def storage_that_answers(monkeypatch):
     def answer(error):
-        def create(key, data):
+        def create(key, data, durable=True):
             raise error
 
         storage = SimpleNamespace(url="s3://b/p", create=create)

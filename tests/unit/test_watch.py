@@ -101,7 +101,7 @@ def test_a_driver_that_has_gone_is_told_with_its_last_word(storage, capsys):
         for key in storage.list(folder):
             told = json.loads(storage.read(key))
             storage.replace(key, json.dumps({**told, "time": told["time"] - 500, "machine": "another"}).encode())
-    text = shown(storage, capsys, "--once")
+    text = shown(storage, capsys, "--once", code=3)
     assert "no heartbeat since 20" in text
     assert "(8m 2" in text
     assert "no driver runs the missing cells" in text
@@ -116,7 +116,7 @@ def test_an_interrupted_driver_says_so(storage, capsys):
     watched = Watched(storage)
     watched.run.interrupted = True
     watched.run.leave()
-    assert ": interrupted at 20" in shown(storage, capsys, "--once")
+    assert ": interrupted at 20" in shown(storage, capsys, "--once", code=3)
 
 
 def test_it_ends_with_the_sweep_and_tells_by_its_code_of_failures(storage, capsys):
@@ -213,7 +213,7 @@ def test_a_half_written_word_of_a_driver_is_no_traceback(storage, capsys):
     known = reader.read().sweeps
     (key,) = storage.list("runs")
     storage.replace("runs/other.json", b"")
-    assert "mine: 0/3 cells" in shown(storage, capsys, "--once")
+    assert "mine: 0/3 cells" in shown(storage, capsys, "--once", code=3)
     storage.replace(key, storage.read(key)[:20])
     assert reader.read().sweeps == known
     watched.run.leave()
@@ -242,7 +242,7 @@ def test_the_panel_fits_a_terminal_of_100_columns(storage):
 def test_two_sweeps_at_once_are_both_shown(storage, capsys):
     first, second = Watched(storage), Run(storage, Assignment(storage.url), sweep="other")
     second.load(whole(5))
-    text = shown(storage, capsys, "--once")
+    text = shown(storage, capsys, "--once", code=3)
     assert "mine: 0/3 cells" in text
     assert "other: 0/5 cells" in text
     first.run.leave()
@@ -281,6 +281,6 @@ def test_it_reads_s3(monkeypatch, tmp_path, capsys):
         watched = Watched(storage)
         watched.work(ok)
         started = time.monotonic()
-        assert "mine: 1/3 cells (1 ok" in shown(storage, capsys, "--once")
+        assert "mine: 1/3 cells (1 ok" in shown(storage, capsys, "--once", code=3)
         assert time.monotonic() - started < 10
         watched.run.leave()

@@ -18,7 +18,7 @@ def test_shared_stages_are_counted_as_the_plan_counts_them(tmp_path, capsys):
     fresh = plan(load_sweep(file), storage)
 
     def shown():
-        assert main(["watch", storage.url, "--once"]) == 0
+        assert main(["watch", storage.url, "--once"]) == 3
         return capsys.readouterr().out
 
     run = Run(storage, Assignment(storage.url), sweep="s")

@@ -15,7 +15,7 @@ datasets: digits
 models: test-convnet
 methods: magnitude-l2
 speedups: 2
-recipe: {extends: quick, base: {epochs: 1}, finetune: {epochs: 1}}
+recipe: {extends: quick, base: {epochs: 1, warmup_epochs: 0}, finetune: {epochs: 1}}
 """
 
 

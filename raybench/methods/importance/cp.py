@@ -14,7 +14,7 @@ from raybench.methods.refit import least_squares
 from raybench.registry import importance
 
 
-@importance("cp")
+@importance("cp", limits={"points": (1, None)})
 @dataclass(frozen=True)
 class ChannelPruning(ChannelSelection):
     """The largest LASSO penalty that still keeps a channel, as a share of the output's energy.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from raybench.methods.protocols import Importance, Layer, has_filters
 from raybench.registry import importance
 
 EPSILON = 1e-10  # obd-c: added to every entry of the Fisher diagonal, as in the authors' code
-SIDES = ("out", "all")
 
 
 @importance("obd-c")
@@ -27,7 +27,7 @@ class OBDC(Importance):
     torch-pruning does; `sides: all` scores every layer of the group, input slices and norm scales too.
     """
 
-    sides: str = "out"
+    sides: Literal["out", "all"] = "out"
     shares: bool = True
 
     needs = "sample-gradients"
@@ -37,8 +37,8 @@ class OBDC(Importance):
 
     def __post_init__(self) -> None:
         """UserError for other sides than these."""
-        if self.sides not in SIDES:
-            raise UserError(f"obd-c: found sides={self.sides!r}, expected {' or '.join(map(repr, SIDES))}")
+        if self.sides not in ("out", "all"):
+            raise UserError(f"obd-c: found sides={self.sides!r}, expected 'out' or 'all'")
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
         """(channels,) of the layer's filters; None for other sides, unless all are scored."""

@@ -15,7 +15,7 @@ from raybench.registry import importance
 STEP = 2.0**-20  # relative growth of the score per removal where the error itself falls
 
 
-@importance("thinet")
+@importance("thinet", limits={"points": (1, None)})
 @dataclass(frozen=True)
 class ThiNet(ChannelSelection):
     """Reconstruction error at the moment of a channel's greedy removal, as a share of the output's energy.

@@ -15,7 +15,7 @@ from raybench.registry import regularizer
 EPSILON = 1e-9  # added to the mean square, as in torch-pruning: the gradient stays finite where all scales are 0
 
 
-@regularizer("bn-group-lasso")
+@regularizer("bn-group-lasso", limits={"strength": (0, None)})
 @dataclass
 class BNGroupLasso(Regularizer):
     """strength * sum_k n sqrt(mean_j gamma_jk^2 + 1e-9), gamma_jk unit k's scale in the j-th of its n batch norms.

@@ -13,7 +13,7 @@ from raybench.methods.protocols import Regularizer
 from raybench.registry import regularizer
 
 
-@regularizer("bn-scale")
+@regularizer("bn-scale", limits={"strength": (0, None)})
 @dataclass
 class BNScaleRegularizer(Regularizer):
     """strength * sum |gamma| over the batch norms of prunable channels (Liu et al., eq. 1 with g(s) = |s|).

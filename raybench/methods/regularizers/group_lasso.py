@@ -13,7 +13,7 @@ from raybench.methods.protocols import Regularizer
 from raybench.registry import regularizer
 
 
-@regularizer("group-lasso")
+@regularizer("group-lasso", limits={"strength": (0, None)})
 @dataclass
 class GroupLasso(Regularizer):
     """strength * sum_k ||w_k||_2, w_k all scored weights that unit k owns in the layers of its group.

@@ -13,7 +13,7 @@ from raybench.methods.protocols import Regularizer
 from raybench.registry import regularizer
 
 
-@regularizer("group-norm")
+@regularizer("group-norm", limits={"strength": (0, None), "alpha": (0, None)})
 @dataclass
 class GroupNorm(Regularizer):
     """strength / 2 * sum_k gamma_k ||w_k||^2 with gamma_k = 2^(alpha (s_max - s_k) / (s_max - s_min)).

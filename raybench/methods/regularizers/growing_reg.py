@@ -14,7 +14,7 @@ from raybench.methods.protocols import Regularizer
 from raybench.registry import regularizer
 
 
-@regularizer("growing-reg")
+@regularizer("growing-reg", limits={"strength": (0, None), "growth": (0, None)})
 @dataclass
 class GrowingReg(Regularizer):
     """lambda_k / 2 * ||w_k||^2 with one lambda_k per unit, which grows after each epoch.

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybench.errors import UserError, unknown
+from raybench.sweep.bounds import AUGMENTATIONS
 from raybench.sweep.trial import TrainRecipe
 
-KNOWN = ("shift", "flip", "crop", "resized-crop")
+KNOWN = AUGMENTATIONS["classification"]
 
 
 def check_augment(recipe: TrainRecipe) -> None:

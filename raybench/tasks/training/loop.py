@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from raybench.datasets.data import Images
 from raybench.errors import StageError
 from raybench.methods.protocols import Regularizer
+from raybench.models.strided import strided_in_nchw
 from raybench.progress.epochs import EPOCHS
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.protocol import Checkpoint, Training
@@ -81,7 +82,7 @@ def fit(
     if state is not None:
         progress.load(state)
     resumed, seconds, began = progress.epoch, 0.0, time.perf_counter()
-    with deterministic(device):
+    with deterministic(device), strided_in_nchw(model):
         for epoch in range(resumed, recipe.epochs):
             started = time.perf_counter()
             loss = one_epoch(progress, inputs, epoch)

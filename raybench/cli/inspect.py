@@ -1,0 +1,70 @@
+"""`raybench inspect MODEL`: lists what of a model can be pruned, what stays whole and why, and the most speed-up."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from raybench import registry
+from raybench.cli.output import add_format, print_json, print_rows
+from raybench.cli.sweep_arguments import add_plugin, load_plugins
+from raybench.datasets.open import facts_of
+
+SHOWN = 3  # layers of a group, or with one reason, that a line names
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a name listed by raybench models, timm:NAME or module:function")
+    text = "dataset whose channels, image size and classes the model is built for; its images are not read"
+    add("--dataset", default="digits", metavar="D", help=f"{text} (default: %(default)s)")
+    add("--prune", nargs="+", default=[], metavar="PART", help="parts of attention models: embed head-dim heads mlp")
+    add("--keep", nargs="+", default=[], metavar="PATTERN", help="layers that keep their width, by name or glob")
+    add("--only", nargs="+", default=[], metavar="PATTERN", help="layers outside which nothing shrinks")
+    add_plugin(parser)
+    add_format(parser, ("text", "json"))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Inspect the model, and print what was found."""
+    from raybench.pipeline.inspection import inspect_named  # torch is imported from here on
+
+    load_plugins(args)
+    facts = facts_of(registry.dataset.entry(args.dataset))
+    found = inspect_named(args.model, facts, keep=args.keep, only=args.only, parts=args.prune)
+    if args.format == "json":
+        print_json(asdict(found))
+        return
+    rows = [
+        {
+            "group": group.name,
+            "part": group.part,
+            "units": group.units,
+            "MACs %": f"{100 * group.macs_share:.1f}",
+            "params %": f"{100 * group.params_share:.1f}",
+            "layers": _some(group.layers),
+        }
+        for group in found.groups
+    ]
+    title = f"{args.model}: {found.macs:,} MACs, {found.params:,} parameters, {len(rows)} groups"
+    print_rows(rows, ["group", "part", "units", "MACs %", "params %", "layers"], title=title)
+    print("MACs %, params %: what goes if this group alone is cut to its fewest units")
+    print("\nstays whole:")
+    for why, layers in _by_reason(found.whole).items():
+        print(f"  {_some(layers)}: {why}")
+    most = ", ".join(f"{speedup:.1f}x ({name})" for name, speedup in found.most.items())
+    print(f"\nmost speed-up: {most}\ntracing took {found.seconds:.1f} s")
+
+
+def _by_reason(whole: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    reasons: dict[str, tuple[str, ...]] = {}
+    for layer, why in whole.items():
+        reasons[why] = (*reasons.get(why, ()), layer)
+    return reasons
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

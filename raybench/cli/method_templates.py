@@ -1,0 +1,138 @@
+"""Starts of methods for `raybench new-method`: each runs as it is, one for each kind of evidence."""
+
+from __future__ import annotations
+
+ELEMENTWISE = '''"""{title}: one line on what makes a channel worth keeping."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from raybench.methods.protocols import ElementwiseImportance, Layer
+from raybench.registry import importance
+
+
+@importance("{name}")
+@dataclass(frozen=True)
+class {cls}(ElementwiseImportance):
+    """{what}"""
+
+    power: float = 1.0  # a parameter; in a sweep: {{name: {name}, params: {{power: 2}}}}, or [1, 2] for two methods
+
+    needs = "{needs}"
+    paper = "authors, venue, equation"
+    version = 1  # increase it when the numbers change
+
+    def saliency(self, layer: Layer) -> Tensor:
+        """Score of each weight, non-negative, of layer.weight's shape (channels, ...). High scores are kept."""
+{body}
+'''
+
+ACTIVATIONS = '''"""{title}: one line on what makes a channel worth keeping."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from raybench.groups.records import Group, Member
+from raybench.methods.protocols import Importance, Layer, has_filters
+from raybench.registry import importance
+
+
+@importance("{name}")
+@dataclass(frozen=True)
+class {cls}(Importance):
+    """Mean of |a|^power over a channel's outputs on the calibration images."""
+
+    power: float = 1.0  # a parameter; in a sweep: {{name: {name}, params: {{power: 2}}}}, or [1, 2] for two methods
+
+    needs = "activations"
+    paper = "authors, venue, equation"
+    version = 1  # increase it when the numbers change
+
+    def watched(self, group: Group) -> tuple[Member, ...]:
+        """The layers to observe: those whose outputs are the group's channels."""
+        return tuple(member for member in group.members if has_filters(member))
+
+    def observe(self, layer: Layer, inputs: Tensor, output: Tensor, state: Any) -> Any:
+        """One batch: (sum over images, number of images) so far. Convolutions give (n, channels, height, width)."""
+        values = output.abs() ** self.power
+        values = values.flatten(2).mean(2) if layer.kind != "linear" else values.flatten(0, -2)
+        total, count = state or (0.0, 0)
+        return total + values.sum(0), count + len(values)
+
+    def layer_scores(self, layer: Layer) -> Tensor | None:
+        """(channels,), non-negative; high scores are kept. None where nothing was observed."""
+        if layer.state is None:
+            return None
+        total, count = layer.state
+        return total / count
+'''
+
+REGULARIZER = '''"""{title}: one line on what the penalty drives to zero."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from raybench.groups.records import Groups
+from raybench.methods.penalty import bind_groups
+from raybench.methods.protocols import Regularizer
+from raybench.registry import regularizer
+
+
+@regularizer("{name}")
+@dataclass
+class {cls}(Regularizer):
+    """strength / 2 * sum over units of ||w_k||^2."""
+
+    strength: float = 1e-4  # in a sweep: {{name: magnitude-l2+{name}, regularizer_params: {{strength: 0.01}}}}
+    paper = "authors, venue, equation"
+
+    def bind(self, model: nn.Module, groups: Groups) -> None:
+        self.groups = bind_groups(model, groups)
+
+    def add_gradients(self) -> None:
+        for group in self.groups:  # group.squares(): (units,) squared norms; pull: grad += value[unit] * w
+            group.pull(group.squares().new_full((group.size,), self.strength))
+'''
+
+_BODIES = {  # needs -> what the class computes, and the body of its saliency
+    "weights": ("Sum of |w|^power over a channel's weights.", "        return layer.weight.abs() ** self.power"),
+    "gradients": (
+        "Sum of |w g|^power over a channel's weights, with the gradient g of the mean loss.",
+        "        if layer.gradient is None:  # the loss doesn't depend on this weight\n"
+        "            return layer.weight.abs() * 0\n"
+        "        return (layer.weight * layer.gradient).abs() ** self.power",
+    ),
+    "sample-gradients": (
+        "Sum of (w^2 E[g^2])^power over a channel's weights, with the gradient g of each sample.",
+        "        if layer.gradient_square is None:  # the loss doesn't depend on this weight\n"
+        "            return layer.weight.abs() * 0\n"
+        "        return (layer.weight.square() * layer.gradient_square) ** self.power",
+    ),
+}
+NEEDS = (*_BODIES, "activations")
+
+
+def template_of(name: str, needs: str, *, regularizer: bool) -> str:
+    """The text of a new method's file.
+
+    Args:
+        name: of the method in sweeps.
+        needs: what a criterion looks at, one of NEEDS.
+        regularizer: whether it is a sparsity regularizer.
+
+    Example:
+        >>> "needs = \\"gradients\\"" in template_of("my-own", "gradients", regularizer=False)
+        True
+    """
+    words = name.split("-")
+    names = {"name": name, "cls": "".join(word.capitalize() for word in words), "title": " ".join(words).capitalize()}
+    if regularizer:
+        return REGULARIZER.format(**names)
+    if needs == "activations":
+        return ACTIVATIONS.format(**names)
+    what, body = _BODIES[needs]
+    return ELEMENTWISE.format(**names, needs=needs, what=what, body=body)

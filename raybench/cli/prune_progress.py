@@ -1,0 +1,50 @@
+"""Progress of `raybench prune`: the recipe in one line, each unit as it starts, and its figures as it ends."""
+
+from __future__ import annotations
+
+import sys
+
+from raybench.execution.driver import Run, Watcher
+from raybench.execution.progress import Tally
+from raybench.plan.records import Unit
+from raybench.progress.outcome import Outcome, label_of
+from raybench.reports.recipe_text import recipe_text
+
+
+class PruneLines(Watcher):
+    """Prints lines on standard error: what starts, and how it ended, indented below it."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        self._tally = Tally()
+
+    def begin(self, run: Run) -> None:
+        """Print how networks are trained, once for each recipe."""
+        self._tally.begin(run)
+        for unit in run.queue.units.values():
+            trial = unit.trials[0]
+            line = recipe_text(trial.recipe, base=trial.weights.trained)
+            if line not in self._told:
+                self._told.add(line)
+                _say(f"recipe: {line}")
+
+    def started(self, unit: Unit) -> None:
+        """Print the kind of the unit and its label."""
+        _say(f"{unit.kind}: {label_of(unit)} ...")
+
+    def ended(self, unit: Unit, outcome: Outcome) -> None:
+        """Print its figures, such as the accuracy of the base, and the time that is left."""
+        self._tally.ended(unit, outcome)
+        if outcome.status == "ok":
+            figures = [f"{name.removeprefix('metric_')} {value:.4g}" for name, value in outcome.summary.items()]
+            _say(f"  {', '.join([*figures, f'{outcome.seconds:.1f} s'])}{self._tally.eta()}")
+        else:
+            _say(f"  {outcome.status}: {outcome.error_message}")
+
+    def say(self, text: str) -> None:
+        """Print it, indented."""
+        _say(f"  {text}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,91 @@
+"""Walks a dataset's folder: linked folders are followed, what tools leave behind is not, the rest is counted."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+# Folders that editors, file managers and archive programs leave beside the data; hidden ones count, too.
+LEFT_BY_TOOLS = {"__pycache__", "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "images", "labels", "annotations"}
+SHOWN = 5  # kinds that a line names
+
+
+def is_left_by_tools(name: str) -> bool:
+    """Whether a folder (or a file) called `name` is none of the user's own: hidden, or made by a tool."""
+    return name.startswith(".") or name.lower() in LEFT_BY_TOOLS
+
+
+def folders_in(root: Path) -> list[str]:
+    """The user's own folders directly in `root`, sorted."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_left_by_tools(entry.name))
+
+
+def is_flat(root: Path) -> bool:
+    """Whether the folders in `root` are classes rather than splits."""
+    names = folders_in(root)
+    return len(names) > 1 and not SPLITS & {name.lower() for name in names}
+
+
+def files_below(folder: Path, without: Collection[Path] = ()) -> Iterator[Path]:
+    """Every file below `folder`, linked folders too, each folder once on a way down.
+
+    Hidden files and what lies in hidden folders and in those that tools leave behind is not among them.
+
+    Args:
+        folder: where to start.
+        without: resolved folders that are left out with all that lies below them.
+    """
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(os.fspath(folder), ())]
+    while pending:
+        path, above = pending.pop()
+        try:
+            own = os.stat(path)
+            entries = list(os.scandir(path))
+        except OSError:
+            continue  # a dead link, or not ours to read; the data's fingerprint counts them
+        if (identity := (own.st_dev, own.st_ino)) in above:
+            continue
+        for entry in entries:
+            if is_left_by_tools(entry.name):
+                continue
+            if entry.is_dir():
+                if not without or Path(entry.path).resolve() not in without:
+                    pending.append((entry.path, (*above, identity)))
+            elif entry.is_file():
+                yield Path(entry.path)
+
+
+def counted_by_ending(files: Iterable[Path]) -> Counter[str]:
+    """How many of `files` have each ending: ``.txt files``."""
+    return Counter(f"{file.suffix.lower()} files" if file.suffix else "files without an ending" for file in files)
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts as text, the largest first: ``3 .txt files, 1 .heic files and 2 others``."""
+    found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{count} {what}" for what, count in found[:SHOWN])
+    rest = sum(count for _, count in found[SHOWN:])
+    return f"{shown} and {rest} others" if rest else shown
+
+
+def shared_folders(splits: Mapping[str, Path], dataset: str) -> str:
+    """A line about splits (name -> folder) that are the same folder, links resolved; empty when none are."""
+    names: dict[Path, list[str]] = {}
+    for name, folder in splits.items():
+        names.setdefault(folder.resolve(), []).append(name)
+    same = [f"{' and '.join(found)} are the same folder {folder}" for folder, found in names.items() if len(found) > 1]
+    if not same:
+        return ""
+    return f"dataset {dataset!r}: {'; '.join(same)}: figures are measured on images that were trained on"
+
+
+@lru_cache(maxsize=64)  # every stage opens the data again
+def tell(line: str) -> None:
+    """Warn with `line`, once a process; an empty one says nothing."""
+    if line:
+        warnings.warn(line, UserWarning, stacklevel=3)

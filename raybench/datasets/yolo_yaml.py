@@ -1,0 +1,84 @@
+"""YOLO's data YAML: the names of the classes, and the folders of images wherever people's paths may mean them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from raybench.datasets.tree import tell
+from raybench.errors import UserError
+from raybench.sweep.nodes import parse
+
+
+def read_yaml(file: Path) -> Mapping[str, Any]:
+    """The content of the YAML `file`; UserError when it isn't there or is no mapping."""
+    if not file.is_file():
+        raise UserError(f"found no {file}; expected a YAML with names, train and val")
+    content: Mapping[str, Any] = parse(file).plain()
+    return content
+
+
+def class_names(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    """Class names, from a list or a mapping of 0..n-1."""
+    names = content.get("names")
+    if isinstance(names, Mapping):
+        wanted = list(map(str, range(len(names))))
+        if {str(key) for key in names} != set(wanted):
+            found = ", ".join(map(str, list(names)[:5]))
+            raise UserError(f"{file}: names has the keys {found}; expected 0 to {len(names) - 1}")
+        by_key = {str(key): name for key, name in names.items()}
+        names = [by_key[key] for key in wanted]
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{file}: found no names; expected a list of class names")
+    for place, name in enumerate(names):
+        if isinstance(name, (list, Mapping)) or name is None:
+            raise UserError(f"{file}: names[{place}] is {name!r}; expected the name of a class")
+    if content.get("nc") not in (None, len(names)):
+        raise UserError(f"{file}: nc is {content['nc']}, but there are {len(names)} names")
+    return tuple(map(str, names))
+
+
+def split_folder(content: Mapping[str, Any], key: str, file: Path) -> Path:
+    """The folder of the split `key`: where `path` says, else beside the YAML, where a leading `../` may be too much.
+
+    Variables, `~` and backslashes are understood. UserError naming all places where it was looked for.
+    """
+    if not isinstance(content.get(key), str):
+        raise UserError(f"{file}: {key} is {content.get(key)!r}; expected one folder of images")
+    looked: dict[Path, None] = {}
+    for place in _places(content, content[key], file):
+        if place.is_dir():
+            if content.get("path") and not any(base.is_dir() for base in _bases(content, file)):
+                tell(f"{file}: path: found no folder {content['path']}; {key} was found beside the YAML, {place}")
+            return place.resolve()
+        looked[place] = None
+    if place_ := next((place for place in looked if place.is_file()), None):
+        raise UserError(f"{file}: {key}: {place_} is a file; expected one folder of images")
+    raise UserError(f"{file}: {key}: found no folder {', nor '.join(map(str, looked))}")
+
+
+def _places(content: Mapping[str, Any], value: str, file: Path) -> Iterator[Path]:
+    """Where the folder `value` may be, the likeliest first."""
+    spellings = list(dict.fromkeys([value, _expanded(value), _expanded(value).replace("\\", "/")]))
+    for base in (*_bases(content, file), file.parent):
+        yield from (base / spelling for spelling in spellings)
+    for spelling in spellings:  # some tools export `../train/images` for the folder `train` beside the YAML
+        bare = spelling
+        while bare.startswith("../"):
+            bare = bare.removeprefix("../")
+        if bare != spelling:
+            yield file.parent / bare
+
+
+def _bases(content: Mapping[str, Any], file: Path) -> list[Path]:
+    """The folders that `path` may mean."""
+    if not content.get("path"):
+        return []
+    path = str(content["path"])
+    return [file.parent / one for one in dict.fromkeys([path, _expanded(path), _expanded(path).replace("\\", "/")])]
+
+
+def _expanded(path: str) -> str:
+    return os.path.expanduser(os.path.expandvars(path))

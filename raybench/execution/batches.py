@@ -1,0 +1,53 @@
+"""Decides how many short units one trial of Tune runs: starting a trial costs as much as a short unit."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+
+from raybench.execution.queue import UnitQueue
+from raybench.plan.records import Unit
+from raybench.progress.outcome import Outcome
+
+# Seconds of work in one batch. Longer than a worker process takes to start: Tune stops a process that is still starting
+# when another one becomes free for its trial, so with shorter trials the first process would do all the work.
+BATCH_S = 10.0
+MOST = 100  # units in one batch
+SAMPLES = 20  # durations remembered for each kind of unit
+
+
+class Batches:
+    """Takes from a queue one long unit at a time, or several short ones. Durations are those seen in this run."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, ...], deque[float]] = defaultdict(lambda: deque(maxlen=SAMPLES))
+
+    def note(self, unit: Unit, outcome: Outcome) -> None:
+        """Remember how long `unit` took, if it ran to its end."""
+        if outcome.status == "ok":
+            self._seconds[_kind(unit)].append(outcome.seconds)
+
+    def take(self, queue: UnitQueue, workers: int) -> Iterator[Unit]:
+        """Units for one of `workers` processes, in the order to run them; none when no unit is ready.
+
+        A batch holds at most half of a worker's share of the ready units, so that all workers end at about the same
+        time. A unit whose duration is unknown is a batch of its own.
+        """
+        room = min(MOST, max(1, queue.ready // (2 * workers)))
+        left = BATCH_S
+        while room > 0 and left > 0 and (unit := queue.take()) is not None:
+            yield unit
+            room, left = room - 1, left - self._expected(unit)
+            following = queue.next
+            if following is None or self._expected(following) > left:
+                return
+
+    def _expected(self, unit: Unit) -> float:
+        """Seconds that `unit` will take; infinite when no unit of its kind has ended yet."""
+        seen = self._seconds.get(_kind(unit))
+        return sum(seen) / len(seen) if seen else float("inf")
+
+
+def _kind(unit: Unit) -> tuple[str, ...]:
+    trial = unit.trials[0]
+    return (unit.kind, trial.dataset, trial.model, trial.protocol, trial.recipe.name)

@@ -1,0 +1,198 @@
+"""Runs units of ``--local`` in a child process; the unit at which it dies of a signal becomes a failed row."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import pickle
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Any
+
+from raybench.errors import StageError, UserError
+from raybench.execution.driver import Run
+from raybench.execution.queue import UnitQueue
+from raybench.plan.records import Plan, Unit
+from raybench.progress.journal import executions_of
+from raybench.progress.outcome import Outcome, label_of, settle
+from raybench.results.store import Store
+
+PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # what asks a process to end
+POLL_S = 0.5  # between looks at the child when no signal says that it has ended
+DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+
+
+@dataclass(frozen=True)
+class _Death:
+    """How a child process ended without a report."""
+
+    pid: int
+    status: int  # as waitpid returns it
+
+    @property
+    def signal(self) -> int:
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+
+    def __str__(self) -> str:
+        if not self.signal:
+            return f"the process ended with exit code {os.waitstatus_to_exitcode(self.status)}"
+        memory = "; Linux sends it when memory runs out" if self.signal == signal.SIGKILL else ""
+        return f"the process died of {signal.Signals(self.signal).name} ({signal.strsignal(self.signal)}{memory})"
+
+
+def supervised(work: Run, make_plan: Callable[[], Plan], body: Callable[[], None]) -> None:
+    """Run `body`, which drives `work`, in a child process, and again without the units at which that process died.
+
+    A unit that kills its process gets a failed row with the signal's name, and so do the cells that need it. Where a
+    process can't be forked safely (torch or threads are there already, or an object store's connections), `body` runs
+    in this process.
+
+    Args:
+        work: the run; its outcomes are those of the child afterwards.
+        make_plan: what is missing in the storage now.
+        body: called in the child.
+
+    Raises:
+        StageError: the child died while it ran no unit.
+        Exception: what `body` raised.
+    """
+    if not _can_fork(work):
+        body()
+        return
+    while death := _in_child(work, body):
+        if death.signal in PASSED_ON:  # it was told to end, and so was this process
+            signal.signal(death.signal, signal.SIG_DFL)
+            os.kill(os.getpid(), death.signal)
+        plan = make_plan()
+        if not _fail_units(work, plan, death):
+            raise StageError("check", f"{death} while it checked data, weights and networks, before the first unit")
+        if all(unit.key in work.outcomes for unit in plan.units):
+            return
+
+
+def _can_fork(work: Run) -> bool:
+    alone = threading.active_count() == 1 and threading.current_thread() is threading.main_thread()
+    alone = alone and sys.gettrace() is None  # a debugger stays in its process
+    return alone and hasattr(signal, "sigtimedwait") and "torch" not in sys.modules and "://" not in work.storage.url
+
+
+def _in_child(work: Run, body: Callable[[], None]) -> _Death | None:
+    """Run `body` in a child; None when it reported its end, which is then in `work`, or raised here."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as report:
+        watched = {*PASSED_ON, signal.SIGCHLD}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+        parent, pid = os.getpid(), os.fork()
+        if not pid:
+            _be_child(work, body, report, before, parent)
+        try:
+            status = _ended(pid, watched)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        report.seek(0)
+        content = report.read()
+    if not content or status:
+        return _Death(pid, status)
+    outcomes, work.interrupted, error = pickle.loads(content)
+    work.outcomes |= outcomes
+    if error is not None:
+        raise error
+    return None
+
+
+def _ended(pid: int, watched: set[signal.Signals]) -> int:
+    """Wait for the end of `pid`; signals sent to this process alone are passed on (a terminal sends them to both)."""
+    while True:
+        found = signal.sigtimedwait(watched, POLL_S)  # a library's thread, e.g. Arrow's, may take the SIGCHLD
+        if found is not None and found.si_signo != signal.SIGCHLD:
+            if found.si_code <= 0:  # by a process, not by the terminal
+                os.kill(pid, found.si_signo)
+            continue
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+
+
+def _be_child(work: Run, body: Callable[[], None], report: IO[bytes], mask: set[Any], parent: int) -> None:
+    """Run `body` and write how it ended to `report`. Never returns."""
+    code = 1
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with suppress(OSError, AttributeError):  # no Linux: it outlives a parent that is killed
+            ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+        _forget_exit_handlers()
+        if os.getppid() == parent:
+            report.write(pickle.dumps(_end_of(work, body)))
+            report.flush()
+            code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()  # this process's own: temporary folders of libraries
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)  # not through the parent's frames, which would end what the parent still uses
+
+
+def _forget_exit_handlers() -> None:
+    """Drop the handlers that were registered before the fork: they are the parent's to run."""
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # as multiprocessing does with its own
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+
+
+def _end_of(work: Run, body: Callable[[], None]) -> tuple[dict[str, Outcome], bool, Exception | None]:
+    """(outcomes, whether interrupted, the exception) of `body`."""
+    error: Exception | None = None
+    try:
+        body()
+    except KeyboardInterrupt:
+        work.interrupted = True
+    except Exception as raised:
+        error = _portable(raised)
+    return dict(work.outcomes), work.interrupted, error
+
+
+def _portable(error: Exception) -> Exception:
+    """`error` as another process can raise it; one that is not raised on purpose carries this process's traceback."""
+    if isinstance(error, UserError):
+        return UserError(str(error))
+    error.add_note("".join(traceback.format_exception(error)))
+    with suppress(Exception):
+        pickle.loads(pickle.dumps(error))
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _fail_units(work: Run, plan: Plan, death: _Death) -> bool:
+    """Write failed rows for what the dead process was running, and for cells that need it; False if it ran nothing."""
+    running = {
+        entry["key"]: entry["stages"][-1]["stage"] if entry["stages"] else entry["kind"]
+        for entry in executions_of(work.storage, socket.gethostname(), death.pid)
+        if entry["status"] == "running"
+    }
+    died = [unit for unit in plan.units if unit.key in running and unit.key not in work.outcomes]
+    closed = frozenset(work.outcomes)
+    work.queue = UnitQueue(plan, work.attempts, closed)
+    for unit in died:
+        outcome = Outcome(unit.key, unit.kind, "failed", running[unit.key], "WorkerDied", str(death))
+        work.watcher.say(f"{unit.kind} {label_of(unit)}: {death} in stage {outcome.stage}; its row says so")
+        for cell in [*_if_cell(unit), *work.queue.end(outcome)]:
+            settle(outcome, cell.trials[0], Store(work.storage))
+        work.outcomes |= work.queue.ended
+    return bool(died)
+
+
+def _if_cell(unit: Unit) -> list[Unit]:
+    return [unit] if unit.kind == "cell" else []

@@ -1,0 +1,234 @@
+"""A second way to find the groups, for networks that torch-pruning's graph can't hold: labels followed forward.
+
+Every channel of every layer gets a label. One forward pass carries the labels through each operation that torch
+computes (`following`, `shape_rules`, `product_rules`); where channels meet, their labels become one. What an unknown
+operation touches keeps its width. Trial cuts then show which widths are numbers in the code: what a class of modules
+can't do with fewer channels stays whole, and the rest is tried again.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raybench.errors import NotSupported
+from raybench.groups import product_rules, shape_rules, surgery  # noqa: F401  # the rules register themselves
+from raybench.groups.attention import plainly
+from raybench.groups.flow import Misplaced, check_flow
+from raybench.groups.following import Choices, Followed, modules_known
+from raybench.groups.labelled import grouped, note_labels, seen_by_others
+from raybench.groups.labels import FIXED
+from raybench.groups.layer_types import is_layer
+from raybench.groups.members import Layers
+from raybench.groups.records import Groups
+from raybench.groups.shell import shape_only
+
+MAX_SECONDS = 20.0
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The groups, and why layers stay whole."""
+
+    groups: Groups
+    whole: Mapping[str, str]  # layer -> the first reason
+    seen: frozenset[str] = frozenset()  # groups whose zeros a mean, maximum or softmax over channels would see, too
+
+
+def follow(
+    model: nn.Module,
+    example: Tensor,
+    parts: Sequence[str],
+    protected: frozenset[str] = frozenset(),
+    max_seconds: float = MAX_SECONDS,
+) -> Found:
+    """Find the groups of `model` by following labels. The model isn't changed.
+
+    Args:
+        model: the network.
+        example: one batch as the model takes it; one image is enough.
+        parts: which parts of attention models may shrink.
+        protected: qualified names of layers whose outputs keep their width.
+        max_seconds: time limit.
+
+    Returns:
+        The groups that are left when all trial cuts run, and the reasons for what stays whole.
+
+    Raises:
+        NotSupported: no group is left, or it takes too long.
+    """
+    deadline = time.thread_time() + max_seconds
+    choices = Choices(layers=frozenset((name, "out") for name in protected))
+    trials, why = _Trials.of(model, example), ""
+    while True:
+        followed = _followed(model, example, choices, deadline)
+        groups, whole = grouped(model, followed, choices, parts)
+        if not groups:
+            told = why or next(iter(whole.values()), "")
+            raise NotSupported(
+                f"{type(model).__name__} has no group of channels that can be pruned" + (f": {told}" if told else "")
+            )
+        failed = trials.failed(groups, followed, choices)
+        if failed is not None:
+            choices, why = failed
+            continue
+        try:
+            _check(model, example, groups)
+        except Misplaced as error:
+            choices, why = _misplaced(error, groups, choices), str(error)
+            continue
+        return Found(groups, whole, seen_by_others(model, groups, followed))
+
+
+def candidates(
+    model: nn.Module,
+    example: Tensor,
+    parts: Sequence[str],
+    protected: frozenset[str] = frozenset(),
+    max_seconds: float = MAX_SECONDS,
+) -> Found:
+    """As `follow`, but without trial cuts: groups whose widths may be numbers in the code are among them."""
+    choices = Choices(layers=frozenset((name, "out") for name in protected))
+    return Found(*grouped(model, _followed(model, example, choices, time.thread_time() + max_seconds), choices, parts))
+
+
+def _followed(model: nn.Module, example: Tensor, choices: Choices, deadline: float) -> Followed:
+    followed = Followed(model, choices, deadline)
+    with plainly(model), torch.no_grad(), _unchanged(model), modules_known(model, followed.stack):
+        image = example.clone()
+        note_labels(followed, model)
+        followed.note(image, [FIXED] * image.dim())
+        with followed:
+            output = model(image)
+        for tensor in _tensors(output):
+            for axis in followed.axes(tensor):
+                followed.labels.pin(axis, "it makes the output")
+    return followed
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for one in output.values():
+            yield from _tensors(one)
+    elif isinstance(output, (list, tuple)):
+        for one in output:
+            yield from _tensors(one)
+    elif hasattr(output, "__dict__"):
+        yield from _tensors(vars(output))
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Buffers are as before afterwards."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            if name in before:
+                buffer.copy_(before[name])
+
+
+def _half(size: int, least: int, rng: np.random.Generator) -> int:
+    return max(least, size // 2)
+
+
+def _some(size: int, least: int, rng: np.random.Generator) -> int:
+    return int(rng.integers(least, size + 1))
+
+
+@dataclass
+class _Trials:
+    """Runs cut copies of one network: of its shapes alone where that is enough."""
+
+    model: nn.Module
+    example: Tensor
+    shapes_only: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Tensor) -> _Trials:
+        try:
+            slim = _copied(model, True)
+            with torch.no_grad(), plainly(slim):
+                slim(example[:1].to("meta"))
+        except Exception:  # a forward pass that needs values may raise anything
+            return cls(model, example, False)
+        return cls(model, example, True)
+
+    def failed(self, groups: Groups, followed: Followed, choices: Choices) -> tuple[Choices, str] | None:
+        """None when all is well, else what to try next, and why."""
+        rng = np.random.default_rng(0)
+        for count in (_half, _some):
+            slim = _copied(self.model, self.shapes_only)
+            surgery.apply(slim, groups, _kept(groups, count, rng))
+            stack = [("", type(slim).__name__)]
+            try:
+                with torch.no_grad(), plainly(slim), modules_known(slim, stack):
+                    slim(self.example[:1].to("meta") if self.shapes_only else self.example)
+            except FAILURES as error:
+                return _next(choices, stack, followed, error, slim)
+        return None
+
+
+def _copied(model: nn.Module, shapes_only: bool) -> nn.Module:
+    if not shapes_only:
+        return copy.deepcopy(model)
+    return copy.deepcopy(model, {id(t): shape_only(t) for t in (*model.parameters(), *model.buffers())})
+
+
+def _kept(
+    groups: Groups, count: Callable[[int, int, np.random.Generator], int], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    return {g.name: np.sort(rng.permutation(g.size)[: count(g.size, g.least, rng)]) for g in groups}
+
+
+def _check(model: nn.Module, example: Tensor, groups: Groups) -> None:
+    """Check with marked channels where they arrive, in the network and in a cut copy; `Misplaced` if elsewhere."""
+    kept = _kept(groups, _half, np.random.default_rng(0))
+    slim = copy.deepcopy(model)
+    surgery.apply(slim, groups, kept)
+    for net, those in ((model, groups), (slim, surgery.narrowed(groups, kept))):
+        layers = Layers.of(net)
+        with torch.no_grad(), plainly(net):
+            with layers.note_shapes():
+                net(example)
+            check_flow(net, example, those, layers.shapes)
+
+
+def _next(
+    choices: Choices, stack: Sequence[tuple[str, str]], followed: Followed, error: Exception, model: nn.Module
+) -> tuple[Choices, str]:
+    """What to try after a failure in the innermost module of `stack`: another axis of its reshapes, or none at all.
+
+    Layers that surgery cuts can't be wrong themselves: what calls them is.
+    """
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    modules = dict(model.named_modules())
+    above = [kind for name, kind in reversed(stack) if not is_layer(modules[name])]
+    why = f"{above[0]} can't do with fewer channels ({message})"
+    for kind in above:
+        tried = choices.reshapes.get(kind, 0)
+        if kind in followed.reshaped and tried < 2:
+            return replace(choices, reshapes={**choices.reshapes, kind: tried + 1}), why
+        if kind not in choices.whole:
+            return replace(choices, whole=choices.whole | {kind}), why
+    raise NotSupported(f"can't group {type(model).__name__}: {why}") from error
+
+
+def _misplaced(error: Misplaced, groups: Groups, choices: Choices) -> Choices:
+    """Keep the layers whose channels arrive elsewhere."""
+    sides = {(m.layer, m.side) for g in groups if g.name in error.groups for m in g.members}
+    sides = sides or {(error.layer, "in")}
+    if sides <= choices.layers:
+        raise error
+    return replace(choices, layers=choices.layers | sides)

@@ -1,0 +1,50 @@
+"""Leaderboards that differ only in the speed-up as one table, with a column for each: ``leaderboard --wide``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from textwrap import wrap
+
+from raybench.reports.board_text import final_text, missing_lines, title_of
+from raybench.reports.leaderboard import Board, Leaderboard, Ranked
+from raybench.reports.text import aligned, column_widths, signed
+from raybench.sweep.target import amount
+
+
+def as_wide_text(leaderboard: Leaderboard, width: int) -> str:
+    """Conditions, then one table for all speed-ups of a model; methods by their mean over the speed-ups."""
+    conditions = [part for line in leaderboard.conditions for part in wrap(line, width, subsequent_indent="  ")]
+    tables: dict[tuple[object, ...], list[Board]] = {}
+    for board in leaderboard.boards:
+        same = (board.dataset, board.model, board.strategy, board.protocol, board.recipe, board.track)
+        tables.setdefault((*same, board.ratio is None), []).append(board)
+    blocks = ["\n".join(conditions), *("\n".join(_table(boards, width)) for boards in tables.values())]
+    return "\n\n".join([*blocks, *filter(None, ["\n".join(missing_lines(leaderboard))])])
+
+
+def _table(boards: Sequence[Board], width: int) -> Iterator[str]:
+    """Lines of one table: final metric and its spread for each speed-up, a dash where a method has none."""
+    found: dict[tuple[str, str], dict[int, Ranked]] = {}
+    for place, board in enumerate(boards):
+        for entry in board.entries:
+            found.setdefault((entry.method, entry.strategy), {})[place] = entry
+    whole = {key: entries for key, entries in found.items() if len(entries) == len(boards)}
+    means = {key: sum(entry.metric_final for entry in entries.values()) / len(boards) for key, entries in whole.items()}
+    order = sorted(found, key=lambda key: (-means.get(key, -1.0), key))
+    several = boards[0].strategy is None
+    targets = ["average" if b.speedup == "average" else amount(b.speedup, b.ratio) for b in boards]
+    cells = [["method", *(["strategy"] if several else []), "base", *targets, "mean", "Δ"]]
+    for key in order:
+        entries = found[key]
+        base = next(iter(entries.values())).metric_base
+        finals = [final_text(entries[place]) if place in entries else "-" for place in range(len(boards))]
+        mean = [f"{means[key]:.2f}", signed(means[key] - base)] if key in means else ["-", "-"]
+        cells.append([key[0], *([key[1]] if several else []), f"{base:.2f}", *finals, *mean])
+    title = title_of(replace(boards[0], speedup="average", ratio=None))
+    yield from wrap(title.replace("average over speed-ups", "all speed-ups", 1), width)
+    left = 2 if several else 1
+    fits = sum(column_widths(cells)) + 2 * (len(cells[0]) - 1) <= width
+    yield from aligned(cells, [place >= left for place in range(len(cells[0]))], "  " if fits else " ")
+    if len(whole) < len(found):
+        yield from wrap("no mean: methods that lack a speed-up, below the others", width, subsequent_indent="  ")

@@ -1,0 +1,76 @@
+"""The card of a pruned network: a README.md with its figures, data, recipe, versions, and how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from raybench.reports.pruned_text import figures_of, target_of
+from raybench.reports.recipe_text import stage_text
+from raybench.sweep.trial import TrainRecipe
+
+CARD = "README.md"
+
+
+def card_of(row: Mapping[str, Any]) -> str:
+    """Markdown for the cell in `row`, a finished row of results; no paths of this machine are in it."""
+    trial = json.loads(row["trial"])
+    figures = [(figure.name.strip(), figure.text(row)) for figure in figures_of(row["metric_name"])]
+    known = row["provenance"] or {}
+    versions = {name: known[column] for column, name in VERSIONS.items() if known.get(column)}
+    own = ":" in row["model"] and not row["model"].startswith("timm:")
+    trust = ", trust_code=True" if own else ""
+    params = "".join(f", {name} {value}" for name, value in trial["model_params"].items())
+    data = "".join(f", {name} {value}" for name, value in trial["dataset_params"].items())
+    return "\n".join(
+        [
+            f"# {row['model']}, pruned to {target_of(row)}",
+            "",
+            "Structurally pruned by raybench: whole channels were removed, so it is an ordinary, smaller network.",
+            "",
+            "| figure | before -> after |",
+            "|---|---|",
+            *(f"| {name} | {text} |" for name, text in figures if text != "-"),
+            "",
+            f"- model: {row['model']}{params}",
+            f"- base: {_base(trial)}",
+            f"- data: {row['dataset']}{data}",
+            f"- method: {row['method']}, {row['strategy']}, schedule {row['schedule']}, seed {row['seed']}",
+            f"- recipe: {row['recipe']}: fine-tuning {stage_text(TrainRecipe(**trial['recipe']['finetune']))}",
+            f"- measured on: {_machine(row)}",
+            f"- versions: {', '.join(f'{name} {value}' for name, value in versions.items())}",
+            f"- trial: {row['trial_id']}",
+            "",
+            "## Load it",
+            "```python",
+            "import raybench",
+            "",
+            f"model = raybench.load_pruned(FOLDER{trust})  # the folder of this file; in eval mode",
+            "```",
+            *([f"It needs the module of `{row['model']}` on the Python path, and runs it.", ""] if own else []),
+            "Input: a batch of images (n, channels, height, width), normalised with `mean` and `std` of `data` in",
+            "`pruned.json`." + (" Output: a score for each class." if row["task"] == "classification" else ""),
+            "",
+        ]
+    )
+
+
+VERSIONS = {  # column of the provenance -> name
+    "code_version": "raybench", "python": "python", "torch": "torch", "torchvision": "torchvision",
+    "torch_pruning": "torch-pruning", "timm": "timm", "ultralytics": "ultralytics", "cuda": "cuda",
+}  # fmt: skip
+
+
+def _base(trial: Mapping[str, Any]) -> str:
+    weights = trial["weights"]
+    if weights["kind"] == "trained":
+        return f"trained by the recipe: {stage_text(TrainRecipe(**trial['recipe']['base']))}"
+    head = ", with a new classifier" if weights.get("new_head") else ""
+    kind = {"file": "a file with SHA-256", "hub": "published weights"}[weights["kind"]]
+    return f"{kind} {weights['identity']}{head}"
+
+
+def _machine(row: Mapping[str, Any]) -> str:
+    about = row["provenance"] or {}
+    return about.get("device_name") or f"{about.get('cpu') or row['device']}, {about.get('threads')} threads"

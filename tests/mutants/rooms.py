@@ -1,0 +1,41 @@
+"""The tests that each room is judged by: unit tests and oracles that run in one process, without Ray."""
+
+from __future__ import annotations
+
+ROOMS: dict[str, tuple[str, ...]] = {
+    "tasks": (
+        "oracles/test_augmentation.py", "unit/test_training_steps.py", "unit/test_classification_parts.py",
+        "unit/test_training.py",
+        "unit/test_training_parts.py", "unit/test_protocol_faults.py",
+        "unit/test_detection_steps.py", "unit/test_detection.py", "unit/test_detection_training.py",
+        "unit/test_hub.py",
+    ),
+    "scoring": (
+        "unit/test_scoring_parts.py", "unit/test_evidence.py", "oracles/test_criteria.py", "oracles/test_following.py",
+        "oracles/test_selections.py",
+    ),
+    "selection": (
+        "unit/test_selection_steps.py", "unit/test_prune.py", "unit/test_prune_library.py", "unit/test_refusals.py",
+        "oracles/test_reconstruct.py",
+    ),
+    "groups": (
+        "unit/test_group.py", "unit/test_group_flow.py", "unit/test_group_split.py", "unit/test_cost.py",
+        "unit/test_cost_attention.py", "unit/test_known_answers.py", "unit/test_layers.py", "unit/test_prune.py",
+        "oracles/test_reconstruct.py",
+    ),
+    "pipeline": (
+        "unit/test_artifact.py", "unit/test_damage.py", "unit/test_exclusive.py", "unit/test_measure.py",
+        "unit/test_pipeline.py", "unit/test_protocol_faults.py", "unit/test_public.py", "unit/test_refit_cells.py",
+        "unit/test_prune_command.py", "unit/test_identity_of_runs.py",
+    ),
+    "results": (
+        "unit/test_results_parts.py", "unit/test_result_damage.py", "unit/test_results_compaction.py",
+        "unit/test_results_leaderboard.py", "unit/test_results_query.py", "unit/test_results_record.py",
+        "unit/test_results_show.py", "unit/test_results_store.py", "unit/test_doctests.py",
+        "unit/test_readme.py::test_generated_parts_are_those_of_the_files",
+    ),
+    "sweep": (
+        "unit/test_spec.py", "unit/test_spec_mistakes.py", "unit/test_spec_schema.py", "unit/test_trial_ids.py",
+        "unit/test_identity_of_data.py", "unit/test_own_modules.py", "unit/test_plan.py", "unit/test_doctests.py",
+    ),
+}  # fmt: skip

@@ -1,0 +1,101 @@
+"""Names and messages from files can't control a terminal, run in a spreadsheet, or add markup to Markdown."""
+
+import io
+import sys
+
+import pytest
+from rich.text import Text
+
+from raybench.cli.main import main
+from raybench.cli.printable_output import PrintableStream, printable_output
+from raybench.errors import printable
+from raybench.progress.console import SafeConsole
+from raybench.results.encoding import csv_bytes
+from raybench.results.store import Store
+from raybench.storage.open import open_storage
+
+from .result_rows import failure, row, trial
+
+HOSTILE = [
+    ("\x1b[2J\x1b]0;title\x07", "\\x1b[2J\\x1b]0;title\\x07"),
+    ("line\rother", "line\\rother"),
+    ("\x9b31m", "\\x9b31m"),
+    ("a\u202eb\u2066", "a\\u202eb\\u2066"),
+    ("\x00\x08\x7f", "\\x00\\x08\\x7f"),
+    ("caf\udce9", "caf\\udce9"),
+    ("plain é ± 日本\ttab\nline", "plain é ± 日本\ttab\nline"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE)
+def test_control_characters_become_escapes(text, shown):
+    assert printable(text) == shown
+    stream = io.StringIO()
+    PrintableStream(stream).write(text)
+    assert stream.getvalue() == shown
+
+
+def test_a_console_keeps_its_own_colours_and_cursor_moves(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with printable_output():
+        console = SafeConsole(force_terminal=True, color_system="standard")
+        console.print(Text("\x1b[2Jname", style="bold"))
+        console.show_cursor(False)
+    assert stream.getvalue() == "\x1b[1m\\x1b[2Jname\x1b[0m\n\x1b[?25l"
+    assert sys.stdout is stream
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A store whose rows hold hostile names and messages."""
+    store = Store(open_storage(tmp_path))
+    store.publish(row(trial(model="\x1b[31mnet|<b>"), device="=cmd()"))
+    store.publish_attempt(failure(trial(seed=1), message="\x1b]0;owned\x07 and \r over"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["leaderboard"],
+        ["leaderboard", "--format", "markdown"],
+        ["query", "SELECT model, error_message FROM trials"],
+        ["query", "SELECT model, error_message FROM trials", "--format", "json"],
+        ["query", "SELECT model, error_message FROM trials", "--format", "csv"],
+        ["show"],
+        ["watch", "--once"],
+    ],
+)
+def test_no_verb_prints_what_a_row_says_to_a_terminal(results, command, capfd):
+    ids = list(Store(open_storage(results)).statuses())
+    for one in ids if command == ["show"] else [None]:
+        where = [one, "--results", str(results)] if one else [str(results)]
+        main([command[0], *where, *command[1:]])
+        out, err = capfd.readouterr()
+        assert not set(out + err) & set("\x1b\x07\r\x9b"), command
+
+
+def test_markdown_shows_names_as_they_are(results, capfd):
+    main(["leaderboard", str(results), "--format", "markdown"])
+    out = capfd.readouterr().out
+    assert "net\\|\\<b\\>" in out
+    assert "<b>" not in out
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\tx", "\rx"])
+def test_a_formula_in_csv_is_text(text):
+    assert f"'{text}" in csv_bytes([{"name": text}]).decode()
+
+
+@pytest.mark.parametrize("value", ["-1.5", "+3e4", -2.5, "magnitude-l2+group-norm"])
+def test_numbers_and_names_in_csv_stay(value):
+    assert csv_bytes([{"name": value}]).decode() == f"name\n{value}\n"
+
+
+@pytest.mark.parametrize("place", ["../../etc", "artifacts/../../x", "artifacts/.hidden", "stages/0123456789abcdef"])
+def test_a_row_can_t_name_another_folder_as_its_network(tmp_path, place, capsys):
+    one = row(trial(seed=3), artifact=place)
+    Store(open_storage(tmp_path)).publish(one)
+    assert main(["export", one["trial_id"], "--results", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    assert "not written by raybench" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""Photos of one's own: folders without splits, sizes that differ from the network's, weights that guess."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raybench.datasets.enlarged import enlarged_line
+from raybench.datasets.open import open_dataset
+from raybench.errors import UserError
+from raybench.pipeline.base import _tell_chance
+
+
+def photos(folder, classes=("a", "b", "c"), count=10, size=(16, 12)):
+    """A folder for each class, with random pictures."""
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for place in range(count):
+            pixels = rng.integers(0, 255, (size[1], size[0], 3)).astype("uint8")
+            Image.fromarray(pixels).save(folder / name / f"{place}.png")
+    return folder
+
+
+def opened(root, **params):
+    return open_dataset("imagefolder", params, root)
+
+
+def test_class_folders_without_splits_are_split_by_the_seed(tmp_path):
+    root = photos(tmp_path / "photos")
+    with pytest.warns(
+        UserWarning, match="no train/ and val/ in .*: 20% of each class for test, 10% of the rest for val"
+    ):
+        data = opened(root, image_size=12, split_seed=0)
+    sizes = [len(getattr(data, name)) for name in ("train", "val", "test", "whole")]
+    assert sizes == [21, 3, 6, 24]
+    files = [set(getattr(data, name)._listing.files) for name in ("train", "val", "test")]
+    assert len(set.union(*files)) == 30
+    again, other = opened(root, image_size=12, split_seed=0), opened(root, image_size=12, split_seed=1)
+    assert set(again.test._listing.files) == files[2] != set(other.test._listing.files)
+    assert sorted(data.test.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("folders", "missing"),
+    [
+        ((), "found no folder train/ and val/ in"),
+        (("photos",), "found no folder train/ and val/ in"),
+        (("train",), "found no folder val/ in"),
+        (("training", "validation"), "found no folder train/ and val/ in"),
+        (("images", "labels"), "found no folder train/ and val/ in"),
+        (("val", "cats"), "found no folder train/ in"),
+    ],
+)
+def test_all_missing_folders_are_named_at_once(folders, missing, tmp_path):
+    for name in folders:
+        (tmp_path / name / "x").mkdir(parents=True)
+    with pytest.raises(UserError, match=missing):
+        opened(tmp_path)
+
+
+def test_enlarged_photos_are_told(tmp_path):
+    small = sorted(photos(tmp_path / "small").glob("*/*"))
+    large = sorted(photos(tmp_path / "large", size=(40, 32)).glob("*/*"))
+    assert "most images are 16x12 and are enlarged to 24" in enlarged_line(small, 24, "x")
+    assert "--image-size 12" in enlarged_line(small, 24, "x")
+    assert enlarged_line(small, 12, "x") == ""
+    assert enlarged_line([*large, *small[:5]], 24, "x") == ""
+    assert enlarged_line([], 24, "x") == ""
+
+
+@pytest.mark.parametrize(
+    ("top1", "classes", "told"), [(33.3, 3, True), (60, 3, False), (5, 1000, True), (8, 1000, False)]
+)
+def test_weights_that_guess_are_told(top1, classes, told, recwarn):
+    _tell_chance({"top1": top1}, classes)
+    assert ["near chance" in str(one.message) for one in recwarn] == [True] * told
+
+
+def test_detection_has_no_chance(recwarn):
+    _tell_chance({"mAP50-95": 0.0}, 80)
+    assert not recwarn

@@ -1,0 +1,99 @@
+"""A unit that kills its process: `prune` and `run --local` write its failed row, go on, and say so in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raybench.results.store import Store
+from raybench.storage.open import open_storage
+
+NETS = """
+import os, signal, time
+from pathlib import Path
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, deadly=False):
+        super().__init__()
+        self.deadly = deadly
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, 10)
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled() and self.deadly:
+            if self.deadly == "wait":
+                Path("training").touch()
+                time.sleep(60)
+            os.kill(os.getpid(), self.deadly)
+        return self.head(self.body(x).mean((2, 3)))
+
+def fine(num_classes, **facts):
+    return Net()
+def segv(num_classes, **facts):
+    return Net(signal.SIGSEGV)
+def out_of_memory(num_classes, **facts):
+    return Net(signal.SIGKILL)
+def waiting(num_classes, **facts):
+    return Net("wait")
+"""
+RECIPE = "base: {epochs: 1, lr: 0.01}\nsparsify: {epochs: 1, lr: 0.01}\nfinetune: {epochs: 0, lr: 0.01}\n"
+
+
+@pytest.fixture
+def here(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def command(here: Path, *words: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    whole = [sys.executable, "-m", "raybench", *words]
+    return subprocess.Popen(whole, cwd=here, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def prune(here: Path, net: str, *more: str) -> subprocess.Popen[str]:
+    how = ["--dataset", "digits", "--speedup", "2", "--recipe", "r.yaml", "-o", "out", "--format", "json"]
+    return command(here, "prune", "--model", f"nets:{net}", *how, *more)
+
+
+def test_prune_ends_with_a_row_that_names_the_signal(here):
+    process = prune(here, "segv")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    (row,) = json.loads(out)
+    assert (row["status"], row["stage"], row["error_type"]) == ("failed", "base", "WorkerDied")
+    assert "died of SIGSEGV" in row["error_message"]
+    assert "base nets:segv on digits: the process died of SIGSEGV" in err
+    assert "Traceback" not in err
+
+
+def test_a_local_run_goes_on_with_the_other_cells(here):
+    axes = "datasets: digits, models: ['nets:out_of_memory', 'nets:fine'], methods: magnitude-l2, speedups: 2"
+    (here / "s.yaml").write_text(f"{{name: s, {axes}, recipe: r.yaml}}")
+    process = command(here, "run", "s.yaml", "--local", "--storage", "out")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    assert "2 cells: 1 failed, 1 ok" in out
+    store = Store(open_storage(str(here / "out")))
+    assert sorted(store.statuses().values()) == ["failed", "ok"]
+    assert "died of SIGKILL" in err
+
+
+def test_asked_to_end_it_ends_without_a_failed_row(here):
+    process = prune(here, "waiting")
+    deadline = time.monotonic() + 120
+    while not (here / "training").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)  # to the parent alone
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert not list((here / "out").glob("results/attempts/*"))
