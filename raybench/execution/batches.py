@@ -11,8 +11,8 @@ from raybench.progress.outcome import Outcome
 
 # Seconds of work in one batch. Longer than a worker process takes to start: Tune stops a process that is still starting
 # when another one becomes free for its trial, so with shorter trials the first process would do all the work.
-BATCH_S = 10.0
-MOST = 100  # units in one batch
+BATCH_S = 15.0
+MOST = 1000  # units in one batch
 SAMPLES = 20  # durations remembered for each kind of unit
 
 
