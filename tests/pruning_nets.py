@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
+
+from raybench.groups import surgery
+from raybench.groups.cost import Cost, count_macs
+from raybench.groups.records import Groups
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -17,6 +22,19 @@ def drop_one_each(alive: Sequence[np.ndarray], rng: np.random.Generator) -> None
     for left in alive:
         if left.sum() > 2:
             left[rng.choice(np.nonzero(left)[0])] = False
+
+
+def assert_costs_as_predicted(model: nn.Module, groups: Groups) -> None:
+    """Cut three random units of each group; MACs and parameters of the cut network must be those predicted."""
+    cost, slim = Cost.measure(model, IMAGE[:1], groups), copy.deepcopy(model)
+    alive, rng = [np.ones(g.size, dtype=bool) for g in groups], np.random.default_rng(0)
+    for _ in range(3):
+        drop_one_each(alive, rng)
+    kept = {g.name: np.nonzero(left)[0] for g, left in zip(groups, alive, strict=True)}
+    surgery.apply(slim, groups, kept)
+    counts = np.array([len(units) for units in kept.values()])
+    assert count_macs(slim, IMAGE[:1]) == cost.macs(counts) < cost.macs_base
+    assert sum(p.numel() for p in slim.parameters()) == cost.params(counts)
 
 
 class Branches(nn.Module):

@@ -18,6 +18,7 @@ from raybench.reports.model_card import CARD, card_of
 from raybench.reports.pruned_text import BEST, as_lines, best_lines, labels_of, ranked, target_of
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
+from raybench.sweep.modules import own_module
 
 WEIGHTS = "model.safetensors"
 
@@ -74,8 +75,7 @@ def _with_files(row: dict[str, Any], output: Path) -> dict[str, Any]:
 
 def _export_options(args: argparse.Namespace, output: Path) -> str:
     """The options, quoted for a shell, by which `raybench export` finds the networks."""
-    scheme, colon, _ = args.model.partition(":")
-    trust = ["--trust-code"] if colon and scheme != "timm" else []  # the user's own module:function
+    trust = ["--trust-code"] if own_module(args.model) else []
     return shlex.join(["--results", str(output), *(f"--plugin={file}" for file in args.plugin), *trust])
 
 

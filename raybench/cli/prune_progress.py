@@ -15,7 +15,7 @@ class PruneLines(Watcher):
     """Prints lines on standard error: what starts, and how it ended, indented below it."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
         self._tally = Tally()
 
     def begin(self, run: Run) -> None:
@@ -24,8 +24,8 @@ class PruneLines(Watcher):
         for unit in run.queue.units.values():
             trial = unit.trials[0]
             line = recipe_text(trial.recipe, base=trial.weights.trained)
-            if line not in self._told:
-                self._told.add(line)
+            if line not in self._printed:
+                self._printed.add(line)
                 _say(f"recipe: {line}")
 
     def started(self, unit: Unit) -> None:

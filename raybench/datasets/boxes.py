@@ -160,12 +160,12 @@ class Collector:
         order = sorted(range(len(self.images)), key=lambda i: self.images[i][0])
         images = [self.images[i] for i in order]
         table = np.array([row for image in images for row in image[3]], dtype=np.float64).reshape(-1, 6)
-        told = [f"{count} {what}" for what, count in sorted((+self.counts).items())]
+        notes = [f"{count} {what}" for what, count in sorted((+self.counts).items())]
         if self.broken:
             named = ", ".join(self.broken[:SHOWN]) + (", ..." if len(self.broken) > SHOWN else "")
-            told.insert(0, f"{len(self.broken)} broken image files left out ({named})")
-        if told:
-            log.warning("%s: %s", self.where, ", ".join(told))
+            notes.insert(0, f"{len(self.broken)} broken image files left out ({named})")
+        if notes:
+            log.warning("%s: %s", self.where, ", ".join(notes))
         return BoxImages(
             files=tuple(image[0] for image in images),
             sizes=np.array([image[1:3] for image in images], dtype=np.int64).reshape(-1, 2),

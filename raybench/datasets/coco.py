@@ -13,7 +13,7 @@ from raybench.datasets.coco_records import box_of, categories_of, check_schema, 
 from raybench.datasets.facts import DataFacts
 from raybench.datasets.image_files import Seen, is_image, look_at_all
 from raybench.datasets.label_cache import Labelled, LabelSource
-from raybench.datasets.tree import counted_by_ending, files_below, shared_folders, tell
+from raybench.datasets.tree import counted_by_ending, files_below, shared_folders, warn_once
 from raybench.errors import UserError
 from raybench.registry import dataset
 
@@ -50,7 +50,7 @@ def coco(
     splits = [_Split(root / name, root / "annotations" / f"instances_{name}.json") for name in (train, test)]
     for split in splits:
         split.check()
-    tell(shared_folders({train: splits[0].folder, test: splits[1].folder}, facts.name))
+    warn_once(shared_folders({train: splits[0].folder, test: splits[1].folder}, facts.name))
 
     def opened(found: list[Labelled]) -> BoxData:
         labelled, tested = found

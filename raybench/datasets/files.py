@@ -98,7 +98,7 @@ def list_classes(folder: Path, dataset: str, max_unreadable: float, as_stored: b
 
 def _changes(seen: Sequence[Seen], as_stored: bool) -> Counter[str]:
     """What is read differently from how it is stored."""
-    turned = sum(one.told != 1 for one in seen)
+    turned = sum(one.exif != 1 for one in seen)
     deep = sum(one.deep for one in seen)
     return +Counter(
         {

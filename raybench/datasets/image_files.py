@@ -44,7 +44,7 @@ class Seen:
     height: int = 0  # as stored, or as Pillow decodes it
     width: int = 0
     turn: int = 1  # EXIF's orientation, where the decoded picture still has to be turned
-    told: int = 1  # EXIF's orientation
+    exif: int = 1  # EXIF's orientation
     deep: bool = False  # more than 8 bits of grey, which are scaled
     problem: str = ""  # why it can't be read
 
@@ -134,11 +134,11 @@ def _decoded(file: Path) -> Seen:
     try:
         _check_sums(file)
         with Image.open(file) as image:
-            told = _orientation(image)
-            turn = 1 if image.format in TURNED_BY_PILLOW else told
+            exif = _orientation(image)
+            turn = 1 if image.format in TURNED_BY_PILLOW else exif
             deep = image.mode.startswith("I") or image.mode == "F"
             image.load()
-            return Seen(image.height, image.width, turn, told, deep)
+            return Seen(image.height, image.width, turn, exif, deep)
     except Image.DecompressionBombError:
         return Seen(problem=f"more than {_most_pixels():,} pixels")
     except Exception as error:  # decoders raise what they like at damaged files

@@ -15,7 +15,7 @@ from raybench.datasets.facts import DataFacts
 from raybench.datasets.files import FileImages, Listing, list_classes
 from raybench.datasets.splits import stratified
 from raybench.datasets.statistics import with_statistics
-from raybench.datasets.tree import folders_in, is_flat, listed, shared_folders, tell
+from raybench.datasets.tree import folders_in, is_flat, listed, shared_folders, warn_once
 from raybench.errors import UserError, counted
 from raybench.registry import dataset
 
@@ -106,10 +106,10 @@ def _open(
 ) -> Data:
     """The splits of the folders `names` below `root`, which must hold the same classes."""
     listings = [list_classes(root / name, facts.name, max_unreadable, as_stored) for name in names]
-    tell(_told(listings, facts.name, root))
+    warn_once(_unused_line(listings, facts.name, root))
     if not as_stored:
-        tell(enlarged_line(listings[0].files, facts.image_size, facts.name))
-    tell(shared_folders({listing.folder.name: listing.folder for listing in listings}, facts.name))
+        warn_once(enlarged_line(listings[0].files, facts.image_size, facts.name))
+    warn_once(shared_folders({listing.folder.name: listing.folder for listing in listings}, facts.name))
     classes = listings[0].classes
     for listing in listings[1:]:
         _check_same(listings[0], listing, facts.name)
@@ -128,7 +128,7 @@ def _open(
         train, val = whole.only(rest.tolist()), whole.only(held_out.tolist())
         splits = {"train": train, "val": val, "test": test, "whole": whole}
         note = f"{TEST_SHARE:.0%} of each class for test, {val_share:.0%} of the rest for val, seed {split_seed}"
-        tell(f"dataset {facts.name!r}: no train/ and val/ in {root}: {note}")
+        warn_once(f"dataset {facts.name!r}: no train/ and val/ in {root}: {note}")
     elif len(names) == 3:
         train, val, test = listings
         splits = {"train": train, "val": val, "test": test, "whole": train + val}
@@ -143,7 +143,7 @@ def _open(
     return Data(facts, split_note=note, **images)
 
 
-def _told(listings: Sequence[Listing], dataset: str, root: Path) -> str:
+def _unused_line(listings: Sequence[Listing], dataset: str, root: Path) -> str:
     """One line: what is read differently from how it is stored, and what lies there and isn't used; empty for none."""
     changed: Counter[str] = sum((listing.changed for listing in listings), Counter())
     unused: Counter[str] = sum((listing.unused for listing in listings), Counter())

@@ -85,7 +85,7 @@ def shared_folders(splits: Mapping[str, Path], dataset: str) -> str:
 
 
 @lru_cache(maxsize=64)  # every stage opens the data again
-def tell(line: str) -> None:
+def warn_once(line: str) -> None:
     """Warn with `line`, once a process; an empty one says nothing."""
     if line:
         warnings.warn(line, UserWarning, stacklevel=3)

@@ -11,7 +11,7 @@ from raybench.datasets.boxes import BoxData, Collector, held_out
 from raybench.datasets.facts import DataFacts
 from raybench.datasets.image_files import is_image, look_at_all
 from raybench.datasets.label_cache import Labelled, LabelSource
-from raybench.datasets.tree import counted_by_ending, files_below, shared_folders, tell
+from raybench.datasets.tree import counted_by_ending, files_below, shared_folders, warn_once
 from raybench.datasets.yolo_labels import boxes_of
 from raybench.datasets.yolo_yaml import class_names, read_yaml, split_folder
 from raybench.errors import UserError
@@ -51,7 +51,7 @@ def yolo(
     facts = replace(facts, classes=len(names), image_size=image_size)
     wanted = ("train", "val", "test") if content.get("test") else ("train", "val")
     folders = {key: split_folder(content, key, root / data) for key in wanted}
-    tell(shared_folders(folders, facts.name))
+    warn_once(shared_folders(folders, facts.name))
     splits = tuple(_Split(folder, names, folders.values()) for folder in folders.values())
 
     def opened(found: list[Labelled]) -> BoxData:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raybench.datasets.tree import tell
+from raybench.datasets.tree import warn_once
 from raybench.errors import UserError
 from raybench.sweep.nodes import parse
 
@@ -51,7 +51,7 @@ def split_folder(content: Mapping[str, Any], key: str, file: Path) -> Path:
     for place in _places(content, content[key], file):
         if place.is_dir():
             if content.get("path") and not any(base.is_dir() for base in _bases(content, file)):
-                tell(f"{file}: path: found no folder {content['path']}; {key} was found beside the YAML, {place}")
+                warn_once(f"{file}: path: found no folder {content['path']}; {key} was found beside the YAML, {place}")
             return place.resolve()
         looked[place] = None
     if place_ := next((place for place in looked if place.is_file()), None):

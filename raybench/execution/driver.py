@@ -83,7 +83,8 @@ class Run:
     @property
     def waiting(self) -> frozenset[str]:
         """Keys of units that were assigned to a process, which runs another one of its batch first."""
-        return frozenset(key for keys in self.assigned.values() for key in keys[1:])
+        assigned = list(self.assigned.values())  # a copy: the panel's thread reads it while the run changes it
+        return frozenset(key for keys in assigned for key in keys[1:])
 
     def load(self, plan: Plan) -> None:
         """Start on another plan; units that failed or were skipped in this run are not tried again."""

@@ -69,7 +69,7 @@ def supervised(work: Run, make_plan: Callable[[], Plan], body: Callable[[], None
         body()
         return
     while death := _in_child(work, body):
-        if death.signal in PASSED_ON:  # it was told to end, and so was this process
+        if death.signal in PASSED_ON:  # another process asked it to end, and this one too
             signal.signal(death.signal, signal.SIG_DFL)
             os.kill(os.getpid(), death.signal)
         plan = make_plan()
@@ -183,14 +183,12 @@ def _fail_units(work: Run, plan: Plan, death: _Death) -> bool:
         if entry["status"] == "running"
     }
     died = [unit for unit in plan.units if unit.key in running and unit.key not in work.outcomes]
-    closed = frozenset(work.outcomes)
-    work.queue = UnitQueue(plan, work.attempts, closed)
+    work.queue = UnitQueue(plan, work.attempts, frozenset(work.outcomes), work.outcomes)
     for unit in died:
         outcome = Outcome(unit.key, unit.kind, "failed", running[unit.key], "WorkerDied", str(death))
         work.watcher.say(f"{unit.kind} {label_of(unit)}: {death} in stage {outcome.stage}; its row says so")
         for cell in [*_if_cell(unit), *work.queue.end(outcome)]:
             settle(outcome, cell.trials[0], Store(work.storage))
-        work.outcomes |= work.queue.ended
     return bool(died)
 
 

@@ -17,6 +17,7 @@ from raybench.groups.flow import check_cut, check_flow
 from raybench.groups.members import Layers, check_folds, members_of
 from raybench.groups.partition import partitioned
 from raybench.groups.records import Group, Groups, Member
+from raybench.groups.restored import buffers_restored, gradients
 from raybench.groups.splits import coupled, mend_splits, splits_of, unequal
 
 NAMED, OUTPUT = "named to keep its width", "it makes the network's output"
@@ -139,20 +140,14 @@ class _Grouping:
 
 @contextmanager
 def _trainable(model: nn.Module) -> Iterator[None]:
-    """Inside, every parameter requires a gradient: the graph doesn't contain frozen ones. Buffers are restored."""
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for module in model.modules():  # what a forward has kept, as biases of attention
-            _detach(vars(module))
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
+    """Inside, every parameter requires a gradient: the graph doesn't contain frozen ones. The model is restored."""
+    with buffers_restored(model):
+        try:
+            with gradients(model, True):
+                yield
+        finally:
+            for module in model.modules():  # what a forward has kept, as biases of attention
+                _detach(vars(module))
 
 
 def _detach(kept: dict[str, Any]) -> None:

@@ -1,10 +1,8 @@
-"""The first runs of a network before anything is traced: mistakes that any run shows are told as what they are."""
+"""The first runs of a network before anything is traced: names the mistakes that any run shows."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from raybench.errors import NotSupported, UserError
 from raybench.groups.attention import plainly
+from raybench.groups.restored import buffers_restored
 
 TRIED = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384)  # image sizes, when the one given is too small
 
@@ -65,7 +64,7 @@ def run_once(model: nn.Module, example: Tensor) -> Counter[str]:
     calls: Counter[str] = Counter()
     hooks = [m.register_forward_pre_hook(lambda m, i, n=n: calls.update([n])) for n, m in model.named_modules()]
     try:
-        with plainly(model), torch.no_grad(), _buffers_restored(model):
+        with plainly(model), torch.no_grad(), buffers_restored(model):
             model(example)
     finally:
         for hook in hooks:
@@ -75,7 +74,7 @@ def run_once(model: nn.Module, example: Tensor) -> Counter[str]:
 
 def _explain(model: nn.Module, example: Tensor, error: Exception) -> None:
     """UserError for the usual reasons why a network doesn't run on its example."""
-    name, told = type(model).__name__, (str(error).splitlines() or [""])[0][:200]
+    name, message = type(model).__name__, (str(error).splitlines() or [""])[0][:200]
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if example.is_floating_point() and kinds and example.dtype not in kinds:
         kind = str(next(iter(kinds))).removeprefix("torch.")
@@ -94,17 +93,6 @@ def _explain(model: nn.Module, example: Tensor, error: Exception) -> None:
         except (RuntimeError, ValueError, AssertionError):
             continue
         raise UserError(
-            f"{name} doesn't run on images of {height}x{width}: {told}. It runs on {size}x{size}; give larger images, "
-            "or build the network for this size"
+            f"{name} doesn't run on images of {height}x{width}: {message}. It runs on {size}x{size}; give larger "
+            "images, or build the network for this size"
         ) from error
-
-
-@contextmanager
-def _buffers_restored(model: nn.Module) -> Iterator[None]:
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        yield
-    finally:
-        for name, buffer in model.named_buffers():
-            if name in before and buffer.shape == before[name].shape:
-                buffer.copy_(before[name])

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,8 +26,9 @@ from raybench.groups.labelled import grouped, note_labels, seen_by_others
 from raybench.groups.labels import FIXED
 from raybench.groups.layer_types import is_layer
 from raybench.groups.members import Layers
-from raybench.groups.records import Groups
-from raybench.groups.shell import shape_only
+from raybench.groups.records import Group, Groups
+from raybench.groups.restored import buffers_restored
+from raybench.groups.shell import copy_of_shapes
 
 MAX_SECONDS = 20.0
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError)
@@ -65,16 +65,16 @@ def follow(
     Raises:
         NotSupported: no group is left, or it takes too long.
     """
-    deadline = time.thread_time() + max_seconds
-    choices = Choices(layers=frozenset((name, "out") for name in protected))
+    deadline, choices = time.thread_time() + max_seconds, _choices(protected)
     trials, why = _Trials.of(model, example), ""
     while True:
         followed = _followed(model, example, choices, deadline)
         groups, whole = grouped(model, followed, choices, parts)
         if not groups:
-            told = why or next(iter(whole.values()), "")
+            reason = why or next(iter(whole.values()), "")
             raise NotSupported(
-                f"{type(model).__name__} has no group of channels that can be pruned" + (f": {told}" if told else "")
+                f"{type(model).__name__} has no group of channels that can be pruned"
+                + (f": {reason}" if reason else "")
             )
         failed = trials.failed(groups, followed, choices)
         if failed is not None:
@@ -96,50 +96,44 @@ def candidates(
     max_seconds: float = MAX_SECONDS,
 ) -> Found:
     """As `follow`, but without trial cuts: groups whose widths may be numbers in the code are among them."""
-    choices = Choices(layers=frozenset((name, "out") for name in protected))
+    choices = _choices(protected)
     return Found(*grouped(model, _followed(model, example, choices, time.thread_time() + max_seconds), choices, parts))
+
+
+def _choices(protected: frozenset[str]) -> Choices:
+    """The choices before any trial: `protected` layers keep their outputs."""
+    return Choices(layers=frozenset((name, "out") for name in protected))
 
 
 def _followed(model: nn.Module, example: Tensor, choices: Choices, deadline: float) -> Followed:
     followed = Followed(model, choices, deadline)
-    with plainly(model), torch.no_grad(), _unchanged(model), modules_known(model, followed.stack):
+    with plainly(model), torch.no_grad(), buffers_restored(model), modules_known(model, followed.stack):
         image = example.clone()
         note_labels(followed, model)
         followed.note(image, [FIXED] * image.dim())
         with followed:
             output = model(image)
-        for tensor in _tensors(output):
+        for tensor in tensors_of(output):
             for axis in followed.axes(tensor):
                 followed.labels.pin(axis, "it makes the output")
     return followed
 
 
-def _tensors(output: object) -> Iterator[Tensor]:
+def tensors_of(output: object) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
         for one in output.values():
-            yield from _tensors(one)
+            yield from tensors_of(one)
     elif isinstance(output, (list, tuple)):
         for one in output:
-            yield from _tensors(one)
+            yield from tensors_of(one)
     elif hasattr(output, "__dict__"):
-        yield from _tensors(vars(output))
+        yield from tensors_of(vars(output))
 
 
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Buffers are as before afterwards."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        yield
-    finally:
-        for name, buffer in model.named_buffers():
-            if name in before:
-                buffer.copy_(before[name])
-
-
-def _half(size: int, least: int, rng: np.random.Generator) -> int:
+def half(size: int, least: int, rng: np.random.Generator) -> int:
+    """Half of a group, or `least`."""
     return max(least, size // 2)
 
 
@@ -158,7 +152,7 @@ class _Trials:
     @classmethod
     def of(cls, model: nn.Module, example: Tensor) -> _Trials:
         try:
-            slim = _copied(model, True)
+            slim = copy_of_shapes(model)
             with torch.no_grad(), plainly(slim):
                 slim(example[:1].to("meta"))
         except Exception:  # a forward pass that needs values may raise anything
@@ -168,9 +162,9 @@ class _Trials:
     def failed(self, groups: Groups, followed: Followed, choices: Choices) -> tuple[Choices, str] | None:
         """None when all is well, else what to try next, and why."""
         rng = np.random.default_rng(0)
-        for count in (_half, _some):
-            slim = _copied(self.model, self.shapes_only)
-            surgery.apply(slim, groups, _kept(groups, count, rng))
+        for count in (half, _some):
+            slim = copy_of_shapes(self.model) if self.shapes_only else copy.deepcopy(self.model)
+            surgery.apply(slim, groups, kept_units(groups, count, rng))
             stack = [("", type(slim).__name__)]
             try:
                 with torch.no_grad(), plainly(slim), modules_known(slim, stack):
@@ -180,21 +174,16 @@ class _Trials:
         return None
 
 
-def _copied(model: nn.Module, shapes_only: bool) -> nn.Module:
-    if not shapes_only:
-        return copy.deepcopy(model)
-    return copy.deepcopy(model, {id(t): shape_only(t) for t in (*model.parameters(), *model.buffers())})
-
-
-def _kept(
-    groups: Groups, count: Callable[[int, int, np.random.Generator], int], rng: np.random.Generator
+def kept_units(
+    groups: Iterable[Group], count: Callable[[int, int, np.random.Generator], int], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
+    """Group name -> sorted units that a trial cut keeps: as many as `count` says of (size, least), drawn by `rng`."""
     return {g.name: np.sort(rng.permutation(g.size)[: count(g.size, g.least, rng)]) for g in groups}
 
 
 def _check(model: nn.Module, example: Tensor, groups: Groups) -> None:
     """Check with marked channels where they arrive, in the network and in a cut copy; `Misplaced` if elsewhere."""
-    kept = _kept(groups, _half, np.random.default_rng(0))
+    kept = kept_units(groups, half, np.random.default_rng(0))
     slim = copy.deepcopy(model)
     surgery.apply(slim, groups, kept)
     for net, those in ((model, groups), (slim, surgery.narrowed(groups, kept))):

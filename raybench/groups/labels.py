@@ -39,7 +39,7 @@ class Labels:
             self.united.append(np.stack([left[differ], right[differ]]))
 
     def pin(self, axis: Axis, why: str) -> None:
-        """Keep the channels of `axis`; `why` is told where it is the first reason."""
+        """Keep the channels of `axis`; `why` is recorded if it is the first reason."""
         if isinstance(axis, np.ndarray):
             self.reasons.append((np.unique(axis), why))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from raybench.groups.attention import plainly
+from raybench.groups.restored import gradients
 
 FEW = 4  # groups that are not halved again
 
@@ -24,28 +24,16 @@ def counted(model: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
     """(MACs of one forward pass, MACs by module) by torch's FLOP counter; the model isn't changed.
 
     Attention is computed by the math kernel, since torch counts no products of the fused kernel for CPUs. Every
-    query is multiplied with every key: a causal mask saves nothing.
+    query is multiplied with every key: a causal mask saves nothing. No parameter requires a gradient meanwhile: the
+    counter fails on one that a module is called with.
     """
     with (
-        plainly(model), _frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH),
+        plainly(model), gradients(model, False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):  # fmt: skip
         model(image)
     by_module = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     return counter.get_total_flops() // 2, by_module
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Inside, no parameter wants a gradient: the counter fails on one that a module is called with."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)

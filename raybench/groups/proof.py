@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from raybench.groups import surgery
 from raybench.groups.attention import plainly
+from raybench.groups.follow import half, kept_units, tensors_of
 from raybench.groups.layer_types import NORMS
 from raybench.groups.products import counted
 from raybench.groups.records import Group, Groups, Member
-from raybench.groups.shell import shape_only
+from raybench.groups.shell import copy_of_shapes
 
 FAILS = "the network fails"  # how the reason of a group begins without which it doesn't run
 CLOSE = 1e-6  # relative to the largest output
@@ -102,8 +103,7 @@ class _Trial:
     def failure(self, groups: Sequence[Group]) -> str:
         """Why the network without half of the units of `groups` isn't the whole one with these silenced, or nothing."""
         self._count += 1
-        rng = np.random.default_rng(0)
-        kept = {g.name: np.sort(rng.permutation(g.size)[: max(g.least, g.size // 2)]) for g in groups}
+        kept = kept_units(groups, half, np.random.default_rng(0))
         slim = copy.deepcopy(self._model)
         try:
             self._run_shapes(groups, kept)
@@ -141,7 +141,7 @@ def _smaller(model: nn.Module, image: Tensor) -> Tensor:
 
 def _on_meta(model: nn.Module, image: Tensor) -> nn.Module | None:
     """A copy of shapes without values; None where the forward needs values."""
-    shapes = copy.deepcopy(model, {id(t): shape_only(t) for t in (*model.parameters(), *model.buffers())})
+    shapes = copy_of_shapes(model)
     try:
         _outputs(shapes, image.to("meta"))
     except Exception:  # a forward pass that needs values may raise anything
@@ -181,17 +181,7 @@ class _WithoutStatistics(TorchDispatchMode):
 
 def _outputs(model: nn.Module, image: Tensor) -> list[Tensor]:
     with plainly(model), torch.no_grad(), _norms_pass(model), _WithoutStatistics():
-        return _tensors(model(image))
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        return [tensor for one in output for tensor in _tensors(one)]
-    return _tensors(vars(output)) if hasattr(output, "__dict__") else []
+        return list(tensors_of(model(image)))
 
 
 @contextmanager

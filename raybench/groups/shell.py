@@ -53,8 +53,7 @@ class Shell:
             count: counts the copy, uncut or cut.
             prepare: called once with the copy and the image, before the first count.
         """
-        shapes = {id(t): shape_only(t) for t in (*model.parameters(), *model.buffers())}
-        slim, image = copy.deepcopy(model, shapes), example[:1].to("meta")
+        slim, image = copy_of_shapes(model), example[:1].to("meta")
         prepare(slim, image)
         try:
             return cls(slim, image, groups, count)
@@ -80,6 +79,11 @@ class Shell:
                     f"{type(self._model).__name__} can't run with fewer channels, {where}: {error}; "
                     "a forward pass that names widths has to read them from its layers or inputs"
                 ) from error
+
+
+def copy_of_shapes(model: nn.Module) -> nn.Module:
+    """A copy of `model` on device "meta": every parameter and buffer has its shape and no values."""
+    return copy.deepcopy(model, {id(t): shape_only(t) for t in (*model.parameters(), *model.buffers())})
 
 
 def shape_only(tensor: Tensor) -> Tensor:

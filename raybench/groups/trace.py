@@ -70,8 +70,8 @@ def trace(
         layers = Layers.of(model)
         groups = _followed(model, example, layers, parts, protected, max_seconds)
     groups = replace(groups, share=share_of(layers, groups))
-    if told := warning_of(type(model).__name__, layers, groups):
-        warnings.warn(told, UserWarning, stacklevel=2)
+    if text := warning_of(type(model).__name__, layers, groups):
+        warnings.warn(text, UserWarning, stacklevel=2)
     return groups
 
 

@@ -46,7 +46,7 @@ def _macs(module: nn.Module, outputs: Sequence[torch.Size]) -> float:
 
 
 def warning_of(model_name: str, layers: Layers, groups: Groups) -> str:
-    """The warning of a network of which parts can't be cut; empty where there is nothing to tell."""
+    """The warning of a network of which parts can't be cut; empty where all can be cut."""
     parts = [_part(names, others, why) for names, others, why in layers.whole]
     if not parts:
         return ""
@@ -67,12 +67,12 @@ def _some(names: Sequence[str], count: int) -> str:
 def by_reason(whole: Mapping[str, str]) -> list[tuple[tuple[str, ...], tuple[str, ...], str]]:
     """Layers that stay, gathered by reason, as `Layers.whole` holds them; most layers first. Outputs are no news."""
     reasons: dict[str, list[str]] = {}
-    told: dict[str, str] = {}
+    reason_of: dict[str, str] = {}
     for name, why in whole.items():
         if why.startswith("it makes the "):
             continue
         kind = re.sub(r"\d+", "#", why)
-        told.setdefault(kind, why)
+        reason_of.setdefault(kind, why)
         reasons.setdefault(kind, []).append(name)
     ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
-    return [((names[0],), tuple(names[1:]), told[kind]) for kind, names in ordered]
+    return [((names[0],), tuple(names[1:]), reason_of[kind]) for kind, names in ordered]

@@ -13,7 +13,7 @@ from torch import nn
 from raybench import registry
 from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError, nearest
-from raybench.sweep.modules import find_module, not_found, reach_current_folder
+from raybench.sweep.modules import find_module, not_found, own_module, reach_current_folder
 
 
 def build_model(name: str, data: DataFacts, params: Mapping[str, Any] | None = None) -> nn.Module:
@@ -24,7 +24,7 @@ def build_model(name: str, data: DataFacts, params: Mapping[str, Any] | None = N
     """
     make, params = _maker(name), dict(params or {})
     shape = {"num_classes": data.classes, "in_channels": data.in_channels, "image_size": data.image_size}
-    if ":" in name and not name.startswith("timm:"):
+    if own_module(name) is not None:
         shape = _taken(make, shape)
     _check_params(name, make, shape | params)
     model = make(**shape, **params)

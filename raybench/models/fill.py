@@ -80,10 +80,10 @@ def _tell_new(report: LoadReport, state: Mapping[str, Tensor], origin: str) -> N
     had = f", of {counts.pop()} classes in the file," if len(counts) == 1 else ""
     left = f"; left out: {_named('tensors', report.unexpected)}" if report.unexpected else ""
     layers = sorted({name.rpartition(".")[0] for name in report.new})
-    told = (
+    text = (
         f"{origin}: new head: {_listed(layers)}{had} starts untrained and is trained by the recipe's base stage{left}"
     )
-    warnings.warn(told, UserWarning, stacklevel=3)
+    warnings.warn(text, UserWarning, stacklevel=3)
 
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]  # name -> (found, expected)

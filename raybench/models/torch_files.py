@@ -164,7 +164,7 @@ def _would_run(path: Path, names: list[str]) -> str:
 def _why(error: Exception) -> str:
     """What is wrong with a file that torch.load refuses or trips over."""
     text = str(error)
-    told = plain(text.partition("WeightsUnpickler error: ")[2] or text) or type(error).__name__
+    message = plain(text.partition("WeightsUnpickler error: ")[2] or text) or type(error).__name__
     if "Unsupported global: GLOBAL " in text:
         name = text.partition("GLOBAL ")[2].partition(" ")[0]
         return (
@@ -172,6 +172,7 @@ def _why(error: Exception) -> str:
             "Only tensors, containers and numbers are read: save model.state_dict()"
         )
     return (
-        f"not a readable file of weights: it is damaged or not a file of torch.save ({type(error).__name__}: {told}); "
+        "not a readable file of weights: it is damaged or not a file of torch.save "
+        f"({type(error).__name__}: {message}); "
         "download or copy it again, or save model.state_dict()"
     )

@@ -79,8 +79,8 @@ def _content(path: Path) -> Any:
     try:
         return load_file(path)
     except Exception as error:  # the header is text that anything may be written into
-        told = plain(str(error))
-        raise UserError(f"{path}: not a readable file of safetensors ({told}); download or copy it again") from error
+        message = plain(str(error))
+        raise UserError(f"{path}: not a readable file of safetensors ({message}); download or copy it again") from error
 
 
 def tensors_in(found: Any, path: Path) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from raybench.storage.hashing import file_sha256
 from raybench.storage.sealed import json_sha256
 from raybench.sweep.mistakes import dotted, explain, show
 from raybench.sweep.modules import own_module
-from raybench.sweep.trial import CHOSEN, Trial
+from raybench.sweep.trial import Trial
 
 FORMAT = 2  # raise when pruned.json changes so that older readers can't read it
 READ = (1, 2)  # format 1 has no checksum
@@ -102,7 +102,7 @@ def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts
         "model": trial.model,
         "model_params": trial.model_params,
         "prune": trial.prune,
-        **{name: value for name in CHOSEN if (value := getattr(trial, name))},
+        **trial.chosen,
         "data": asdict(data),
         "kept": cut.kept,
         "weights_sha256": file_sha256(folder / cache.WEIGHTS),

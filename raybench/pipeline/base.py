@@ -45,7 +45,7 @@ def run(trial: Trial, context: StageContext, note: Note) -> Base:
             curve = training.curve
         metrics = task.evaluate(model, "test")
         if not trial.weights.trained:
-            _tell_chance(metrics, task.data.classes)
+            _warn_near_chance(metrics, task.data.classes)
         cache.save_weights(model, folder)
         return {"metrics": metrics, "curve": curve}
 
@@ -54,7 +54,7 @@ def run(trial: Trial, context: StageContext, note: Note) -> Base:
     return _read(folder)
 
 
-def _tell_chance(metrics: Mapping[str, float], classes: int) -> None:
+def _warn_near_chance(metrics: Mapping[str, float], classes: int) -> None:
     """Warn when loaded weights classify hardly better than guessing: they are of other data, or of another size."""
     chance, top1 = 100 / max(classes, 1), metrics.get("top1")
     if top1 is not None and top1 < chance + NEAR_CHANCE * (100 - chance):

@@ -18,6 +18,7 @@ from raybench.groups.records import Group, Groups
 from raybench.groups.trace import trace
 from raybench.models.baked import baked
 from raybench.models.build import build_model
+from raybench.pipeline.network import example_of
 from raybench.pipeline.outputs import returning_tensors
 from raybench.selection.problem import STRATEGIES, Problem
 
@@ -130,11 +131,10 @@ def inspect(
 
 def inspect_named(name: str, data: DataFacts, **chosen: Sequence[str]) -> Inspection:
     """`inspect` for the model `name`, built for a dataset with initial weights, and a black image. See `inspect`."""
-    example = torch.zeros(1, data.in_channels, data.image_size, data.image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = baked(build_model(name, data))
-    return inspect(model, example, **chosen)
+    return inspect(model, example_of(data, torch.device("cpu")), **chosen)
 
 
 def _facts(groups: Groups, cost: Cost) -> tuple[GroupFacts, ...]:

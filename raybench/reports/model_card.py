@@ -8,6 +8,7 @@ from typing import Any
 
 from raybench.reports.pruned_text import figures_of, target_of
 from raybench.reports.recipe_text import stage_text
+from raybench.sweep.modules import own_module
 from raybench.sweep.trial import TrainRecipe
 
 CARD = "README.md"
@@ -19,7 +20,7 @@ def card_of(row: Mapping[str, Any]) -> str:
     figures = [(figure.name.strip(), figure.text(row)) for figure in figures_of(row["metric_name"])]
     known = row["provenance"] or {}
     versions = {name: known[column] for column, name in VERSIONS.items() if known.get(column)}
-    own = ":" in row["model"] and not row["model"].startswith("timm:")
+    own = own_module(row["model"])
     trust = ", trust_code=True" if own else ""
     params = "".join(f", {name} {value}" for name, value in trial["model_params"].items())
     data = "".join(f", {name} {value}" for name, value in trial["dataset_params"].items())

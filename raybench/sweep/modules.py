@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from raybench.catalogue import ROOT, Entry
@@ -46,21 +46,15 @@ def plugin_source(entry: Entry) -> str | None:
     """
     if entry.source is None:
         return None
-    package = (entry.module or "").partition(".")[0]
-    helpers: dict[str, str] = {}
-    waiting = list(_imports(entry.file.read_bytes(), (entry.module or "").rpartition(".")[0]))
-    seen: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        spec = None if name in seen else find_module(name, entry.file.parent)
-        seen.add(name)
-        origin = Path(spec.origin) if spec and spec.has_location and spec.origin else None
-        if origin is None or origin == entry.file or (_installed(origin) and name.partition(".")[0] != package):
-            continue
-        content = origin.read_bytes()
-        helpers[name] = hashlib.sha256(content).hexdigest()
-        inside = name if origin.stem == "__init__" else name.rpartition(".")[0]
-        waiting += [*(_imports(content, inside) if origin.suffix == ".py" else ()), *_parents(name)]
+    package, _, _ = (entry.module or "").partition(".")
+
+    def counts(name: str, file: Path) -> bool:
+        return file != entry.file and (name.partition(".")[0] == package or not _installed(file))
+
+    names = _imports(entry.file.read_bytes(), (entry.module or "").rpartition(".")[0])
+    helpers = {
+        name: hashlib.sha256(content).hexdigest() for name, _, content in _followed(names, counts, entry.file.parent)
+    }
     if not helpers:
         return entry.source  # ids of trials from before imports were followed stay valid
     return hashlib.sha256(json.dumps([entry.source, sorted(helpers.items())]).encode()).hexdigest()
@@ -142,27 +136,37 @@ def _builders(file: Path) -> list[str]:
 
 def _own_files(module: str, file: Path) -> dict[Path, bytes]:
     """File -> content of `module` and of all modules of its folder tree that it imports, directly or indirectly."""
-    root, found = _root(module, file), {file: file.read_bytes()}
+    root = _root(module, file)
+    reached = _followed([module], lambda _, origin: origin.is_relative_to(root) and not _installed(origin))
+    own = {origin: content for _, origin, content in reached if content.strip()}  # without an empty __init__.py
+    return {file: file.read_bytes()} | own
+
+
+def _followed(
+    names: Iterable[str], counts: Callable[[str, Path], bool], *folders: Path
+) -> Iterator[tuple[str, Path, bytes]]:
+    """(dotted name, file, content) of each module among `names` that `counts`, and of those that these import.
+
+    `folders` are searched besides the Python path and the current folder.
+    """
     seen: set[str] = set()
-    waiting = [module]
+    waiting = list(names)
     while waiting:
         name = waiting.pop()
-        origin = None if name in seen else _file_of(name)
+        origin = None if name in seen else _file_of(name, *folders)
         seen.add(name)
-        if origin is None or not origin.is_relative_to(root) or _installed(origin):
+        if origin is None or not counts(name, origin):
             continue
         content = origin.read_bytes()
-        if content.strip():  # skips an empty __init__.py
-            found[origin] = content
+        yield name, origin, content
         package = name if origin.stem == "__init__" else name.rpartition(".")[0]
         if origin.suffix == ".py":  # others are compiled, their imports unknown
             waiting += _imports(content, package)
         waiting += _parents(name)
-    return found
 
 
-def _file_of(module: str) -> Path | None:
-    spec = find_module(module)
+def _file_of(module: str, *folders: Path) -> Path | None:
+    spec = find_module(module, *folders)
     return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 
 

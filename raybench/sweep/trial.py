@@ -196,9 +196,14 @@ class Trial(Frozen):
         left_out: dict[str, Any] = {"recipe": {"name", "base"}, "weights": True, "base_seed": True}
         if self.ratio is None:  # trials from before there were ratios keep their ids
             left_out["ratio"] = True
-        left_out |= {name: True for name in CHOSEN if not getattr(self, name)}
+        left_out |= {name: True for name in CHOSEN if name not in self.chosen}
         dumped = self.model_dump(mode="json", exclude=left_out)
         return {name: _canonical(value) for name, value in dumped.items()}
+
+    @property
+    def chosen(self) -> dict[str, tuple[str, ...]]:
+        """`keep` and `only`, where they name layers."""
+        return {name: value for name in CHOSEN if (value := getattr(self, name))}
 
     @property
     def _versions(self) -> tuple[int, ...]:
@@ -231,7 +236,7 @@ class Trial(Frozen):
             "recipe": self.recipe.sparsify.model_dump(mode="json"),
             "seed": self.seed,
             "prune": self.prune,
-            **{name: value for name in CHOSEN if (value := getattr(self, name))},
+            **self.chosen,
         }
         return digest("sparsify", TRAINING, own, self.base_key)
 
@@ -239,7 +244,7 @@ class Trial(Frozen):
     def pass_key(self) -> str:
         """Key of the selection pass that this trial shares with those that differ in speed-up (or training) only."""
         fields = {"importance", "strategy", "schedule", "prune", "round_to", "protocol"}
-        fields |= {name for name in CHOSEN if getattr(self, name)}
+        fields |= self.chosen.keys()
         own = self.model_dump(mode="json", include=fields) | {"seed": self.selection_seed}
         own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
         return digest("select", SELECTION, own, self.sparsify_key or self.base_key)

@@ -55,5 +55,5 @@ def _reading(dataset: str, root: Path | None) -> Iterator[None]:
         if isinstance(error, OSError) and not Path(str(error.filename)).is_relative_to(root or "/nowhere"):
             raise
         said = str(error).splitlines()[0] if str(error) else "no message"
-        told = f"reading it failed with {type(error).__name__}: {said}"
-        raise UserError(f"dataset {dataset!r}: {root or 'embedded'}: {told}") from error
+        problem = f"reading it failed with {type(error).__name__}: {said}"
+        raise UserError(f"dataset {dataset!r}: {root or 'embedded'}: {problem}") from error

@@ -28,7 +28,6 @@ class NoOpTrial(UnitTrial):
     def prepare(self) -> None:
         """Import as a real worker does, then replace the stages in this process."""
         preload()
-        self.begun = time.time()
         kinds: tuple[UnitKind, ...] = ("base", "sparsify", "select")
         stages.RUN.update(dict.fromkeys(kinds, self._stage) | {"cell": self._cell})  # type: ignore[attr-defined]
 

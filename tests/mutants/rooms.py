@@ -11,12 +11,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_hub.py",
     ),
     "scoring": (
-        "unit/test_scoring_parts.py", "unit/test_evidence.py", "oracles/test_criteria.py", "oracles/test_following.py",
-        "oracles/test_selections.py",
+        "unit/test_scoring_parts.py", "unit/test_sample_gradients.py", "unit/test_evidence.py",
+        "oracles/test_criteria.py", "oracles/test_following.py", "oracles/test_selections.py",
     ),
     "selection": (
-        "unit/test_selection_steps.py", "unit/test_prune.py", "unit/test_prune_library.py", "unit/test_refusals.py",
-        "oracles/test_reconstruct.py",
+        "unit/test_selection_steps.py", "unit/test_library_steps.py", "unit/test_prune.py",
+        "unit/test_prune_library.py", "unit/test_refusals.py", "oracles/test_reconstruct.py",
     ),
     "groups": (
         "unit/test_group.py", "unit/test_group_flow.py", "unit/test_group_split.py", "unit/test_cost.py",

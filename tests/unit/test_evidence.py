@@ -11,16 +11,12 @@ from raybench.groups.trace import trace
 from raybench.methods.protocols import Calibration, Importance
 from raybench.scoring.gather import gather
 from tests.oracles import nets
+from tests.unit.scoring_cases import Squares
 
 
 @dataclasses.dataclass(frozen=True)
 class Gradients(Importance):
     needs = "gradients"
-
-
-@dataclasses.dataclass(frozen=True)
-class Squares(Importance):
-    needs = "sample-gradients"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
-from raybench.groups import surgery
-from raybench.groups.cost import Cost, count_macs
 from raybench.groups.records import Groups
 from raybench.groups.trace import trace
 from tests.oracles.grouping import check_groups, worst
-from tests.pruning_nets import IMAGE, OwnAttention, drop_one_each, shuffled
+from tests.pruning_nets import IMAGE, OwnAttention, assert_costs_as_predicted, shuffled
 
 
 class Between(nn.Module):
@@ -200,18 +196,6 @@ def test_followed_channels_can_be_cut_exactly(name: str) -> None:
     assert {g.name: g.size for g in groups} == sizes
     assert worst(check_groups(model, IMAGE, groups, unit=1)) < 1e-5
     assert_costs_as_predicted(model, groups)
-
-
-def assert_costs_as_predicted(model: nn.Module, groups: Groups) -> None:
-    cost, slim = Cost.measure(model, IMAGE[:1], groups), copy.deepcopy(model)
-    alive, rng = [np.ones(g.size, dtype=bool) for g in groups], np.random.default_rng(0)
-    for _ in range(3):
-        drop_one_each(alive, rng)
-    kept = {g.name: np.nonzero(left)[0] for g, left in zip(groups, alive, strict=True)}
-    surgery.apply(slim, groups, kept)
-    counts = np.array([len(units) for units in kept.values()])
-    assert count_macs(slim, IMAGE[:1]) == cost.macs(counts) < cost.macs_base
-    assert sum(p.numel() for p in slim.parameters()) == cost.params(counts)
 
 
 def test_gates_over_all_channels_leave_them_free() -> None:

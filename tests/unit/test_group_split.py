@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.groups import surgery
-from raybench.groups.cost import Cost, count_macs
 from raybench.groups.trace import trace
 from tests.oracles.grouping import check_groups, worst
-from tests.pruning_nets import IMAGE, Chain, drop_one_each
+from tests.pruning_nets import IMAGE, Chain, assert_costs_as_predicted
 
 
 class Parted(nn.Module):
@@ -107,15 +103,7 @@ def test_parts_shrink_together_and_every_cut_computes_what_it_should(model: nn.M
     outs = next(m for m in groups.groups[list(sizes).index(root)].members if (m.layer, m.side) == (root, "out"))
     assert sizes[root] == outs.width // 2
     assert worst(check_groups(model, IMAGE, groups, unit=1)) < 1e-5
-    cost, slim = Cost.measure(model, IMAGE[:1], groups), copy.deepcopy(model)
-    alive, rng = [np.ones(g.size, dtype=bool) for g in groups], np.random.default_rng(0)
-    for _ in range(3):
-        drop_one_each(alive, rng)
-    kept = {g.name: np.nonzero(left)[0] for g, left in zip(groups, alive, strict=True)}
-    surgery.apply(slim, groups, kept)
-    counts = np.array([len(units) for units in kept.values()])
-    assert count_macs(slim, IMAGE[:1]) == cost.macs(counts) < cost.macs_base
-    assert sum(p.numel() for p in slim.parameters()) == cost.params(counts)
+    assert_costs_as_predicted(model, groups)
 
 
 def test_equal_parts_hold_one_channel_each() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from raybench.datasets.coco import read_instances
 from raybench.datasets.open import open_dataset
-from raybench.datasets.tree import tell
+from raybench.datasets.tree import warn_once
 from raybench.errors import UserError
 from raybench.tasks.detection_images import PlainImages, read_bgr
 from tests.unit.test_detection_data import GOOD, box, coco_folder, yolo_folder
@@ -25,7 +25,7 @@ LINE = "0 0.5 0.5 0.5 0.5\n"
 def fresh(tmp_path, monkeypatch):
     """Nothing is remembered between tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    tell.cache_clear()
+    warn_once.cache_clear()
 
 
 def opened(root, **params):

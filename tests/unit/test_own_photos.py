@@ -9,7 +9,7 @@ from PIL import Image
 from raybench.datasets.enlarged import enlarged_line
 from raybench.datasets.open import open_dataset
 from raybench.errors import UserError
-from raybench.pipeline.base import _tell_chance
+from raybench.pipeline.base import _warn_near_chance
 
 
 def photos(folder, classes=("a", "b", "c"), count=10, size=(16, 12)):
@@ -74,10 +74,10 @@ def test_enlarged_photos_are_told(tmp_path):
     ("top1", "classes", "told"), [(33.3, 3, True), (60, 3, False), (5, 1000, True), (8, 1000, False)]
 )
 def test_weights_that_guess_are_told(top1, classes, told, recwarn):
-    _tell_chance({"top1": top1}, classes)
+    _warn_near_chance({"top1": top1}, classes)
     assert ["near chance" in str(one.message) for one in recwarn] == [True] * told
 
 
 def test_detection_has_no_chance(recwarn):
-    _tell_chance({"mAP50-95": 0.0}, 80)
+    _warn_near_chance({"mAP50-95": 0.0}, 80)
     assert not recwarn

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from raybench.datasets.files import list_classes
 from raybench.datasets.image_files import as_rgb, look, look_at_all, turned
 from raybench.datasets.open import open_dataset
-from raybench.datasets.tree import tell
+from raybench.datasets.tree import warn_once
 from raybench.errors import UserError
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def fresh(tmp_path, monkeypatch):
     """Nothing is remembered between tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     list_classes.cache_clear()
-    tell.cache_clear()
+    warn_once.cache_clear()
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_every_orientation_of_every_format_is_upright_for_both_tasks(ending, ori
         upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     with Image.open(file) as image:
         assert np.array_equal(np.asarray(as_rgb(image, seen.turn)), upright)
-    assert (seen.told, seen.upright) == (orientation, upright.shape[:2])
+    assert (seen.exif, seen.upright) == (orientation, upright.shape[:2])
     found = _decoded(file, seen.turn)[:, :, ::-1].astype(int)
     assert np.abs(found - upright).max() <= 3  # two JPEG decoders
 
