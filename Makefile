@@ -5,22 +5,25 @@ RESULTS ?= quickstart-results
 PIP = PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet
 TEST_EXTRAS = detection,export,sql,cluster,s3,gcs,dev
 
+GPU_PYTHON ?= python3
+
 SAMPLE ?= 100
 SEED ?= 0
 
-.PHONY: quickstart test test-all lint mutants help
+.PHONY: quickstart test test-all lint mutants gpu help
 
 help:
 	@echo "make quickstart   set everything up, run sweeps/quickstart.yaml, print the leaderboard"
 	@echo "make test         set everything up, pass the tests (about 15 minutes on 2 cores)"
 	@echo "make test-all     the long tests too: every model, repeated kills"
 	@echo "make lint         ruff and mypy"
+	@echo "make gpu          what only a GPU can show, as one table; GPU_PYTHON=... has torch already"
 	@echo "make mutants ROOM=selection [SAMPLE=100 SEED=0]   plants faults in a room and counts those that its tests notice"
 
 quickstart: $(VENV)/.ready
 	$(VENV)/bin/raybench run sweeps/quickstart.yaml --storage $(RESULTS)
-	$(VENV)/bin/raybench leaderboard $(RESULTS)
-	@echo "results: $(RESULTS)/   again: $(VENV)/bin/raybench leaderboard $(RESULTS) --speedup average"
+	$(VENV)/bin/raybench leaderboard $(RESULTS) --wide
+	@echo "results: $(RESULTS)/   with cost and latency: $(VENV)/bin/raybench leaderboard $(RESULTS)"
 
 # Two processes with one thread each; tests that start Ray, kill things or measure the machine's load run alone.
 test: $(VENV)/.ready-test
@@ -34,6 +37,10 @@ lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Needs neither ray nor the network: the machine's own Python, which has torch.
+gpu:
+	$(GPU_PYTHON) -m tests.gpu.check
 
 mutants: $(VENV)/.ready-test
 	nice -n 15 $(VENV)/bin/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)

@@ -6,7 +6,8 @@ import ast
 import functools
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 from raybench.errors import UserError, nearest
 
 ROOT = Path(__file__).parent.parent  # the folder that holds the package `raybench`
-FACTS = {  # what class attributes of a method may say
-    "needs": ("nothing", "weights", "gradients", "sample-gradients", "activations"),
+NO_DATA = ("nothing", "weights")  # what a criterion may need that isn't computed from images
+EVIDENCE = ("gradients", "sample-gradients", "activations")  # what is, and may be needed together
+METHOD_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+FACTS = {  # what class attributes of a method may say; `needs` may be several of EVIDENCE, too
+    "needs": (*NO_DATA, *EVIDENCE),
     "labels": ("true", "sampled"),
     "reduce": ("mean", "sum", "max", "first"),
     "normalize": ("mean", "max", "sum", "lamp", "none"),
@@ -106,8 +110,11 @@ def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
             summary = (ast.get_docstring(node) or "").partition("\n")[0]
             fixed = facts.get("args", {})
             params = {key: default for key, default in params.items() if key not in fixed}
-            _check_facts(kind, facts, params, f"{file}:{node.lineno}: {node.name}")
-            yield Entry(kind, name, file, node.name, summary, facts, params, module, kinds)
+            where = f"{file}:{node.lineno}: {node.name}"
+            _check_facts(kind, facts, params, where)
+            entry = Entry(kind, name, file, node.name, summary, facts, params, module, kinds)
+            _check_method(entry, where)
+            yield entry
 
 
 def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any], where: str) -> None:
@@ -116,6 +123,9 @@ def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any],
         return
     for name in sorted(RESERVED & set(params)):
         raise UserError(f"{where}: `{name}` has a type, which makes it a parameter; write `{name} = ...` or ClassVar")
+    if isinstance(facts.get("needs"), (tuple, list)):
+        _check_kinds(facts["needs"], where)
+        facts = {name: fact for name, fact in facts.items() if name != "needs"}
     for name, known in FACTS.items():
         if name in facts and facts[name] not in known:
             near = nearest(str(facts[name]), known)
@@ -124,6 +134,47 @@ def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any],
         if name not in params or not (isinstance(limit, tuple) and len(limit) == 2):
             expected = "(least, largest) of a parameter, None where there is none"
             raise UserError(f"{where}: limits: found {name!r}: {limit!r}, expected {expected}.{nearest(name, params)}")
+
+
+def _check_method(entry: Entry, where: str) -> None:
+    """UserError for a method whose name a sweep can't spell, or whose defaults don't fit their own limits."""
+    if entry.kind not in ("importance", "regularizer"):
+        return
+    if not METHOD_NAME.fullmatch(str(entry.name)):
+        expected = "lower case letters, digits and dashes, such as my-criterion"
+        raise UserError(f"{where}: found the name {entry.name!r}, expected {expected}")
+    for name, default in entry.params.items():
+        if isinstance(default, (int, float)) and (wrong := entry.misfit(name, default)):
+            raise UserError(f"{where}: the default of {name}: {wrong}")
+
+
+def _check_kinds(needs: Any, where: str) -> None:
+    """UserError for several kinds of evidence of which one is unknown, twice there, or no evidence from images."""
+    strange = [kind for kind in needs if kind not in EVIDENCE]
+    if strange or len(set(needs)) != len(needs) or not needs:
+        found = repr(strange[0]) if strange else repr(tuple(needs))
+        near = nearest(str(strange[0]), EVIDENCE) if strange else ""
+        raise UserError(f"{where}: needs: found {found}, expected several of {', '.join(EVIDENCE)}, each once.{near}")
+
+
+def evidence_kinds(needs: str | Sequence[str]) -> tuple[str, ...]:
+    """The kinds of evidence that a criterion's `needs` names, one or several.
+
+    Example:
+        >>> evidence_kinds("weights"), evidence_kinds(("activations", "gradients"))
+        (('weights',), ('activations', 'gradients'))
+    """
+    return (needs,) if isinstance(needs, str) else tuple(needs)
+
+
+def needs_images(needs: str | Sequence[str]) -> bool:
+    """Whether any evidence that `needs` names is computed from calibration images.
+
+    Example:
+        >>> needs_images("weights"), needs_images(("activations", "gradients"))
+        (False, True)
+    """
+    return any(kind not in NO_DATA for kind in evidence_kinds(needs))
 
 
 def _data(

@@ -34,6 +34,7 @@ class Provenance:
     device_name: str | None
     host: str
     cpu: str
+    cpu_capability: str | None
     cores: int
     threads: int | None
     started_at: str | None
@@ -52,6 +53,7 @@ def provenance(
     cuda: str | None = None,
     driver: str | None = None,
     threads: int | None = None,
+    cpu_capability: str | None = None,
 ) -> Provenance:
     """Provenance of this process. Facts that need torch (device, CUDA, threads) are passed in, so it isn't imported."""
     commit, dirty = _git()
@@ -68,6 +70,7 @@ def provenance(
         device_name=device_name,
         host=socket.gethostname(),
         cpu=cpu_name(),
+        cpu_capability=cpu_capability,
         cores=usable_cores(),
         threads=threads,
         started_at=started_at,

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from raybench.cli.results import find_store
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
 from raybench.errors import UserError
+from raybench.pipeline.push import check_repository, push
 from raybench.reports.model_card import CARD, card_of
+from raybench.reports.text import aligned
+from raybench.storage.base import Storage
+from raybench.sweep.trial import Trial
 
 FORMATS = ("safetensors", "onnx", "torch-export", "ultralytics")
 ENDINGS = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "torch-export", ".pt": "ultralytics"}
@@ -41,13 +48,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="import the module of a network that was given as module:function; its name comes from the results",
     )
+    text = "static quantisation by onnxruntime on calibration images; prints accuracy and latency (with --format onnx)"
+    parser.add_argument("--quantize", choices=("int8",), help=text)
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the network's dataset, for --quantize")
+    text = "upload what was exported, with its card, to this model repository of the Hugging Face hub"
+    parser.add_argument("--push-to-hub", metavar="USER/NAME", help=text)
+    parser.add_argument("--private", action="store_true", help="make a new repository of --push-to-hub private")
     add_plugin(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the files and print what they are."""
     load_plugins(args)
-    form = args.format or _by_ending(args.output)
+    form = _format(args)
+    if args.push_to_hub:
+        check_repository(args.push_to_hub)
     store = find_store(args.trial_id, args.results)
     row = store.record(args.trial_id)
     if row["status"] != "ok" or not row.get("artifact"):
@@ -65,13 +80,44 @@ def run(args: argparse.Namespace) -> int:
         target = target.with_name(target.name + ending)  # readers recognise the format by it
     _check_free(target)
     try:
-        written = write(folder, target, args.trust_code)
+        if args.quantize:
+            written = _quantized(folder, target, row, store.storage, args)
+        else:
+            written = write(folder, target, args.trust_code)
     except OSError as error:  # e.g. a full disk
         raise UserError(f"-o {target}: can't be written: {error.strerror or error}") from error
     if target.is_dir():
         (target / CARD).write_text(card_of(row), encoding="utf-8")
     print(written)
+    if args.push_to_hub:
+        print(f"uploaded to {push(target, card_of(row), args.push_to_hub, private=args.private)}")
     return 0
+
+
+def _format(args: argparse.Namespace) -> str:
+    """The format that was asked for, or else that of the ending; UserError for options that don't fit it."""
+    form = args.format or ("onnx" if args.quantize and not args.output else _by_ending(args.output))
+    if args.quantize and form != "onnx":
+        raise UserError(f"--quantize: found the format {form} beside it, expected onnx")
+    if args.data_root and not args.quantize:
+        raise UserError("--data-root: found no --quantize beside it; nothing else reads data")
+    if args.private and not args.push_to_hub:
+        raise UserError("--private: found no --push-to-hub beside it")
+    return form
+
+
+def _quantized(folder: Path, target: Path, row: Mapping[str, Any], storage: Storage, args: argparse.Namespace) -> str:
+    """Write the int8 network; a table of both ONNX files."""
+    from raybench.pipeline.quantize import quantize
+
+    trial = Trial(**json.loads(row["trial"]))
+    roots = {trial.dataset: args.data_root} if args.data_root else {}
+    found = quantize(folder, target, trial, roots, storage, args.trust_code)
+    cells = [["ONNX", f"{found.metric_name} %", "ms, 1 image", "file MB"]]
+    for one in (found.plain, found.int8):
+        cells.append([one.name, f"{one.metric:.2f}", f"{one.latency_ms:.3g}", f"{one.bytes / 1e6:.3g}"])
+    title = f"{target}: int8 ONNX, calibrated on {found.images} images; both measured in onnxruntime, on this CPU"
+    return "\n".join([title, *aligned(cells, [False, True, True, True])])
 
 
 def _by_ending(target: Path | None) -> str:

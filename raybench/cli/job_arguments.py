@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from raybench.progress.words import coarse, duration
+
 if TYPE_CHECKING:
     from raybench.execution.jobs import Job
 
+EXITS = {  # exit codes of a driver
+    -9: "its driver was killed (SIGKILL, or memory ran out)", 137: "its driver was killed (SIGKILL, or memory ran out)",
+    -15: "its driver was ended (SIGTERM)", 143: "its driver was ended (SIGTERM)", 130: "its driver was interrupted",
+    1: "some of its cells failed", 2: "its driver refused the sweep", 3: "versions here and there differ",
+}  # fmt: skip
 VARIABLES = ("RAYBENCH_ADDRESS", "RAY_API_SERVER_ADDRESS")  # in this order; the second is that of `ray job`
-COLUMNS = ("id", "sweep", "status", "started", "seconds", "storage")
+COLUMNS = ("id", "sweep", "status", "started", "took", "storage")
 
 
 def add_address(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +53,37 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "job", nargs="?", metavar="JOB", help="id of a job, or its first characters (default: the newest job)"
     )
+
+
+def table_row(job: Job, now: float) -> dict[str, Any]:
+    """One job for a table of 80 columns: the start of its id, when it started, how long it took or takes."""
+    took = duration((job.ended or now) - job.started) if job.started else None
+    return {
+        "id": job.id.removeprefix("raybench-"),
+        "sweep": job.sweep,
+        "status": job.status.lower(),
+        "started": f"{coarse(now - job.started)} ago" if job.started else None,
+        "took": took,
+        "storage": job.storage,
+    }
+
+
+def why_ended(job: Job) -> str | None:
+    """Why a job didn't succeed, in one sentence instead of Ray's log; None for one that runs or succeeded."""
+    if job.status not in ("FAILED", "STOPPED"):
+        return None
+    again = "submit it again to continue"
+    if job.status == "STOPPED":
+        return f"it was stopped; {again}"
+    code = re.search(r"exit code (-?\d+)", job.message or "")
+    first = (job.message or "no reason is known").partition("\n")[0].partition(", last available logs")[0].rstrip(".")
+    reason = first if code is None else EXITS.get(int(code[1]), f"its driver ended with exit code {code[1]}")
+    return f"{reason}; raybench logs {job.id.removeprefix('raybench-')} shows its output; {again}"
+
+
+def wait_line(text: str) -> None:
+    """Print on standard error why a call takes long."""
+    print(text, file=sys.stderr)
 
 
 def as_row(job: Job) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import time
 
-from raybench.cli.job_arguments import COLUMNS, add_address, as_row
+from raybench.cli.job_arguments import COLUMNS, add_address, as_row, table_row, wait_line
 from raybench.cli.output import add_format, print_json, print_rows
 
 
@@ -18,8 +19,10 @@ def run(args: argparse.Namespace) -> None:
     """Print the jobs."""
     from raybench.execution.jobs import Jobs
 
-    rows = [as_row(job) for job in Jobs(args.address).list()]
+    jobs = Jobs(args.address, wait_line).list()
     if args.format == "json":
-        print_json(rows)
+        print_json([as_row(job) for job in jobs])
+    elif not jobs:
+        print("no jobs that raybench submitted")
     else:
-        print_rows(rows, COLUMNS)
+        print_rows([table_row(job, time.time()) for job in jobs], COLUMNS)

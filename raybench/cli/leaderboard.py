@@ -12,6 +12,7 @@ from pathlib import Path
 from raybench.cli.quantities import speedup
 from raybench.cli.results import add_results, hint_to_compact, open_store
 from raybench.errors import UserError, counted, printable
+from raybench.reports.board_latex import as_latex
 from raybench.reports.board_text import as_markdown, as_text
 from raybench.reports.board_wide import as_wide_text
 from raybench.reports.leaderboard import Leaderboard, Query
@@ -19,9 +20,9 @@ from raybench.reports.leaderboard_rows import rows, table
 from raybench.reports.unfinished import unfinished
 from raybench.results.encoding import csv_bytes, parquet_bytes
 
-FORMATS = ("table", "markdown", "csv", "json", "parquet")
+FORMATS = ("table", "markdown", "csv", "json", "parquet", "latex")
 ENDINGS = {
-    ".txt": "table", ".md": "markdown", ".csv": "csv", ".json": "json", ".parquet": "parquet",
+    ".txt": "table", ".md": "markdown", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".tex": "latex",
 }  # fmt: skip
 
 
@@ -87,6 +88,8 @@ def _rendered(found: Leaderboard, form: str, wide: bool) -> bytes:
         return parquet_bytes(table(found))
     if form == "csv":
         return csv_bytes(rows(found))
+    if form == "latex":
+        return f"{as_latex(found)}\n".encode()
     if form == "markdown":
         return printable(f"{as_markdown(found)}\n").encode()
     if form == "json":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from raybench.cli.job_arguments import add_address, add_job
+from raybench.cli.job_arguments import add_address, add_job, wait_line
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the output."""
     from raybench.execution.jobs import Jobs
 
-    jobs = Jobs(args.address)
+    jobs = Jobs(args.address, wait_line)
     job = jobs.find(args.job)
     for text in jobs.follow(job.id) if args.follow else [jobs.logs(job.id)]:
         print(text, end="", flush=True)

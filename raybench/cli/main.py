@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import logging
 import os
+import signal
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
@@ -12,7 +17,8 @@ from pathlib import Path
 
 from raybench.cli.parser import Parser
 from raybench.cli.printable_output import printable_output
-from raybench.errors import RaybenchError, handled_warnings, nearest, printable
+from raybench.errors import RaybenchError, UserError, handled_warnings, nearest, printable
+from raybench.execution.interrupt import INTERRUPTED, interrupts
 
 GROUPS = {
     "sweeps": {
@@ -29,6 +35,9 @@ GROUPS = {
     "results": {
         "watch": "show the progress of a run from its storage",
         "leaderboard": "rank the methods in a storage",
+        "report": "write the results as pages for a browser, which work offline",
+        "plot": "draw results as SVG, PDF or PNG",
+        "findings": "tell what results say to the claims of PruningBench's paper",
         "show": "print the full result of one cell",
         "query": "run an SQL query over results",
         "compare": "compare results with published figures: PruningBench and papers",
@@ -55,7 +64,11 @@ GROUPS = {
         "completion": "print the completion of verbs and options for bash, zsh or fish",
     },
 }
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells use it
+NOT_OURS = {  # errors of a disk, a network or a person who forbade it; None: those of an object store
+    None, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.EISDIR,
+    errno.ENOTDIR, errno.EFBIG,
+}  # fmt: skip
 VERBS = {verb: summary for verbs in GROUPS.values() for verb, summary in verbs.items()}
 
 
@@ -72,17 +85,47 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"raybench: unknown verb {verb!r}.{nearest(verb, VERBS)} See raybench --help", file=sys.stderr)
         return 2
-    try:
-        return _run(verb, rest)
-    except RaybenchError as error:
-        print(printable(f"raybench {verb}: {error}"), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
+    code = _guarded(verb, rest)
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is over; libraries clean up behind it
+    return code
+
+
+def _guarded(verb: str, arguments: list[str]) -> int:
+    """Run the verb; returns its exit code. Mistakes of the user and Ctrl-C are told in one sentence."""
+
+    def say_interrupted() -> None:
         print(f"raybench {verb}: interrupted", file=sys.stderr)
+
+    try:
+        with interrupts(say_interrupted) as found:
+            try:
+                code = _run(verb, arguments)
+            except RaybenchError as error:
+                if "--verbose" in arguments:
+                    traceback.print_exc()
+                print(printable(f"raybench {verb}: {error}"), file=sys.stderr)
+                return error.exit_code
+            except BrokenPipeError:  # `raybench ... | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 0
+            except OSError as error:
+                if found.requested:
+                    raise KeyboardInterrupt from None
+                if error.errno not in NOT_OURS:
+                    raise
+                print(printable(f"raybench {verb}: {error}"), file=sys.stderr)
+                return 1
+            except Exception:  # after Ctrl-C libraries raise errors of any kind
+                if not found.requested:
+                    raise
+                raise KeyboardInterrupt from None
+            if found.requested and code != INTERRUPTED:
+                raise KeyboardInterrupt  # a library swallowed it
+            return code
+    except KeyboardInterrupt:
+        say_interrupted()
         return INTERRUPTED
-    except BrokenPipeError:  # `raybench ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _run(verb: str, arguments: list[str]) -> int:
@@ -94,7 +137,9 @@ def _run(verb: str, arguments: list[str]) -> int:
     parsed = parser.parse_args(arguments)
     if parsed.no_color:
         os.environ["NO_COLOR"] = "1"  # which rich and most libraries follow
-    with _quiet(parsed.quiet), plain_warnings(), printable_output():
+    if parsed.quiet and parsed.verbose:
+        raise UserError("--verbose: found --quiet beside it, expected one of the two")
+    with _quiet(parsed.quiet), _verbose(parsed.verbose), plain_warnings(), printable_output():
         return module.run(parsed) or 0
 
 
@@ -109,15 +154,42 @@ def _quiet(quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
+def _verbose(verbose: bool) -> Iterator[None]:
+    """Print raybench's log on standard error, down to level DEBUG, which also makes every epoch a line."""
+    if not verbose:
+        yield
+        return
+    logger, handler, before = (
+        logging.getLogger("raybench"),
+        logging.StreamHandler(),
+        logging.getLogger("raybench").level,
+    )
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+@contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print raybench's own warnings as one line ``warning: ...`` on standard error, other libraries' as usual."""
+    """Print raybench's own warnings as one line ``warning: ...`` on standard error.
+
+    Those of installed libraries are for who calls them, which raybench does: they go to the log, at level DEBUG. Those
+    of other code, a user's own, are shown as usual.
+    """
     package = str(Path(__file__).parents[1])
+    libraries = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
 
     def printed(message: str, category: type[Warning], filename: str) -> bool:
         ours = filename.startswith(package) and issubclass(category, UserWarning)
         if ours:
             print(printable(f"warning: {message}"), file=sys.stderr)
-        return ours
+        elif filename.startswith(libraries):
+            logging.getLogger(__name__).debug("%s: %s: %s", filename, category.__name__, message)
+        return ours or filename.startswith(libraries)
 
     with handled_warnings(printed):
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 ELEMENTWISE = '''"""{title}: one line on what makes a channel worth keeping."""
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ class {cls}(ElementwiseImportance):
 
     power: float = 1.0  # a parameter; in a sweep: {{name: {name}, params: {{power: 2}}}}, or [1, 2] for two methods
 
-    needs = "{needs}"
+    needs = {needs}
     paper = "authors, venue, equation"
     version = 1  # increase it when the numbers change
 
@@ -47,7 +49,7 @@ class {cls}(Importance):
 
     power: float = 1.0  # a parameter; in a sweep: {{name: {name}, params: {{power: 2}}}}, or [1, 2] for two methods
 
-    needs = "activations"
+    needs = {needs}
     paper = "authors, venue, equation"
     version = 1  # increase it when the numbers change
 
@@ -61,6 +63,48 @@ class {cls}(Importance):
         values = values.flatten(2).mean(2) if layer.kind != "linear" else values.flatten(0, -2)
         total, count = state or (0.0, 0)
         return total + values.sum(0), count + len(values)
+
+    def layer_scores(self, layer: Layer) -> Tensor | None:
+        """(channels,), non-negative; high scores are kept. None where nothing was observed."""
+        if layer.state is None:
+            return None
+        total, count = layer.state
+        return total / count
+'''
+
+ACTIVATIONS_AND_GRADIENTS = '''"""{title}: one line on what makes a channel worth keeping."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from raybench.groups.records import Group, Member
+from raybench.methods.protocols import Importance, Layer, has_filters
+from raybench.registry import importance
+
+
+@importance("{name}")
+@dataclass(frozen=True)
+class {cls}(Importance):
+    """Mean of |mean over positions of a dL/da|^power over the calibration images, a the channel's output."""
+
+    power: float = 1.0  # a parameter; in a sweep: {{name: {name}, params: {{power: 2}}}}, or [1, 2] for two methods
+
+    needs = {needs}  # layer_scores finds layer.gradient too
+    paper = "authors, venue, equation"
+    version = 1  # increase it when the numbers change
+
+    def watched(self, group: Group) -> tuple[Member, ...]:
+        """The layers to observe: those whose outputs are the group's channels."""
+        return tuple(member for member in group.members if has_filters(member))
+
+    def observe_gradient(self, layer: Layer, output: Tensor, gradient: Tensor, state: Any) -> Any:
+        """One batch: (sum over images, number of images) so far; `gradient` is that of each image's own loss."""
+        product = output * gradient
+        values = product.flatten(2).mean(2) if layer.kind != "linear" else product.flatten(0, -2)
+        total, count = state or (0.0, 0)
+        return total + (values.abs() ** self.power).sum(0), count + len(values)
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
         """(channels,), non-negative; high scores are kept. None where nothing was observed."""
@@ -98,41 +142,52 @@ class {cls}(Regularizer):
             group.pull(group.squares().new_full((group.size,), self.strength))
 '''
 
-_BODIES = {  # needs -> what the class computes, and the body of its saliency
+_BODIES = {  # needs, one or several -> what the class computes, and the body of its saliency
     "weights": ("Sum of |w|^power over a channel's weights.", "        return layer.weight.abs() ** self.power"),
     "gradients": (
         "Sum of |w g|^power over a channel's weights, with the gradient g of the mean loss.",
-        "        if layer.gradient is None:  # the loss doesn't depend on this weight\n"
+        "        if layer.gradient is None:  # the loss ignores this weight\n"
         "            return layer.weight.abs() * 0\n"
         "        return (layer.weight * layer.gradient).abs() ** self.power",
     ),
     "sample-gradients": (
         "Sum of (w^2 E[g^2])^power over a channel's weights, with the gradient g of each sample.",
-        "        if layer.gradient_square is None:  # the loss doesn't depend on this weight\n"
+        "        if layer.gradient_square is None:  # the loss ignores this weight\n"
         "            return layer.weight.abs() * 0\n"
         "        return (layer.weight.square() * layer.gradient_square) ** self.power",
     ),
+    "gradients, sample-gradients": (
+        "Sum of (|w| E[g]^2 / Var[g])^power over a channel's weights: the signal-to-noise ratio of their gradients.",
+        "        if layer.gradient is None or layer.gradient_square is None:  # the loss ignores this weight\n"
+        "            return layer.weight.abs() * 0\n"
+        "        signal = layer.gradient.square()\n"
+        "        noise = (layer.gradient_square - signal).clamp(min=0)\n"
+        "        return (layer.weight.abs() * signal / (noise + 1e-12)) ** self.power",
+    ),
 }
-NEEDS = (*_BODIES, "activations")
+NEEDS = ("weights", "gradients", "sample-gradients", "activations")
 
 
-def template_of(name: str, needs: str, *, regularizer: bool) -> str:
+def template_of(name: str, needs: Sequence[str], *, regularizer: bool) -> str:
     """The text of a new method's file.
 
     Args:
         name: of the method in sweeps.
-        needs: what a criterion looks at, one of NEEDS.
+        needs: what a criterion looks at, one or several of NEEDS.
         regularizer: whether it is a sparsity regularizer.
 
     Example:
-        >>> "needs = \\"gradients\\"" in template_of("my-own", "gradients", regularizer=False)
+        >>> "needs = \\"gradients\\"" in template_of("my-own", ["gradients"], regularizer=False)
         True
     """
     words = name.split("-")
     names = {"name": name, "cls": "".join(word.capitalize() for word in words), "title": " ".join(words).capitalize()}
     if regularizer:
         return REGULARIZER.format(**names)
-    if needs == "activations":
-        return ACTIVATIONS.format(**names)
-    what, body = _BODIES[needs]
-    return ELEMENTWISE.format(**names, needs=needs, what=what, body=body)
+    quoted = ", ".join(f'"{kind}"' for kind in needs)
+    literal = quoted if len(needs) == 1 else f"({quoted})"
+    if "activations" in needs:
+        template = ACTIVATIONS_AND_GRADIENTS if "gradients" in needs else ACTIVATIONS
+        return template.format(**names, needs=literal)
+    what, body = _BODIES[", ".join(sorted(needs))]
+    return ELEMENTWISE.format(**names, needs=literal, what=what, body=body)

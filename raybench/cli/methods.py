@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from raybench import registry
-from raybench.catalogue import Entry
+from raybench.catalogue import Entry, evidence_kinds
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
 
@@ -37,7 +37,7 @@ def _print(kind: str, title: str, rows: list[dict[str, Any]]) -> None:
     shown = [
         {
             "name": row["name"],
-            "needs": ", ".join(filter(None, (row["needs"], row["requires"]))),
+            "needs": ", ".join(filter(None, (_needs(row["needs"]), row["requires"]))),
             "defaults": ", ".join(f"{k}={v}" for k, v in row["defaults"].items()) or None,
             "paper": row["paper"],
         }
@@ -45,6 +45,10 @@ def _print(kind: str, title: str, rows: list[dict[str, Any]]) -> None:
         if row["kind"] == kind
     ]
     print_rows(shown, list(shown[0]), title=title)
+
+
+def _needs(needs: str | tuple[str, ...] | None) -> str | None:
+    return None if needs is None else " + ".join(evidence_kinds(needs))
 
 
 def _row(entry: Entry) -> dict[str, Any]:

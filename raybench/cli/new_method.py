@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 from pathlib import Path
 
 from raybench import registry
+from raybench.catalogue import METHOD_NAME
 from raybench.cli.method_templates import NEEDS, template_of
 from raybench.errors import UserError
 
@@ -18,8 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--regularizer", action="store_true", help="write a sparsity regularizer instead of a criterion"
     )
-    text = "what the criterion looks at: %(choices)s (default: weights)"
-    parser.add_argument("--needs", choices=NEEDS, metavar="WHAT", help=text)
+    text = "what the criterion looks at: %(choices)s, or several but weights (default: weights)"
+    parser.add_argument("--needs", choices=NEEDS, nargs="+", metavar="WHAT", help=text)
     parser.add_argument(
         "--folder", type=Path, default=Path(), metavar="DIR", help="folder of the new file (default: the current one)"
     )
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the file and print how to use it. Nothing is overwritten."""
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", args.name):
+    if not METHOD_NAME.fullmatch(args.name):
         raise UserError(
             f"NAME: found {args.name!r}, expected lower case letters, digits and dashes, such as my-criterion"
         )
@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             "--needs: found it beside --regularizer, expected one of the two: a regularizer sees the weights"
         )
-    text = template_of(args.name, args.needs or "weights", regularizer=args.regularizer)
+    needs = tuple(dict.fromkeys(args.needs or ("weights",)))
+    if len(needs) > 1 and "weights" in needs:
+        raise UserError("--needs: found weights beside others, expected the others alone: every criterion sees weights")
+    text = template_of(args.name, needs, regularizer=args.regularizer)
     args.folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     print(f"wrote {path}")

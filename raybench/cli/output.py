@@ -9,10 +9,11 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
+from raybench.errors import printable
 from raybench.progress.console import SafeConsole
 from raybench.reports.text import cell, lines
 
@@ -42,9 +43,11 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, tit
     table = Table(header_style="bold", box=None, pad_edge=False)
     for column in columns:
         numeric = any(isinstance(row.get(column), (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != columns[-1])
+        last = column == columns[-1]
+        overflow: Literal["fold", "ellipsis"] = "fold" if last else "ellipsis"  # an address is copied: never cut
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=not last, overflow=overflow)
     for row in rows:
-        table.add_row(*(cell(row.get(column)) for column in columns))
+        table.add_row(*(printable(cell(row.get(column))) for column in columns))  # before widths are measured
     SafeConsole().print(table)
 
 

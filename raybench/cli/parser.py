@@ -16,6 +16,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.add_argument("--quiet", action="store_true", help="print no progress, hints and warnings, only results")
+        text = "print every epoch, warnings of libraries, and the traceback of an error"
+        self.add_argument("--verbose", action="store_true", help=text)
         self.add_argument("--no-color", action="store_true", help="print without colours, as NO_COLOR=1 does")
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:

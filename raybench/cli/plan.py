@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
@@ -15,6 +16,9 @@ from raybench.progress.console import SafeConsole
 from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
+
+if TYPE_CHECKING:  # with numpy
+    from raybench.reports.statistics.plan_seeds import SeedsNeeded
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +35,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="storage whose finished cells give the cost estimate (GPU-hours), e.g. of a pilot that ran one cell per "
         "model with `raybench run SWEEP --only TRIAL_ID` (default: the storage)",
     )  # fmt: skip
+    parser.add_argument(
+        "--resolution", type=float, metavar="POINTS",
+        help="say how many seeds tell two methods apart by so much: the 95 %% interval of their difference is no wider "
+        "than plus or minus POINTS; the spread is that of the finished cells of --timings or the storage",
+    )  # fmt: skip
+    parser.add_argument("--spread", type=float, metavar="POINTS", help="standard deviation of same-seed differences")
     add_format(parser)
 
 
@@ -39,10 +49,22 @@ def run(args: argparse.Namespace) -> None:
     sweep = read_sweep(args)
     url = args.storage or sweep.storage or f"results/{sweep.name}"  # the same default as in `run`
     planned = plan(sweep, open_storage(url), retry_failed=not args.no_retry_failed, timed=_timed(args.timings))
+    seeds = _seeds(args, url)
     if args.format == "json":
-        print_json(as_json(planned, sweep.name))
+        print_json(as_json(planned, sweep.name) | ({"seeds_for_resolution": seeds.needed} if seeds else {}))
     else:
         _print(planned, sweep.name, url)
+        if seeds:
+            _say(f"\n{seeds.sentence}")
+
+
+def _seeds(args: argparse.Namespace, url: str) -> SeedsNeeded | None:
+    """The seeds that --resolution needs; None where it isn't asked for."""
+    if args.resolution is None:
+        return None
+    from raybench.reports.statistics.plan_seeds import seeds_for
+
+    return seeds_for(args.resolution, args.spread, args.timings or url)
 
 
 def _timed(url: str | None) -> Storage | None:

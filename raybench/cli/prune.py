@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from raybench.cli.output import add_format, print_json, terminal_width
+from raybench.cli.prune_latency import speedups_for
 from raybench.cli.prune_options import DATASET, add_options, sweep_of
 from raybench.cli.prune_progress import PruneLines
-from raybench.cli.sweep_arguments import add_plugin, load_plugins
+from raybench.cli.sweep_arguments import add_plugin, add_track, load_plugins
 from raybench.execution.run import run_sweep
+from raybench.execution.trackers import tracked
 from raybench.reports.model_card import CARD, card_of
 from raybench.reports.pruned_text import BEST, as_lines, best_lines, labels_of, ranked, target_of
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
-from raybench.sweep.modules import own_module
+from raybench.sweep.modules import as_module, own_module
+from raybench.sweep.sweep import Sweep
 
 WEIGHTS = "model.safetensors"
 
@@ -36,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of networks and results (default: pruned/MODEL); what it holds already is not computed again",
     )
+    add_track(parser)
     add_plugin(parser)
     add_format(parser)
 
@@ -44,21 +48,45 @@ def run(args: argparse.Namespace) -> int:
     """Prune, and print the figures. Returns 0 when none failed and one succeeded, else 1; 130 when interrupted."""
     load_plugins(args)
     default, args.dataset = args.dataset is None, args.dataset or DATASET
-    sweep = sweep_of(args)
     if default:
         print(f"dataset: {DATASET}, the default; --dataset NAME chooses another", file=sys.stderr)
-    output = args.output or Path("pruned") / args.model.replace(":", "-").replace("/", "-")
-    end = run_sweep(sweep, output, local=True, device=args.device, watcher=PruneLines())
-    if end.interrupted:
-        print("interrupted; the same command continues at the last finished epoch", file=sys.stderr)
-        return 130
-    store = Store(open_storage(str(output)))
-    rows = [_with_files(dict(store.record(trial_id)), output) for trial_id in end.statuses]
+    output = args.output or Path("pruned") / as_module(args.model).replace(":", "-").replace("/", "-")
+    chosen = None
+    if args.target_latency:
+        chosen = speedups_for(args, lambda probe: _cells(sweep_of(probe), output, args.device))
+        if chosen is None:
+            return _interrupted()
+    rows = _cells(sweep_of(args, chosen), output, args.device, args.track)
+    if rows is None:
+        return _interrupted()
+    rows = [_with_files(row, output) for row in rows]
     if args.format == "json":
         print_json(rows)
     else:
         _print(rows, _export_options(args, output), args.best)
+        _print_missed(rows, args.target_latency)
     return 0 if all(row["status"] != "failed" for row in rows) and any(row["status"] == "ok" for row in rows) else 1
+
+
+def _cells(sweep: Sweep, output: Path, device: str | None, track: str | None = None) -> list[dict[str, Any]] | None:
+    """Run what is missing of `sweep`; the rows of its cells, or None when it was interrupted."""
+    watcher = PruneLines() if track is None else tracked(track, PruneLines())
+    end = run_sweep(sweep, output, local=True, device=device, watcher=watcher)
+    store = Store(open_storage(str(output)))
+    return None if end.interrupted else [dict(store.record(trial_id)) for trial_id in end.statuses]
+
+
+def _interrupted() -> int:
+    print("interrupted; the same command continues at the last finished epoch", file=sys.stderr)
+    return 130
+
+
+def _print_missed(rows: Sequence[Mapping[str, Any]], target: float | None) -> None:
+    """Say which networks took longer than ``--target-latency`` when they were timed again, after fine-tuning."""
+    for row in rows:
+        if target and row.get("latency_ms") and row["latency_ms"] > target:
+            again = f"{row['latency_ms']:.3g} ms when timed again, above {target:g} ms: timings scatter"
+            print(f"{row['method']} {target_of(row)}: {again}; a smaller --target-latency leaves a margin")
 
 
 def _with_files(row: dict[str, Any], output: Path) -> dict[str, Any]:

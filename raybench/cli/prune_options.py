@@ -7,12 +7,13 @@ import json
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raybench import registry
+from raybench.cli.prune_latency import add_target_latency
 from raybench.cli.quantities import parameter, speedup
 from raybench.errors import UserError, nearest, unknown
 from raybench.provenance import has_gpu, usable_cores
@@ -23,6 +24,7 @@ from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
 
+PRECISIONS = ("fp32", "tf32", "bf16")
 DATASET = "digits"  # it comes with scikit-learn, so that a first try needs no data
 OPTIONS = {  # key of a sweep -> its option, where the names differ
     "models": "--model", "datasets": "--dataset", "methods": "--method", "strategies": "--strategy",
@@ -54,6 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "base MACs / pruned MACs, one or several, such as 2 or 2x"
     target.add_argument("--speedup", type=speedup, nargs="+", metavar="X", help=text)
     target.add_argument("--ratio", type=float, metavar="R", help="share of channels to remove in one step")
+    add_target_latency(target)
     text = "pruningbench: torch-pruning's own loop of 400 steps, which stops past the target (default: %(default)s)"
     add("--protocol", choices=("raybench", "pruningbench"), default="raybench", help=text)
     text = "how often channels are scored again; auto: chosen by the criterion (default: %(default)s)"
@@ -72,18 +75,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "images that criteria which need data look at (default: the recipe's)"
     add("--calibration-images", type=int, metavar="N", help=text)
     add("--no-finetune", action="store_true", help="don't train after pruning")
+    text = "of training: %(choices)s (default: the recipe's, else the device's); scores and tests are always fp32"
+    add("--precision", choices=PRECISIONS, help=text)
 
 
-def sweep_of(args: argparse.Namespace) -> Sweep:
+def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None) -> Sweep:
     """The sweep that the options describe, read from a temporary file as any sweep is.
+
+    Args:
+        args: the parsed options.
+        chosen: method -> its speed-up, in place of the methods and speed-ups of the options.
 
     Raises:
         UserError: an option is wrong; the message names the option.
     """
     args.model = as_module(args.model)
     _check_names(args)
-    names = list(registry.importance.entries()) if "all" in args.method else list(dict.fromkeys(args.method))
-    methods = [f"{name}+{args.regularizer}" if args.regularizer else name for name in names]
+    methods = _methods(args)
     model: dict[str, Any] = {"name": args.model, "params": dict(args.model_param)}
     if args.weights:
         model["weights"] = args.weights if args.weights == "pretrained" else str(_existing(args.weights, "--weights"))
@@ -101,6 +109,9 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
         "device": _device_kind(args.device),
         "resources": {"cpus": usable_cores(), "gpus": 1},
     }  # fmt: skip
+    if chosen is not None:
+        fields["methods"] = [{"name": name, "speedups": speedup} for name, speedup in chosen.items()]
+        fields["speedups"] = sorted(set(chosen.values()))
     fields |= {name: value for name in ("prune", "keep", "only") if (value := getattr(args, name))}
     if args.data_root:
         fields["data_roots"] = {args.dataset: str(_existing(args.data_root, "--data-root"))}
@@ -113,6 +124,12 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
             return sweep
         except Mistakes as error:
             raise UserError("\n".join(_by_option(mistake, file) for mistake in error.mistakes)) from error
+
+
+def _methods(args: argparse.Namespace) -> list[str]:
+    """The methods that the options name, each once, with the regularizer."""
+    names = registry.importance.entries() if "all" in args.method else dict.fromkeys(args.method)
+    return [f"{name}+{args.regularizer}" if args.regularizer else name for name in names]
 
 
 def _dataset(args: argparse.Namespace) -> dict[str, Any]:
@@ -136,6 +153,8 @@ def _recipe(args: argparse.Namespace) -> Any:
     changes: dict[str, Any] = {"epochs": 0 if args.no_finetune else args.epochs, "lr": args.lr}
     changes = {key: value for key, value in changes.items() if value is not None}
     whole: dict[str, Any] = {"finetune": changes} if changes else {}
+    if args.precision:
+        whole["speed"] = {"precision": args.precision}
     if args.calibration_images is not None:
         whole["calibration_images"] = args.calibration_images
     return {"extends": named, **whole} if whole else named
@@ -151,7 +170,7 @@ def _by_option(mistake: Mistake, file: Path) -> str:
 
 def _option(path: Sequence[str | int]) -> str:
     """The option that sets the value at `path` in the sweep."""
-    if path and path[0] == "recipe" and path[-1] in ("epochs", "lr", "calibration_images"):
+    if path and path[0] == "recipe" and path[-1] in ("epochs", "lr", "calibration_images", "precision"):
         return f"--{str(path[-1]).replace('_', '-')}"
     if "params" in path and path[0] in ("models", "datasets"):
         given = "--image-size" if path[-1] == "image_size" and path[0] == "datasets" else ""

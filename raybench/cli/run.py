@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from raybench.cli.sweep_arguments import add_sweep
+from raybench.cli.sweep_arguments import add_sweep, add_track
 from raybench.errors import counted
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--address", metavar="A", help="Ray cluster: auto or HOST:PORT (default: start Ray here)")
     where.add_argument("--local", action="store_true", help="run in this process, without Ray")
     parser.add_argument("--only", metavar="TRIAL_ID", help="run only this cell and the stages that it needs")
+    add_track(parser)
     parser.add_argument("--no-retry-failed", action="store_true", help="don't try again cells that failed before")
 
 
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing. Returns 0 when every cell is ok or skipped, 1 when some failed, 130 when interrupted."""
     from raybench.execution.progress import watcher
     from raybench.execution.run import run_sweep
+    from raybench.execution.trackers import tracked
 
     end = run_sweep(
         args.sweep,
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         plugins=args.plugin,
         only=args.only,
         retry_failed=not args.no_retry_failed,
-        watcher=watcher(),
+        watcher=watcher() if args.track is None else tracked(args.track, watcher()),
     )
     if end.interrupted:
         print(f"interrupted; to continue: {shlex.join(['raybench', *sys.argv[1:]])}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from raybench.cli.output import print_json
 from raybench.cli.results import find_store
 from raybench.reports.cell_text import as_text
-from raybench.reports.reproduce import plugins_of, sweep_of
+from raybench.reports.reproduce import plugins_of, sweep_of, variables_of
 from raybench.storage.base import Storage
 
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         where = shlex.quote(store.storage.url)
         yaml = f"raybench show {row['trial_id']} --results {where} --format yaml > cell.yaml"
         plugins = "".join(f" --plugin {shlex.quote(file)}" for file in plugins_of(row["trial"], Path()))
-        command = f"{yaml} && raybench run cell.yaml --storage reproduced{plugins}"
+        command = f"{yaml} && {variables_of(row['trial'])}raybench run cell.yaml --storage reproduced{plugins}"
         attempts = store.attempts(row["trial_id"])
         print(as_text(row, attempts, command, shutil.get_terminal_size((120, 24)).columns))
         if row["traceback_path"]:

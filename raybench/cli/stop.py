@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from raybench.cli.job_arguments import add_address, add_job
+from raybench.cli.job_arguments import add_address, add_job, wait_line
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> None:
     """Stop the job and wait until it has ended."""
     from raybench.execution.jobs import Jobs
 
-    jobs = Jobs(args.address)
+    jobs = Jobs(args.address, wait_line)
     job = jobs.find(args.job)
     if job.is_over:
         print(f"{job.id}: nothing to stop, it has ended ({job.status})")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-from raybench.cli.job_arguments import add_address
+from raybench.cli.job_arguments import add_address, wait_line
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
-from raybench.errors import UserError
-from raybench.storage.open import check_writable, open_storage
+from raybench.errors import RaybenchError, UserError, counted
+from raybench.plan.plan import plan
+from raybench.storage.open import check_writable, open_existing, open_storage
+from raybench.sweep.sweep import Sweep
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +76,12 @@ def run(args: argparse.Namespace) -> int:
     sent = Submission(sweep, storage, plugins, args.working_dir, options, args.mounted)
     check_data(sweep, Path(args.sweep), args.mounted)
     _check_storage(storage)
+    if line := _nothing_left(sweep, storage):
+        print(line)
+        return 0
     env = forwarded(args.env)
-    jobs = Jobs(args.address)
+    _hint_at_credentials(storage, env)
+    jobs = Jobs(args.address, wait_line)
     if not args.any_version:
         mine = client_versions()
         if mismatch := version_mismatch(mine, {"ray": jobs.ray_version}):
@@ -93,6 +101,29 @@ def run(args: argparse.Namespace) -> int:
     job = jobs.find(job.id)
     print(f"{job.id}: {job.status}")
     return 0 if job.status == "SUCCEEDED" else 1
+
+
+def _nothing_left(sweep: Sweep, url: str) -> str | None:
+    """What to say if every cell of the sweep is in the storage; None if some are missing, or it can't be told here."""
+    try:
+        planned = plan(sweep, open_existing(url))
+    except (RaybenchError, OSError):
+        return None
+    if planned.units:
+        return None
+    return f"nothing to do: all {counted(len(planned.trials), 'cell')} are in {url}; raybench leaderboard shows them"
+
+
+def _hint_at_credentials(url: str, env: Mapping[str, str]) -> None:
+    """Say which variables of a bucket's credentials are set here and not sent."""
+    prefixes = {"s3": "AWS_", "gs": "GOOGLE_"}
+    prefix = prefixes.get(url.partition("://")[0])
+    kept = [name for name in sorted(os.environ) if prefix and name.startswith(prefix) and name not in env]
+    if kept:
+        options = " ".join(f"--env {name}" for name in kept)
+        print(
+            f"hint: set here but not sent to the cluster: {', '.join(kept)}; to send them: {options}", file=sys.stderr
+        )
 
 
 def _check_storage(url: str) -> None:

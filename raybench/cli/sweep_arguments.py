@@ -8,6 +8,8 @@ from raybench import registry
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.sweep import Sweep
 
+TRACKERS = ("wandb", "mlflow", "tensorboard")
+
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the argument SWEEP and the option ``--plugin``."""
@@ -24,6 +26,12 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="Python file that registers more methods, models or datasets; may be repeated",
     )
+
+
+def add_track(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--track``."""
+    text = "send each finished cell with its curve to an experiment tracker, as a run: %(choices)s (an extra each)"
+    parser.add_argument("--track", choices=TRACKERS, help=text)
 
 
 def load_plugins(args: argparse.Namespace) -> None:

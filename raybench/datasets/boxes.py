@@ -85,14 +85,15 @@ class BoxData:
     val: BoxImages
     test: BoxImages
     split_note: str  # how the splits were made, for people
+    own_val: bool = False  # `val` wasn't held out of `train`
 
     def split(self, name: Split) -> BoxImages:
         """The split called `name`."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def training_on_all(self) -> BoxData:
-        """The same data with the held-out images back in `train`; a `val` split in a folder of its own stays apart."""
-        if self.train.folder != self.val.folder:
+        """The same data with the held-out images back in `train`; a `val` split of its own stays apart."""
+        if self.own_val or self.train.folder != self.val.folder:
             return self
         note = f"{self.split_note}; val is trained on too"
         return replace(self, train=joined(self.train, self.val), split_note=note)
@@ -130,6 +131,11 @@ class Collector:
     def leave_out(self, file: str, problem: str) -> None:
         """Count an image file that can't be read."""
         self.broken.append(f"{file}: {problem}")
+
+    def warn(self, line: str) -> None:
+        """Log a line at once; an empty one says nothing."""
+        if line:
+            log.warning("%s: %s", self.where, line)
 
     def note_unused(self, counts: Mapping[str, int]) -> None:
         """Count what lies in the folder and isn't used."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raybench.datasets.boxes import BoxData, Collector, held_out
-from raybench.datasets.coco_records import box_of, categories_of, check_schema, read_json, shown
+from raybench.datasets.coco_records import box_of, categories_of, check_schema, is_crowd, read_json, shown
 from raybench.datasets.facts import DataFacts
-from raybench.datasets.image_files import Seen, is_image, look_at_all
+from raybench.datasets.image_files import Seen, huge_line, is_image, look_at_all
 from raybench.datasets.label_cache import Labelled, LabelSource
 from raybench.datasets.tree import counted_by_ending, files_below, shared_folders, warn_once
 from raybench.errors import UserError
@@ -75,6 +75,11 @@ class _Split:
         """The files whose content the labels depend on."""
         return (self.json,)
 
+    @property
+    def files(self) -> Iterable[Path]:
+        """The files whose names and sizes the labels depend on."""
+        return files_below(self.folder)
+
     def check(self) -> None:
         """UserError unless the folder and the JSON are there."""
         if not self.json.is_file():
@@ -110,8 +115,9 @@ def read_instances(found: Any, where: str, folder: Path) -> Labelled:
         index = index_of[image]
         if index is None:
             continue  # its image is missing or broken, and was counted
+        crowd = is_crowd(annotation.get("iscrowd"), f"{where}: annotations[{place}]")
         x, y, width, height = box_of(annotation["bbox"], f"{where}: annotations[{place}]")
-        collector.add_box(index, (x, y, x + width, y + height), label_of[category], bool(annotation.get("iscrowd")))
+        collector.add_box(index, (x, y, x + width, y + height), label_of[category], crowd)
     if not collector.images:
         raise UserError(f"{where}: {_why_none(found['images'], folder, collector)}")
     _count_unused(found["images"], folder, collector)
@@ -132,6 +138,7 @@ def _images(rows: list[Mapping[str, Any]], where: str, folder: Path, collector: 
     if len(there) < len(rows):
         collector.counts["images of the JSON not found in the folder, left out"] += len(rows) - len(there)
     looks = look_at_all([folder / row["file_name"] for row in there], folder)
+    collector.warn(huge_line([folder / row["file_name"] for row in there], looks))
     upright = _are_upright(there, looks)
     for row, seen in zip(there, looks, strict=True):
         name, stored = row["file_name"], (seen.height, seen.width)

@@ -91,6 +91,13 @@ def box_of(value: Any, where: str) -> list[float]:
         return [math.inf] * 4  # counted with the boxes of unknown size
 
 
+def is_crowd(value: Any, where: str) -> bool:
+    """Whether a record says `iscrowd`: 0, 1 or nothing; UserError for anything else, such as text."""
+    if value not in (None, 0, 1):
+        raise UserError(f"{where}: iscrowd is {shown(value)}; expected 0 or 1")
+    return bool(value)
+
+
 def shown(value: Any) -> str:
     """`value` as a message shows it, cut short."""
     text = repr(value)

@@ -66,13 +66,48 @@ class Pixels:
     """All images of a dataset that fits into memory: (n, channels, h, w), uint8 or float32 in 0..1."""
 
     def __init__(self, values: Tensor) -> None:
-        self._values = values
+        self._values, self._margin = values, 0
+        self._framed = values  # `values` with a black margin
+        self._windows: dict[int, Tensor] = {}  # views of `_framed`
+
+    @property
+    def shape(self) -> torch.Size:
+        """Images, channels, height, width."""
+        return self._values.shape
 
     def at(self, device: torch.device) -> Tensor:
         """The pixels on `device`; they are moved at the first call and stay there."""
-        if self._values.device != device:
-            self._values = self._values.to(device)
+        moved = self._framed.to(device)
+        if moved is not self._framed:
+            self._framed = moved
+            self._values = self._without_margin()
+            self._windows.clear()
         return self._values
+
+    def windows(self, most: int, device: torch.device) -> Tensor:
+        """All crops after padding by `most` black pixels: a view (n, channels, 2 most + 1, 2 most + 1, h, w).
+
+        The images get a black margin at the first call; `at` then gives out what lies inside it.
+        """
+        values = self.at(device)
+        if most > self._margin:
+            self._framed, self._margin = F.pad(values, (most,) * 4), most
+            self._values = self._without_margin()
+            self._windows.clear()
+        if most not in self._windows:
+            self._windows[most] = self._crops(most)
+        return self._windows[most]
+
+    def _crops(self, most: int) -> Tensor:
+        image, channel, row, column = self._framed.stride()
+        shape = (*self.shape[:2], 2 * most + 1, 2 * most + 1, *self.shape[2:])
+        first = self._framed.storage_offset() + (self._margin - most) * (row + column)
+        return self._framed.as_strided(shape, (image, channel, row, column, row, column), first)
+
+    def _without_margin(self) -> Tensor:
+        height, width = self._framed.shape[2:]
+        margin = self._margin
+        return self._framed[:, :, margin : height - margin, margin : width - margin]
 
 
 class TensorImages:
@@ -86,6 +121,11 @@ class TensorImages:
         """Number of images."""
         return len(self.labels)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return tuple(self._pixels.shape[1:])
+
     def seen_as(self, view: View) -> TensorImages:
         """The split itself: pixels in memory already have the network's image size."""
         return self
@@ -95,11 +135,24 @@ class TensorImages:
     ) -> Iterator[Tensor]:
         """Images by index; see `Images.batches`."""
         pixels = self._pixels.at(device)
-        for number, indices in enumerate(order):
-            images = pixels[self._chosen[indices].to(device)]
-            if images.dtype == torch.uint8:
-                images = images.float().div_(255)
+        for number, place in enumerate(self.places(order, device)):
+            images = in_floats(pixels[place])
             yield images if crops is None else crop_resized(images, crops[number])
+
+    def places(self, order: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+        """Where the images of each index tensor lie among all images, as indices on `device`; moved there at once."""
+        return self._chosen[torch.cat(tuple(order))].to(device).split([len(one) for one in order]) if order else ()
+
+    def raw(self, place: Tensor, most: int, corners: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The images at `place`, uint8 or float32; with `corners` moved by up to `most`: (top, left) of each crop."""
+        if corners is None:
+            return self._pixels.at(place.device)[place]
+        return self._pixels.windows(most, place.device)[place, :, corners[0], corners[1]]
+
+
+def in_floats(images: Tensor) -> Tensor:
+    """Images in 0..1, from bytes or from such floats; in place for none."""
+    return torch.div(images, 255) if images.dtype == torch.uint8 else images
 
 
 def random_boxes(draws: Tensor, heights: Tensor, widths: Tensor) -> Tensor:

@@ -49,7 +49,9 @@ def digits_detection(
         splits[name] = _split(digits, labels, count, image_size, draw, f"digits-detection {name}")
     names = tuple(map(str, range(10)))
     note = f"{train}/{val}/{test} canvases train/val/test of different digits, seed {seed}"
-    return BoxData(replace(facts, image_size=image_size), names, split_note=note, **splits).checked()
+    return BoxData(
+        replace(facts, image_size=image_size), names, splits["train"], splits["val"], splits["test"], note
+    ).checked()
 
 
 def _split(

@@ -17,9 +17,17 @@ from PIL import Image
 from torch import Tensor
 
 from raybench.datasets.data import random_boxes
-from raybench.datasets.image_files import Seen, as_rgb, decoding_threads, is_image, look_at_all
+from raybench.datasets.image_files import (
+    Seen,
+    as_rgb,
+    decoding_threads,
+    huge_line,
+    ignore_pillow,
+    is_image,
+    look_at_all,
+)
 from raybench.datasets.statistics import View
-from raybench.datasets.tree import counted_by_ending, files_below, is_left_by_tools
+from raybench.datasets.tree import counted_by_ending, files_below, is_left_by_tools, warn_once
 from raybench.errors import UserError
 
 AHEAD = 4  # batches decoded ahead of the one in use
@@ -92,6 +100,7 @@ def list_classes(folder: Path, dataset: str, max_unreadable: float, as_stored: b
         )
     unused = counted_by_ending(path for path, _ in below if not is_image(path))
     unused["files beside the class folders"] += sum(entry.is_file() for entry in entries)
+    warn_once(f"dataset {dataset!r}: {line}" if (line := huge_line(files, facts)) else "")
     turns = tuple(1 if as_stored else one.turn for one in facts)
     return Listing(folder, classes, files, labels, turns, _changes(facts, as_stored), +unused)
 
@@ -142,6 +151,7 @@ class FileImages:
         self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None
     ) -> Iterator[Tensor]:
         """Images by index, decoded a few batches ahead; see `Images.batches`."""
+        ignore_pillow()
         with ThreadPoolExecutor(decoding_threads()) as pool:
             waiting: deque[list[Future[np.ndarray]]] = deque()
             for number, indices in enumerate(order):

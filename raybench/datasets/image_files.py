@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from raybench.datasets.jpeg import ORIENTATION, has_end, read_head
+from raybench.errors import counted
 from raybench.provenance import usable_cores
 
 ENDINGS = {
@@ -35,6 +38,7 @@ TURN = {
 }  # EXIF's orientation -> what makes the picture upright
 AT_ONCE = 256  # files that a thread looks at as one task
 FULL = 65535  # white of 16 bits
+SHOWN = 3  # files that a message names
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Seen:
     exif: int = 1  # EXIF's orientation
     deep: bool = False  # more than 8 bits of grey, which are scaled
     problem: str = ""  # why it can't be read
+
+    @property
+    def huge(self) -> bool:
+        """Whether it has more pixels than Pillow decodes without a warning."""
+        return self.height * self.width > (Image.MAX_IMAGE_PIXELS or 1 << 40)
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -65,6 +74,7 @@ def look_at_all(files: Sequence[Path], folder: Path) -> list[Seen]:
 
     Only what had to be decoded is remembered, by path, size and time, in the user's cache folder.
     """
+    ignore_pillow()
     memory = _Memory(folder)
     parts = [files[i : i + AT_ONCE] for i in range(0, len(files), AT_ONCE)]
     with ThreadPoolExecutor(decoding_threads()) as pool:
@@ -79,6 +89,25 @@ def look(file: Path) -> Seen:
     Pillow's decoder decides what is whole: bytes behind a JPEG's end mark are fine, a wrong checksum is not.
     """
     return _head_of(file) or _decoded(file)
+
+
+def huge_line(files: Sequence[Path], seen: Sequence[Seen]) -> str:
+    """What to say of pictures that are so large that decoding takes long; empty where there are none."""
+    huge = [file for file, one in zip(files, seen, strict=True) if one.huge and not one.problem]
+    if not huge:
+        return ""
+    most = max(one.height * one.width for one in seen if one.huge and not one.problem)
+    named = ", ".join(map(str, huge[:SHOWN])) + (f" and {len(huge) - SHOWN} more" if len(huge) > SHOWN else "")
+    return (
+        f"{counted(len(huge), 'image')} of over {Image.MAX_IMAGE_PIXELS:,} pixels ({named}): each takes seconds and up "
+        f"to {3 * most / 2**20:,.0f} MiB to decode, in every epoch; scale them down"
+    )
+
+
+def ignore_pillow() -> None:
+    """Drop what Pillow warns of from here on: what is wrong with a picture is said once, when it is looked at."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def as_rgb(image: Image.Image, turn: int = 1) -> Image.Image:
@@ -221,5 +250,5 @@ class _Memory:
         try:
             content = json.loads(self._file.read_text())
             return {key: known for key, known in content.items() if Seen(*known[3:])}
-        except (OSError, ValueError, TypeError, AttributeError):  # not there, or damaged: made again
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # not there, or damaged: made again
             return {}

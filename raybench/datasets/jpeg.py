@@ -12,6 +12,7 @@ HEAD, MOST = 1 << 16, 1 << 24  # bytes read at first, and when the head is longe
 TAIL = 1024  # bytes at the end that are searched for the end marker
 ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 SIZES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers
+LONG = 4  # TIFF's type of a number of 4 bytes
 SCAN, APP1, EXIF, ORIENTATION = 0xDA, 0xE1, b"Exif\0\0", 0x0112
 
 
@@ -81,8 +82,11 @@ def _orientation(exif: bytes) -> int:
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, start)
         for number in range(count):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * number)
+            place = start + 2 + 12 * number
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, place)
             if tag == ORIENTATION:
+                if kind == LONG:  # of 4 bytes, as some programs write it
+                    (value,) = struct.unpack_from(f"{order}I", exif, place + 8)
                 return value if 1 <= value <= 8 else 1
     except struct.error:
         return 1

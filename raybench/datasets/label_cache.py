@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from raybench.datasets.boxes import BoxData, BoxImages
 from raybench.datasets.facts import DataFacts
-from raybench.datasets.tree import files_below
 from raybench.errors import UserError
 from raybench.storage import sealed
 from raybench.storage.base import Storage
@@ -38,6 +37,10 @@ class SplitSource(Protocol):
     @property
     def sources(self) -> Sequence[Path]:
         """The files whose content the labels depend on."""
+
+    @property
+    def files(self) -> Iterable[Path]:
+        """The files below `folder` whose names and sizes the labels depend on."""
 
     def read(self) -> Labelled:
         """Every image and box, checked."""
@@ -86,6 +89,6 @@ def _fingerprint(split: SplitSource) -> str:
             hasher.update(bytes.fromhex(file_sha256(file)))
         except OSError as error:
             raise UserError(f"{file}: can't be read: {error.strerror}; expected labels") from error
-    for file in sorted(files_below(split.folder)):
+    for file in sorted(split.files):
         hasher.update(os.fsencode(file.relative_to(split.folder)) + f"\0{file.stat().st_size}\n".encode())
     return hasher.hexdigest()[:16]

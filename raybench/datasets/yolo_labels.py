@@ -28,24 +28,25 @@ def boxes_of(file: Path, classes: int) -> Iterator[Box]:
 
     UserError, with file and line, for what is no box; with the file, when it is no UTF-8 text.
     """
-    for number, row in enumerate(_text(file).splitlines(), 1):
+    for number, row in enumerate(text_of_file(file, f"lines {EXPECTED}").splitlines(), 1):
         if row.strip():
             yield _box(row, classes, f"{file}:{number}")
 
 
-def _text(file: Path) -> str:
+def text_of_file(file: Path, expected: str) -> str:
+    """The UTF-8 text in `file`, with or without a byte order mark; UserError, with what was `expected`, for others."""
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise UserError(f"{file}: can't be read: {error.strerror}; expected lines {EXPECTED}") from error
+        raise UserError(f"{file}: can't be read: {error.strerror}; expected {expected}") from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{file}: found UTF-16 text; expected UTF-8 or ASCII, lines {EXPECTED}")
+        raise UserError(f"{file}: found UTF-16 text; expected UTF-8 or ASCII, {expected}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{file}:{line}: found a byte {content[error.start]:#x}, which is no UTF-8 text; expected {EXPECTED}"
+            f"{file}:{line}: found a byte {content[error.start]:#x}, which is no UTF-8 text; expected {expected}"
         ) from error
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from ray import tune
@@ -17,20 +19,26 @@ from raybench.progress.outcome import Outcome
 from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
 
-OUTCOME = "outcome"
+OUTCOMES = "outcomes"
+STEP_S = 1.0  # a step begins no unit after it: each step costs a round trip through Tune, some 25 ms
 STOP_POLL_S = 1.0
+AGAIN_S = 3.0  # until the next SIGINT: an import or a callback of a library may swallow the KeyboardInterrupt
 
 
 class Recycle(Exception):
-    """Raised to end an actor whose memory is above its baseline; carries the outcome of the unit that it just ran."""
+    """Raised to end an actor whose memory is above its baseline; carries the outcomes of the units that it just ran."""
 
-    def __init__(self, outcome: str, excess: str) -> None:
-        self.outcome, self.excess = outcome, excess
-        super().__init__(outcome, excess)
+    def __init__(self, outcomes: list[str], excess: str) -> None:
+        self.outcomes, self.excess = outcomes, excess
+        super().__init__(outcomes, excess)
+
+
+class Terminated(KeyboardInterrupt):
+    """Ray asked this process to end (SIGTERM) while a unit ran, which is interrupted, not failed."""
 
 
 class UnitTrial(tune.Trainable):
-    """Runs the units in its config, one in each step.
+    """Runs the units in its config, one in each step, or as many short ones as begin within STEP_S.
 
     The actor is reused for the next trial: importing torch in a fresh process takes seconds.
     """
@@ -42,6 +50,9 @@ class UnitTrial(tune.Trainable):
         """Install plug-ins, import what units need and measure the memory baseline; once per process."""
         self._next = 0
         self._stop = StopSignal(open_storage(self.assignment.storage), self.stop_key)
+        self._executing, self._terminate = False, signal.getsignal(signal.SIGTERM)
+        if callable(self._terminate):  # Ray's handler raises SystemExit, as a plug-in's sys.exit() does
+            signal.signal(signal.SIGTERM, self._terminated)
         self.prepare()
 
     def prepare(self) -> None:
@@ -58,16 +69,35 @@ class UnitTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the next unit to its end. Raises Recycle when the process must be replaced."""
-        units = self.config["units"]
-        unit, outcome = decode_unit(units[self._next]), None
-        self._next += 1
-        with contextlib.suppress(KeyboardInterrupt), self._stop.enabled():
-            outcome = self.execute(unit)
-        text = encode_outcome(outcome)
-        if excess := self.excess():
-            raise Recycle(text, excess)
-        return {OUTCOME: text, "done": outcome is None or self._next == len(units)}
+        """Run the next units to their ends. Raises Recycle when the process must be replaced."""
+        units, outcomes = self.config["units"], list[str]()
+        deadline = time.monotonic() + STEP_S
+        while True:
+            unit, outcome = decode_unit(units[self._next]), None
+            self._next += 1
+            try:
+                with self._stop.enabled():
+                    self._executing = True
+                    outcome = self.execute(unit)
+            except Terminated:
+                raise SystemExit(1) from None
+            except KeyboardInterrupt:
+                outcome = None
+            finally:
+                self._executing = False
+            outcomes.append(encode_outcome(outcome))
+            if excess := self.excess():
+                raise Recycle(outcomes, excess)
+            done = outcome is None or self._next == len(units)
+            if done or time.monotonic() > deadline:
+                return {OUTCOMES: outcomes, "done": done}
+
+    def _terminated(self, number: int, frame: FrameType | None) -> None:
+        """Interrupt the unit that runs, or let Ray end the process."""
+        if self._executing:
+            raise Terminated
+        assert callable(self._terminate)
+        self._terminate(number, frame)
 
     def execute(self, unit: Unit) -> Outcome:
         """Run one unit in this process."""
@@ -81,8 +111,8 @@ class UnitTrial(tune.Trainable):
 class StopSignal:
     """Interrupts the main thread of this process, also while it waits for a lock, once `key` exists in the storage.
 
-    It sends SIGINT. Ray blocks that signal in its workers and shells ignore it for background commands, so `enabled`
-    unblocks it.
+    It sends SIGINT, and again until no unit runs. Ray blocks that signal in its workers and shells ignore it for
+    background commands, so `enabled` unblocks it.
     """
 
     def __init__(self, storage: Storage, key: str) -> None:
@@ -114,4 +144,4 @@ class StopSignal:
                     with self._lock:
                         if self._listening:
                             signal.pthread_kill(main_thread, signal.SIGINT)
-                    return
+                    idle.wait(AGAIN_S - STOP_POLL_S)

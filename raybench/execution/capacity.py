@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raybench.errors import UserError
+from raybench.execution.contact import lost_cluster
 
 AT_ONCE = (
     400  # units submitted to Tune at once where a cluster may grow: Tune's loop, one process, handles some hundreds
@@ -33,6 +34,8 @@ def concurrency(request: Mapping[str, float], address: str | None) -> int:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not nodes:
+        raise lost_cluster("no node of the Ray cluster is alive")
     now = sum(_fits(request, node) for node in nodes)
     if not now and (address is None or not _may_be_added(request)):
         more = "" if address is None else "; no kind of node that it may start has more"
@@ -126,4 +129,4 @@ def _words(amounts: Mapping[str, float]) -> str:
 
 def _inventory(nodes: list[dict[str, float]]) -> str:
     shown = [{name: node[name] for name in ("CPU", "GPU", "memory") if node.get(name)} for node in nodes]
-    return " | ".join(sorted({_words(node) or "nothing" for node in shown})) or "no node is alive"
+    return " | ".join(sorted({_words(node) or "nothing" for node in shown}))

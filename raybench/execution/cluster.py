@@ -6,12 +6,14 @@ import logging
 import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from raybench.errors import UserError
+from raybench.pipeline.exclusive import own_folder
 from raybench.sweep.sweep import Resources
 
 # Read by Ray when it is imported or started. Raybench prints the output, stores the results and handles Ctrl-C, not
@@ -27,15 +29,17 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 CONNECT_S = 10.0
+LOOPBACK = "127.0.0.1"
+LONGEST_FOLDER = 40  # a socket's path has at most 107 characters, of which Ray's own part is 65
 OBJECT_STORE = 100_000_000  # bytes; units exchange files, not objects
 
 
 @contextmanager
-def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
+def connected(address: str | None, cpus: int | None = None) -> Iterator[str]:
     """Connect to the cluster at `address`, or to a Ray started on this machine for this run; disconnect on leaving.
 
     `cpus`: how many CPUs of this machine Ray may use, all by default. If this process is connected to a Ray already,
-    that one is used and left running. UserError when no cluster answers.
+    that one is used and left running. Yields HOST:PORT of its head. UserError when no cluster answers.
     """
     _prepare(address)
     if address is not None:
@@ -43,21 +47,22 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        yield
+        yield ray.get_runtime_context().gcs_address
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        options |= {"address": "local", "num_cpus": cpus}
-        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+        options |= {"address": "local", "num_cpus": cpus, "_node_ip_address": LOOPBACK}
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE, **_own_folder()}
     else:
         options |= {"address": address}
     try:
-        ray.init(**options)
+        with _on_loopback() if address is None else nullcontext():
+            ray.init(**options)
     except ray.exceptions.AuthenticationError as error:
         raise UserError(
             f"--address {address}: the cluster refuses this token; expected the token of its head node"
         ) from error
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises bare ones, too
         if address is None:
             raise UserError(f"Ray can't be started on this machine: {_first_line(error)}") from error
         raise UserError(
@@ -65,9 +70,40 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
         ) from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        yield
+        yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Context in which `ray.init` takes 127.0.0.1 for this machine's address, so that no port is open to others.
+
+    Ray replaces a loopback address by that of a network card; the function that does it is private. Without it (in
+    another version of Ray) the ports are open, behind the run's token.
+    """
+    from ray._private import services
+
+    before = getattr(services, "get_node_ip_address", None)
+    if before is None:
+        yield
+        return
+    services.get_node_ip_address = lambda *_, **__: LOOPBACK
+    try:
+        yield
+    finally:
+        services.get_node_ip_address = before
+
+
+def _own_folder() -> dict[str, str]:
+    """The option that puts Ray's files into a folder of this user alone; none where its path is too long."""
+    if "RAY_TMPDIR" in os.environ:
+        return {}
+    folder = Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}" / "ray"
+    if len(str(folder)) > LONGEST_FOLDER:
+        return {}
+    own_folder(folder.parent)
+    return {"_temp_dir": str(own_folder(folder))}
 
 
 def _check_port(address: str) -> None:

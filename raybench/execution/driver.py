@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from raybench.errors import UserError
 from raybench.execution.batches import Batches
+from raybench.execution.interrupt import interrupts
 from raybench.execution.queue import MAX_ATTEMPTS, UnitQueue
 from raybench.execution.worker import Assignment
 from raybench.plan.records import Plan, Unit
@@ -28,7 +29,14 @@ from raybench.storage.leases import Lease
 
 
 class Aborted(Exception):
-    """The executor crashed while units were running, e.g. out of memory; what is missing can be planned again."""
+    """The executor crashed while units were running, e.g. out of memory; what is missing can be planned again.
+
+    `by_units`: whether a unit may have caused it, so that it counts as an attempt of those that were running.
+    """
+
+    def __init__(self, reason: str, by_units: bool = True) -> None:
+        self.by_units = by_units
+        super().__init__(reason)
 
 
 class Watcher:
@@ -145,12 +153,26 @@ class Run:
             settle(outcome, unit.trials[0], Store(self.storage))
         self.over(outcome)
 
-    def abandon(self, reason: str) -> None:
-        """Record that every process running a unit died."""
+    def lost_batch(self, keys: Sequence[str], reason: str) -> None:
+        """Record that the process died that was running `keys` in this order: the first that isn't done may be why."""
+        for index, key in enumerate(keys):
+            unit = self.queue.running.get(key)
+            if unit is None or not is_done(unit, self.storage):
+                self.lost(key, reason)
+                for waiting in keys[index + 1 :]:
+                    self.queue.give_back(waiting)
+                return
+            self.over(Outcome(key, unit.kind, "ok"))
+
+    def abandon(self, reason: str, by_units: bool = True) -> None:
+        """Record that every process running a unit died, by one of the units or not."""
         for key in self.waiting:
             self.queue.give_back(key)
         for key in list(self.queue.running):
-            self.lost(key, reason)
+            if by_units:
+                self.lost(key, reason)
+            else:
+                self.queue.give_back(key)
         self.assigned.clear()
 
     def stop(self) -> None:
@@ -206,10 +228,13 @@ def drive(run: Run, make_plan: Callable[[], Plan], fit: Callable[[Run], None]) -
                 fit(run)
             except Aborted as error:
                 run.watcher.say(f"{error}: planning again")
-                run.abandon(str(error))
+                run.abandon(str(error), error.by_units)
     except KeyboardInterrupt:
         run.interrupted = True
     finally:
+        if run.interrupted:
+            with interrupts() as requests:
+                requests.heard()
         run.watcher.close()
         with suppress(OSError, UserError):  # if the storage refuses now, `raybench gc` removes it later
             run.storage.delete(run.stop_key)

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import random
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from raybench.execution.torch_settings import Settings
 
 HOST_BOUND = 1 << 30  # bytes of resident memory above the baseline at which the process is replaced
 DEVICE_BOUND = 64 << 20  # the same for accelerator memory; libraries keep a workspace of some 10 MiB
+FREE_S = 1.0  # memory is freed at most so often: after each of many short units it would cost as much as they do
 
 _GLOBAL_HOOKS = [name for name, value in vars(hooks).items() if name.startswith("_global_") and isinstance(value, dict)]
 
@@ -46,11 +48,16 @@ def isolated(key: str, threads: int) -> Iterator[None]:
         os.chdir(folder)
         for name in _GLOBAL_HOOKS:
             getattr(hooks, name).clear()
-        free()
+        if time.monotonic() - _freed[0] > FREE_S:
+            free()
+
+
+_freed = [float("-inf")]  # when memory was last freed
 
 
 def free() -> None:
     """Return unused memory to the device and to the operating system."""
+    _freed[0] = time.monotonic()
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -67,6 +74,8 @@ class MemoryBaseline:
 
     def excess(self) -> str:
         """A sentence about memory above the bounds; empty when there is none."""
+        if resident() - self.host > HOST_BOUND or _allocated() - self.device > DEVICE_BOUND:
+            free()
         host, device = resident() - self.host, _allocated() - self.device
         if host > HOST_BOUND:
             return f"{host >> 20} MiB of memory above the baseline of {self.host >> 20} MiB"

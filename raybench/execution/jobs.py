@@ -10,17 +10,19 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raybench.errors import UserError, nearest
 
-ANSWER_S = 20.0  # timeout for the cluster's first answer
+ANSWER_S = 10.0  # timeout of every answer; then the user is told
 AGENT_S = 90.0  # a cluster that has just started may have no job agent for this long
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
+NO_EXTRA = "the cluster verbs need Ray's job client: pip install 'raybench[cluster]'"
 _ID = re.compile(r"raybench-([0-9a-f]{16})-([0-9]+)")
 
 
@@ -46,10 +48,15 @@ class Jobs:
     """The jobs of the cluster whose dashboard is at `address` (``http://HEAD:8265``).
 
     Raises UserError when nothing answers there, when the token is missing or wrong, and when it is no Ray cluster.
+    `say` is called with a line about why a call takes long.
     """
 
-    def __init__(self, address: str) -> None:
-        from ray.job_submission import JobSubmissionClient
+    def __init__(self, address: str, say: Callable[[str], None] = lambda text: None) -> None:
+        try:
+            from ray.job_submission import JobSubmissionClient
+        except ImportError as error:
+            raise UserError(NO_EXTRA) from error
+        self._say = say
 
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -59,7 +66,12 @@ class Jobs:
         self._headers = {"Authorization": f"Bearer {token}"} if (token := read_token()) else {}
         self.ray_version = self._read_version()
         with _only_this_address(), self._errors():
-            self._client = JobSubmissionClient(self.address, headers=dict(self._headers))
+            try:
+                self._client = JobSubmissionClient(self.address, headers=dict(self._headers))
+            except RuntimeError as error:
+                raise UserError(NO_EXTRA if "ray[default]" in str(error) else str(error)) from error
+        # Ray's client waits forever for an answer; what it doesn't know of it passes on to `requests`
+        self._client._do_request = partial(self._client._do_request, timeout=ANSWER_S)  # type: ignore[method-assign]
 
     def list(self) -> list[Job]:
         """Every job that raybench submitted, the newest first."""
@@ -133,22 +145,35 @@ class Jobs:
 
     def _start(self, job_id: str, entrypoint: str, runtime: dict[str, Any], metadata: dict[str, str]) -> bool:
         """Submit the job; False when somebody else has submitted this id meanwhile."""
-        end = time.monotonic() + AGENT_S
+        import requests
+
+        began, told = time.monotonic(), False
         while True:
             try:
-                with self._errors():
-                    self._client.submit_job(
-                        submission_id=job_id, entrypoint=entrypoint, runtime_env=runtime, metadata=metadata
-                    )
+                self._client.submit_job(
+                    submission_id=job_id, entrypoint=entrypoint, runtime_env=runtime, metadata=metadata
+                )
                 return True
+            except requests.exceptions.ReadTimeout as error:
+                last: Exception = error
+            except (requests.exceptions.RequestException, ConnectionError) as error:
+                raise self._unreachable(error) from error
             except RuntimeError as error:
                 if "already exists" in str(error):
                     return False
                 if "No available agent" not in str(error):
                     raise UserError(f"the cluster at {self.address} refuses the job: {error}") from error
-                if time.monotonic() > end:
-                    raise UserError(f"the cluster at {self.address} has no agent that accepts jobs") from error
-                time.sleep(1.0)
+                last = error
+            waited = time.monotonic() - began
+            if waited > AGENT_S:
+                raise UserError(f"{self._no_agent()}; nothing was submitted") from last
+            if waited >= ANSWER_S and not told:
+                told = True
+                self._say(f"{self._no_agent()}; waiting up to {AGENT_S:.0f} s, Ctrl-C ends")
+            time.sleep(1.0)
+
+    def _no_agent(self) -> str:
+        return f"the head at {self.address} answers, but its job agent doesn't (a cluster that starts needs a while)"
 
     def _read_version(self) -> str:
         """The cluster's version of Ray."""
@@ -176,6 +201,8 @@ class Jobs:
             raise UserError(f"the cluster at {self.address} refuses this token; expected the token of its head node")
 
     def _unreachable(self, error: Exception) -> UserError:
+        if "Read timed out" in str(error) and hasattr(self, "ray_version"):
+            return UserError(f"{self._no_agent()}: no answer within {ANSWER_S:.0f} s")
         return UserError(
             f"no answer from {self.address} ({_reason(error)}); is the cluster up, and its dashboard's port open?"
         )

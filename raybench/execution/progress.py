@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from raybench.errors import counted
+from raybench.errors import UserError, counted
 from raybench.execution.driver import Run, Watcher
 from raybench.plan.records import Unit
 from raybench.progress.console import SafeConsole
-from raybench.progress.journal import present_stage, read_journal
+from raybench.progress.journal import WAITING, present_stage, read_journal
 from raybench.progress.outcome import Outcome, label_of
 from raybench.progress.view import RECENT, SHOWN, STYLES, running_table
 from raybench.progress.words import duration, ended, tally
 
 REFRESH_S = 1.0
+WAITS_S = 10.0  # between looks at what units wait for
 CHECKING = "checking data, weights and networks"
 
 
@@ -37,6 +40,7 @@ class Lines(Watcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tally = Tally()
+        self._watched, self._closed = threading.Event(), threading.Event()
 
     def checking(self) -> None:
         """Print it."""
@@ -48,6 +52,9 @@ class Lines(Watcher):
         if run.queue.units:
             stages = len(run.queue.units) - self._tally.total
             self._print(f"{counted(self._tally.total, 'cell')} to run, {counted(stages, 'shared stage')}")
+            if not self._watched.is_set():
+                self._watched.set()
+                threading.Thread(target=self._watch, args=(run,), name="waits", daemon=True).start()
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
         """Print how a unit ended and how many cells are done."""
@@ -57,6 +64,22 @@ class Lines(Watcher):
     def say(self, text: str) -> None:
         """Print it."""
         self._print(text)
+
+    def close(self) -> None:
+        """Look at running units no longer."""
+        self._closed.set()
+
+    def _watch(self, run: Run) -> None:
+        """Print what units of other processes wait for, each once. Workers of Ray can't print it."""
+        told: set[str] = set()
+        while not self._closed.wait(WAITS_S):
+            with suppress(OSError, UserError):
+                rows = [row for unit in list(run.queue.running.values())[:SHOWN] for row in _present(run, unit)]
+                others = [row for row in rows if WAITING in row["stage"] and row["pid"] != os.getpid()]
+                waits = {f"{row['label']} on {row['host']}: {row['stage']}" for row in others}
+                for text in sorted(waits - told):
+                    self.say(text)
+                told |= waits
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -90,7 +113,7 @@ class Panel(Watcher):
         self._tally.ended(unit, outcome)
         if unit.kind == "cell" or outcome.status != "ok":
             style = STYLES[outcome.status]
-            self._recent.append(Text(sentence(unit, outcome), style=style, overflow="ellipsis", no_wrap=True))
+            self._recent.append(Text(short_sentence(unit, outcome), style=style))
 
     def say(self, text: str) -> None:
         """Print it above the panel."""
@@ -168,11 +191,19 @@ def sentence(unit: Unit, outcome: Outcome) -> str:
     return ended(outcome.status, unit.kind, label, seconds=outcome.seconds, summary=outcome.summary, error=error)
 
 
+def short_sentence(unit: Unit, outcome: Outcome) -> str:
+    """The same for a panel, of a cell that ended well its final figure alone: it fits into 80 characters."""
+    if outcome.status != "ok":
+        return sentence(unit, outcome)
+    final = outcome.summary.get("metric_final")
+    return f"ok {label_of(unit)}{'' if final is None else f': final {final:.4g}'}"
+
+
 def _present(run: Run, unit: Unit) -> Iterable[dict[str, Any]]:
     """Row of a running unit from its journal; none before its process has written to it."""
     entries = [entry for entry in read_journal(run.storage, unit.key) if entry["status"] == "running"]
     for entry in entries[-1:]:
-        yield {"label": entry["label"], "host": entry["host"], **present_stage(entry)}
+        yield {"label": entry["label"], "host": entry["host"], "pid": entry["pid"], **present_stage(entry)}
 
 
 def _weight(unit: Unit) -> float:

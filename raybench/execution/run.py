@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybench import registry
+from raybench.execution.contact import contact
 from raybench.execution.driver import Run, Watcher, drive, only_cell
-from raybench.execution.interrupt import noted_interrupt
+from raybench.execution.interrupt import interrupts
 from raybench.execution.supervised import supervised
 from raybench.execution.worker import Assignment, device_of
 from raybench.plan.plan import plan_trials
@@ -119,8 +120,8 @@ def run_sweep(
     )
     work = Run(place, assignment, watcher, sweep=sweep.name)
     first = make_plan()
-    try:
-        with noted_interrupt(work.note_interrupt):
+    with interrupts() as requests, requests.noted(work.note_interrupt):
+        try:
             if not first.units:
                 if first.skips:
                     check_writable(place)
@@ -129,12 +130,13 @@ def run_sweep(
                 supervised(work, make_plan, lambda: _execute(work, first, make_plan, sweep, local=True, address=None))
             else:
                 _execute(work, first, make_plan, sweep, local=False, address=address)
-    except KeyboardInterrupt:
-        work.interrupted = True
-    except Exception:  # after Ctrl-C libraries turn it into errors of any kind; `interrupted` reports it
-        if not work.interrupted:
-            raise
-    left = make_plan()
+        except KeyboardInterrupt:
+            work.interrupted = True
+        except Exception:  # after Ctrl-C libraries turn it into errors of any kind; `interrupted` reports it
+            if not work.interrupted:
+                raise
+        requests.heard()
+        left = make_plan()
     statuses = {trial.trial_id: left.stored.get(trial.trial_id, "missing") for trial in left.trials}
     return SweepEnd(place.url, statuses, dict(work.outcomes), len(first.units), work.interrupted)
 
@@ -164,7 +166,7 @@ def _execute(
     from raybench.execution.cluster import connected
 
     work.watcher.say(f"joining the Ray cluster {address}" if address else "starting Ray on this machine")
-    with connected(address):
+    with connected(address) as head, interrupts() as requests, contact(head, address, work.watcher.say, requests.fail):
         from raybench.execution.tune import executor
 
         drive(work, make_plan, executor(sweep.resources, address))

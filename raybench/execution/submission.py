@@ -20,6 +20,7 @@ from raybench.errors import UserError
 from raybench.execution.attachments import repacked, weights_of
 from raybench.storage.hashing import file_sha256
 from raybench.sweep.reader import load_sweep
+from raybench.sweep.spread import PLURALS
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.trial import digest
 
@@ -127,7 +128,8 @@ def forwarded(names: Sequence[str]) -> dict[str, str]:
 
 def _as_yaml(sweep: Sweep) -> dict[str, Any]:
     """The sweep as data that a sweep file may contain, without `storage`, which is an option of the command."""
-    return sweep.model_dump(mode="json", exclude_defaults=True, exclude={"storage"})
+    single = {name for name, several in PLURALS.items() if getattr(sweep, several)}
+    return sweep.model_dump(mode="json", exclude_defaults=True, exclude={"storage", *single})
 
 
 def _tree_hash(folder: Path) -> str:

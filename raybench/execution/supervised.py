@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import IO, Any
 
 from raybench.errors import StageError, UserError
 from raybench.execution.driver import Run
+from raybench.execution.interrupt import INTERRUPTED, LIMIT_S
 from raybench.execution.queue import UnitQueue
 from raybench.plan.records import Plan, Unit
 from raybench.progress.journal import executions_of
@@ -96,13 +98,17 @@ def _in_child(work: Run, body: Callable[[], None]) -> _Death | None:
         if not pid:
             _be_child(work, body, report, before, parent)
         try:
-            status = _ended(pid, watched)
+            status, asked = _ended(pid, watched)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         report.seek(0)
         content = report.read()
     if not content or status:
-        return _Death(pid, status)
+        death = _Death(pid, status)
+        if death.signal in PASSED_ON or not asked:
+            return death
+        work.interrupted = True  # it was asked to end, and had to be killed
+        return None
     outcomes, work.interrupted, error = pickle.loads(content)
     work.outcomes |= outcomes
     if error is not None:
@@ -110,17 +116,24 @@ def _in_child(work: Run, body: Callable[[], None]) -> _Death | None:
     return None
 
 
-def _ended(pid: int, watched: set[signal.Signals]) -> int:
-    """Wait for the end of `pid`; signals sent to this process alone are passed on (a terminal sends them to both)."""
+def _ended(pid: int, watched: set[signal.Signals]) -> tuple[int, bool]:
+    """Wait for the end of `pid`; returns its status, and whether a signal asked for it.
+
+    Signals sent to this process alone are passed on; a terminal sends them to both. It is killed LIMIT_S later.
+    """
+    deadline = float("inf")
     while True:
         found = signal.sigtimedwait(watched, POLL_S)  # a library's thread, e.g. Arrow's, may take the SIGCHLD
         if found is not None and found.si_signo != signal.SIGCHLD:
+            deadline = min(deadline, time.monotonic() + LIMIT_S)
             if found.si_code <= 0:  # by a process, not by the terminal
                 os.kill(pid, found.si_signo)
             continue
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            return status
+            return status, deadline < float("inf")
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
 
 
 def _be_child(work: Run, body: Callable[[], None], report: IO[bytes], mask: set[Any], parent: int) -> None:
@@ -135,6 +148,8 @@ def _be_child(work: Run, body: Callable[[], None], report: IO[bytes], mask: set[
             report.write(pickle.dumps(_end_of(work, body)))
             report.flush()
             code = 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except BaseException:
         traceback.print_exc()
     finally:

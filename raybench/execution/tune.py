@@ -14,11 +14,12 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from raybench.execution.actor import OUTCOME, Recycle, UnitTrial
+from raybench.execution.actor import OUTCOMES, Recycle, UnitTrial
 from raybench.execution.capacity import concurrency
 from raybench.execution.cluster import demand
+from raybench.execution.contact import was_away
 from raybench.execution.driver import Aborted, Run
-from raybench.execution.interrupt import first_interrupt
+from raybench.execution.interrupt import interrupts
 from raybench.execution.message import decode_outcome, encode_unit
 from raybench.sweep.sweep import Resources
 
@@ -38,7 +39,11 @@ def fit(run: Run, trainable: type, limit: int) -> None:
     """Run the current plan as one Tune run, at most `limit` trials at once. Raises Aborted when Tune itself crashes."""
     _RUNS[run.id] = run
     try:
-        with tempfile.TemporaryDirectory(prefix="raybench-tune-") as folder, first_interrupt(run.stop):
+        with (
+            tempfile.TemporaryDirectory(prefix="raybench-tune-") as folder,
+            interrupts() as requests,
+            requests.stopping(run.stop),
+        ):
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -59,7 +64,7 @@ def fit(run: Run, trainable: type, limit: int) -> None:
             )
             tuner.fit()
     except (RuntimeError, TuneError) as error:
-        raise Aborted(f"Ray Tune crashed ({_cause(error)})") from error
+        raise Aborted(f"Ray Tune crashed ({_cause(error)})", by_units=not was_away()) from error
     finally:
         del _RUNS[run.id]
 
@@ -84,12 +89,12 @@ class UnitSearcher(Searcher):
         return {"units": [encode_unit(unit) for unit in units], "key": units[0].key}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record the outcome of one unit of a batch."""
+        """Record the outcomes of units of a batch."""
         run = _RUNS[self._run_id]
-        outcome = decode_outcome(result[OUTCOME]) if OUTCOME in result else None
-        if outcome is not None and outcome.key in run.assigned[trial_id]:
-            run.assigned[trial_id].remove(outcome.key)
-            run.over(outcome)
+        for outcome in filter(None, map(decode_outcome, result.get(OUTCOMES, ()))):
+            if outcome.key in run.assigned[trial_id]:
+                run.assigned[trial_id].remove(outcome.key)
+                run.over(outcome)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record the last outcome of a trial. Trials that crashed are handled by `CrashedTrials`."""
@@ -119,19 +124,17 @@ class CrashedTrials(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Handle a trial that raised: a dead process or a Recycle. A unit's own failure is an outcome, not an error."""
         run, error = _RUNS[self._run_id], _error_of(trial)
-        running, *waiting = run.assigned.pop(trial.trial_id)  # it reports each unit before it starts the next
-        for key in waiting:
-            run.queue.give_back(key)
-        recycled = _recycled(error)
+        recycled, keys = _recycled(error), run.assigned.pop(trial.trial_id)
         if recycled is None:
-            run.lost(running, _cause(error))
+            run.lost_batch(keys, _cause(error))
             return
         run.watcher.say(f"replacing a worker: {recycled.excess}")
-        outcome = decode_outcome(recycled.outcome)
-        if outcome is None:
-            run.queue.give_back(running)
-        else:
-            run.over(outcome)
+        ended = {outcome.key: outcome for outcome in filter(None, map(decode_outcome, recycled.outcomes))}
+        for key in keys:
+            if key in ended:
+                run.over(ended[key])
+            else:
+                run.queue.give_back(key)
 
 
 def _named(trainable: type[UnitTrial], run: Run, request: dict[str, float]) -> type:

@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -98,12 +97,16 @@ def _import(kind: str, name: str) -> None:
     from raybench.sweep.modules import reach_current_folder
 
     _imported.add((kind, name))
-    with suppress(Exception):
+    try:
         if kind == MODULE:
             reach_current_folder()
             importlib.import_module(name)
             return
         next(one for one in registry.KINDS if one.kind == kind).load(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # SystemExit, too
+        return
 
 
 _imported: set[tuple[str, str]] = set()

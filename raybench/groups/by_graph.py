@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from raybench.errors import NotSupported, UserError
 from raybench.groups.attention import Attention, attentions, normalises_heads, plainly
 from raybench.groups.dependency_graph import GuardedGraph, IndexMap, merged
-from raybench.groups.flow import check_cut, check_flow
+from raybench.groups.flow import check_flow
 from raybench.groups.members import Layers, check_folds, members_of
 from raybench.groups.partition import partitioned
+from raybench.groups.proof import refuted
 from raybench.groups.records import Group, Groups, Member
 from raybench.groups.restored import buffers_restored, gradients
-from raybench.groups.splits import coupled, mend_splits, splits_of, unequal
+from raybench.groups.splits import coupled, mend_splits, unequal
 
 NAMED, OUTPUT = "named to keep its width", "it makes the network's output"
 BESIDE = "coupled with"
@@ -52,8 +53,12 @@ def by_graph(
         for name, module in layers.roots():
             grouping.add(name, module)
         groups = grouping.groups()
-        if check_flow(model, example, groups, layers.shapes):
-            check_cut(model, example, groups, grouping.split)
+    why = refuted(model, example, groups)
+    if why:
+        raise NotSupported(f"can't group {type(model).__name__}: {why}")
+    if why is None:
+        with plainly(model):
+            check_flow(model, example, groups, layers.shapes)
     return groups
 
 
@@ -69,7 +74,6 @@ class _Grouping:
         protected: set[str],
     ) -> None:
         self.layers, self.graph, self.heads, self.parts, self.protected = layers, graph, heads, parts, protected
-        self.split: list[str] = []  # roots whose channels go through a split, which needs a check of its own
         self._found: list[Group] = []
         self._whole: dict[str, str] = {}  # layers that keep their width -> why
         self._seen: set[str] = set()  # layers that a walk from an earlier root has covered
@@ -127,8 +131,6 @@ class _Grouping:
 
     def _keep(self, name: str, index_maps: Sequence[IndexMap], outs: Sequence[str], attention: str) -> None:
         """Add the groups of one walk's channels, except those that are too small to lose a unit."""
-        if splits_of(index_maps) and not attention:
-            self.split.append(name)
         members = members_of(self.layers, self.graph, index_maps)
         found = partitioned(name, members, self.heads, attention, self.parts)
         check_folds(self.graph.model_name, found)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
 from raybench.groups.attention import Attention, attentions
-from raybench.groups.layer_types import CONVOLUTIONS, TRANSPOSED
+from raybench.groups.calls import Calls, lengthwise
+from raybench.groups.layer_types import CONVOLUTIONS
 from raybench.groups.products import Products, counted
 from raybench.groups.records import Groups
 from raybench.groups.shell import Shell
@@ -26,17 +27,19 @@ from raybench.groups.widths import Widths
 
 @dataclass(frozen=True)
 class Terms:
-    """A sum of products: sum_t factor[t] * width[left[t]] * width[right[t]] / divisor[t], plus a constant."""
+    """A sum of products of widths: sum_t factor[t] * left[t] * right[t] * rows[t] / divisor[t], plus a constant."""
 
     factor: np.ndarray  # (t,) float64 holding integers
     left: np.ndarray  # (t,) int64, columns of a width table
     right: np.ndarray  # (t,)
+    rows: np.ndarray  # (t,), the width on which the number of rows depends; mostly the constant 1
     divisor: np.ndarray  # (t,)
     constant: float = 0.0
 
     def total(self, widths: np.ndarray) -> np.ndarray:
         """Evaluate at `widths`, (..., sides) -> (...,); exact while the sums stay below 2**53."""
-        return (widths[..., self.left] * widths[..., self.right]) @ (self.factor / self.divisor) + self.constant
+        products = widths[..., self.left] * widths[..., self.right] * widths[..., self.rows]
+        return products @ (self.factor / self.divisor) + self.constant
 
 
 @dataclass(frozen=True)
@@ -60,25 +63,26 @@ class Cost:
                 predicted; names the modules.
         """
         heads = attentions(model)
-        calls, macs_base, by_module = _calls(model, example[:1], heads)
-        widths = Widths.of(model, groups)
+        calls = Calls.of(model, example[:1], heads)
+        macs_base, widths = calls.macs, Widths.of(model, groups)
+        rows = lengthwise(model, example, groups, widths, heads, calls)
         sizes = np.array([group.size for group in groups], dtype=np.int64)
         full = widths.at(sizes)
-        macs, params = _terms(model, calls, widths, heads)
+        macs, params = _terms(model, calls.pixels, widths, heads, rows, full)
         if round(float(macs.total(full))) > macs_base:  # they have these layers, but multiply otherwise
-            macs, params = _terms(model, calls, widths, {})
+            macs, params = _terms(model, calls.pixels, widths, {}, rows, full)
         products = Products.fixed()
         if (base := round(float(macs.total(full)))) != macs_base:
             fitted = _outside(model, example, groups, macs, widths) if base < macs_base else None
             if fitted is None:
-                unknown = _unknown_products(model, by_module)
+                unknown = _unknown_products(model, calls.by_module)
                 raise NotSupported(
                     f"can't predict the cost of {type(model).__name__}: its known layers make {base:,} MACs, torch "
                     f"counts {macs_base:,}; look at {', '.join(unknown[:5]) or 'its own forward'}"
                 )
             products = fitted
         numel = sum(p.numel() for p in model.parameters())
-        params = Terms(params.factor, params.left, params.right, params.divisor, numel - float(params.total(full)))
+        params = replace(params, constant=numel - float(params.total(full)))
         return cls(widths, macs, params, products, sizes, macs_base, numel)
 
     def macs(self, kept: np.ndarray) -> np.ndarray:
@@ -106,39 +110,21 @@ def _outside(model: nn.Module, example: Tensor, groups: Groups, known: Terms, wi
     return Products.fitted(excess, sizes, least)
 
 
-def _calls(model: nn.Module, image: Tensor, heads: Mapping[str, Attention]) -> tuple[Counter[str], int, dict[str, int]]:
-    """Pixels (or tokens, or window-tokens squared) that each layer is applied to, and torch's own MACs."""
-    calls: Counter[str] = Counter()
-
-    def pixels(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if name in heads:
-            batch, *tokens, _ = inputs[0].shape
-            calls[name] += batch * int(np.prod(tokens)) ** 2
-        elif isinstance(module, nn.Linear):
-            calls[name] += output.numel() // output.shape[-1]
-        else:
-            grid = inputs[0] if isinstance(module, TRANSPOSED) else output
-            calls[name] += grid.shape[2:].numel() * grid.shape[0]
-
-    hooks = [
-        module.register_forward_hook(lambda m, i, o, name=name: pixels(name, m, i, o))
-        for name, module in model.named_modules()
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear)) or name in heads
-    ]
-    try:
-        macs, by_module = counted(model, image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls, macs, by_module
-
-
 def _terms(
-    model: nn.Module, calls: Counter[str], widths: Widths, heads: Mapping[str, Attention]
+    model: nn.Module,
+    calls: Counter[str],
+    widths: Widths,
+    heads: Mapping[str, Attention],
+    rows: Mapping[str, int],
+    full: np.ndarray,
 ) -> tuple[Terms, Terms]:
-    """(MACs, params) as sums of products; params cover every layer that has a member in a group."""
+    """(MACs, params) as sums of products; params cover every layer that has a member in a group.
+
+    `rows`: layer -> column of the width on which its number of rows depends; `full`: all widths before a cut.
+    """
     macs, params = [], []
     one = widths.column("", "one")
+    calls = Counter({name: round(count / full[rows.get(name, one)]) for name, count in calls.items()})
     for name, module in model.named_modules():
         out, into = widths.column(name, "out"), widths.column(name, "in")
         if isinstance(module, CONVOLUTIONS):
@@ -146,31 +132,32 @@ def _terms(
             depthwise = module.groups > 1 and module.groups in (module.out_channels, module.in_channels)
             right, groups = (one, 1) if depthwise else (into, module.groups)
             scale = module.in_channels // module.groups if depthwise else 1
-            macs.append((calls[name] * kernel * scale, out, right, groups))
-            params.append((kernel * scale, out, right, groups))
+            macs.append((calls[name] * kernel * scale, out, right, rows.get(name, one), groups))
+            params.append((kernel * scale, out, right, one, groups))
             if module.bias is not None:
-                params.append((1, out, one, 1))
+                params.append((1, out, one, one, 1))
         elif isinstance(module, nn.Linear):
-            macs.append((calls[name], out, into, 1))
-            params.append((1, out, into, 1))
+            macs.append((calls[name], out, into, rows.get(name, one), 1))
+            params.append((1, out, into, one, 1))
             if module.bias is not None:
-                params.append((1, out, one, 1))
+                params.append((1, out, one, one, 1))
         elif name in widths.members and widths.members[name].kind == "norm":
-            params.append((sum(p is not None for p in module._parameters.values()), out, one, 1))
+            params.append((sum(p is not None for p in module._parameters.values()), out, one, one, 1))
     for name in heads:  # q @ k^T and attn @ v, each tokens^2 x attention width
-        macs.append((2 * calls[name], widths.column(f"{name}.proj", "in"), one, 1))
+        macs.append((2 * calls[name], widths.column(f"{name}.proj", "in"), one, rows.get(name, one), 1))
     for name, member in widths.members.items():
         if member.kind == "parameter":
-            params.append((model.get_parameter(name).numel() // member.width, widths.column(name, "out"), one, 1))
+            each = model.get_parameter(name).numel() // member.width
+            params.append((each, widths.column(name, "out"), one, one, 1))
     return _table(macs), _table(params)
 
 
-def _table(rows: list[tuple[int, int, int, int]]) -> Terms:
-    factor, left, right, divisor = (np.array(column) for column in zip(*rows, strict=True))
-    return Terms(factor.astype(float), left, right, divisor.astype(float))
+def _table(terms: list[tuple[int, int, int, int, int]]) -> Terms:
+    factor, left, right, rows, divisor = (np.array(column) for column in zip(*terms, strict=True))
+    return Terms(factor.astype(float), left, right, rows, divisor.astype(float))
 
 
-def _unknown_products(model: nn.Module, by_module: dict[str, int]) -> list[str]:
+def _unknown_products(model: nn.Module, by_module: Mapping[str, int]) -> list[str]:
     """Modules in which torch counted products that no known layer at or below them accounts for."""
     known = set(attentions(model)) | {n for n, m in model.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))}
     inner = {n.partition(".")[2]: flops for n, flops in by_module.items() if "." in n}

@@ -10,8 +10,10 @@ from torch.nn.parameter import UninitializedParameter
 
 from raybench.errors import NotSupported, UserError
 from raybench.groups.attention import plainly
+from raybench.groups.layer_types import is_layer
 from raybench.groups.restored import buffers_restored
 
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError)
 TRIED = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384)  # image sizes, when the one given is too small
 
 
@@ -19,8 +21,9 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
     """Run `model` on the example and on an image of noise. The model isn't changed.
 
     Raises:
-        UserError: layers without shapes, weights and image of different types, or images too small for the network.
-        NotSupported: which layers run depends on what the image shows.
+        UserError: layers without shapes, weights and image of different types, images too small for the network, or a
+            network that runs on several images and not on one.
+        NotSupported: which layers run depends on what the image shows, or some run in training only.
     """
     name = type(model).__name__
     lazy = [full for full, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
@@ -31,6 +34,8 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
     except (RuntimeError, ValueError) as error:
         _explain(model, example, error)
         raise
+    _check_training(model, example, first)
+    _check_single(model, example)
     if not example.is_floating_point():
         return
     noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
@@ -39,6 +44,48 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
     except (RuntimeError, ValueError, AssertionError):  # it refuses what isn't like its images
         return
     _check_same(name, first, second)
+
+
+def _check_training(model: nn.Module, example: Tensor, ran: Counter[str]) -> None:
+    """NotSupported for layers that run in training only: they would read channels that are cut without them."""
+    silent = [n for n, m in model.named_modules() if is_layer(m) and n not in ran]
+    if not silent:
+        return
+    modes = {module: module.training for module in model.modules()}
+    calls: Counter[str] = Counter()
+    hooks = [model.get_submodule(n).register_forward_pre_hook(lambda m, i, n=n: calls.update([n])) for n in silent]
+    try:
+        with torch.no_grad(), buffers_restored(model), torch.random.fork_rng(devices=[]):
+            for module in modes:  # flags alone: no `train` method of the model is called
+                module.training = True
+            model(torch.cat([example, example]))
+    except FAILURES:  # a training pass that needs more than images
+        pass
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for hook in hooks:
+            hook.remove()
+    if calls:
+        raise NotSupported(
+            f"can't group {type(model).__name__}: {next(iter(calls))} runs in training only, so a pass for tracing "
+            "doesn't show what it reads. Build the network without such heads (torchvision: `aux_logits=False`)"
+        )
+
+
+def _check_single(model: nn.Module, example: Tensor) -> None:
+    """UserError for a network that runs on a batch and not on its first image: costs are counted for one image."""
+    if len(example) < 2:
+        return
+    try:
+        run_once(model, example[:1])
+    except FAILURES as error:
+        message = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"{type(model).__name__} runs on {len(example)} images and not on one: {message}. Its forward names the "
+            "batch size, or loses an axis of length one (`squeeze()`); MACs are counted for one image. Read sizes from "
+            "`x.shape`, and squeeze named axes"
+        ) from error
 
 
 def check_image(model: nn.Module, example: Tensor, image: Tensor) -> None:

@@ -8,7 +8,6 @@ layers at the positions that the groups name, and at no others.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from raybench.errors import NotSupported
-from raybench.groups import surgery
 from raybench.groups.layer_types import CONVOLUTIONS, NORMS
-from raybench.groups.members import Layers
 from raybench.groups.records import Groups, Member, Side
 from raybench.groups.widths import sides_of
 
@@ -118,42 +115,6 @@ def check_flow(model: nn.Module, example: Tensor, groups: Groups, shapes: Mappin
         )  # fmt: skip
         return False
     return True
-
-
-def check_cut(model: nn.Module, example: Tensor, groups: Groups, split: Sequence[str]) -> None:
-    """Check a copy of the network with half of every group's units removed, where the forward splits channels.
-
-    `chunk(2)` adapts to fewer channels, `split(16)` and `x[:, :16]` don't. `split`: names of the groups that are split.
-
-    Raises:
-        NotSupported: the cut network fails, or its channels arrive elsewhere.
-    """
-    rng = np.random.default_rng(0)
-    uneven = {g.name: range(int(rng.integers(g.least, g.size + 1))) for g in groups}
-    even = {g.name: range(0, g.size, 2) if g.size >= 2 * g.least else range(g.size) for g in groups}
-    _ran(model, example, groups, uneven, split)
-    slim, layers = _ran(model, example, groups, even, split)
-    check_flow(slim, example, surgery.narrowed(groups, even), layers.shapes)
-
-
-def _ran(
-    model: nn.Module, example: Tensor, groups: Groups, kept: surgery.Kept, split: Sequence[str]
-) -> tuple[nn.Module, Layers]:
-    """A cut copy that has run once, and the shapes that it made."""
-    slim = copy.deepcopy(model)
-    surgery.apply(slim, groups, kept)
-    layers = Layers.of(slim)
-    try:
-        with torch.no_grad(), layers.note_shapes():
-            slim(example)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        whose = f" of group {', '.join(split[:3])}" if split else ""
-        raise NotSupported(
-            f"can't group {type(model).__name__}: with fewer channels it fails ({error}). Its forward splits, slices "
-            f"or reshapes the channels{whose} by numbers written in code. Use `chunk`, which adapts, or list their "
-            "layers in the model's `protected_layers`; then the rest can be pruned"
-        ) from error
-    return slim, layers
 
 
 def _some(size: int, rng: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from raybench.groups import product_rules, shape_rules, surgery  # noqa: F401  #
 from raybench.groups.attention import plainly
 from raybench.groups.flow import Misplaced, check_flow
 from raybench.groups.following import Choices, Followed, modules_known
-from raybench.groups.labelled import grouped, note_labels, seen_by_others
+from raybench.groups.labelled import grouped, note_labels
 from raybench.groups.labels import FIXED
 from raybench.groups.layer_types import is_layer
 from raybench.groups.members import Layers
@@ -31,6 +32,7 @@ from raybench.groups.restored import buffers_restored
 from raybench.groups.shell import copy_of_shapes
 
 MAX_SECONDS = 20.0
+HowMany = Callable[[int, int, np.random.Generator], int]  # (size, least, random numbers) -> units that stay
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError)
 
 
@@ -40,7 +42,7 @@ class Found:
 
     groups: Groups
     whole: Mapping[str, str]  # layer -> the first reason
-    seen: frozenset[str] = frozenset()  # groups whose zeros a mean, maximum or softmax over channels would see, too
+    choices: Choices = field(default_factory=Choices)  # with which they were found
 
 
 def follow(
@@ -85,7 +87,7 @@ def follow(
         except Misplaced as error:
             choices, why = _misplaced(error, groups, choices), str(error)
             continue
-        return Found(groups, whole, seen_by_others(model, groups, followed))
+        return Found(groups, whole, choices)
 
 
 def candidates(
@@ -97,7 +99,8 @@ def candidates(
 ) -> Found:
     """As `follow`, but without trial cuts: groups whose widths may be numbers in the code are among them."""
     choices = _choices(protected)
-    return Found(*grouped(model, _followed(model, example, choices, time.thread_time() + max_seconds), choices, parts))
+    followed = _followed(model, example, choices, time.thread_time() + max_seconds)
+    return Found(*grouped(model, followed, choices, parts), choices)
 
 
 def _choices(protected: frozenset[str]) -> Choices:
@@ -107,16 +110,20 @@ def _choices(protected: frozenset[str]) -> Choices:
 
 def _followed(model: nn.Module, example: Tensor, choices: Choices, deadline: float) -> Followed:
     followed = Followed(model, choices, deadline)
+    for tensor in tensors_of(run_followed(followed, model, example)):
+        for axis in followed.axes(tensor):
+            followed.labels.pin(axis, "it makes the output")
+    return followed
+
+
+def run_followed(followed: Followed, model: nn.Module, example: Tensor) -> Any:
+    """Run `model` once while `followed` follows its labels; returns the output. The model isn't changed."""
     with plainly(model), torch.no_grad(), buffers_restored(model), modules_known(model, followed.stack):
         image = example.clone()
         note_labels(followed, model)
         followed.note(image, [FIXED] * image.dim())
         with followed:
-            output = model(image)
-        for tensor in tensors_of(output):
-            for axis in followed.axes(tensor):
-                followed.labels.pin(axis, "it makes the output")
-    return followed
+            return model(image)
 
 
 def tensors_of(output: object) -> Iterator[Tensor]:
@@ -137,8 +144,14 @@ def half(size: int, least: int, rng: np.random.Generator) -> int:
     return max(least, size // 2)
 
 
-def _some(size: int, least: int, rng: np.random.Generator) -> int:
+def some(size: int, least: int, rng: np.random.Generator) -> int:
+    """Any number of units that may stay."""
     return int(rng.integers(least, size + 1))
+
+
+def fewer(size: int, least: int, rng: np.random.Generator) -> int:
+    """Any number of units below all."""
+    return int(rng.integers(least, size))
 
 
 @dataclass
@@ -162,7 +175,7 @@ class _Trials:
     def failed(self, groups: Groups, followed: Followed, choices: Choices) -> tuple[Choices, str] | None:
         """None when all is well, else what to try next, and why."""
         rng = np.random.default_rng(0)
-        for count in (half, _some):
+        for count in (half, some):
             slim = copy_of_shapes(self.model) if self.shapes_only else copy.deepcopy(self.model)
             surgery.apply(slim, groups, kept_units(groups, count, rng))
             stack = [("", type(slim).__name__)]
@@ -174,9 +187,7 @@ class _Trials:
         return None
 
 
-def kept_units(
-    groups: Iterable[Group], count: Callable[[int, int, np.random.Generator], int], rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+def kept_units(groups: Iterable[Group], count: HowMany, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Group name -> sorted units that a trial cut keeps: as many as `count` says of (size, least), drawn by `rng`."""
     return {g.name: np.sort(rng.permutation(g.size)[: count(g.size, g.least, rng)]) for g in groups}
 

@@ -64,7 +64,7 @@ def grouped(
     model: nn.Module, followed: Followed, choices: Choices, parts: Sequence[str]
 ) -> tuple[Groups, dict[str, str]]:
     """The groups that the followed labels make, and layer -> why its outputs stay whole."""
-    places = list(_places(model, followed))
+    places = list(places_of(model, followed))
     for place in places:
         if (place.layer, place.side) in choices.layers:
             followed.labels.pin(place.labels, "protected")
@@ -86,7 +86,7 @@ def grouped(
     return Groups(tuple(found), tuple(whole)), whole
 
 
-def _places(model: nn.Module, followed: Followed) -> Iterator[Place]:
+def places_of(model: nn.Module, followed: Followed) -> Iterator[Place]:
     """Every labelled side of every layer, in the order of `named_modules`; sides that never ran have labels, too."""
     for name, module in model.named_modules():
         weight: Any = getattr(module, "weight", None)
@@ -205,17 +205,3 @@ def _group(
     least = 2 if any(m.kind == "conv" and m.folds > 1 for m in members) else 1
     name = next(n for k in range(len(names) + 1) if (n := first.layer + (f":{k}" if k else "")) not in names)
     return Group(name, len(order), tuple(members), part, least) if len(order) > least else None
-
-
-def seen_by_others(model: nn.Module, groups: Groups, followed: Followed) -> frozenset[str]:
-    """Names of the groups whose channels something over all channels sees, as a mean does: it sees zeros, too."""
-    classes, _ = followed.labels.classes()
-    seen = {c for axis in followed.reduced for c in classes[axis].tolist()}
-    sides = {(p.layer, p.side, p.axis): p.labels for p in _places(model, followed)}
-    found = set()
-    for group in groups:
-        first = group.members[0]
-        labels = sides[first.layer, first.side, first.axis][first.positions]
-        if seen.intersection(classes[labels].tolist()):
-            found.add(group.name)
-    return frozenset(found)

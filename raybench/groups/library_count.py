@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,9 +36,22 @@ def _add_hooks(model: nn.Module, image: Tensor) -> None:
     modules: dict[str, Any] = dict(model.named_modules())
     for module in modules.values():
         if type(module) in op_counter.MODULES_MAPPING:
-            module.register_forward_hook(op_counter.MODULES_MAPPING[type(module)])
+            module.register_forward_hook(_by_position(op_counter.MODULES_MAPPING[type(module)]), with_kwargs=True)
             if isinstance(module, NORMS) and image.is_meta:
                 module.forward = _same  # type: ignore[method-assign,assignment]  # hooks read shapes, a norm keeps them
+
+
+def _by_position(hook: Callable[[Any, Any, Any], None]) -> Callable[[Any, Any, Any, Any], None]:
+    """`hook` for modules that are called with named inputs, too: the library's hooks read inputs by position."""
+
+    def count(module: Any, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        if named:
+            inputs = tuple(inspect.signature(type(module).forward).bind(module, *inputs, **named).arguments.values())[
+                1:
+            ]
+        hook(module, inputs[:3] if isinstance(module, nn.MultiheadAttention) else inputs, output)
+
+    return count
 
 
 def _count(model: nn.Module, image: Tensor) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +17,7 @@ from raybench.groups.attention import plainly
 from raybench.groups.restored import gradients
 
 FEW = 4  # groups that are not halved again
+NEAR = 3  # groups after each other that may multiply with each other
 
 Excess = Callable[[np.ndarray], int]  # kept units of every group -> MACs that no known layer accounts for
 
@@ -38,15 +40,18 @@ def counted(model: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
 
 @dataclass(frozen=True)
 class Products:
-    """MACs outside known layers: constant + sum over some groups of linear * kept + square * kept**2.
+    """MACs outside known layers: constant + sum over some groups of linear * kept + square * kept**2, + products.
 
-    Queries times keys is linear in the width of a head; a product of channels with channels is quadratic.
+    Queries times keys is linear in the width of a head; a product of channels with channels is quadratic, and keys
+    times values (linear attention) a product of two groups' widths.
     """
 
     constant: float
     groups: np.ndarray  # (g,) int64, the groups whose widths count
     linear: np.ndarray  # (g,) float64
     square: np.ndarray  # (g,)
+    pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))  # groups whose widths multiply
+    each: np.ndarray = field(default_factory=lambda: np.zeros(0))  # MACs for each product of a pair's units
 
     @classmethod
     def fixed(cls, constant: float = 0.0) -> Products:
@@ -66,7 +71,44 @@ class Products:
         some, whole = [rng.integers(least, sizes + 1) for _ in range(2)], excess(sizes)
         found = [excess(kept) for kept in some]
         fit = cls.fixed(whole) if set(found) == {whole} else cls._by_group(excess, sizes, least, whole)
-        return fit if [float(fit.total(kept)) for kept in some] == found else None
+        if fit._agrees(some, found):
+            return fit
+        several = [np.minimum(sizes, np.maximum(kept, 2)) for kept in some]  # an einsum over one is no matrix product
+        found = [excess(kept) for kept in several]
+        for better in (fit, fit._with_pairs(excess, sizes, least)):
+            if better._agrees(several, found):
+                return better
+        return None
+
+    def _agrees(self, cuts: Sequence[np.ndarray], found: Sequence[int]) -> bool:
+        return [float(self.total(kept)) for kept in cuts] == list(found)
+
+    def _with_pairs(self, excess: Excess, sizes: np.ndarray, least: np.ndarray) -> Products:
+        """The same with products of the widths of neighbouring groups, such as an attention's keys and values."""
+        matter, pairs, each = self.groups.tolist(), [], []
+        for k, left in enumerate(matter):
+            for right in matter[k + 1 : k + 1 + NEAR]:
+                counts = {}
+                for a, b in itertools.product((False, True), repeat=2):
+                    kept = sizes.copy()
+                    kept[left], kept[right] = _middle(sizes, least, left, a), _middle(sizes, least, right, b)
+                    counts[a, b] = Fraction(excess(kept))
+                twisted = counts[True, True] - counts[True, False] - counts[False, True] + counts[False, False]
+                if twisted:
+                    steps = [_middle(sizes, least, g, True) - int(sizes[g]) for g in (left, right)]
+                    pairs.append((left, right))
+                    each.append(float(twisted / (steps[0] * steps[1])))
+        if not pairs:
+            return self
+        rows, weights = np.array(pairs, dtype=np.int64), np.array(each)
+        constant, linear = self.constant, self.linear.copy()
+        for (left, right), weight in zip(
+            pairs, each, strict=True
+        ):  # the parabolas were taken at the other's full width
+            linear[matter.index(left)] -= weight * sizes[right]
+            linear[matter.index(right)] -= weight * sizes[left]
+            constant += weight * float(sizes[left]) * float(sizes[right])
+        return Products(constant, self.groups, linear, self.square, rows, weights)
 
     @classmethod
     def _by_group(cls, excess: Excess, sizes: np.ndarray, least: np.ndarray, whole: int) -> Products:
@@ -74,6 +116,7 @@ class Products:
         constant, rows = Fraction(whole), []
         for group in _that_matter(excess, sizes, least, whole, list(range(len(sizes)))):
             size, fewest = int(sizes[group]), int(least[group])
+            fewest = min(size, max(2, fewest))  # an einsum over an axis of one is no matrix product
 
             def slope(units: int, group: int = group, size: int = size) -> Fraction:
                 kept = sizes.copy()
@@ -94,8 +137,13 @@ class Products:
         """MACs at `kept` units per group: (..., groups) -> (...,) float64 holding integers."""
         if not len(self.groups):
             return self.constant
-        units = np.asarray(kept, dtype=float)[..., self.groups]
-        return np.rint(units @ self.linear + units**2 @ self.square + self.constant)
+        kept = np.asarray(kept, dtype=float)
+        units, together = kept[..., self.groups], kept[..., self.pairs[:, 0]] * kept[..., self.pairs[:, 1]]
+        return np.rint(units @ self.linear + units**2 @ self.square + together @ self.each + self.constant)
+
+
+def _middle(sizes: np.ndarray, least: np.ndarray, group: int, cut: bool) -> int:
+    return int(sizes[group] + least[group]) // 2 if cut else int(sizes[group])
 
 
 def _that_matter(excess: Excess, sizes: np.ndarray, least: np.ndarray, whole: int, groups: list[int]) -> list[int]:

@@ -86,6 +86,11 @@ def copy_of_shapes(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(t): shape_only(t) for t in (*model.parameters(), *model.buffers())})
 
 
+def sharing_copy(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are those of `model`: to cut, not to write into."""
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+
+
 def shape_only(tensor: Tensor) -> Tensor:
     """A tensor or parameter of the same shape without values."""
     empty = torch.empty_like(tensor, device="meta")

@@ -19,7 +19,7 @@ from raybench.groups.dependency_graph import MAX_SECONDS
 from raybench.groups.first_run import check_runs, run_once
 from raybench.groups.follow import Found, candidates, follow
 from raybench.groups.members import Layers
-from raybench.groups.proof import FAILS, disproved
+from raybench.groups.proof import disproved
 from raybench.groups.records import Groups
 from raybench.groups.whole import by_reason, share_of, warning_of
 from raybench.sweep.trial import DEFAULT_PARTS
@@ -126,8 +126,7 @@ def _followed(
 
 def _proven(model: nn.Module, example: Tensor, found: Found, protected: set[str]) -> Groups:
     """The groups of `found` that the numeric trial leaves, with the reason for every layer that stays whole."""
-    disproof = disproved(model, example, found.groups)
-    wrong = {name: why for name, why in disproof.items() if name not in found.seen or why.startswith(FAILS)}
+    wrong = disproved(model, example, found.groups, found.choices)
     left = tuple(group for group in found.groups if group.name not in wrong)
     whole = {name: NAMED if name in protected else why for name, why in found.whole.items()}
     for group in found.groups:

@@ -115,6 +115,34 @@ def arrangement(model: nn.Module, member: Member) -> Arrangement:
     return Arrangement(1, local=module.groups, split=module.groups)
 
 
+def by_channel(layer: Layer, values: Tensor) -> Tensor:
+    """Lay out what a layer reads or gives, or its gradient, so that dimension 0 runs over the channels.
+
+    Args:
+        layer: the watched side of a layer.
+        values: the layer's input for an "in" side, its output for an "out" side; the batch comes first.
+
+    Returns:
+        (channels, images x positions).
+
+    Raises:
+        NotSupported: no dimension has as many entries as the side has channels. It names the layer.
+
+    Example:
+        >>> layer = Layer("fc", "linear", "out", weight=torch.zeros(8, 3))
+        >>> by_channel(layer, torch.zeros(2, 5, 8)).shape  # 2 images, 5 tokens
+        torch.Size([8, 10])
+    """
+    width, first = layer.weight.shape[0], layer.kind in ("conv", "depthwise")
+    if layer.kind == "norm":  # layer and RMS norms run over the last dimension, those of maps ("2d") and others over 1
+        last = hasattr(layer.module, "normalized_shape") and "2d" not in type(layer.module).__name__.lower()
+        first = not last or values.shape[-1] != width
+    axis = 1 if first else -1
+    if values.dim() < 2 or values.shape[axis] != width:
+        raise NotSupported(f"{layer.name}: found the shape {tuple(values.shape)}, expected {width} channels in it")
+    return values.movedim(axis, 0).flatten(1)
+
+
 def view(
     model: nn.Module,
     member: Member,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,17 +26,22 @@ class Part:
     units: Tensor  # (m,) int64
     width: int
     pulled: bool = True  # False: it counts in the norms, but the penalty doesn't act on it
+    direct: bool = False  # position i belongs to unit i, for all: nothing has to be gathered or scattered
 
     def squares(self, size: int) -> Tensor:
         """(size,) sum of this part's squared weights for each unit."""
         rows = self.layout.rows(self.weight.detach().square()).flatten(1).sum(1)
+        if self.direct:
+            return rows
         return rows.new_zeros(size).index_add_(0, self.units, rows[self.positions])
 
     def pull(self, values: Tensor) -> None:
         """grad += values[unit] * w at this part's positions, where it is pulled and its weight has a gradient."""
         if self.weight.grad is None or not self.pulled:
             return
-        by_position = values.new_zeros(self.width).index_copy_(0, self.positions, values[self.units])
+        by_position = values
+        if not self.direct:
+            by_position = values.new_zeros(self.width).index_copy_(0, self.positions, values[self.units])
         weight = self.weight.detach()
         self.weight.grad.addcmul_(weight, self.layout.spread(by_position, weight))
 
@@ -90,7 +96,8 @@ def bind_groups(
     for group in groups:
         scored = [member for member in group.members if member.kind not in UNSCORED_KINDS]
         layers = [(member, model.get_submodule(member.layer)) for member in scored]
-        found = [_part(model, member, pulled(member, layer)) for member, layer in layers if counted(member, layer)]
+        found = [_part(model, member, group.size, pulled(member, layer))
+                 for member, layer in layers if counted(member, layer)]  # fmt: skip
         parts = tuple(part for part in found if part is not None)
         if parts:
             bound.append(GroupWeights(group.name, group.size, parts))
@@ -107,10 +114,14 @@ def is_other_norm(member: Member, layer: nn.Module) -> bool:
     return member.kind == "norm" and not isinstance(layer, _BatchNorm)
 
 
-def _part(model: nn.Module, member: Member, pulled: bool) -> Part | None:
+def _part(model: nn.Module, member: Member, size: int, pulled: bool) -> Part | None:
     weight = weight_of(model, member)
     if not isinstance(weight, nn.Parameter):
         return None
     positions = torch.as_tensor(member.positions, device=weight.device)
     units = torch.as_tensor(member.units, device=weight.device)
-    return Part(weight, arrangement(model, member), positions, units, member.width, pulled)
+    in_order = np.arange(size)
+    direct = (
+        size == member.width and np.array_equal(member.positions, in_order) and np.array_equal(member.units, in_order)
+    )
+    return Part(weight, arrangement(model, member), positions, units, member.width, pulled, direct)

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from raybench.groups.records import Group, Groups, LayerKind, Member, Side
 from raybench.methods.pairs import FilterDistances
 
-Needs = Literal[
+Need = Literal[
     "nothing",  # neither weights nor data: scored once
     "weights",  # scored again after every step of the pruning
     "gradients",  # and `Layer.gradient`
     "sample-gradients",  # and `Layer.gradient_square`
     "activations",  # `observe` reads the calibration images, then `layer_scores` reads `Layer.state`
 ]
+Needs = Need | tuple[Need, ...]  # several of the last three; with activations and gradients `observe_gradient`, too
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,10 @@ class Layer:
         name: qualified name of the module, or of the parameter for `kind="parameter"`.
         kind: conv, linear, depthwise, norm, parameter or embedding.
         side: "out" or "in"; norms, depthwise convolutions and bare parameters are "out".
-        weight: (channels, ...). A layer without a weight (a norm with `affine=False`) has shape (channels, 0) and is
-            only scored by criteria whose `needs` is "nothing" or "activations".
+        weight: (channels, ...); (channels, 0) for a norm without one, which needs "nothing" or "activations".
         bias: (channels,), only on the out side; None for a layer without one.
-        gradient: like `weight`, dL/dw of the mean loss; None unless `needs="gradients"`, and for a weight that the
-            loss doesn't depend on.
-        gradient_square: like `weight`, mean over samples of (dL_i/dw)^2; None unless `needs="sample-gradients"`, and
-            for a weight that the loss doesn't depend on.
+        gradient: like `weight`, dL/dw of the mean loss; None if it isn't needed, or the loss doesn't depend on it.
+        gradient_square: like `weight`, mean over samples of (dL_i/dw)^2; None as above ("sample-gradients").
         state: what `observe` returned last; None unless `needs="activations"`.
         module: the module; None for a bare parameter.
         unit: (channels,) int64, the group's unit that each channel belongs to, -1 for channels of other groups; None:
@@ -101,8 +99,8 @@ class Importance:
     without importing the file.
 
     Attributes:
-        needs: what raybench computes before scoring. It also decides the schedule that `auto` picks: progressive for
-            "nothing" and "weights", iterative for the others.
+        needs: what raybench computes before scoring, or several kinds: ("activations", "gradients"). It also decides
+            the schedule of `auto`: progressive for "nothing" and "weights", iterative for the others.
         labels: whose loss is differentiated: "true" labels, or labels "sampled" from the model's softmax.
         reduce: how the scores of a group's layers become one: "mean", "sum", "max", or "first" (the root layer's).
         normalize: how scores are scaled within a group, over the units left: "mean", "max", "sum", "lamp" or "none".
@@ -132,7 +130,7 @@ class Importance:
     reconstructs: ClassVar[bool] = False
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
-    if TYPE_CHECKING:  # parameters of subclasses; declared here, they would be parameters of every criterion
+    if TYPE_CHECKING:  # of subclasses; declared here, they would be parameters of every criterion
         points: int
         reconstruct: bool
 
@@ -175,6 +173,20 @@ class Importance:
 
         Returns:
             The new state, which `layer_scores` finds in `layer.state`.
+        """
+        return state
+
+    def observe_gradient(self, layer: Layer, output: Tensor, gradient: Tensor, state: Any) -> Any:
+        """Fold one batch's gradients into `state`, when `needs` names activations and gradients; after `observe`.
+
+        Args:
+            layer: one watched side of a layer.
+            output: the layer's output, batch first.
+            gradient: like `output`, the derivative of each image's own loss.
+            state: what `observe` returned for this batch.
+
+        Returns:
+            The new state.
         """
         return state
 
@@ -320,6 +332,7 @@ class Regularizer:
     """
 
     requires: ClassVar[str | None] = None
+    capturable: ClassVar[bool] = False  # whether all steps of an epoch are alike, so that a CUDA graph can hold one
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
 

@@ -28,6 +28,10 @@ def build_model(name: str, data: DataFacts, params: Mapping[str, Any] | None = N
         shape = _taken(make, shape)
     _check_params(name, make, shape | params)
     model = make(**shape, **params)
+    if type(model).__module__.startswith("ultralytics.") and isinstance(model, nn.Module):
+        from raybench.models.ultralytics_adopt import adopted
+
+        model = adopted(model, name)
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} returned {type(model).__name__}; expected a torch.nn.Module")
     for parameter in model.parameters():

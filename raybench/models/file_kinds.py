@@ -123,6 +123,10 @@ def _text(head: bytes) -> str | None:
     link = re.search(r"https?://\S{1,200}", text)
     if link:
         return f"text with the link {link[0][:80]}, not weights: download the file that it points to"
+    if start.startswith("{") and '"weight_map"' in text:
+        parts = list(dict.fromkeys(re.findall(r'"[^"\s]+":\s*"([^"\s]{1,80})"', text.partition('"weight_map"')[2])))
+        named = f" ({', '.join(parts[:2])}, ...)" if parts else ""
+        return f"the index of weights in several files{named}, not weights: load them where they are from, and {SAVE}"
     if start.startswith(("{", "[")):
         return f"text (JSON), not weights: give the file of weights itself, or {SAVE}"
     return f"text that begins with {text.strip()[:30]!r}, not weights: {SAVE}"
@@ -176,6 +180,8 @@ def _check_members(path: Path, names: list[str]) -> None:
         raise UserError(
             f"{path}: is a TorchScript program, which is code: load it with torch.jit.load and save its state_dict()"
         )
+    if any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in names):
+        raise UserError(f"{path}: is a program of torch.export: load it with torch.export.load and save its state_dict")
     if any(name.endswith("data.pkl") for name in names):
         return
     if names and all(name.endswith(".npy") for name in names):

@@ -24,7 +24,7 @@ def strided_in_nchw(model: nn.Module) -> Iterator[None]:
     hooks = [
         module.register_forward_pre_hook(_as_nchw)
         for module in model.modules()
-        if isinstance(module, nn.Conv2d) and _can_crash(module)
+        if isinstance(module, nn.Conv2d) and can_crash(module)
     ]
     try:
         yield
@@ -33,7 +33,8 @@ def strided_in_nchw(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def _can_crash(conv: nn.Conv2d) -> bool:
+def can_crash(conv: nn.Conv2d) -> bool:
+    """Whether torch can corrupt memory in the backward pass of `conv` on channels-last data, on a CPU."""
     return conv.in_channels < FEW and tuple(conv.kernel_size) == (1, 1) and max(conv.stride) > 1
 
 

@@ -171,6 +171,8 @@ def _why(error: Exception) -> str:
             f"refused to load: it would run {plain(name)}. "
             "Only tensors, containers and numbers are read: save model.state_dict()"
         )
+    if "legacy .tar format" in text:
+        message = "no archive or pickle"
     return (
         "not a readable file of weights: it is damaged or not a file of torch.save "
         f"({type(error).__name__}: {message}); "

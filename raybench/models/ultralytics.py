@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raybench.errors import UserError
-from raybench.models.file_kinds import plain
 from raybench.models.offline import offline
-from raybench.models.ultralytics_blocks import halved, without_splits
-from raybench.models.ultralytics_checkpoint import read_checkpoint
+from raybench.models.ultralytics_blocks import without_splits
+from raybench.models.ultralytics_model import LayeredModel
 from raybench.registry import model
 
 with offline():
     from ultralytics.cfg import get_cfg
-    from ultralytics.nn.modules.block import Attention
+    from ultralytics.nn.modules.block import DFL, Attention
     from ultralytics.nn.modules.head import Detect
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 SCALES = {"tiny": [0.33, 0.125, 256]}  # depth, width, maximum channels; in addition to ultralytics' n to x
-COUNTERS = ("total_ops", "total_params")  # that ultralytics' FLOP counter leaves in a state dict
-_NUMBERED = re.compile(r"^(?:[A-Za-z_]\w*\.)*?(\d+\..+)$")  # a layer's number and the rest of its tensor's name
 STRIDE = 32  # of the coarsest feature map
+BRANCHES = ("cv2", "cv3", "one2one_cv2", "one2one_cv3")  # of a head; the last two only where it needs no suppression
 
 
 @model("yolov8n", args={"config": "yolov8", "scale": "n"}, norm="batch", attention=False, task="detection")
@@ -45,20 +41,31 @@ def yolo(num_classes: int, in_channels: int, image_size: int, *, config: str, sc
     return Detector(architecture(config, scale), in_channels, num_classes)
 
 
-def architecture(config: str, scale: str) -> dict[str, Any]:
-    """Ultralytics' own configuration file as a dict, at one scale."""
-    found = yaml_model_load(f"{config}n.yaml")
-    found["scales"] |= SCALES
-    return found | {"scale": scale, "yaml_file": f"{config}{scale}.yaml"}
+def architecture(config: str, scale: str, kind: str = "") -> dict[str, Any]:
+    """Ultralytics' own configuration file as a dict, at one scale; `kind`: what stands behind it, such as ``-cls``."""
+    found = yaml_model_load(f"{config}{'n' if scale in SCALES else scale}{kind}.yaml")
+    scales = found.get("scales", {}) | (SCALES if scale in SCALES else {})
+    name = {"yaml_file": f"{config}{scale}{kind}.yaml"}
+    if not scales:  # a file of one size, such as YOLOv9's
+        return found | name
+    return found | name | {"scales": scales, "scale": scale if scale in scales else next(iter(scales))}
 
 
-class Detector(DetectionModel):
-    """An ultralytics detection model without split operations; `protected_layers` keep their width."""
+class Detector(LayeredModel, DetectionModel):
+    """An ultralytics detection model without split operations; `protected_layers` keep their width.
+
+    Heads that need no suppression (YOLOv10, YOLO26) have two branches; both are trained, one predicts.
+    """
 
     model: nn.Sequential
+    stretched = False  # images keep their shape and are padded
 
     def __init__(self, config: dict[str, Any], in_channels: int, num_classes: int) -> None:
         super().__init__(config, ch=in_channels, nc=num_classes, verbose=False)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Replace splits and set up the head, of a model that ultralytics has built."""
         self.args = get_cfg()  # the gains of ultralytics' loss
         self.args.task = self.task = "detect"
         self.head.dynamic = True  # compute anchors in every call: cached ones would bind the model to one device
@@ -80,8 +87,21 @@ class Detector(DetectionModel):
         if isinstance(outputs, Tensor):
             return outputs
         raw = outputs[1] if isinstance(outputs, tuple) else outputs
-        raw["feats"] = [features.detach() for features in raw["feats"]]
+        for branch in (raw["one2many"], raw["one2one"]) if "one2many" in raw else (raw,):
+            branch["feats"] = [features.detach() for features in branch["feats"]]
         return outputs
+
+    def training_outputs(self, images: Tensor, truth: Mapping[str, Tensor]) -> Any:
+        """The outputs of which ultralytics takes the loss; `truth` (batch_idx, cls, bboxes) isn't used."""
+        return self(images)
+
+    def boxes(self, outputs: Any, shape: tuple[int, int]) -> Tensor:
+        """Boxes of an output in eval mode: (images, 4 + classes, anchors) xywh and scores, in pixels of the input.
+
+        From a head that needs no suppression (images, boxes, 6): x1 y1 x2 y2 score class.
+        """
+        found: Tensor = outputs[0]
+        return found
 
     @property
     def protected_layers(self) -> tuple[str, ...]:
@@ -91,42 +111,11 @@ class Detector(DetectionModel):
         output has the shape of its input.
         """
         head = f"model.{len(self.model) - 1}"
-        outputs = [f"{head}.{part}.{level}.2" for part in ("cv2", "cv3") for level in range(self.head.nl)]
+        parts = [part for part in BRANCHES if getattr(self.head, part, None) is not None]
+        outputs = [f"{head}.{part}.{level}.2" for part in parts for level in range(self.head.nl)]
+        integral = [f"{head}.dfl"] if isinstance(self.head.dfl, DFL) else []
         attention = [name for name, module in self.named_modules() if isinstance(module, Attention)]
-        return (*outputs, f"{head}.dfl", *attention)
-
-    def for_export(self) -> Detector:
-        """Switch the output to boxes and scores (n, 4 + classes, anchors) without raw maps; returns itself."""
-        self.head.export = True
-        return self
-
-    def save_for_ultralytics(self, path: Path, names: Sequence[str], image_size: int) -> None:
-        """Write a checkpoint that `ultralytics.YOLO(path)` loads; it contains no class of raybench."""
-        from raybench.models.ultralytics_export import save
-
-        save(self, path, names, image_size)
-
-    def read_weights(self, path: Path) -> dict[str, Tensor]:
-        """Weights from an ultralytics checkpoint, a state dict or safetensors, renamed to this model's names.
-
-        UserError when the file can't be read without running its code.
-        """
-        state = read_checkpoint(path)
-        try:
-            return self.own_names(state)
-        except (RuntimeError, ValueError, NotImplementedError) as error:  # a tensor that can't be cut in halves
-            raise UserError(f"{path}: these are not weights of this Detector: {plain(str(error))}") from error
-
-    def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename a state dict from ultralytics' names to this model's, without prefixes such as `module.` before them.
-
-        One in this model's names is unchanged; what isn't part of a list of layers is left out.
-        """
-        numbered = {found[1]: value for name, value in state.items() if (found := _NUMBERED.search(name))}
-        state = {f"model.{name}": value for name, value in numbered.items() if not name.endswith(COUNTERS)} or dict(
-            state
-        )
-        return state if f"{self.split_free[0]}.cv0.conv.weight" in state else halved(state, self.split_free)
+        return (*outputs, *integral, *attention)
 
 
 def normalised(images: Tensor) -> Tensor:

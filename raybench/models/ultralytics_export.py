@@ -1,4 +1,4 @@
-"""Writes a pruned detector as a checkpoint that ultralytics loads, without classes of raybench.
+"""Writes a pruned network of ultralytics as a checkpoint that ultralytics loads, without classes of raybench.
 
 Ultralytics' model is a list of layers, each with the numbers of the layers that it takes its input from. So the
 convolutions of a block without a split become layers of that list.
@@ -21,8 +21,8 @@ from raybench.models.ultralytics_blocks import SplitFree, SplitFreeAttention
 with offline():
     from ultralytics import __version__
     from ultralytics.nn.modules.conv import Concat
-    from ultralytics.nn.modules.head import Detect
-    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.nn.modules.head import Detect, RTDETRDecoder
+    from ultralytics.nn.tasks import BaseModel
 
 
 @dataclass
@@ -60,8 +60,8 @@ class Unrolled:
         return self.add(block.cv2, self.add(Concat(1), parts))
 
 
-def unrolled(detector: DetectionModel) -> DetectionModel:
-    """A copy of `detector` (a `Detector`, pruned or not) with the same outputs and without classes of raybench."""
+def unrolled(detector: BaseModel) -> BaseModel:
+    """A copy of a network of raybench's, pruned or not, with the same outputs and without classes of raybench."""
     source, result = copy.deepcopy(detector).cpu().eval(), Unrolled()
     number_of: list[int] = []  # of each of the detector's own layers
     for place, layer in enumerate(_layers(source)):
@@ -70,18 +70,21 @@ def unrolled(detector: DetectionModel) -> DetectionModel:
             number_of.append(result.add_block(layer, inputs[0]))
         else:
             number_of.append(result.add(layer, inputs if isinstance(layer.f, list) else inputs[0]))
-    model = DetectionModel.__new__(DetectionModel)
+    theirs = next(kind for kind in type(source).__mro__ if kind.__module__.startswith("ultralytics."))
+    assert issubclass(theirs, BaseModel)  # the network is one
+    model = theirs.__new__(theirs)
     nn.Module.__init__(model)
-    attributes = {name: getattr(source, name) for name in ("yaml", "names", "inplace", "stride", "task")}
+    names = ("yaml", "names", "inplace", "stride", "task", "nc")
+    attributes = {name: getattr(source, name) for name in names if hasattr(source, name)}
     attributes |= {"model": nn.Sequential(*result.layers), "save": sorted(result.used)}
     for name, value in attributes.items():
         setattr(model, name, value)
     return model.eval()
 
 
-def _layers(model: DetectionModel) -> nn.Sequential:
+def _layers(model: BaseModel) -> nn.Sequential:
     """Ultralytics' list of layers."""
-    assert isinstance(model.model, nn.Sequential)  # in every detection model
+    assert isinstance(model.model, nn.Sequential)  # in every model of ultralytics
     return model.model
 
 
@@ -92,15 +95,18 @@ def _sources(layer: nn.Module, place: int) -> Iterator[int]:
         yield place + source if source < 0 else source
 
 
-def save(detector: DetectionModel, path: Path, names: Sequence[str], image_size: int) -> None:
-    """Write `detector` for ``ultralytics.YOLO(path)``, in float32."""
-    model = unrolled(detector)
+def save(net: nn.Module, path: Path, names: Sequence[str], image_size: int) -> None:
+    """Write `net` for ``ultralytics.YOLO(path)``, in float32."""
+    assert isinstance(net, BaseModel)  # all of ultralytics' networks
+    model = unrolled(net)
     model.names = dict(enumerate(names))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    head = _layers(model)[-1]
-    assert isinstance(head, Detect)  # as in the detector
-    head.export, head.dynamic = False, False
-    head.shape, head.anchors, head.strides = None, torch.empty(0), torch.empty(0)
-    arguments = {"task": "detect", "imgsz": image_size, "single_cls": False}
+    head: Any = _layers(model)[-1]
+    head.export = False
+    if isinstance(head, Detect):
+        head.dynamic, head.shape, head.anchors, head.strides = False, None, torch.empty(0), torch.empty(0)
+    elif isinstance(head, RTDETRDecoder):
+        head.shapes, head.anchors, head.valid_mask = [], torch.empty(0), torch.empty(0)
+    arguments = {"task": model.task, "imgsz": image_size, "single_cls": False}
     torch.save({"model": model, "train_args": arguments, "version": __version__, "epoch": -1}, path)

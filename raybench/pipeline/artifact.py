@@ -174,7 +174,7 @@ def read_recipe(path: str | Path) -> Saved:
     try:
         text = file.read_text("utf-8")
         content = json.loads(text)
-    except (OSError, ValueError) as error:  # invalid UTF-8 and invalid JSON are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # invalid UTF-8 and invalid JSON are ValueErrors
         raise UserError(f"{file}: can't be read: {error}; expected JSON, as raybench wrote it") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: found {show(content)}, expected a mapping; the file is damaged")

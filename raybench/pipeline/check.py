@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from raybench import registry
+from raybench.catalogue import needs_images
 from raybench.errors import UserError
 from raybench.pipeline.network import fresh_model
 from raybench.plan.records import Unit
 from raybench.storage.base import Storage
 from raybench.sweep.data_roots import check_fingerprint
-from raybench.sweep.resolve import NO_DATA
 from raybench.sweep.trial import TrainRecipe, Trial, digest
 from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
@@ -44,7 +44,9 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
                     task.check(fresh_model(trial, task, torch.device("cpu")))
         except UserError as error:
             mistakes[str(error)] = None
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # SystemExit, too
             continue  # an error in a plug-in or in raybench: its cells fail or are skipped, with the message as a row
     if mistakes:
         raise UserError("\n  ".join(mistakes))
@@ -56,4 +58,4 @@ def _requirements(trial: Trial) -> tuple[list[TrainRecipe], int]:
     stages = [recipe.base] if trial.weights.trained else []
     stages += [recipe.sparsify] if trial.regularizer else []
     needs = registry.importance.entry(trial.importance.name).facts.get("needs", "weights")
-    return [*stages, recipe.finetune], 0 if needs in NO_DATA else recipe.calibration_images
+    return [*stages, recipe.finetune], recipe.calibration_images if needs_images(needs) else 0

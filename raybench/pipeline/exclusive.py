@@ -2,36 +2,59 @@
 
 Two lock files for each user and machine. A process that computes holds `node` shared. A process that takes a timing
 locks `gate`, so that no other starts computing, and then `node` exclusively. The locks are the kernel's (flock): a
-killed process leaves none behind.
+killed process leaves none behind. One that is stopped while it holds them is waited for a minute; then the others go
+on, and its timing doesn't count.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from raybench.errors import UserError
+
 WAIT_S = 60.0  # other units are stalled no longer than this while a unit waits for the machine
 SHARED = "the machine was shared with other trials"  # reason of a missing timing
+NOTICE_S = 10.0  # whoever waits longer says what for
+STOPPED_S = 60.0  # a process that is stopped holds the others up no longer than this
 _POLL_S = 0.02
+
+
+class Turn:
+    """The machine for one process alone. False if it didn't get it, or lost it because it was stopped meanwhile."""
+
+    def __init__(self, got: bool, overrun: Path) -> None:
+        self._since, self._got, self._overrun = time.monotonic(), got, overrun
+
+    def __bool__(self) -> bool:
+        if not self._got:
+            return False
+        try:
+            return float(self._overrun.read_text()) < self._since
+        except (OSError, ValueError):
+            return True  # nobody ever went on without its turn
 
 
 class Machine:
     """The locks of this machine. One object for each process, or for each thread that runs units."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        folder = folder or Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = own_folder(folder or Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}")
+        self._overrun = folder / "overrun"
+        self._notice: Callable[[str], None] = lambda text: None
         self._gate = os.open(folder / "gate.lock", os.O_RDWR | os.O_CREAT, 0o600)
         self._node = os.open(folder / "node.lock", os.O_RDWR | os.O_CREAT, 0o600)
 
     @contextmanager
-    def computing(self) -> Iterator[Machine]:
-        """Context in which this process computes, together with others."""
+    def computing(self, notice: Callable[[str], None] = lambda text: None) -> Iterator[Machine]:
+        """Context in which this process computes, together with others. `notice` is told what it waits for, if long."""
+        self._notice = notice
         self._enter()
         try:
             yield self
@@ -39,28 +62,79 @@ class Machine:
             fcntl.flock(self._node, fcntl.LOCK_UN)
 
     @contextmanager
-    def exclusive(self, wait_s: float = WAIT_S) -> Iterator[bool]:
-        """Context, inside `computing`, with no other process computing; yields False if that takes over `wait_s`."""
+    def exclusive(self, wait_s: float = WAIT_S) -> Iterator[Turn]:
+        """Context, inside `computing`, with no other process computing. The Turn is false if that takes over `wait_s`.
+
+        Ask it once more after the timing: it is false then if this process was stopped and the others went on.
+        """
         deadline = time.monotonic() + wait_s
         fcntl.flock(self._node, fcntl.LOCK_UN)
         try:
-            yield _lock(self._gate, deadline) and _lock(self._node, deadline)
+            yield Turn(_lock(self._gate, deadline) and _lock(self._node, deadline), self._overrun)
         finally:
             fcntl.flock(self._node, fcntl.LOCK_UN)
             fcntl.flock(self._gate, fcntl.LOCK_UN)
             self._enter()
 
     def _enter(self) -> None:
-        fcntl.flock(self._gate, fcntl.LOCK_SH)  # waits while another process takes a timing
-        fcntl.flock(self._node, fcntl.LOCK_SH)
+        for handle in (self._gate, self._node):
+            if not self._wait_for(handle):
+                self._overrun.write_text(str(time.monotonic()))
         fcntl.flock(self._gate, fcntl.LOCK_UN)
 
+    def _wait_for(self, handle: int) -> bool:
+        """Lock `handle` shared once no process takes a timing; False if that process is stopped."""
+        began = time.monotonic()
+        if _lock(handle, began + NOTICE_S, fcntl.LOCK_SH):
+            return True
+        holder = _holder(handle)
+        self._notice(f"process {holder or 'unknown'} takes a timing{' and is stopped' if _stopped(holder) else ''}")
+        while not _lock(handle, time.monotonic() + NOTICE_S / 2, fcntl.LOCK_SH):
+            holder = _holder(handle)
+            if _stopped(holder) and time.monotonic() - began > STOPPED_S:
+                self._notice(f"process {holder} is stopped while it takes a timing: going on without it")
+                return False
+        return True
 
-def _lock(handle: int, deadline: float) -> bool:
-    """Lock `handle` exclusively before `deadline` (monotonic seconds); True on success."""
+
+def own_folder(folder: Path) -> Path:
+    """`folder`, made for this user alone. UserError if it is there already and belongs to another one."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise UserError(
+            f"{folder}: found a folder or link of another user; remove it, or set TMPDIR to a folder of yours"
+        )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
+def _holder(handle: int) -> int:
+    """The process with an exclusive lock on the file of `handle`, from Linux's list of locks; 0 if unknown."""
+    file = os.fstat(handle)
+    name = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    try:
+        fields = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return 0
+    found = [int(f[4]) for f in fields if len(f) > 5 and f[1] == "FLOCK" and f[3] == "WRITE" and f[5] == name]
+    return found[0] if found else 0
+
+
+def _stopped(pid: int) -> bool:
+    """Whether process `pid` is stopped, by a signal or a debugger."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
+
+
+def _lock(handle: int, deadline: float, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock `handle` before `deadline` (monotonic seconds), exclusively by default; True on success."""
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() > deadline:

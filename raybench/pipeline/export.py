@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from raybench.errors import StageError, UserError
 from raybench.pipeline.artifact import load_pruned, read_recipe
 
 TOLERANCE = 1e-4  # relative to the largest output; other runtimes sum in another order
+EXPORTERS = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "onnxscript", "onnx_ir")
 Writer = Callable[[Path, Path, bool], str]  # (artifact folder, target, trust_code) -> message for the user
 
 
@@ -43,11 +47,12 @@ def to_onnx(folder: Path, target: Path, trust_code: bool = False) -> str:
     except ImportError as error:
         raise UserError(f"ONNX needs {error.name}: pip install 'raybench[export]'") from error
     model, images = _network(folder, trust_code)
-    program = torch.onnx.export(
-        model, (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), verbose=False
-    )
-    assert program is not None  # with dynamo=True
-    program.save(str(target))
+    with _quietly():
+        program = torch.onnx.export(
+            model, (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), verbose=False
+        )
+        assert program is not None  # with dynamo=True
+        program.save(str(target))
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     difference = _checked("onnxruntime", model, images, [torch.from_numpy(np.asarray(f)) for f in found])
@@ -57,9 +62,10 @@ def to_onnx(folder: Path, target: Path, trust_code: bool = False) -> str:
 def to_program(folder: Path, target: Path, trust_code: bool = False) -> str:
     """Write `target` as a ``torch.export`` program with a free batch size."""
     model, images = _network(folder, trust_code)
-    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    torch.export.save(program, target)
-    found = torch.export.load(target).module()(images)
+    with _quietly():
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        torch.export.save(program, target)
+        found = torch.export.load(target).module()(images)
     difference = _checked("torch.export", model, images, [f.detach() for f in _flat(found)])
     return f"{target}: torch.export program, batch size free; outputs differ by {difference:.1e}"
 
@@ -80,6 +86,22 @@ EXPORTS: dict[str, tuple[str, Writer]] = {  # format -> (file suffix, writer)
     "torch-export": (".pt2", to_program),
     "ultralytics": (".pt", to_ultralytics),
 }
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Drop what exporters say on the way: what counts is that the outputs are equal, which is checked."""
+    loggers = [logging.getLogger(name) for name in EXPORTERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _network(folder: Path, trust_code: bool) -> tuple[nn.Module, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench import registry
+from raybench.catalogue import evidence_kinds, needs_images
 from raybench.errors import UserError, nearest
 from raybench.groups import surgery
 from raybench.groups.trace import PARTS, trace
@@ -22,7 +23,6 @@ from raybench.scoring.scorer import Scoring
 from raybench.selection import refit
 from raybench.selection.records import Cut
 from raybench.selection.select import select
-from raybench.sweep.resolve import NO_DATA
 
 SHOWN = 8  # known names listed in a message, where there are no more
 
@@ -119,7 +119,7 @@ def prune(
     _check(model, example, speedup, loss, round_to=round_to, batch_size=batch_size, seed=seed)
     method = _criterion(criterion, params)
     if schedule is None:
-        schedule = "progressive" if method.needs in NO_DATA else "iterative"
+        schedule = "progressive" if not needs_images(method.needs) else "iterative"
     parts = _names("parts", parts, PARTS, "unknown part")
     keep, only = (_names(word, given, (), "") for word, given in (("keep", keep), ("only", only)))
     images = _calibration(method, calibration, loss, batch_size, seed)
@@ -130,7 +130,8 @@ def prune(
     scored = copy.deepcopy(model)  # a user's criterion may write into its layers
     with returning_tensors(scored):
         groups = trace(scored, example, prune=parts, protect=keep, only=only)
-    if "gradients" in method.needs and (loss is None or method.labels == "sampled"):
+    differentiated = {"gradients", "sample-gradients"} & set(evidence_kinds(method.needs))
+    if differentiated and (loss is None or method.labels == "sampled"):
         return_scores(scored)
     scoring = Scoring(method, scored, images, seed)
     cuts = select(scoring, example[:1], groups, [speedup], strategy=strategy, schedule=schedule, round_to=round_to)
@@ -196,10 +197,10 @@ def _calibration(
 ) -> Calibration | None:
     """The images a data-driven criterion looks at; UserError when it needs some and none are given."""
     if given is None:
-        if method.needs not in NO_DATA or method.reconstructs:
+        if needs_images(method.needs) or method.reconstructs:
             raise UserError(
-                f"{type(method).__name__} needs {method.needs}: give calibration=(images, labels), "
-                "normalised as the network expects them"
+                f"{type(method).__name__} needs {' and '.join(evidence_kinds(method.needs))}: "
+                "give calibration=(images, labels), normalised as the network expects them"
             )
         return None
     if not (isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(one, Tensor) for one in given)):

@@ -70,7 +70,10 @@ def footprint(dense: nn.Module, model: nn.Module, task: Task, context: StageCont
         if not alone:
             return Footprint(base_bytes, pruned_bytes, None, None, SHARED, None, None, SHARED)
         base_ms, pruned_ms = (_median_ms(net, image, ONE) for net in nets)
-        return Footprint(base_bytes, pruned_bytes, base_ms, pruned_ms, None, *_many(nets, image))
+        many = _many(nets, image)
+        if not alone:
+            return Footprint(base_bytes, pruned_bytes, None, None, SHARED, None, None, SHARED)
+        return Footprint(base_bytes, pruned_bytes, base_ms, pruned_ms, None, *many)
 
 
 def _many(nets: Sequence[nn.Module], image: Tensor) -> tuple[float | None, float | None, str | None]:
@@ -91,18 +94,24 @@ def _median_ms(model: nn.Module, images: Tensor, pace: Pace) -> float:
     """Median time of a forward pass, in milliseconds."""
     times: list[float] = []
     for turn in range(pace.warm_up + pace.repeats):
-        _wait_for(images.device)
-        started = time.perf_counter()
-        model(images)
-        _wait_for(images.device)
+        took = _milliseconds(model, images)
         if turn >= pace.warm_up:
-            times.append((time.perf_counter() - started) * 1e3)
+            times.append(took)
         if times and sum(times) > pace.most_s * 1e3:
             break
     return statistics.median(times)
 
 
-def _wait_for(device: torch.device) -> None:
-    """Wait for queued GPU work; CPU work is done when a call returns."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _milliseconds(model: nn.Module, images: Tensor) -> float:
+    """Milliseconds of one pass: on a GPU between two events of its stream, without the host's part of waiting."""
+    if images.device.type != "cuda":
+        started = time.perf_counter()
+        model(images)
+        return (time.perf_counter() - started) * 1e3
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize(images.device)
+    start.record()
+    model(images)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))

@@ -84,6 +84,7 @@ def row_of(trial: Trial, stages: StageResults) -> Record:
         **extra,
         resumed_from=training.resumed_from,
         device=stages.device.type,
+        **training.computing,
         base_sha256=stages.dense.sha256,
         artifact=stages.artifact,
         provenance=_provenance(stages),
@@ -134,4 +135,5 @@ def _provenance(stages: StageResults) -> Any:
         device_name=torch.cuda.get_device_name(stages.device) if cuda else None,
         cuda=torch.version.cuda if cuda else None,
         threads=torch.get_num_threads(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
     )

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from raybench import registry
+from raybench.catalogue import needs_images
 from raybench.errors import NotSupported
 from raybench.groups.first_run import check_image
 from raybench.groups.records import Groups
@@ -78,7 +79,8 @@ def _select(trials: Sequence[Trial], context: StageContext) -> None:
     cuts = _cuts(trials, scoring, example_of(task.data, context.device), groups)
     with context.machine.exclusive() as alone:
         step_s = _time_step(scoring, groups) if alone else None
-    reason = None if alone else SHARED
+        reason = None if alone else SHARED
+        step_s = None if reason else step_s
     seconds = (time.perf_counter() - started) / len(trials)
     result = {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds}
     for trial in trials:
@@ -105,7 +107,7 @@ def criterion_of(trial: Trial) -> Importance:
 
 def calibration_of(criterion: Importance, trial: Trial, task: Task) -> Calibration | None:
     """The criterion's calibration images, None if it needs weights only."""
-    if criterion.needs in ("nothing", "weights") and not criterion.reconstructs:
+    if not needs_images(criterion.needs) and not criterion.reconstructs:
         return None
     return task.calibration(trial.recipe.calibration_images, trial.recipe.calibration_batch, trial.selection_seed)
 

@@ -93,6 +93,8 @@ def _time_epoch(
         training = task.train(
             model, once, seed=trial.seed, checkpoint=_NoCheckpoint(), regularizer=regularizer, select=_selects(trial)
         )
+        if not alone:
+            return None, SHARED
     return training.seconds_per_epoch, None
 
 

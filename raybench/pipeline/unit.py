@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 import traceback
+import warnings
 from bdb import BdbQuit
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal
@@ -14,11 +16,12 @@ from raybench.pipeline import patches
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.trial import RUN, Announce
 from raybench.plan.records import Unit
-from raybench.progress.journal import Execution
+from raybench.progress.journal import WAITING, Execution
 from raybench.progress.outcome import Outcome, is_done, label_of, settle
 from raybench.results.store import Store
 from raybench.storage.damage import damage_lines
 from raybench.storage.leases import Lease
+from raybench.sweep.environment import check_variables
 
 
 def run_unit(unit: Unit, context: StageContext, report: Announce = lambda stage: None) -> Outcome:
@@ -41,9 +44,10 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
         if is_done(unit, context.storage):  # by another driver, after this one had planned
             return Outcome(unit.key, unit.kind, "ok")
         execution = Execution(context.storage, unit.key, unit.kind, label_of(unit))
-        stack.enter_context(context.machine.computing())
+        stack.enter_context(context.machine.computing(_waiting(execution)))
         patches.remember()
         try:
+            check_variables(unit.trials[0].environment, context.device.type)
             summary = RUN[unit.kind](unit, context, _announce(execution, report), execution.note)
         except StageLost as error:
             execution.end("interrupted", error=str(error))
@@ -53,13 +57,23 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
         except BdbQuit as error:  # `quit` in a debugger ends the run, as Ctrl-C does
             execution.end("interrupted")
             raise KeyboardInterrupt from error
-        except Exception as error:
-            return _ended(unit, context, execution, "failed", error)
         except KeyboardInterrupt:
             execution.end("interrupted")
             raise
+        except BaseException as error:  # a plug-in may raise SystemExit, which ends neither its process nor the run
+            return _ended(unit, context, execution, "failed", error)
         execution.end("ok", summary=dict(summary))
         return Outcome(unit.key, unit.kind, "ok", execution.stage_name, seconds=execution.seconds, summary=summary)
+
+
+def _waiting(execution: Execution) -> Callable[[str], None]:
+    """A callback that says in the journal, and as a warning, what this unit waits for."""
+
+    def waiting(text: str) -> None:
+        execution.stage(f"{WAITING}{text}")
+        warnings.warn(f"{WAITING}{text}", stacklevel=2)
+
+    return waiting
 
 
 def _announce(execution: Execution, report: Announce) -> Announce:
@@ -73,7 +87,7 @@ def _announce(execution: Execution, report: Announce) -> Announce:
 
 
 def _ended(
-    unit: Unit, context: StageContext, execution: Execution, status: Literal["failed", "skipped"], error: Exception
+    unit: Unit, context: StageContext, execution: Execution, status: Literal["failed", "skipped"], error: BaseException
 ) -> Outcome:
     """The outcome of a failed or skipped unit, after recording it in the journal and, for a cell, as a row."""
     stage = error.stage if isinstance(error, StageError) else execution.stage_name

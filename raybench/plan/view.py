@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raybench import registry
+from raybench.catalogue import evidence_kinds, needs_images
 from raybench.errors import counted
 from raybench.plan.records import Estimate, Plan, Unit, UnitKind
-from raybench.sweep.resolve import NO_DATA
 from raybench.sweep.target import amount
 from raybench.sweep.trial import Trial
 
@@ -150,7 +150,7 @@ def _evidence_counts(selections: Sequence[Unit]) -> str:
 def _evidence(trial: Trial) -> tuple[str, int]:
     """(what the trial's criterion scores from, number of calibration images)."""
     needs = registry.importance.entry(trial.importance.name).facts.get("needs", "weights")
-    return needs, 0 if needs in NO_DATA else trial.recipe.calibration_images
+    return " + ".join(evidence_kinds(needs)), trial.recipe.calibration_images if needs_images(needs) else 0
 
 
 def _duration(seconds: float) -> str:

@@ -24,8 +24,13 @@ class _EpochHandler(logging.Handler):
 
 
 @contextmanager
-def report_epochs(say: Callable[[str], None], every: float = EVERY_S) -> Iterator[None]:
-    """Call `say` with a line about training in this process, at most every `every` seconds; short stages have none."""
+def report_epochs(say: Callable[[str], None], every: float | None = None) -> Iterator[None]:
+    """Call `say` with a line about training in this process, at most every `every` seconds; short stages have none.
+
+    With None every epoch is a line at log level DEBUG, which ``--verbose`` sets, else one in EVERY_S seconds.
+    """
+    if every is None:
+        every = 0.0 if logging.getLogger("raybench").isEnabledFor(logging.DEBUG) else EVERY_S
     logger, handler = logging.getLogger(EPOCHS), _EpochHandler(say, every)
     before = logger.level, logger.propagate
     logger.addHandler(handler)

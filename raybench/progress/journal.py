@@ -11,12 +11,13 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from raybench.storage.base import Storage
+from raybench.storage.json_text import is_figures, is_number, is_process, is_text, read_object
 
 FOLDER = "journal"
+WAITING = "waiting: "  # start of the name of a stage in which a unit only waits, and says what for
 
 
 class Execution:
@@ -75,14 +76,32 @@ def read_journal(storage: Storage, key: str = "") -> Iterator[dict[str, Any]]:
     """Every execution (of the unit `key`, or of all), oldest first within a unit."""
     for name in storage.list(f"{FOLDER}/{key}/" if key else f"{FOLDER}/"):
         data = storage.read(name)
-        if data is not None:  # gc may delete entries meanwhile
-            with suppress(ValueError):  # a damaged entry: no result depends on it
-                yield json.loads(data)
+        if (entry := entry_in(data)) is not None:  # gc may delete entries meanwhile
+            yield entry
 
 
 def executions_of(storage: Storage, host: str, pid: int) -> Iterator[dict[str, Any]]:
     """The executions of one process. Only its own entries are read."""
     for name in storage.list(f"{FOLDER}/"):
-        if name.endswith(f"-{host}-{pid}.json") and (data := storage.read(name)) is not None:
-            with suppress(ValueError):
-                yield json.loads(data)
+        if name.endswith(f"-{host}-{pid}.json") and (entry := entry_in(storage.read(name))) is not None:
+            yield entry
+
+
+def entry_in(data: bytes | None) -> dict[str, Any] | None:
+    """The execution in an entry; None if there is none, or it is damaged: no result depends on it."""
+    entry: dict[str, Any] | None = read_object(data, _ENTRY, {"error": is_text, "summary": is_figures})
+    if entry is None or (entry["status"] != "running" and not is_number(entry.get("seconds"))):
+        return None
+    return entry
+
+
+def _are_stages(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(stage, dict) and is_text(stage.get("stage")) and is_number(stage.get("started")) for stage in value
+    )
+
+
+_ENTRY = {
+    "key": is_text, "kind": is_text, "label": is_text, "host": is_text, "pid": is_process, "started": is_number,
+    "status": is_text, "stages": _are_stages,
+}  # fmt: skip

@@ -8,14 +8,20 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from raybench.plan.records import Plan
 from raybench.storage.base import Storage
 from raybench.storage.heartbeat import Heartbeat
-from raybench.storage.leases import is_alive
+from raybench.storage.json_text import is_number, is_process, is_text, is_texts, read_object
+from raybench.storage.leases import STAMP, is_alive
 from raybench.sweep.trial import digest
 
 PLANS, RUNS = "plans", "runs"
+FACTS = {
+    **STAMP, "run": is_text, "sweep": is_text, "plan": is_text, "host": is_text, "pid": is_process, "began": is_number,
+    "status": is_text,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,17 +65,20 @@ def write_plan(storage: Storage, what: Planned) -> str:
     """Write a plan, unless it is there already, and return its key."""
     key = f"{PLANS}/{digest('plan', what.sweep, what.cells, what.stages)}.json"
     content = {"sweep": what.sweep, "cells": what.cells, "stages": what.stages}
-    storage.create(key, json.dumps(content).encode())
+    data = json.dumps(content).encode()
+    if not storage.create(key, data) and read_plan(storage, key) is None:  # damaged
+        storage.replace(key, data)
     return key
 
 
 def read_plan(storage: Storage, key: str) -> Planned | None:
-    """The plan at `key`; None when there is none."""
-    data = storage.read(key)
-    if data is None:
+    """The plan at `key`; None when there is none, or it is damaged."""
+    try:
+        data = storage.read(key)
+    except ValueError:  # no key: the record that named it is damaged
         return None
-    fields = json.loads(data)
-    return Planned(fields["sweep"], tuple(fields["cells"]), tuple(map(tuple, fields["stages"])))
+    fields = read_object(data, {"sweep": is_text, "cells": is_texts, "stages": _are_stages})
+    return fields and Planned(fields["sweep"], tuple(fields["cells"]), tuple(map(tuple, fields["stages"])))
 
 
 def heartbeat(storage: Storage, run: str, what: Planned, plan_key: str) -> Heartbeat:
@@ -91,12 +100,15 @@ def read_drivers(storage: Storage, known: Mapping[str, Driver] | None = None) ->
 
 
 def _driver(data: bytes | None) -> Driver | None:
-    """The driver of a heartbeat file; None if it was deleted or is half written (not every store writes atomically)."""
-    try:
-        fields = json.loads(data or b"")
-    except ValueError:
+    """The driver of a heartbeat file; None if it was deleted or is damaged (not every store writes atomically)."""
+    fields = read_object(data, FACTS)
+    if fields is None:
         return None
     return Driver(
         fields["run"], fields["sweep"], fields["plan"], fields["host"], fields["pid"], fields["began"], fields["time"],
         fields["status"], fields["status"] == "running" and is_alive(fields),
     )  # fmt: skip
+
+
+def _are_stages(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_texts, value))

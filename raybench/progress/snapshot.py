@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybench.progress.journal import FOLDER as JOURNAL
-from raybench.progress.journal import present_stage
+from raybench.progress.journal import entry_in, present_stage
 from raybench.progress.records import Driver, Planned, read_drivers, read_plan
 from raybench.results.layout import ATTEMPTS, CELLS, last_attempts
 from raybench.results.store import Store
@@ -141,16 +140,10 @@ class StoreReader:
         return found
 
     def _entry(self, name: str) -> Mapping[str, Any] | None:
-        """One execution; None when its entry was deleted."""
+        """One execution; None when its entry was deleted or is damaged."""
         if name not in self._ended:
-            data = self._storage.read(name)
-            if data is None:
-                return None
-            try:
-                entry = json.loads(data)
-            except ValueError:  # damaged
-                return None
-            if entry["status"] == "running":
+            entry = entry_in(self._storage.read(name))
+            if entry is None or entry["status"] == "running":
                 return entry
             self._ended[name] = entry
         return self._ended[name]
@@ -224,7 +217,8 @@ def _unplanned(statuses: Mapping[str, str]) -> tuple[SweepState, ...]:
 
 def _began(name: str) -> int:
     """When the execution with that name began, in nanoseconds since 1970."""
-    return int(name.rpartition("/")[2].partition("-")[0])
+    began = name.rpartition("/")[2].partition("-")[0]
+    return int(began) if began.isascii() and began.isdecimal() and len(began) < 20 else 0  # else no name of ours
 
 
 def _rate(ended: Iterable[Mapping[str, Any]], drivers: list[Driver], now: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group
 from rich.table import Table
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from raybench.errors import counted
 from raybench.progress.snapshot import Running, Snapshot, SweepState
-from raybench.progress.words import duration, ended, moment, rate, tally
+from raybench.progress.words import coarse, duration, ended, moment, rate, tally
 
 RECENT = 6  # ended units that are shown
 SHOWN = 12  # running units that are shown
@@ -33,7 +33,7 @@ def panel(snapshot: Snapshot) -> Group:
         parts += [_line(f"and {len(snapshot.running) - SHOWN} more", "dim")]
     recent = _recent(snapshot)
     if recent:
-        parts += [Text(""), *(_line(ended_line(entry), STYLES.get(entry["status"], "")) for entry in recent)]
+        parts += [Text(""), *(Text(recent_line(entry), STYLES.get(entry["status"], "")) for entry in recent)]
     failures = list(failure_lines(snapshot))
     if failures:
         parts += [Text(""), *(Text(text, style="red") for text in failures)]
@@ -50,7 +50,9 @@ def running_table(rows: Iterable[Mapping[str, Any]], now: float) -> Table:
     columns = ["running", "stage", "since", "on", *(["heartbeat"] if any("heartbeat" in row for row in shown) else [])]
     for column in columns:
         right = column == "since"
-        table.add_column(column, no_wrap=True, overflow="ellipsis", justify="right" if right else "left")
+        wraps = column == "running"  # what runs is never cut
+        overflow: Literal["fold", "ellipsis"] = "fold" if wraps else "ellipsis"
+        table.add_column(column, no_wrap=not wraps, overflow=overflow, justify="right" if right else "left")
     for row in shown:
         cells = [row["label"], row["stage"], duration(now - row["started"]), row["host"], row.get("heartbeat", "")]
         table.add_row(*cells[: len(columns)], style=None if row.get("alive", True) else "yellow")
@@ -86,11 +88,11 @@ def driver_lines(sweep: SweepState, now: float) -> Iterator[str]:
         return
     name, age = f"driver: {driver.host}, process {driver.pid}", duration(now - driver.last_heartbeat)
     if driver.alive:
-        yield f"{name}, since {moment(driver.began)}, heartbeat {age} ago"
+        yield f"{name}, started {coarse(now - driver.began)} ago, heartbeat {age} ago"
     elif driver.status == "running":
         yield f"{name}: no heartbeat since {moment(driver.last_heartbeat)} ({age} ago): it was killed or lost"
     else:
-        yield f"{name}: {driver.status} at {moment(driver.last_heartbeat)}"
+        yield f"{name}: {driver.status} at {moment(driver.last_heartbeat)} ({coarse(now - driver.last_heartbeat)} ago)"
     if not driver.alive and not sweep.complete:
         yield "no driver runs the missing cells; the same `raybench run` or `submit` continues them"
 
@@ -111,6 +113,14 @@ def ended_line(entry: Mapping[str, Any]) -> str:
         entry["status"], entry["kind"], entry["label"] + where, seconds=entry["seconds"],
         summary=entry.get("summary", {}), error=str(entry.get("error", "")).partition("\n")[0],
     )  # fmt: skip
+
+
+def recent_line(entry: Mapping[str, Any]) -> str:
+    """The same, shorter: of an ended cell its final figure alone."""
+    if entry["status"] != "ok" or entry["kind"] != "cell":
+        return ended_line(entry)
+    final = entry.get("summary", {}).get("metric_final")
+    return f"ok {entry['label']}{'' if final is None else f': final {final:.4g}'}"
 
 
 def failure_lines(snapshot: Snapshot) -> Iterator[str]:

@@ -15,6 +15,18 @@ def duration(seconds: float) -> str:
     return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
 
 
+def coarse(seconds: float) -> str:
+    """The largest unit alone: `45s`, `3m`, `2h`, `5d`.
+
+    Example:
+        >>> coarse(45), coarse(200), coarse(7500), coarse(500_000)
+        ('45s', '3m', '2h', '5d')
+    """
+    whole = int(max(seconds, 0.0))
+    size, unit = next(((s, u) for s, u in ((86400, "d"), (3600, "h"), (60, "m")) if whole >= s), (1, "s"))
+    return f"{whole // size}{unit}"
+
+
 def moment(seconds: float) -> str:
     """`2026-11-24 07:01:02 UTC`, from seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -48,7 +48,7 @@ def _reg_time(entry: Ranked) -> str:
 
 
 COLUMNS = (
-    PrintedColumn("#", "", lambda e: str(e.rank)),
+    PrintedColumn("#", "", lambda e: f"{'' if e.rank == e.rank_mark else '~'}{e.rank_mark}"),
     PrintedColumn("method", "", lambda e: e.method, left=True),
     PrintedColumn("strategy", "", lambda e: e.strategy, left=True),
     PrintedColumn("base", "%", lambda e: f"{e.metric_base:.2f}", drop_order=2),
@@ -76,7 +76,7 @@ def as_text(leaderboard: Leaderboard, width: int) -> str:
         hidden = [f"not shown at this width: {', '.join(fitted.hidden)}"] if fitted.hidden else []
         notes = [
             line
-            for note in (*_notes(board), *_meanings(fitted), *hidden)
+            for note in (*board_notes(board), *_meanings(fitted), *hidden)
             for line in wrap(note, width, subsequent_indent="  ")
         ]
         blocks.append("\n".join([*title, *fitted.lines, *notes]))
@@ -87,12 +87,12 @@ def as_markdown(leaderboard: Leaderboard) -> str:
     """Every board as a GitHub table with all columns."""
     blocks = ["\n".join(f"- {line}" for line in leaderboard.conditions)]
     for board in leaderboard.boards:
-        shown = _columns(board)
+        shown = board_columns(board)
         headers = [f"{c.title} ({c.unit})" if c.unit else c.title for c in shown]
         rules = [":--" if c.left else "--:" for c in shown]
         rows = [[_escaped(c.text(entry)) for c in shown] for entry in board.entries]
         table = ["| " + " | ".join(cells) + " |" for cells in (headers, rules, *rows)]
-        notes = [f"- {note}" for note in _notes(board)]
+        notes = [f"- {note}" for note in board_notes(board)]
         blocks.append("\n".join([f"### {_escaped(title_of(board))}", "", *table, *([""] if notes else []), *notes]))
     missing = [f"  - {line.strip()}" if line.startswith(" ") else f"- {line}" for line in missing_lines(leaderboard)]
     return "\n\n".join([*blocks, *filter(None, ["\n".join(missing)])])
@@ -113,7 +113,7 @@ class _Fitted:
 
 
 def _fitted(board: Board, width: int) -> _Fitted:
-    shown, constants, hidden = list(_columns(board)), [], []
+    shown, constants, hidden = list(board_columns(board)), [], []
     while True:
         cells = [[c.title for c in shown], [c.unit for c in shown]]
         cells += [[c.text(entry) for c in shown] for entry in board.entries]
@@ -156,7 +156,8 @@ def _drop_first(board: Board) -> Callable[[PrintedColumn], tuple[int, int]]:
     return key
 
 
-def _columns(board: Board) -> Sequence[PrintedColumn]:
+def board_columns(board: Board) -> Sequence[PrintedColumn]:
+    """The columns of a board: without the strategy where it ranks only one."""
     return [c for c in COLUMNS if c.title != "strategy" or board.strategy is None]
 
 
@@ -169,8 +170,10 @@ def title_of(board: Board, constants: str = "") -> str:
     return f"{where} ({', '.join(filter(None, [f'protocol {board.protocol}', f'recipe {board.recipe}', constants]))})"
 
 
-def _notes(board: Board) -> Iterable[str]:
-    """Footnotes: mixed schedules, missed speed-ups, missing timings, methods left out of an average."""
+def board_notes(board: Board) -> Iterable[str]:
+    """Footnotes: shared rank marks, mixed schedules, missed speed-ups, missing timings, methods without an average."""
+    if any(entry.rank != entry.rank_mark for entry in board.entries):
+        yield "~: the spread over seeds can't tell it from the method of that rank (95 %)"
     if len(board.schedules) > 1:
         mixed = "; ".join(f"{name}: {', '.join(methods)}" for name, methods in board.schedules.items())
         yield f"schedules differ: {mixed}"

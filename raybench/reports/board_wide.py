@@ -38,7 +38,7 @@ def _table(boards: Sequence[Board], width: int) -> Iterator[str]:
     for key in order:
         entries = found[key]
         base = next(iter(entries.values())).metric_base
-        finals = [final_text(entries[place]) if place in entries else "-" for place in range(len(boards))]
+        finals = [_final(entries[place], boards[place]) if place in entries else "-" for place in range(len(boards))]
         mean = [f"{means[key]:.2f}", signed(means[key] - base)] if key in means else ["-", "-"]
         cells.append([key[0], *([key[1]] if several else []), f"{base:.2f}", *finals, *mean])
     title = title_of(replace(boards[0], speedup="average", ratio=None))
@@ -46,5 +46,18 @@ def _table(boards: Sequence[Board], width: int) -> Iterator[str]:
     left = 2 if several else 1
     fits = sum(column_widths(cells)) + 2 * (len(cells[0]) - 1) <= width
     yield from aligned(cells, [place >= left for place in range(len(cells[0]))], "  " if fits else " ")
+    if any(_tied(board) for board in boards):
+        text = "~: among the best of its column, which the spread over seeds can't tell apart (95 %)"
+        yield from wrap(text, width, subsequent_indent="  ")
     if len(whole) < len(found):
         yield from wrap("no mean: methods that lack a speed-up, below the others", width, subsequent_indent="  ")
+
+
+def _tied(board: Board) -> bool:
+    """Whether the spread can't tell some method from the best."""
+    return sum(entry.rank_mark == 1 for entry in board.entries) > 1
+
+
+def _final(entry: Ranked, board: Board) -> str:
+    """The final metric, after a ``~`` where several methods are the best."""
+    return f"{'~' if entry.rank_mark == 1 and _tied(board) else ''}{final_text(entry)}"

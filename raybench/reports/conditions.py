@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench import registry
+from raybench.catalogue import evidence_kinds
 
 _VERSIONS = {
     "raybench": "provenance.code_version",
@@ -90,7 +91,7 @@ def _stages(averaged: Sequence[Mapping[str, Any]]) -> str:
     """The stages that draw from the seed, besides the base."""
     known = registry.importance.entries()
     facts = [known[name].facts for name in {one["importance_one"] for one in averaged} if name in known]
-    needs = {fact.get("needs", "weights") for fact in facts}
+    needs = {kind for fact in facts for kind in evidence_kinds(fact.get("needs", "weights"))}
     drawn = ["sparsifying"] if any(one["regularizer_one"] for one in averaged) else []
     drawn += ["random scores"] if "nothing" in needs else []
     drawn += ["calibration images"] if needs - {"nothing", "weights"} else []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+SHA256 = re.compile("[0-9a-f]{64}")
 _NOT_THE_CONFIG = ("seed", "base_seed", "speedup", "recipe.name")
 
 
@@ -45,11 +47,15 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _short(name: str) -> str:
-    """`strength` for regularizer.params.strength, `finetune.epochs` for recipe.finetune.epochs."""
+    """`strength` for regularizer.params.strength, `finetune.epochs` for recipe.finetune.epochs, `file` for a source."""
+    if name in ("importance.source", "regularizer.source"):
+        return "file"
     return name.rpartition(".params.")[2].removeprefix("recipe.")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(str, value))
+    if isinstance(value, str) and SHA256.fullmatch(value):
+        return value[:8]
     return f"{value:g}" if isinstance(value, float) else str(value)

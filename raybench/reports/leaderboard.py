@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from raybench.errors import UserError, nearest
 from raybench.reports.conditions import CONDITIONS, MissingCells, conditions, missing_cells
 from raybench.reports.labels import unique_labels
+from raybench.reports.rank_marks import rank_marks
 from raybench.reports.scores import SCORED, averages, scores
 from raybench.reports.unfinished import no_results
 from raybench.results.store import Store
@@ -41,6 +42,7 @@ class Ranked:
     """One ranked method. Metrics in percent, `spread` is the sample standard deviation over `n` seeds."""
 
     rank: int
+    rank_mark: int  # the rank of the best method from which the spread over seeds can't tell this one
     method: str  # with the differing settings in brackets, where configurations share a name
     importance: str
     regularizer: str | None
@@ -179,7 +181,7 @@ class Leaderboard:
         return cls(tuple(boards), conditions(table), failed, skipped, trials=trials)
 
 
-_FROM_SCORES = tuple(f.name for f in fields(Ranked) if f.name not in ("rank", "method", "reason"))
+_FROM_SCORES = tuple(f.name for f in fields(Ranked) if f.name not in ("rank", "rank_mark", "method", "reason"))
 
 
 def _chosen(table: pa.Table, query: Query) -> pa.Table:
@@ -232,14 +234,15 @@ def _order(key: Key) -> tuple:
 def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Trials, left_out: tuple[str, ...]) -> Board:
     dataset, model, protocol, recipe, strategy, (speedup, ratio), track = key
     labels = unique_labels(rows, trials, shown=("method", "strategy") if query.by else ("method",))
-    entries: list[Ranked] = []
-    previous = None
     ranked = sorted(rows, key=lambda row: (-_score(row), labels[row["config_id"]], row["strategy"], row["config_id"]))
-    for place, row in enumerate(ranked, 1):
-        score = _score(row)
-        rank = entries[-1].rank if score == previous else place  # equal metrics share a rank
-        entries.append(_entry(row, rank, labels[row["config_id"]]))
-        previous = score
+    ranks: list[int] = []
+    for place, row in enumerate(ranked):
+        same = place and _score(row) == _score(ranked[place - 1])
+        ranks.append(ranks[-1] if same else place + 1)  # equal metrics share a rank
+    marks = rank_marks([(rank, _score(row), row["spread"], row["n"]) for rank, row in zip(ranks, ranked, strict=True)])
+    entries = [
+        _entry(row, rank, mark, labels[row["config_id"]]) for row, rank, mark in zip(ranked, ranks, marks, strict=True)
+    ]
     name = ranked[0]["metric_name"]
     return Board(dataset, model, speedup, ratio, strategy, protocol, recipe, track, name, tuple(entries), left_out)
 
@@ -248,9 +251,9 @@ def _score(row: Mapping[str, Any]) -> float:
     return round(row["metric_final"], 6)  # the last bits of a mean depend on the order of summation
 
 
-def _entry(row: Mapping[str, Any], rank: int, label: str) -> Ranked:
+def _entry(row: Mapping[str, Any], rank: int, mark: int, label: str) -> Ranked:
     missed = row["reason"] or ("no reason given" if (row["off_target"] or 0) > 0.005 else None)
-    return Ranked(rank, label, **{name: row[name] for name in _FROM_SCORES}, reason=missed)
+    return Ranked(rank, mark, label, **{name: row[name] for name in _FROM_SCORES}, reason=missed)
 
 
 def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from raybench.reports.leaderboard import Board, Leaderboard, Ranked
 
 _BOARD = ("dataset", "model", "strategy", "protocol", "recipe", "track", "metric_name")
 _TEXT = ("method", "importance", "regularizer", "schedule", "timing_reason", "reason", "trial_id", *_BOARD)
-_COUNTS = ("rank", "n")
+_COUNTS = ("rank", "rank_mark", "n")
 
 
 def rows(found: Leaderboard) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ _WHERE = "trial_id, dataset, model, method, strategy, protocol, recipe, speedup_
 NAMES = ("trials", "leaderboard", "published", "literature", "curves", "layers")
 LABELLED = pa.schema([("trial_id", pa.string()), ("label", pa.string()), ("method_params", pa.string())])
 VIEWS = {
-    "trials": "SELECT rows.*, rows.params AS params_count, labels.label, labels.method_params "
+    "trials": "SELECT rows.*, rows.params AS params_count, labels.label, labels.method_params, labels.method_struct "
     "FROM rows LEFT JOIN labels USING (trial_id)",
     "curves": f"SELECT {_WHERE}, entry.* FROM (SELECT *, unnest(curve) AS entry FROM trials)",
     "layers": f"SELECT {_WHERE}, entry.* FROM (SELECT *, unnest(layers) AS entry FROM trials)",
@@ -93,16 +93,46 @@ def _sources(store: Store, words: set[str]) -> dict[str, Callable[[], Any]]:
 
 
 def _labels(store: Store, words: set[str]) -> pa.Table:
-    """trial_id, label of the method with its parameters, and these as JSON; without rows where no query reads them."""
-    if not words & {"label", "method_params", "*"}:
-        return LABELLED.empty_table()
+    """trial_id, label of the method with its parameters, and these as JSON and as a struct; empty where not read."""
+    if not words & {"label", "method_params", "method_struct", "*"}:
+        return LABELLED.append(pa.field("method_struct", _struct([]))).empty_table()
     rows = []
     for row in store.table(["trial_id", "trial"]).to_pylist():
         trial = json.loads(row["trial"])
         parts = {"params": trial["importance"], "regularizer_params": trial["regularizer"]}
         params = {name: part["params"] for name, part in parts.items() if part and part["params"]}
-        rows.append({"trial_id": row["trial_id"], "label": method_label(trial), "method_params": json.dumps(params)})
-    return pa.Table.from_pylist(rows, schema=LABELLED)
+        named = {"trial_id": row["trial_id"], "label": method_label(trial), "method_params": json.dumps(params)}
+        rows.append({**named, "method_struct": params})
+    kind = _struct([row["method_struct"] for row in rows])
+    for row in rows:
+        row["method_struct"] = _fitted(row["method_struct"], kind)
+    return pa.Table.from_pylist(rows, schema=LABELLED.append(pa.field("method_struct", kind)))
+
+
+def _struct(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> pa.StructType:
+    """Struct of `params` and `regularizer_params` with every parameter that occurs; text where the types differ."""
+    groups = []
+    for group in ("params", "regularizer_params"):
+        kinds: dict[str, set[type]] = {}
+        for one in found:
+            for name, value in one.get(group, {}).items():
+                kinds.setdefault(name, set()).add(float if type(value) is int else type(value))
+        names = sorted(kinds) or ["none"]  # DuckDB has no struct without fields
+        fields = [(name, _ARROW.get(next(iter(kinds.get(name, {str}))), pa.string())) for name in names]
+        mixed = {name for name, seen in kinds.items() if len(seen) > 1}
+        groups.append((group, pa.struct([(name, pa.string() if name in mixed else kind) for name, kind in fields])))
+    return pa.struct(groups)
+
+
+_ARROW = {float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+
+
+def _fitted(params: Mapping[str, Mapping[str, Any]], kind: pa.StructType) -> dict[str, dict[str, Any]]:
+    """`params` with text where the struct has text."""
+    return {
+        group: {n: str(v) if kind.field(group).type.field(n).type == pa.string() else v for n, v in values.items()}
+        for group, values in params.items()
+    }
 
 
 def _leaderboard(store: Store) -> pa.Table:

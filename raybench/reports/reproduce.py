@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from raybench.sweep.environment import assignments
 
 
 def sweep_of(trial_json: str) -> str:
@@ -58,6 +61,13 @@ def plugins_of(trial_json: str, folder: Path) -> list[str]:
     return [str(files.get(source, "FILE")) for source in wanted]
 
 
+def variables_of(trial_json: str) -> str:
+    """What stands before the command that makes a trial again: `NAME=value ` of each variable that changed numbers."""
+    variables = json.loads(trial_json).get("environment", {})
+    named = {name: str(value) for name, value in variables.items() if name.isidentifier() and name.isascii()}
+    return "".join(f"{name}={shlex.quote(value)} " for name, value in named.items())
+
+
 def _entry(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
@@ -72,6 +82,8 @@ def _notes(trial: Mapping[str, Any]) -> list[str]:
         notes.append(f"weights: the file with SHA-256 {trial['weights']['identity']}")
     if trial["dataset_fingerprint"]:
         notes.append(f"data: the folder with fingerprint {trial['dataset_fingerprint']}; say where in data_roots")
+    if variables := trial.get("environment"):
+        notes.append(f"environment: it changed numbers; set {assignments(variables)}")
     for part in filter(None, (trial["importance"], trial["regularizer"])):
         if part["source"]:
             notes.append(f"{part['name']} is a plug-in (--plugin FILE) with SHA-256 {part['source']}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from contextlib import suppress
 
 from raybench.errors import counted
 from raybench.results.store import Store
 from raybench.storage.base import Storage
+from raybench.storage.json_text import is_texts, read_object
 
 
 def no_results(storage: Storage) -> str:
@@ -28,9 +27,9 @@ def _short(storage: Storage) -> bool:
     plans = storage.list("plans")
     known = Store(storage).statuses() if plans else {}
     for key in plans:
-        with suppress(ValueError, AttributeError):  # a plan that is damaged says nothing
-            if not set(json.loads(storage.read(key) or b"{}").get("cells", ())) <= set(known):
-                return True
+        plan = read_object(storage.read(key), {"cells": is_texts})  # None for one that is damaged: it says nothing
+        if plan is not None and not set(plan["cells"]) <= set(known):
+            return True
     return False
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # Raise with every change of COLUMNS. Files of a newer version are refused; columns that older files lack are null.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Type = Literal["string", "int", "float", "bool", "strings", "list", "struct"]
 CellStatus = Literal["ok", "failed", "skipped"]
@@ -119,6 +119,12 @@ TIMINGS = (
     Column("resumed_from", "int", "epochs of fine-tuning restored from a checkpoint"),
     Column("device", "string", "device that ran the cell", needed=OK),
     Column("device_share", "float", "share of the device assigned to the cell", "ratio"),
+    Column("precision", "string", "of fine-tuning: fp32, tf32 or bf16; null where its task has no `speed` block"),
+    Column("memory_format", "string", "of fine-tuning: nchw or channels_last"),
+    Column("deterministic", "bool", "whether fine-tuning used deterministic kernels only"),
+    Column("graphs", "string", "on: fine-tuning took whole steps as CUDA graphs; off: it didn't"),
+    Column("compile", "string", "on: torch.compile compiled the network that was fine-tuned; off: it didn't"),
+    Column("speed_note", "string", "what was timed to choose them, and what fell back"),
 )
 
 ORIGIN = (
@@ -162,6 +168,7 @@ PROVENANCE = (
     Column("device_name", "string", "name of the device"),
     Column("host", "string", "name of the machine"),
     Column("cpu", "string", "processor of the machine"),
+    Column("cpu_capability", "string", "instruction set that torch's own kernels used: DEFAULT, AVX2, AVX512"),
     Column("cores", "int", "cores of the machine that this process may use"),
     Column("threads", "int", "threads that torch used"),
     Column("started_at", "string", "start of the cell, UTC, ISO 8601"),

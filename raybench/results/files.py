@@ -22,6 +22,9 @@ from raybench.results.seal import ROWS_KEY, SEALED_SINCE, broken_seal
 from raybench.storage.base import Storage
 from raybench.storage.range_reader import RangeReader
 
+MOST_BYTES = 4 << 30  # of one file, unpacked; a million rows are less than half of it
+TRIAL_ID = "[0-9a-f]{16}"
+
 
 class StoreWarning(UserWarning):
     """Some files of a store could not be read: the warning names them, and their rows are missing.
@@ -59,6 +62,7 @@ class Files:
     bad: dict[str, str] = field(default_factory=dict)
     _ids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # key of a part -> its ids and statuses
     _sealed: set[str] = field(default_factory=set)  # keys whose seal was found right
+    _partly: set[str] = field(default_factory=set)  # keys in `bad` of which some rows are left
     _wrong: dict[str, list[int]] = field(default_factory=dict)  # key -> its rows with another checksum than their own
 
     def tables(self, files: Iterable[ResultFile], columns: Sequence[str]) -> list[pa.Table]:
@@ -153,6 +157,9 @@ class Files:
                 )
             if version < 1:
                 raise ValueError("no raybench schema in its metadata, so another program wrote it")
+            groups = (parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups))
+            if (size := sum(group.total_byte_size for group in groups)) > MOST_BYTES:
+                raise ValueError(f"it unpacks to {size >> 30} GiB, expected at most {MOST_BYTES >> 30}")
             yield parquet
 
     def _check_seal(self, key: str, source: BinaryIO) -> None:
@@ -181,7 +188,7 @@ class Files:
 
     def _raw(self, file: ResultFile, columns: Sequence[str]) -> pa.Table | None:
         """The requested columns that a file has; None, noted in `bad`, when it is no result file."""
-        if file.key in self.bad and not self._wrong.get(file.key):
+        if file.key in self.bad and not self._wrong.get(file.key) and file.key not in self._partly:
             return None
         right = None
         with self._noted(file.key), self.open(file.key) as parquet:
@@ -192,8 +199,17 @@ class Files:
                 return None
             wrong = set(self._wrong_rows(file.key, parquet))
             left = [index for index in range(table.num_rows) if index not in wrong] if wrong else []
-            right = table.take(pa.array(left, pa.int64())) if wrong else table
+            right = self._of_trials(file.key, table.take(pa.array(left, pa.int64())) if wrong else table)
         return right
+
+    def _of_trials(self, key: str, table: pa.Table) -> pa.Table:
+        """The rows whose trial_id is one; others, from which names of files would be made, are noted in `bad`."""
+        right = pc.fill_null(pc.match_substring_regex(table["trial_id"], f"^{TRIAL_ID}$"), False)
+        if pc.all(right, min_count=0).as_py():
+            return table
+        self._partly.add(key)
+        self.bad[key] = f"{counted(table.num_rows - pc.sum(right).as_py(), 'row')} without a trial_id of 16 hex digits"
+        return table.filter(right)
 
     def _wrong_rows(self, key: str, parquet: pq.ParquetFile) -> list[int]:
         """Numbers of the rows with another checksum than their own, noted in `bad`. Most files say that there is none.

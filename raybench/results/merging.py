@@ -68,13 +68,13 @@ def merge(target: Store, source: Store) -> Merged:
     _write(target, fresh)
     known = rows.filter(pa.array([not new for new in absent], pa.bool_()))
     differing = _differing(target, known)
-    return Merged(fresh.num_rows, _attempts(target, source), known.num_rows, differing)
+    attempts = _attempts(target, source)
+    source.files.warn()
+    return Merged(fresh.num_rows, attempts, known.num_rows, differing)
 
 
 def _cells(source: Store) -> pa.Table:
-    table = concat(source.files.tables(source.listing(CELLS), ALL_COLUMNS), empty(ALL_COLUMNS))
-    source.files.warn()
-    return first_of_each(table)
+    return first_of_each(concat(source.files.tables(source.listing(CELLS), ALL_COLUMNS), empty(ALL_COLUMNS)))
 
 
 def _write(target: Store, rows: pa.Table) -> None:

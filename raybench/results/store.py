@@ -11,6 +11,7 @@ from raybench.results.columns import COLUMNS
 from raybench.results.encoding import encode
 from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, attempt_key, cell_key, last_attempts, parse
 from raybench.storage.base import Storage
+from raybench.storage.json_text import is_any, is_method, is_object, is_text, read_object
 
 if TYPE_CHECKING:  # importing Arrow takes a quarter of a second, and a plan over small files needs none of it
     import pyarrow as pa
@@ -19,6 +20,11 @@ if TYPE_CHECKING:  # importing Arrow takes a quarter of a second, and a plan ove
     from raybench.results.schema import Record
 
 T = TypeVar("T")
+_TRIAL = {  # what must be there of the column `trial`, from which `show` writes a sweep file
+    "model": is_text, "dataset": is_text, "importance": is_method, "regularizer": lambda v: v is None or is_method(v),
+    "weights": is_object, "model_params": is_object, "dataset_params": is_object,
+    **dict.fromkeys(("strategy", "speedup", "seed", "base_seed", "protocol", "schedule", "round_to", "recipe"), is_any),
+}  # fmt: skip
 Row = Mapping[str, Any]
 ALL_COLUMNS = tuple(c.name for c in COLUMNS)
 
@@ -256,9 +262,12 @@ class Store:
         failed = sorted((f for f in self.listing(ATTEMPTS) if f.trial_id == trial_id), key=lambda f: -f.attempt)
         for file in [*own, *parts, *failed]:
             for row in self._read_row(file, trial_id):
-                if row["row_sha256"] in (None, row_sha256(row)):
+                if row["row_sha256"] not in (None, row_sha256(row)):
+                    self.files.bad[file.key] = f"the row of {trial_id} has other columns than its checksum is of"
+                elif not _is_trial(row["trial"]):
+                    self.files.bad[file.key] = f"the row of {trial_id} holds no trial"
+                else:
                     return row
-                self.files.bad[file.key] = f"the row of {trial_id} has other columns than its checksum is of"
         self.files.warn()
         raise UserError(f"the files of trial {trial_id} can't be read: {', '.join(f.key for f in own or failed)}")
 
@@ -288,3 +297,8 @@ class Store:
             except Moved as moved:
                 missing = moved
         raise UserError(f"{self.storage.url}: {missing} and others were deleted while they were read; try again")
+
+
+def _is_trial(text: str | None) -> bool:
+    """Whether the column `trial` of a row is one as raybench writes it; rows of old files have none."""
+    return text is None or read_object(text.encode("utf-8", "surrogatepass"), _TRIAL) is not None

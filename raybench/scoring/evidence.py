@@ -78,10 +78,15 @@ def members_by_parameter(model: nn.Module, groups: Groups) -> dict[str, Member]:
 
 def check_finite(found: dict[str, Tensor], what: str, names: Mapping[str, Member]) -> dict[str, Tensor]:
     """Return `found`, or raise StageError naming the last layer (nearest to the loss) whose values aren't finite."""
-    broken = [name for name, value in found.items() if not bool(value.isfinite().all())]
+    broken = [name for name, value in found.items() if not finite(value)]
     if broken:
         raise StageError("select", f"{what} of layer {names[broken[-1]].layer!r} has NaN or infinite values")
     return found
+
+
+def finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite: each is looked at only where their sum, which may overflow, isn't finite."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 @contextmanager
@@ -102,7 +107,7 @@ def finite_outputs(model: nn.Module, stage: str = "select") -> Iterator[None]:
 
     def hook(name: str) -> Callable[..., None]:
         def check(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not bool(output.detach().isfinite().all()):
+            if isinstance(output, Tensor) and not finite(output.detach()):
                 raise StageError(stage, f"activations of layer {name!r} have NaN or infinite values")
 
         return check

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raybench.catalogue import evidence_kinds
 from raybench.groups.records import Groups, Member, Side
 from raybench.groups.widths import sides_of
 from raybench.methods.layers import UNSCORED_KINDS, Evidence, view, weight_of
 from raybench.methods.protocols import Importance, Layer
+from raybench.scoring import contract
 
 Key = tuple[str, Side]  # (layer, side)
-NO_WEIGHTS = ("nothing", "activations")  # needs of criteria that also score layers without a weight
+NO_WEIGHTS = {"nothing", "activations"}  # needs of criteria that also score layers without a weight
 REDUCE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean": lambda rows: rows.mean(axis=0),
     "sum": lambda rows: rows.sum(axis=0),
@@ -67,12 +69,12 @@ class Recomputed:
 
     def _compute(self, member: Member) -> np.ndarray | None:
         """The criterion's scores of one side, (width,) float64; 0 for removed channels. None: not scored."""
-        if self.criterion.needs not in NO_WEIGHTS and weight_of(self.model, member) is None:
+        if NO_WEIGHTS.isdisjoint(evidence_kinds(self.criterion.needs)) and weight_of(self.model, member) is None:
             return None
         key = (member.layer, member.side)
         own, across = _left(self._places[key]), _left(self._places.get(other(key)))
         layer = view(self.model, member, evidence=self.evidence, other=across, seed=self.seed)
-        found = self.criterion.layer_scores(layer if own is None else _only(layer, torch.from_numpy(own)))
+        found = contract.layer_scores(self.criterion, layer if own is None else _only(layer, torch.from_numpy(own)))
         if found is None:
             return None
         if own is None:

@@ -18,6 +18,7 @@ from raybench.groups.records import Group, Groups, Member, Side
 from raybench.groups.widths import sides_of
 from raybench.methods.layers import UNSCORED_KINDS, Evidence, view, weight_of
 from raybench.methods.protocols import ElementwiseImportance
+from raybench.scoring import contract
 from raybench.scoring.recompute import other, scattered
 
 Positions = Callable[[np.ndarray], np.ndarray]  # units -> the positions that they own on one side
@@ -133,7 +134,7 @@ def _matrices(
         rows = view(model, outputs, evidence=evidence, seed=seed)
         two_sided = member.kind in ("conv", "linear")
         groups_of_conv = getattr(rows.module, "groups", 1) if member.kind == "conv" else 1
-        found[layer] = Matrix(criterion.saliency(rows), two_sided, groups_of_conv)
+        found[layer] = Matrix(contract.saliency(criterion, rows), two_sided, groups_of_conv)
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
+from raybench.catalogue import evidence_kinds
 from raybench.errors import StageError
 from raybench.groups.records import Groups
 from raybench.methods.layers import Evidence
@@ -115,7 +116,7 @@ class Scorer:
 
 def _raw_scores(criterion: Importance, groups: Groups) -> Callable[..., RawScores]:
     """The cheapest class of raw scores that is exact for `criterion`."""
-    if criterion.needs in ("nothing", "activations"):
+    if {"nothing", "activations"} & set(evidence_kinds(criterion.needs)):
         return ComputedOnce
     if type(criterion).layer_scores is PairwiseImportance.layer_scores:
         return RunningPairs

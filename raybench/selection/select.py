@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from raybench.catalogue import needs_images
 from raybench.errors import NotSupported, UserError, unknown
 from raybench.groups.cost import Cost
 from raybench.groups.library_count import Counter, library_counts
@@ -23,7 +24,6 @@ from raybench.selection.progressive import at_ratio, progressive
 from raybench.selection.pruningbench import library, library_members
 from raybench.selection.records import Cut
 from raybench.selection.rescoring import Regathered
-from raybench.sweep.resolve import NO_DATA
 
 SCHEDULES = ("progressive", "iterative", "one-shot")
 PROTOCOLS = ("raybench", "pruningbench")
@@ -73,7 +73,7 @@ def select(
     wanted = sorted(set(targets))
     base, count = library_counts(scoring.model, example, groups)
     if protocol == "pruningbench":
-        slow = scoring.criterion.needs not in NO_DATA
+        slow = needs_images(scoring.criterion.needs)
         source = Regathered(scoring, groups, library_members, scorer.scores()) if slow else scorer
         solutions = library(problem, source, wanted, steps, base, count, slow)
     elif schedule == "iterative":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from raybench.storage.base import Storage
 from raybench.storage.damage import DAMAGED
-from raybench.storage.leases import holder_in, is_alive
+from raybench.storage.json_text import is_text, read_object
+from raybench.storage.leases import STAMP, holder_in, is_alive
+
+RECORD = {**STAMP, "status": is_text, "sweep": is_text, "plan": is_text}  # what is read of a run's record
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ def find_garbage(
 def _records(storage: Storage) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(key, content) of every run's record; a damaged one is left out."""
     for key in storage.list("runs"):
-        with suppress(ValueError):
-            yield key, json.loads(storage.read(key) or b"")
+        record = read_object(storage.read(key), RECORD)
+        if record is not None:
+            yield key, record
 
 
 def remove(storage: Storage, garbage: Garbage) -> None:

@@ -20,12 +20,17 @@ from typing import Any
 
 from raybench.errors import UserError
 from raybench.storage.base import Storage
+from raybench.storage.json_text import is_number, is_process, is_text, is_text_or_none, read_object
 
 TTL = 60.0
+MOST_TTL = 3600.0  # a longer one is damage
+STAMP = {"time": is_number, "ttl": is_number, "machine": is_text, "pid": is_process}
 
 
 class Lease:
     """The exclusive right to work on `key`. Times in seconds; the machines' clocks must agree within `ttl` / 2.
+
+    Where they don't, a unit may run twice; its result is published once.
 
     ``with lease:`` tries to acquire it; `held` is true if that succeeded. `lost` becomes true when a rival took over
     because this process did not renew in time (it was suspended, or its storage was unreachable).
@@ -100,7 +105,8 @@ class Lease:
         return f"{self._folder}/{generation}"
 
     def _generations(self) -> list[int]:
-        return [int(key.rpartition("/")[2]) for key in self._storage.list(self._folder)]
+        names = (key.rpartition("/")[2] for key in self._storage.list(self._folder))
+        return [int(name) for name in names if name.isascii() and name.isdecimal()]
 
     def _content(self) -> bytes:
         return json.dumps({"owner": self._owner, **stamp(self._ttl)}).encode()
@@ -113,26 +119,33 @@ class Lease:
 def holder_in(data: bytes) -> Mapping[str, Any]:
     """The `stamp` in a lease; that of a dead holder if the file is damaged, so that its lease is taken over."""
     dead = {"time": 0.0, "ttl": 0.0, "machine": "", "pid": 0, "started": None}
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return dead
-    return {**dead, **found} if isinstance(found, dict) else dead
+    found: dict[str, Any] | None = read_object(data, STAMP, {"started": is_text_or_none, "since_boot": is_number})
+    return {**dead, **found} if found else dead
 
 
 def is_alive(holder: Mapping[str, Any], now: float | None = None) -> bool:
-    """Whether the holder with this `stamp` renewed in time and, if it runs on this machine, its process exists."""
-    if (time.time() if now is None else now) - holder["time"] > holder["ttl"]:
+    """Whether the holder with this `stamp` renewed in time and, if it runs on this machine, its process exists.
+
+    A stamp that is dated more than its `ttl` in the future is damage, or that of a clock which was wrong: dead.
+    """
+    here, ttl = holder["machine"] == _machine(), min(holder["ttl"], MOST_TTL)
+    age = (time.time() if now is None else now) - holder["time"]
+    if age < -ttl and here and (since_boot := holder.get("since_boot")) is not None:
+        age = abs(_since_boot() - since_boot)  # this machine's clock was set back
+    if not -ttl <= age <= ttl:
         return False
-    if holder["machine"] != _machine():
-        return True
-    return _started(holder["pid"]) == holder["started"]
+    return not here or _started(holder["pid"]) == holder.get("started")
 
 
 def stamp(ttl: float) -> dict[str, Any]:
     """This process and the current time, for `is_alive`; valid for `ttl` seconds."""
     process = {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
-    return {"time": time.time(), "ttl": ttl, **process}
+    return {"time": time.time(), "since_boot": _since_boot(), "ttl": ttl, **process}
+
+
+def _since_boot() -> float:
+    """Seconds since this machine started, time in which it slept included; a clock that is set doesn't change it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _machine() -> str:

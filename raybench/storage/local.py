@@ -193,16 +193,31 @@ def _newest(path: Path) -> float:
         return time.time()
 
 
-def _entries(top: str, key: str) -> Iterator[str]:
-    """Keys of files and published folders below the folder `top`, whose key is `key`, without hidden names."""
+def _entries(top: str, key: str, followed: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Keys of files and published folders below the folder `top`, whose key is `key`, without hidden names.
+
+    `followed`: folders that links led to on the way here; a link that leads to one again is left out.
+    """
     try:
         with os.scandir(top) as found:
             children = [child for child in found if not child.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return  # does not exist, or was deleted meanwhile
     for child in children:
-        own = f"{key}/{child.name}" if key else child.name
-        if not child.is_dir() or os.path.exists(os.path.join(child.path, MARKER)):
+        own, seen = f"{key}/{child.name}" if key else child.name, followed
+        if not _is_dir(child) or os.path.exists(os.path.join(child.path, MARKER)):
             yield own
-        else:
-            yield from _entries(child.path, own)
+            continue
+        if child.is_symlink():
+            place = os.path.realpath(child.path)
+            if place in followed or os.path.realpath(top).startswith(place):
+                continue
+            seen = followed | {place}
+        yield from _entries(child.path, own, seen)
+
+
+def _is_dir(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link to itself
+        return False

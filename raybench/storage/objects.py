@@ -203,8 +203,11 @@ def _manifest_in(data: bytes) -> Manifest | None:
     """The manifest that `data` holds; None if it is damaged: its entry then counts as incomplete."""
     try:
         found = json.loads(data)
-        return Manifest(upload=str(found["upload"]), files=dict(found["files"]))
-    except (ValueError, TypeError, KeyError):
+        upload, files = str(found["upload"]), dict(found["files"])
+        for name in (upload, *files):
+            key_parts(name)  # no path that leads elsewhere
+        return Manifest(upload=upload, files=files)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

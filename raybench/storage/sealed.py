@@ -35,7 +35,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
         if own == json_sha256(content, OWN):
             return content
         why = "found other content than was written"
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         why = f"can't be read: {type(error).__name__}: {error}"
     raise _damaged(folder, f"{name}: {why}")
 

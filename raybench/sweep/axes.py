@@ -119,7 +119,7 @@ class ModelAxis(Axis):
     @classmethod
     def _accepted(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
         entry = registry.model.entries().get(info.data.get("name", ""))
-        return checked(params, entry) if entry else params
+        return checked(params, entry)
 
     @field_validator("weights")
     @classmethod

@@ -22,6 +22,7 @@ LEFT_BY_TOOLS = {".cache"}  # endings of files that other programs write beside 
 LENGTH = 16  # hex digits that are kept
 SETTLED_S = 2.0  # a file that was changed more recently may change again within one tick of the clock
 BIG, SAMPLE = 512, 16  # a quick look at a folder of that many images reads the state of a few of them
+LARGE_TREE, BIG_THERE = 100_000, 64  # in a tree of so many files, at folders of fewer images, too
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class _Folder:
     folders: tuple[str, ...]
     sample: tuple[str, ...] = ()  # files whose state a quick look reads; their names come from a whole look
     quick: str = ""  # state by the folder's own time and a few of its files; empty where all files are looked at
+    files: int = 0
 
 
 def fingerprint(root: Path, *, quick: bool = False, cache: Path | None = None) -> Fingerprint:
@@ -55,9 +57,9 @@ def fingerprint(root: Path, *, quick: bool = False, cache: Path | None = None) -
 
     Args:
         root: the folder of a dataset.
-        quick: trust what the cache says of a folder of at least 512 images whose own time, and those of 16 of
-            its files, are as before. An image replaced in place by one of the same size then goes unnoticed until the
-            next whole look, which every run takes.
+        quick: trust what the cache says of a folder of at least 512 images (64 in a tree of 100,000 files) whose own
+            time, and those of 16 of its files, are as before. An image replaced in place by one of the same size then
+            goes unnoticed until the next whole look, which every run takes.
         cache: the folder for what is known of large trees; None: `raybench/fingerprints` in the user's cache folder.
 
     Returns:
@@ -99,12 +101,14 @@ class _Cache:
         name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:LENGTH]
         self._file = (folder or home / "raybench/fingerprints") / f"{name}.json"
         self._before = self._read()
+        self._big = BIG if sum(one.files for one in self._before.values()) < LARGE_TREE else BIG_THERE
         self._now: dict[str, _Folder] = {}
 
     def look(self, path: str, relative: str, own: os.stat_result, quick: bool) -> _Folder | None:
         """What the folder `path` holds; None when it can't be listed."""
         before = self._before.get(relative)
-        if quick and before and before.quick and before.quick == _quick_state(path, own, before.sample):
+        known_well = before and before.quick and before.files >= self._big
+        if quick and before and known_well and before.quick == _quick_state(path, own, before.sample):
             self._now[relative] = before
             return before
         try:
@@ -125,10 +129,12 @@ class _Cache:
             )
         else:
             digest = _digest(files, left_out)
-        large = len(files) >= BIG and all(_is_image(entry.name) for entry, _ in files)
+        large = len(files) >= min(BIG, BIG_THERE) and all(_is_image(entry.name) for entry, _ in files)
         known = {what: count for what, count in left_out.items() if count}
         sample = tuple(entry.name for entry, _ in files[:: max(1, len(files) // SAMPLE)]) if large else ()
-        found = _Folder(seen, digest, known, folders, sample, _quick_state(path, own, sample) if large else "")
+        found = _Folder(
+            seen, digest, known, folders, sample, _quick_state(path, own, sample) if large else "", len(files)
+        )
         if time.time() - max(newest, own.st_mtime, own.st_ctime) > SETTLED_S:
             self._now[relative] = found
         return found
@@ -138,7 +144,7 @@ class _Cache:
         if self._now == self._before:
             return
         content = {
-            name: [one.state, one.digest, dict(one.left_out), one.folders, one.sample, one.quick]
+            name: [one.state, one.digest, dict(one.left_out), one.folders, one.sample, one.quick, one.files]
             for name, one in self._now.items()
         }
         with suppress(OSError):
@@ -152,10 +158,10 @@ class _Cache:
         try:
             content = json.loads(self._file.read_text())
             return {
-                name: _Folder(state, digest, left_out, tuple(folders), tuple(sample), quick)
-                for name, (state, digest, left_out, folders, sample, quick) in content.items()
+                name: _Folder(state, digest, left_out, tuple(folders), tuple(sample), quick, int(files))
+                for name, (state, digest, left_out, folders, sample, quick, files) in content.items()
             }
-        except (OSError, ValueError, TypeError, AttributeError):  # not there, or damaged: made again
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # not there, or damaged: made again
             return {}
 
 

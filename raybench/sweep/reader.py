@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from raybench.errors import UserError, nearest
 from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
 from raybench.sweep.nodes import YamlNode, merge, parse
-from raybench.sweep.spread import spread_methods
+from raybench.sweep.spread import spread_methods, with_plurals
 from raybench.sweep.sweep import ENTRIES, Sweep
 
 SHIPPED = Path(str(files("raybench") / "shipped"))  # the sweeps and recipes that come with raybench
@@ -43,7 +43,7 @@ def load_sweep(path: Path | str) -> Sweep:
     """
     tree = _extended(_file_of(Path(path)), ())
     mistakes: list[Mistake] = []
-    root = _with_recipes(spread_methods(tree), mistakes)
+    root = _with_recipes(with_plurals(spread_methods(tree)), mistakes)
     try:
         sweep = Sweep.model_validate(root.plain())
     except ValidationError as error:
@@ -188,7 +188,24 @@ def _with_recipes(root: YamlNode, mistakes: list[Mistake]) -> YamlNode:
             changed[axis] = _each(changed[axis], lambda entry: _with_recipe(entry, mistakes))
     if "include" in changed:
         changed["include"] = _each(changed["include"], lambda one: _with_recipes(one, mistakes))
-    return _with_recipe(root.replaced(changed), mistakes)
+    return _with_several(_with_recipe(root.replaced(changed), mistakes), mistakes)
+
+
+def _with_several(holder: YamlNode, mistakes: list[Mistake]) -> YamlNode:
+    """`holder` with every recipe of `recipes:` replaced by the resolved one, and the first of them as `recipe`."""
+    several = holder.get("recipes")
+    if several is None or not isinstance(several.value, tuple):
+        return holder
+    found: tuple[YamlNode, ...] = ()
+    for place, node in enumerate(several.value):
+        one = _recipe(node, mistakes, ())
+        if one is not None and any(one.plain() == other.plain() for other in found):
+            message = f"found {one.plain()['name']!r} twice, expected each value once"
+            mistakes.append(Mistake(node.file, node.line, ("recipes", place), message))
+        elif one is not None:
+            found += (one,)
+    changed = {**holder.fields, "recipes": several.replaced(found)}
+    return holder.replaced(changed | {"recipe": found[0]} if found else changed)
 
 
 def _with_recipe(holder: YamlNode, mistakes: list[Mistake]) -> YamlNode:

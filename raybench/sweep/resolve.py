@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from raybench import registry
-from raybench.catalogue import Entry
+from raybench.catalogue import Entry, needs_images
 from raybench.errors import SpecError, UserError
 from raybench.storage.hashing import file_sha256
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
 from raybench.sweep.bounds import AUGMENTATIONS
 from raybench.sweep.data_roots import data_fingerprint
+from raybench.sweep.environment import number_variables, warn_of_variables
 from raybench.sweep.modules import module_source, plugin_source
+from raybench.sweep.speed import TASKS
 from raybench.sweep.sweep import Exclude, Include, Sweep
 from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Recipe, Trial, Weights
-
-NO_DATA = ("nothing", "weights")  # `needs` of criteria that need no data: rescored after every simulated step
 
 
 def resolve(sweep: Sweep) -> tuple[Trial, ...]:
@@ -30,12 +30,14 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
     a user's data can't be read.
     """
     _warn_about_prune(sweep)
+    warn_of_variables(number_variables(sweep.computing_device))
     trials: dict[str, Trial] = {}
-    resolver = _Resolver(sweep)
-    for cell in itertools.chain(_cells(sweep, None), *(_cells(sweep, one) for one in sweep.include)):
-        if not any(_matches(cell, one) for one in sweep.exclude):
-            trial = resolver.trial(*cell)
-            trials.setdefault(trial.trial_id, trial)
+    for variant in sweep.variants():
+        resolver = _Resolver(variant)
+        for cell in itertools.chain(_cells(variant, None), *(_cells(variant, one) for one in variant.include)):
+            if not any(_matches(cell, one) for one in variant.exclude):
+                trial = resolver.trial(*cell)
+                trials.setdefault(trial.trial_id, trial)
     if not trials:
         raise SpecError(f"sweep {sweep.name!r} has no cells: `exclude` takes all of them out")
     return tuple(trials.values())
@@ -159,6 +161,10 @@ class _Resolver:
         _check_augment(recipe, fields["task"], stages)
         schedule, device = overriding("schedule", method, model, dataset, sweep), sweep.computing_device
         parts = overriding("prune", method, model, dataset, sweep) or DEFAULT_PARTS
+        recipe = recipe.model_copy(update={"speed": recipe.speed.canonical(device, sweep.protocol)})
+        for key, value in recipe.speed.model_dump().items() if fields["task"] not in TASKS else ():
+            found = f"found {value!r}, expected none: {fields['task']} trains without these options"
+            raise SpecError(f"recipe {recipe.name!r}: speed: {key}: {found}")
         return Trial(
             **fields,
             strategy=strategy,
@@ -174,6 +180,7 @@ class _Resolver:
             round_to=overriding("round_to", method, model, dataset, sweep),
             device=device,
             threads=sweep.computing_threads if device == "cpu" else None,
+            environment=number_variables(device),
             recipe=recipe,
         )
 
@@ -219,7 +226,7 @@ class _Resolver:
     def _method(self, axis: MethodAxis) -> dict[str, Any]:
         importance = registry.importance.entry(axis.importance)
         regularizer = registry.regularizer.entry(axis.regularizer) if axis.regularizer else None
-        one_walk = importance.facts.get("needs", "weights") in NO_DATA or self.sweep.protocol == "pruningbench"
+        one_walk = not needs_images(importance.facts.get("needs", "weights")) or self.sweep.protocol == "pruningbench"
         return {
             "importance": _pinned(importance, axis.params).model_copy(update={"seeded": _is_seeded(importance)}),
             "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,

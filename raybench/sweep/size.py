@@ -11,7 +11,8 @@ VALUES = ("strategies", "speedups", "seeds")  # axes that an entry may override;
 
 def cells_of(sweep: Any) -> int:
     """The number of cells of `sweep`, those of `include` with them, before `exclude` and before doubles are dropped."""
-    return sum(_product(sweep, extra) for extra in (None, *sweep.include))
+    variants = max(1, len(sweep.recipes)) * max(1, len(sweep.protocols))
+    return variants * sum(_product(sweep, extra) for extra in (None, *sweep.include))
 
 
 def _product(sweep: Any, extra: Any) -> int:

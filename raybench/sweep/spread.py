@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from raybench.sweep.mistakes import Mistake, Mistakes
 from raybench.sweep.nodes import YamlNode
 
+PLURALS = {"recipe": "recipes", "protocol": "protocols"}  # keys of a sweep whose list is an axis
 PARAMS = ("params", "regularizer_params")
 
 
@@ -32,6 +34,28 @@ def spread_methods(root: YamlNode) -> YamlNode:
             include.replaced(tuple(map(spread_methods, include.value))) if several else spread_methods(include)
         )
     return root.replaced(changed)
+
+
+def with_plurals(root: YamlNode) -> YamlNode:
+    """`root`, a sweep, with lists of recipes and protocols under their plural key, and the first under the singular.
+
+    Raises Mistakes when both keys are given.
+    """
+    changed = dict(root.fields)
+    for single, plural in PLURALS.items():
+        one, several = changed.get(single), changed.get(plural)
+        if one is not None and several is not None:
+            message = f"found {plural} beside it, expected one of the two"
+            raise Mistakes([Mistake(one.file, one.line, (single,), message)])
+        node = several or one
+        if node is None or (several is None and not (isinstance(node.value, tuple) and node.value)):
+            continue
+        values = node.value if isinstance(node.value, tuple) else (node,)
+        changed[plural] = node if isinstance(node.value, tuple) else node.replaced(values)
+        changed.pop(single, None)
+        if values and single == "protocol":
+            changed[single] = values[0]
+    return root.replaced(changed) if changed != root.fields else root
 
 
 def _combinations(entry: YamlNode) -> Iterator[YamlNode]:

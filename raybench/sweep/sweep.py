@@ -39,6 +39,7 @@ Methods = Annotated[tuple[Annotated[MethodAxis, BeforeValidator(named)], ...], M
 Names = Annotated[tuple[str, ...], Many, Field(min_length=1)]
 Place = tuple[str | int, ...]  # path of keys and indices to a value of the sweep file
 
+Protocol = Literal["raybench", "pruningbench"]
 ENTRIES = ("models", "datasets", "methods")  # axes whose entries may override keys of the sweep
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -116,7 +117,13 @@ class Sweep(StrictModel):
     seeds: Seeds = (0,)
     base_seeds: Literal["shared", "per-seed"] = "shared"
     recipe: Recipe = Field(description="a recipe's name or file, or {extends: NAME, finetune: {epochs: 3}}")
-    protocol: Literal["raybench", "pruningbench"] = "raybench"
+    recipes: Annotated[tuple[Recipe, ...], Many] = Field(
+        default=(), description="several recipes: an axis in place of recipe"
+    )
+    protocol: Protocol = "raybench"
+    protocols: Annotated[tuple[Protocol, ...], Many] = Field(
+        default=(), description="several protocols: an axis in place of protocol"
+    )
     schedule: Schedule = "auto"
     prune: AttentionParts | None = Field(default=None, description="which parts of attention models are pruned")
     keep: Patterns = Field(default=(), description="layers that keep their width, by name or glob: layer1.*.conv2")
@@ -168,7 +175,13 @@ class Sweep(StrictModel):
                 raise mistake(unknown("dataset", name, registry.dataset.entries()), name)
         return roots
 
-    @field_validator("models", "datasets", "methods", "strategies", "speedups", "seeds")
+    def variants(self) -> Iterator[Sweep]:
+        """The sweep with one recipe and one protocol, for each of the recipes and protocols."""
+        for recipe, protocol in itertools.product(self.recipes or (self.recipe,), self.protocols or (self.protocol,)):
+            one = {"recipe": recipe, "protocol": protocol, "recipes": (), "protocols": ()}
+            yield self.model_copy(update=one) if self.recipes or self.protocols else self
+
+    @field_validator("models", "datasets", "methods", "strategies", "speedups", "seeds", "recipes", "protocols")
     @classmethod
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return distinct(values)
@@ -176,7 +189,7 @@ class Sweep(StrictModel):
     @model_validator(mode="after")
     def _no_schedule_with_pruningbench(self) -> Sweep:
         """Refuse a schedule with the published protocol, which always takes its own 400 steps."""
-        if self.protocol == "pruningbench":
+        if "pruningbench" in (*self.protocols, self.protocol):
             self._check_schedules(("auto", "progressive"), "expected none: protocol pruningbench has its own 400 steps")
         return self
 
@@ -185,7 +198,7 @@ class Sweep(StrictModel):
         """Refuse speed-ups, schedules of many steps and the published protocol beside a ratio, which is one step."""
         if self.ratio is None:
             return self
-        if self.protocol == "pruningbench":
+        if "pruningbench" in (*self.protocols, self.protocol):
             raise mistake("found a ratio, expected speedups: protocol pruningbench prunes to a speed-up", "ratio")
         self._check_schedules(("auto", "one-shot"), "expected one-shot or none: a ratio is one step")
         included: list[tuple[Place, Axis | Include]] = [(("include", i), one) for i, one in enumerate(self.include)]
@@ -212,10 +225,16 @@ class Sweep(StrictModel):
     @model_validator(mode="after")
     def _recipes_can_work(self) -> Sweep:
         """Refuse stages whose settings contradict each other."""
-        for place, recipe in ((("recipe",), self.recipe), *(((*p, "recipe"), e.recipe) for p, e in self._entries())):
+        own: list[tuple[Place, Recipe | None]] = [(("recipes", i), one) for i, one in enumerate(self.recipes)]
+        own = own or [(("recipe",), self.recipe)]
+        others = [((*place, "recipe"), entry.recipe) for place, entry in self._entries()]
+        found: list[tuple[Place, Recipe | None]] = [*own, *others]
+        for place, recipe in found:
             for stage in ("base", "sparsify", "finetune") if recipe else ():
                 for key, message in getattr(recipe, stage).contradictions():
                     raise mistake(message, *place, stage, key)
+            for key, message in recipe.speed.impossible(self.computing_device) if recipe else ():
+                raise mistake(message, *place, "speed", key)
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from raybench.sweep.bounds import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_NAME, Augmentation, Real, Whole
+from raybench.sweep.speed import Speed
 
 ID_LENGTH = 16  # hex digits of the SHA-256 that are kept: 64 bits, no collision below a billion cells
 # Versions of the shared code; methods, models and datasets have versions of their own. Raising one changes the keys,
@@ -92,6 +93,13 @@ class Recipe(Frozen):
     finetune: TrainRecipe
     calibration_images: Whole = Field(default=256, ge=1, le=MOST_IMAGES)
     calibration_batch: Whole = Field(default=64, ge=1, le=MOST_BATCH)
+    speed: Speed = Speed()  # left out of ids and keys where it says nothing
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `speed` out where it is the device's own: ids from before there was the field stay valid."""
+        fields: dict[str, Any] = dump(self)
+        return fields if self.speed != Speed() else {name: value for name, value in fields.items() if name != "speed"}
 
 
 class Weights(Frozen):
@@ -141,8 +149,15 @@ class Trial(Frozen):
     round_to: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = Field(default=1, ge=1)  # on a CPU, where they change sums; None on a GPU
+    environment: dict[str, str] = {}  # variables that change numbers; left out of ids and keys where none is set
     ratio: float | None = Field(default=None, gt=0, lt=1)  # share of channels to remove in one step
     recipe: Recipe
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `environment` out where it is empty: ids from before there was the field stay valid."""
+        fields: dict[str, Any] = dump(self)
+        return fields if self.environment else {name: value for name, value in fields.items() if name != "environment"}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields replaced, validated, with new keys."""
@@ -206,6 +221,16 @@ class Trial(Frozen):
         return {name: value for name in CHOSEN if (value := getattr(self, name))}
 
     @property
+    def speed(self) -> Speed:
+        """How training computes, with the device's defaults filled in."""
+        return self.recipe.speed.filled(self.device, self.protocol)
+
+    @property
+    def _changed_speed(self) -> dict[str, Any]:
+        """What of `speed` isn't the device's default, as a part of keys; empty where all is."""
+        return {"speed": found} if (found := self.recipe.speed.model_dump(mode="json")) else {}
+
+    @property
     def _versions(self) -> tuple[int, ...]:
         """Version of training and, under `pruningbench`, of its own rules; keys of selections contain the base's."""
         return (TRAINING, PUBLISHED) if self.protocol == "pruningbench" else (TRAINING,)
@@ -219,11 +244,12 @@ class Trial(Frozen):
     def base_key(self) -> str:
         """Key of the base stage (trained weights, or loaded ones, and their evaluation)."""
         data = {"dataset", "dataset_params", "dataset_version", "dataset_fingerprint", "device", "threads"}
+        data |= {"environment"}
         model = {"model", "model_params", "model_version", "model_source"}
         fields = data | model | {"task", "protocol", "weights"}
         own = self.model_dump(mode="json", include=fields)
         if self.weights.trained:
-            own |= {"recipe": self.recipe.base.model_dump(mode="json"), "seed": self.base_seed}
+            own |= {"recipe": self.recipe.base.model_dump(mode="json"), "seed": self.base_seed, **self._changed_speed}
         return digest("base", *self._versions, own)
 
     @cached_property
@@ -237,6 +263,7 @@ class Trial(Frozen):
             "seed": self.seed,
             "prune": self.prune,
             **self.chosen,
+            **self._changed_speed,
         }
         return digest("sparsify", TRAINING, own, self.base_key)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -14,12 +15,16 @@ from raybench.datasets.facts import DataFacts, Split
 from raybench.errors import UserError
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.registry import task
+from raybench.sweep.speed import EXACT, Speed
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.protocol import Checkpoint, Training, check_calibration
 from raybench.tasks.training.augment import check_augment
+from raybench.tasks.training.computing import choose
 from raybench.tasks.training.loop import EpochInputs, fit, run_epoch
 from raybench.tasks.training.optimize import make_optimizer
+from raybench.tasks.training.scale import Scale
 from raybench.tasks.training.seeding import deterministic, generator
+from raybench.tasks.training.steps import Stepper
 
 EVALUATION_BATCH = 250  # images; a constant, so that a figure never depends on the recipe
 
@@ -30,12 +35,12 @@ class Classification:
 
     metric = "top1"
 
-    def __init__(self, data: Data, device: torch.device) -> None:
+    def __init__(self, data: Data, device: torch.device, speed: Speed = EXACT) -> None:
+        """`speed`: how to train, with every default filled in."""
         self.data: DataFacts = data.facts
+        self._speed = speed
         self._splits, self._device = data, device
-        shape = (1, self.data.in_channels, 1, 1)
-        self._mean = torch.tensor(self.data.mean, device=device).reshape(shape)
-        self._std = torch.tensor(self.data.std, device=device).reshape(shape)
+        self._normalise = Scale.of(self.data.mean, self.data.std, device)
 
     @torch.no_grad()
     def check(self, model: nn.Module) -> None:
@@ -77,20 +82,28 @@ class Classification:
         check_augment(recipe)
         self.check(model)
         split: Split = "test" if select == "test" else "val"
-        inputs = EpochInputs(
-            self._splits.train, recipe, self._normalise, seed, self._device, teacher, drop_last=select == "test"
-        )
-        return fit(
-            model,
-            inputs,
-            run_epoch,
-            make_optimizer(model, recipe, self._device),
-            checkpoint=checkpoint,
-            regularizer=regularizer,
-            validate=lambda net: self.evaluate(net, split),
-            metric=self.metric,
-            keep_best=select != "last",
-        )
+        images, published = self._splits.train, select == "test"
+        shape = (recipe.batch_size, self.data.in_channels, self.data.image_size, self.data.image_size)
+        computing = choose(model, self._speed, self._device, shape, amp=recipe.amp)
+        steps = recipe.epochs * -(-len(images) // recipe.batch_size)
+        stepper = Stepper(recipe, computing, self._device, teacher, steps)
+        inputs = EpochInputs(images, recipe, self._normalise, seed, self._device, stepper, drop_last=published)
+        try:
+            training = fit(
+                model,
+                inputs,
+                run_epoch,
+                make_optimizer(model, recipe, self._device),
+                checkpoint=checkpoint,
+                regularizer=regularizer,
+                validate=lambda net: self.evaluate(net, split),
+                metric=self.metric,
+                keep_best=select != "last",
+                computing=computing,
+            )
+        finally:
+            used = stepper.close()
+        return replace(training, computing=used.columns())
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """top1 and top5 in percent and the mean loss, in eval mode over the whole split."""
@@ -122,10 +135,6 @@ class Classification:
         return Calibration(
             self._normalise(pixels), labels, batch_size, F.cross_entropy, generator(seed, "calibration labels")
         )
-
-    def _normalise(self, pixels: Tensor) -> Tensor:
-        """(pixels - mean) / std for each channel."""
-        return (pixels - self._mean) / self._std
 
 
 def _described(outputs: object) -> str:

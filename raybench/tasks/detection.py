@@ -14,20 +14,18 @@ from raybench.datasets.facts import DataFacts, Split
 from raybench.datasets.label_cache import LabelSource
 from raybench.errors import UserError
 from raybench.methods.protocols import Calibration, Regularizer
-from raybench.models.offline import offline
 from raybench.models.ultralytics import Detector, normalised
+from raybench.models.ultralytics_rtdetr import TransformerDetector
 from raybench.registry import task
 from raybench.storage.base import Storage
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.detection_images import PlainImages, Squares, workers_for
-from raybench.tasks.detection_metrics import Meter, detections, in_original
+from raybench.tasks.detection_loss import AnyDetector, Criterion, criterion_for, criterion_of, raw_of, summed
+from raybench.tasks.detection_metrics import Meter, detections
 from raybench.tasks.detection_training import EpochInputs, check_recipe, freeze_integral, make_optimizer, run_epoch
 from raybench.tasks.protocol import Checkpoint, Training, check_calibration
 from raybench.tasks.training.loop import fit
 from raybench.tasks.training.seeding import deterministic, generator
-
-with offline():
-    from ultralytics.utils.loss import v8DetectionLoss
 
 EVALUATION_BATCH = 16  # images; a constant, so that a figure never depends on the recipe
 
@@ -72,7 +70,7 @@ class Detection:
         detector = self._checked(model)
         freeze_integral(detector)
         split: Split = "test" if select == "test" else "val"
-        inputs = EpochInputs(self._data, recipe, seed, self._device, v8DetectionLoss(detector))
+        inputs = EpochInputs(self._data, recipe, seed, self._device, criterion_of(detector))
         return fit(
             model,
             inputs,
@@ -89,7 +87,8 @@ class Detection:
         """mAP50-95 and mAP50 in percent and the mean loss per image, in eval mode over the whole split."""
         detector = self._checked(model)
         truth = self._data.split(split)
-        images, meter = PlainImages(truth, self.data.image_size), Meter(self._data.names)
+        images = PlainImages(truth, self.data.image_size, stretched=detector.stretched)
+        meter = Meter(self._data.names)
         loss_of = DetectionLoss(detector)
         was_training, loss = model.training, 0.0
         model.eval()
@@ -99,9 +98,9 @@ class Detection:
                 shape = (pixels.shape[2], pixels.shape[3])
                 targets = padded_targets(images, indices, shape).to(self._device)
                 loss += float(loss_of(predictions, targets)) * len(indices)
-                for index, found in zip(indices, detections(predictions[0].float()), strict=True):
-                    height, width = truth.sizes[index].tolist()
-                    meter.add(in_original(found, shape, (height, width)), truth, index)
+                boxes = detector.boxes(predictions, shape).float()
+                for index, found in zip(indices, detections(boxes), strict=True):
+                    meter.add(images.in_original(found, shape, index), truth, index)
         model.train(was_training)
         return meter.result() | {"loss": loss / len(truth)}
 
@@ -120,13 +119,13 @@ class Detection:
             cast(Tensor, Squares(plain)),  # only its length and slices are used
             targets.to(self._device),
             batch_size,
-            DetectionLoss(None),
+            DetectionLoss(None, size),
             generator(seed, "calibration labels"),
         )
 
-    def _checked(self, model: nn.Module) -> Detector:
+    def _checked(self, model: nn.Module) -> AnyDetector:
         """`model` itself; UserError unless it detects this dataset's classes."""
-        if not isinstance(model, Detector):
+        if not isinstance(model, (Detector, TransformerDetector)):
             raise UserError(f"dataset {self.data.name!r} needs a detection model; found {type(model).__name__}")
         if model.head.nc != self.data.classes:
             raise UserError(f"dataset {self.data.name!r} has {self.data.classes} classes, the model {model.head.nc}")
@@ -134,30 +133,25 @@ class Detection:
 
 
 class DetectionLoss:
-    """Ultralytics' loss per image (box, class and distribution loss) of a model's output and padded targets."""
+    """Ultralytics' loss per image (all its terms) of a model's output and padded targets."""
 
-    def __init__(self, model: Detector | None) -> None:
-        """With `model` None, the loss is built at the first call for the output's number of classes and device."""
-        self._loss = v8DetectionLoss(model) if model is not None else None
+    def __init__(self, model: AnyDetector | None, size: int | None = None) -> None:
+        """With `model` None, the loss is built at the first call for the output's kind, classes and device.
+
+        `size`: the side of the images in pixels, where `model` is None.
+        """
+        self._loss: Criterion | None = criterion_of(model) if model is not None else None
+        self._size = size
 
     def __call__(self, output: Any, targets: Tensor) -> Tensor:
         """Mean over the batch, a scalar; `targets` come from `padded_targets`."""
-        raw = output[1] if isinstance(output, tuple) else output
+        raw = raw_of(output)
         if self._loss is None:
-            self._loss = _loss_for(raw)
+            self._loss = criterion_for(raw, self._size)
         here = (targets[:, :, 0] >= 0).nonzero(as_tuple=True)
         rows = targets[here]
         truth = {"batch_idx": here[0].float(), "cls": rows[:, 0], "bboxes": rows[:, 1:]}
-        return self._loss(raw, truth)[0].sum() / len(targets)
-
-
-def _loss_for(raw: dict[str, Any]) -> v8DetectionLoss:
-    """Ultralytics' loss for the outputs `raw`; it uses a model's strides and gains only, which all YOLOs here share."""
-    from raybench.models.ultralytics import yolo
-
-    with torch.random.fork_rng(devices=[]):
-        stand_in = yolo(raw["scores"].shape[1], 3, 64, config="yolov8", scale="tiny")
-    return v8DetectionLoss(stand_in.to(raw["scores"].device))
+        return summed(self._loss, self._loss(raw, truth)[0].sum(), len(targets)) / len(targets)
 
 
 def padded_targets(images: PlainImages, indices: Iterable[int], shape: tuple[int, int]) -> Tensor:

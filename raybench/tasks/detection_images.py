@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from raybench.datasets.boxes import BoxImages
-from raybench.datasets.image_files import as_rgb, turned
+from raybench.datasets.image_files import as_rgb, ignore_pillow, turned
 from raybench.errors import StageError
 from raybench.models.offline import offline
 from raybench.models.ultralytics import STRIDE, normalised
+from raybench.tasks.detection_metrics import in_original
 from raybench.tasks.training.seeding import seed_of
 
 with offline():
@@ -32,11 +34,37 @@ BY_PILLOW = {".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".gif", ".avif", "
 Augment = dict[str, Any]  # ultralytics' hyperparameters: mosaic, hsv_h, scale, fliplr, ...
 
 
+@dataclass(frozen=True)
+class Failed:
+    """An item that couldn't be made, with the reason: a loader's process passes no StageError on."""
+
+    message: str
+
+
+class _Guarded(Dataset):
+    """The items of a dataset, or why one couldn't be made."""
+
+    def __init__(self, items: PlainImages) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self._items[index]
+        except StageError as error:
+            return Failed(str(error))
+
+
 class TrainingImages(YOLODataset):
     """Square images with ultralytics' augmentation, which depends on (seed, epoch, image) alone."""
 
-    def __init__(self, images: BoxImages, names: Sequence[str], size: int, augment: Augment) -> None:
-        self.images, self.key = images, (0, 0)
+    def __init__(
+        self, images: BoxImages, names: Sequence[str], size: int, augment: Augment, *, stretched: bool = False
+    ) -> None:
+        """`stretched`: change the images' shape to squares before they are augmented."""
+        self.images, self.key, self.stretched, self.side = images, (0, 0), stretched, size
         hyper = get_cfg(overrides=dict(augment))
         hyper.augmentations = []  # otherwise albumentations is used where it is installed
         data = {"names": dict(enumerate(names)), "channels": 3}
@@ -61,6 +89,8 @@ class TrainingImages(YOLODataset):
         """(BGR pixels with the long side `imgsz`, original height and width, height and width now)."""
         pixels = read_bgr(self.images, i)
         height, width = pixels.shape[:2]
+        if self.stretched:
+            return _stretched(pixels, self.side), (height, width), (self.side, self.side)
         ratio = self.imgsz / max(height, width)
         if ratio != 1:
             shape = min(math.ceil(width * ratio), self.imgsz), min(math.ceil(height * ratio), self.imgsz)
@@ -70,29 +100,40 @@ class TrainingImages(YOLODataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Image `index` with its boxes, augmented by random numbers of seed and epoch."""
         with globally_seeded(*self.key, "augment", index):
-            return super().__getitem__(index)
+            try:
+                return super().__getitem__(index)
+            except StageError as error:
+                return Failed(str(error))  # type: ignore[return-value]  # `batches` raises it
 
     def batches(self, order: Sequence[np.ndarray], key: tuple[int, int], workers: int) -> Iterator[dict[str, Any]]:
         """Collated batches in `order` (index arrays); `key` is (seed, epoch). Images (b, 3, s, s) are uint8 RGB."""
+        ignore_pillow()
         self.key = key
         sampler = [batch.tolist() for batch in order]
-        yield from DataLoader(self, batch_sampler=sampler, num_workers=workers, collate_fn=self.collate_fn)
+        loader = DataLoader(self, batch_sampler=sampler, num_workers=workers, collate_fn=self.collated)
+        yield from map(_checked, loader)
+
+    def collated(self, items: list[Any]) -> Any:
+        """One batch of `items`, or the first of them that couldn't be made."""
+        failed = next((item for item in items if isinstance(item, Failed)), None)
+        return failed or self.collate_fn(items)
 
 
 class PlainImages(Dataset):
     """Whole images resized to `size` on the long side, and padded to a multiple of the network's stride."""
 
-    def __init__(self, images: BoxImages, size: int, square: bool = False) -> None:
-        """`square`: pad to `size` x `size` instead, so that all images fit into one tensor."""
-        self.images, self.size = images, size
+    def __init__(self, images: BoxImages, size: int, square: bool = False, *, stretched: bool = False) -> None:
+        """`square`: pad to `size` x `size` instead, so that all images fit into one tensor; `stretched`: no padding."""
+        self.images, self.size, self.stretched = images, size, stretched
         self.fit = LetterBox((size, size), auto=not square, stride=STRIDE)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
-        """(index, (3, h, w) uint8 RGB)."""
-        fitted = self.fit(image=read_bgr(self.images, index))
+        """(index, (3, h, w) uint8 RGB). StageError for a broken file."""
+        pixels = read_bgr(self.images, index)
+        fitted = _stretched(pixels, self.size) if self.stretched else self.fit(image=pixels)
         assert isinstance(fitted, np.ndarray)  # without labels LetterBox returns the image
         return index, np.ascontiguousarray(fitted[:, :, ::-1].transpose(2, 0, 1))
 
@@ -101,8 +142,11 @@ class PlainImages(Dataset):
         ratio = self.images.sizes[:, 0] / self.images.sizes[:, 1]
         order = np.lexsort((np.arange(len(self)), ratio))
         waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-        loader = DataLoader(self, sampler=order.tolist(), batch_size=None, num_workers=workers, collate_fn=_unchanged)
-        for index, pixels in loader:
+        ignore_pillow()
+        loader = DataLoader(
+            _Guarded(self), sampler=order.tolist(), batch_size=None, num_workers=workers, collate_fn=_unchanged
+        )
+        for index, pixels in map(_checked, loader):
             alike = waiting.setdefault(pixels.shape, [])
             alike.append((int(index), np.asarray(pixels)))
             if len(alike) == most:
@@ -112,6 +156,8 @@ class PlainImages(Dataset):
     def padded(self, index: int, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """(classes (n, 1), boxes (n, 4) xywh relative to the padded image of `shape` (h, w)) of one image."""
         labels, boxes = truth_of(self.images, index)
+        if self.stretched:
+            return labels[:, None], boxes
         height, width = self.images.sizes[index]
         ratio = min(self.size / height, self.size / width)
         inner = np.array([round(width * ratio), round(height * ratio)])  # as LetterBox rounds
@@ -119,6 +165,16 @@ class PlainImages(Dataset):
         margin = np.round((outer - inner) / 2 - 0.1)
         boxes = boxes * np.tile(inner, 2) + np.concatenate([margin, [0, 0]])
         return labels[:, None], (boxes / np.tile(outer, 2)).astype(np.float32)
+
+    def in_original(self, found: torch.Tensor, shape: tuple[int, int], index: int) -> torch.Tensor:
+        """Boxes (n, 6) in the input of `shape` (h, w) as those in pixels of the original image `index`."""
+        height, width = self.images.sizes[index].tolist()
+        if not self.stretched:
+            return in_original(found, shape, (height, width))
+        scale = found.new_tensor([width / shape[1], height / shape[0]] * 2 + [1.0, 1.0])
+        limits = found.new_tensor([width, height] * 2)
+        found = found * scale
+        return torch.cat((torch.minimum(found[:, :4].clamp(min=0), limits), found[:, 4:]), 1)
 
 
 class Squares:
@@ -135,6 +191,19 @@ class Squares:
         """(images, 3, size, size) float32 in 0..1, on the CPU."""
         chosen = range(len(self))[part]
         return normalised(torch.stack([torch.from_numpy(self._images[i][1]) for i in chosen]))
+
+
+def _stretched(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Pixels (h, w, 3) as (size, size, 3), without regard to their shape."""
+    found: np.ndarray = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
+    return found
+
+
+def _checked(item: Any) -> Any:
+    """`item`; StageError for one that couldn't be made."""
+    if isinstance(item, Failed):
+        raise StageError("data", item.message)
+    return item
 
 
 def _unchanged(item: Any) -> Any:
@@ -172,7 +241,7 @@ def read_bgr(images: BoxImages, number: int) -> np.ndarray:
 def _decoded(file: Path, turn: int) -> np.ndarray | None:
     """Pixels of a file, upright by EXIF's orientation `turn`; None when they can't be decoded."""
     if file.suffix.lower() not in BY_PILLOW:
-        stored = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        stored = _by_opencv(file)
         if stored is not None:
             return turned(stored, turn)
     try:
@@ -180,6 +249,29 @@ def _decoded(file: Path, turn: int) -> np.ndarray | None:
             return np.ascontiguousarray(np.asarray(as_rgb(image, turn))[:, :, ::-1])
     except Exception:  # decoders raise what they like at damaged files
         return None
+
+
+def _by_opencv(file: Path) -> np.ndarray | None:
+    """Pixels as stored; None when they can't be decoded."""
+    try:
+        content = np.fromfile(file, np.uint8)
+        with _without_messages():
+            return cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (OSError, cv2.error):  # it isn't there any more, or is empty
+        return None
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Drop what decoders in C print on standard error: what is wrong with a file was said when it was looked at."""
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextmanager

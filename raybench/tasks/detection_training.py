@@ -9,23 +9,21 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
 from raybench.datasets.boxes import BoxData
 from raybench.errors import UserError
-from raybench.models.offline import offline
-from raybench.models.ultralytics import Detector, normalised
+from raybench.models.ultralytics import normalised
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.detection_images import Augment, TrainingImages, workers_for
-from raybench.tasks.training.loop import take_step
+from raybench.tasks.detection_loss import AnyDetector, Criterion, at_epoch, summed
 from raybench.tasks.training.optimize import learning_rate, optimizer_over
 from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.seeding import generator, seeded
-
-with offline():
-    from ultralytics.utils.loss import v8DetectionLoss
+from raybench.tasks.training.steps import take_step
 
 NO_AUGMENT: Augment = dict.fromkeys(
     ("mosaic", "mixup", "copy_paste", "hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "flipud"), 0.0
@@ -50,18 +48,18 @@ class EpochInputs:
     recipe: TrainRecipe
     seed: int
     device: torch.device
-    loss: v8DetectionLoss
+    loss: Criterion
 
 
 def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float:
     """One pass over the augmented training images; returns the mean loss per image.
 
-    As in ultralytics, gradients are those of the loss summed over the batch.
+    Gradients are those of the loss as ultralytics' trainer takes it, summed over the batch but for RT-DETR's.
     """
-    model, recipe = progress.model.train(), inputs.recipe
-    images = TrainingImages(
-        inputs.data.train, inputs.data.names, inputs.data.facts.image_size, augmentation(recipe, epoch)
-    )
+    model, recipe = cast(AnyDetector, progress.model.train()), inputs.recipe
+    size, augment = inputs.data.facts.image_size, augmentation(recipe, epoch)
+    images = TrainingImages(inputs.data.train, inputs.data.names, size, augment, stretched=model.stretched)
+    at_epoch(inputs.loss, epoch, recipe.epochs)
     count, total = len(images), torch.zeros((), device=inputs.device)
     order = torch.randperm(count, generator=generator(inputs.seed, epoch, "shuffle"))
     batches = [part.numpy() for part in order.tensor_split(-(-count // recipe.batch_size))]
@@ -74,9 +72,10 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
                 progress.average.decay = average_decay(recipe, epoch * len(batches) + step + 1)
             truth = {name: batch[name].to(inputs.device) for name in ("batch_idx", "cls", "bboxes")}
             with amp:
-                loss = inputs.loss(model(normalised(batch["img"].to(inputs.device))), truth)[0].sum()
+                outputs = model.training_outputs(normalised(batch["img"].to(inputs.device)), truth)
+                loss = inputs.loss(outputs, truth)[0].sum()
             take_step(progress, recipe, loss)
-            total += loss.detach()
+            total += summed(inputs.loss, loss.detach(), len(batch["img"]))
     return float(total) / count
 
 
@@ -134,7 +133,8 @@ def check_recipe(recipe: TrainRecipe) -> None:
             raise UserError(f"{key}: found {getattr(recipe, key)}; not supported for detection, expected 0")
 
 
-def freeze_integral(model: Detector) -> None:
-    """Exclude the head's integral over distances, a constant, from training."""
-    for parameter in model.head.dfl.parameters():
+def freeze_integral(model: AnyDetector) -> None:
+    """Exclude the head's integral over distances, a constant, from training; not every head has one."""
+    integral = getattr(model.head, "dfl", None)
+    for parameter in integral.parameters() if integral is not None else ():
         parameter.requires_grad_(False)

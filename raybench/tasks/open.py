@@ -13,6 +13,7 @@ from raybench.datasets.open import open_dataset
 from raybench.errors import RaybenchError, UserError
 from raybench.storage.base import Storage
 from raybench.sweep.data_roots import check_fingerprint, data_root
+from raybench.sweep.speed import TASKS
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
 
@@ -40,7 +41,8 @@ def open_task(
         data = data.seen_as(view) if view and trial.task == "classification" else data
     if trial.protocol == "pruningbench":
         data = data.training_on_all()  # epochs are selected on the test split, so nothing is held out
-    task: Task = registry.task.load(trial.task)(data, device)
+    kind = registry.task.load(trial.task)
+    task: Task = kind(data, device, trial.speed) if trial.task in TASKS else kind(data, device)
     return task
 
 

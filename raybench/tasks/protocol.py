@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from torch import nn
@@ -32,6 +32,7 @@ class Training:
     selected_epoch: int  # from 1: the epoch whose weights were kept
     seconds_per_epoch: float  # mean over the epochs that this process ran
     resumed_from: int = 0  # epochs done before, from a checkpoint
+    computing: Mapping[str, Any] = field(default_factory=dict)  # the row's columns on precision, memory format, ...
 
 
 def check_calibration(data: DataFacts, wanted: int, found: int) -> None:

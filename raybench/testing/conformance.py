@@ -6,6 +6,7 @@ sentence that says what was found and what was expected.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 import traceback
@@ -17,60 +18,35 @@ import torch
 from torch import Tensor, nn
 
 from raybench import registry
-from raybench.errors import RaybenchError, UserError
-from raybench.groups.records import Group, Groups, LayerKind, Member, Side
+from raybench.errors import NotSupported, RaybenchError, UserError
+from raybench.groups.records import Group, Groups, Member
 from raybench.methods.layers import Evidence, arrangement, view, weight_of
 from raybench.methods.protocols import Calibration, Importance, RefitProblem, Regularizer
 from raybench.scoring.gather import gather
 from raybench.scoring.scorer import Scorer
+from raybench.testing.samples import sample, tokens
 
 TOLERANCE = 1e-3  # between scores, relative to the largest: float32 sums in another order
 
 
-class Sample(nn.Module):
-    """A minimal residual network: conv-bn-relu, one residual block of two conv-bn, pooling, a linear classifier."""
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.bn0 = nn.BatchNorm2d(width)
-        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.fc = nn.Linear(width, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.bn0(self.stem(x)))
-        x = torch.relu(x + self.bn2(self.conv2(torch.relu(self.bn1(self.conv(x))))))
-        return self.fc(x.mean((2, 3)))
-
-
-def sample(seed: int = 0, width: int = 8) -> tuple[nn.Module, Groups, Calibration]:
-    """A small residual network with random statistics, its two groups, and 12 images."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = Sample(width)
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.uniform_(module.bias, 0.0, 0.3)
-                assert module.running_var is not None  # statistics are tracked
-                module.running_var.uniform_(0.5, 2.0)
-        images, labels = torch.randn(12, 3, 8, 8), torch.randint(0, 4, (12,))
-
-    def member(layer: str, kind: LayerKind, side: Side = "out") -> Member:
-        return Member(layer, kind, side, width, np.arange(width), np.arange(width))
-
-    ends = (member("stem", "conv"), member("bn0", "norm"), member("conv2", "conv"), member("bn2", "norm"))
-    trunk = Group("stem", width, (*ends, member("conv", "conv", "in"), member("fc", "linear", "in")))
-    inner = Group("conv", width, (member("conv", "conv"), member("bn1", "norm"), member("conv2", "conv", "in")))
-    return net, Groups((trunk, inner)), Calibration(images, labels, batch_size=5)
-
-
 def check_importance(criterion: Importance) -> None:
-    """Check shapes, signs, finiteness, determinism, permutation equivariance, and that the model isn't changed."""
-    net, groups, calibration = sample()
+    """Check shapes, signs, finiteness, determinism, permutation equivariance, and that the model isn't changed.
+
+    Networks are a residual one of convolutions, and one of tokens with layer norms and a depthwise convolution. The
+    second is left out for a criterion that says NotSupported there, or requires batch norms.
+    """
+    _check_frozen(criterion)
+    scored = _check_network(criterion, *sample())
+    assert scored, "no layer of any group is scored: layer_scores always returned None"
+    if criterion.requires is None:
+        with contextlib.suppress(NotSupported):
+            _check_network(criterion, *tokens())
+    if criterion.reconstructs:
+        _check_refit(criterion)
+
+
+def _check_network(criterion: Importance, net: nn.Module, groups: Groups, calibration: Calibration) -> bool:
+    """Check everything but the refit on one network; returns whether any group is scored."""
     net.train()
     before = _state(net)
     evidence = gather(criterion, net, groups, calibration)
@@ -78,15 +54,19 @@ def check_importance(criterion: Importance) -> None:
         for member in group.members:
             _check_scores(criterion, net, member, evidence)
     scores = Scorer(criterion, net, groups, evidence).scores()
-    assert any(s is not None for s in scores), "no layer of any group is scored: layer_scores always returned None"
     assert _same(before, _state(net)), "scoring changed the model (weights, buffers, .grad or train flags)"
     torch.rand(3)  # scores must not depend on torch's global generator
     again = Scorer(criterion, net, groups, gather(criterion, net, groups, calibration)).scores()
     assert all(np.array_equal(a, b) for a, b in _pairs(scores, again)), "scoring twice gave different scores"
-    if criterion.reconstructs:
-        _check_refit(criterion)
     if criterion.needs != "nothing":
         _check_equivariance(criterion, net, groups, calibration, scores)
+    return any(s is not None for s in scores)
+
+
+def _check_frozen(criterion: Importance) -> None:
+    made = getattr(type(criterion), "__dataclass_params__", None)
+    name = type(criterion).__name__
+    assert made is None or made.frozen, f"{name} can be changed while it scores; write @dataclass(frozen=True) above it"
 
 
 def check_regularizer(regularizer: Regularizer) -> None:

@@ -164,7 +164,8 @@ def built(net: Mapping[str, Any]) -> nn.Module:
     if net["kind"] == "timm":
         model = timm.create_model(net["net"])
     else:
-        own = {"init_weights": True} if net["net"] in ("googlenet", "inception_v3") else {}
+        aux = net["net"] in ("googlenet", "inception_v3")  # their heads for training run in no test
+        own = {"init_weights": True, "aux_logits": False} if aux else {}
         backbone = {"weights_backbone": None} if net["kind"] in ("segmentation", "detection") else {}
         model = torchvision.models.get_model(net["net"], weights=None, **own, **backbone)
     if net["kind"] == "detection":
@@ -172,6 +173,9 @@ def built(net: Mapping[str, Any]) -> nn.Module:
     for module in model.modules():
         if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)) and module.weight is not None:
             nn.init.uniform_(module.weight, 0.5, 1.5)
+    for parameter in model.parameters():
+        if parameter.dim() > 1 and not bool(parameter.any()):  # a head of zeros: all outputs would be equal
+            nn.init.normal_(parameter, std=0.02)
     return model.eval()
 
 

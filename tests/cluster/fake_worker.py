@@ -6,11 +6,21 @@ import time
 
 from raybench.execution.actor import UnitTrial
 from raybench.progress.outcome import Outcome
+from raybench.results.layout import cell_key
 from raybench.storage.open import open_storage
 
 
+def _made_by(unit):
+    """The key from which the driver sees that the unit is done."""
+    trial = unit.trials[0]
+    if unit.kind == "cell":
+        row = {"dataset": trial.dataset, "model": trial.model, "trial_id": unit.key, "status": "ok"}
+        return cell_key(row)
+    return f"stages/{trial.select_key if unit.kind == 'select' else unit.key}"
+
+
 class FakeTrial(UnitTrial):
-    """Parameters: `seconds` to sleep, `kill` (dies at so many starts), `leak`, and the `kind` of unit that obeys."""
+    """Parameters: `seconds` to sleep, `kill` (at so many starts), `terminate`, `leak`, and the `kind` that obeys."""
 
     def prepare(self):
         self.store, self.leaks = open_storage(self.assignment.storage), False
@@ -31,8 +41,15 @@ class FakeTrial(UnitTrial):
         self.store.create(f"starts/{unit.key}/{starts}", f"{begun} {os.getpid()}".encode())
         if starts < params.get("kill", 0):
             os.kill(os.getpid(), signal.SIGKILL)
+        if starts < params.get("terminate", 0):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+            except SystemExit:  # as `raybench.pipeline.unit` turns SystemExit of a plug-in into a failure
+                return Outcome(unit.key, unit.kind, "failed", unit.kind, "SystemExit")
         deadline = time.monotonic() + params.get("seconds", 0)
         while time.monotonic() < deadline:
             time.sleep(0.05)
         self.store.create(f"ends/{unit.key}", str(time.time()).encode())
+        self.store.create(_made_by(unit), b"")
         return Outcome(unit.key, unit.kind, "ok", unit.kind, seconds=time.time() - begun)

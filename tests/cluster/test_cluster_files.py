@@ -259,6 +259,24 @@ def test_slurm_hands_the_right_words_to_ray(tmp_path):
     assert subprocess.run([FOLDER / "slurm.sh"], env=environment, capture_output=True).returncode == 2
 
 
+def test_an_array_of_slurm_runs_one_driver_a_task(tmp_path):
+    (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    command = [FOLDER / "slurm-array.sh", "my sweep.yaml", "s3://b/p", "--no-retry-failed"]
+    told = subprocess.run(command, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True)
+    assert told.stdout.splitlines() == [
+        "raybench", "run", "my sweep.yaml", "--local", "--storage", "s3://b/p", "--no-retry-failed"
+    ]  # fmt: skip
+
+
+def test_skypilot_starts_a_command_that_exists_and_the_job_has_its_queue():
+    task = _read("skypilot.yaml")
+    assert task["run"].split()[:2] == ["raybench", "run"]
+    assert set(task) <= {"name", "resources", "workdir", "envs", "setup", "run"}
+    assert task["resources"]["use_spot"] is True
+    assert "kueue.x-k8s.io/queue-name" in _read("kuberay-job.yaml")["metadata"]["labels"]
+
+
 def test_versions_are_the_constraints():
     constraints = _constraints()
     for name in MANIFESTS:

@@ -146,3 +146,11 @@ def test_an_interrupt_lets_the_workers_go_and_leaves_the_rest(run):
 def test_more_than_any_node_has_is_refused_at_once():
     with pytest.raises(UserError, match=r"found 1 CPU, 1 GPU a cell; expected what a node has: \d+ CPU"):
         executor(Resources(cpus=1, gpus=1), None)
+
+
+def test_a_worker_that_ray_asks_to_end_interrupts_its_unit(run):
+    """SIGTERM in the middle of a unit: Ray's handler raises SystemExit, which is no plug-in's sys.exit()."""
+    whole = with_trial(two_bases(cells=1), "base-a", acting(terminate=1))
+    drive_fakes(run, whole)
+    assert {outcome.status for outcome in run.outcomes.values()} == {"ok"}
+    assert len(run.storage.list("starts/base-a")) == 2

@@ -13,13 +13,16 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.mutants.mutate import Mutant, mutants, sampled
 from tests.mutants.rooms import ROOMS
 
 ROOT = Path(__file__).parents[2]
 WANTED = 0.9  # share of the mutants that the tests must kill
-SLOWEST = 1.0  # seconds of the processor; slower tests are not used
+SECONDS = 30.0  # of the processor: the tests of one mutant, fastest first, may take so long together
+CALLED_IN = "MUTANTS_CALLED_IN"  # the folder that paths of the command line are relative to
 COPIED = ("docs", "raybench", "sweeps", "tests", "*.md", "*.toml", "*.txt", "Makefile", "LICENSE", "cluster", ".ci")
 
 
@@ -30,10 +33,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws the sample (default: 0)")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (default: 2)")
     parser.add_argument("--only", default="", help="only mutants whose name holds this text, e.g. problem.py:63")
-    parser.add_argument("--map", type=Path, help="read which test runs which line from this file, or write it there")
+    parser.add_argument("--again", type=_path, help="only the survivors in this output of an earlier run")
+    parser.add_argument("--map", type=_path, help="keeps which test runs which line; new files of tests are added")
     parser.add_argument("--copied", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     return _inside(args) if args.copied else _in_a_copy()
+
+
+def _path(text: str) -> Path:
+    return Path(os.environ.get(CALLED_IN, "."), text).resolve()
 
 
 def _in_a_copy() -> int:
@@ -48,36 +56,54 @@ def _in_a_copy() -> int:
                 shutil.copy(path, copy)
         shared = os.environ.get("RAYBENCH_SHARED", str(ROOT.parent / "shared"))
         env = os.environ | {"PYTHONPATH": str(copy), "RAYBENCH_SHARED": shared, "OMP_NUM_THREADS": "1"}
+        env[CALLED_IN] = os.getcwd()
         command = [sys.executable, "-m", "tests.mutants", *sys.argv[1:], "--copied"]
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # each fork would compile every file anew
         return subprocess.run(command, cwd=copy, env=env).returncode
 
 
 def _inside(args: argparse.Namespace) -> int:
     from tests.mutants import warm
     from tests.mutants.cover import Map
-    from tests.mutants.mutate import mutants, sampled
 
     warm.import_large(detection=any("detection" in file for file in ROOMS[args.room]))
     scratch = ROOT.parent
-    if args.map and args.map.exists():
-        known = Map.read(args.map)
-    else:
-        known = warm.record(ROOT, args.room, [f"tests/{file}" for file in ROOMS[args.room]], args.jobs, scratch)
-        if args.map:
-            known.write(args.map)
+    known = Map.read(args.map) if args.map and args.map.exists() else Map()
+    if unknown := [file for file in (f"tests/{file}" for file in ROOMS[args.room]) if not known.has(file)]:
+        known.add(warm.record(ROOT, args.room, unknown, args.jobs, scratch))
+    if args.map:
+        known.write(args.map)
     if known.failed:
         print("not used, since they fail without a mutant:", *known.failed, sep="\n  ")
     paths = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "raybench" / args.room).rglob("*.py"))
     every = [mutant for path in paths for mutant in mutants(ROOT, path)]
-    chosen = [m for m in sampled(every, args.sample, args.seed) if args.only in m.name]
+    chosen = [m for m in _drawn(args, every) if args.only in m.name]
     print(f"{args.room}: {len(chosen)} of {len(every)} mutants, {len(known.seconds)} tests, seed {args.seed}")
-    work = [(mutant, known.tests(mutant.path, mutant.lines, SLOWEST)) for mutant in chosen]
+    work = [(mutant, known.tests(mutant.path, mutant.lines, SECONDS)) for mutant in chosen]
     outcomes = Counter[str]()
     for mutant, outcome in warm.judge(work, known.seconds, args.jobs, scratch):
         outcomes[outcome] += 1
         if outcome == warm.SURVIVED:
             print(f"survived  {mutant.name}  {mutant.change}", flush=True)
     return _verdict(outcomes[warm.KILLED], outcomes[warm.TIMEOUT], len(chosen))
+
+
+def _drawn(args: argparse.Namespace, every: Sequence[Mutant]) -> list[Mutant]:
+    """The mutants of `--again`, or a sample."""
+    if not args.again:
+        return sampled(every, args.sample, args.seed)
+    lines = [line for line in args.again.read_text().splitlines() if line.startswith("survived")]
+    found = [_same(every, *line.split(None, 2)[1:]) for line in lines]
+    if missing := found.count(None):
+        print(f"{missing} of {len(lines)} survivors are no mutants any more: their lines have changed")
+    return [mutant for mutant in found if mutant]
+
+
+def _same(every: Sequence[Mutant], name: str, change: str) -> Mutant | None:
+    """The mutant with that change nearest to where it was: lines above may have been added since."""
+    path, line, column, _ = name.rsplit(":", 3)
+    near = [m for m in every if (m.path, str(m.column), m.change) == (path, column, change)]
+    return min(near, key=lambda mutant: abs(mutant.line - int(line)), default=None)
 
 
 def _verdict(killed: int, timeouts: int, count: int) -> int:

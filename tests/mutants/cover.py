@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import coverage
@@ -29,6 +30,10 @@ class Map:
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
 
+    def has(self, file: str) -> bool:
+        """Whether the tests of `file`, or the one test, were run."""
+        return any(test == file or test.startswith((f"{file}::", f"{file}[")) for test in self.seconds)
+
     def add(self, other: Map) -> None:
         """Take in the map of other tests."""
         self.seconds |= other.seconds
@@ -38,12 +43,14 @@ class Map:
             for line, tests in lines.items():
                 known[line] = known.get(line, []) + tests
 
-    def tests(self, path: str, lines: tuple[int, int] | None, slowest: float) -> list[str]:
-        """Tests that run any of `lines`, or all tests for None, within `slowest` seconds each; fastest first."""
+    def tests(self, path: str, lines: tuple[int, int] | None, seconds: float) -> list[str]:
+        """Tests that run any of `lines`, or all tests for None, within `seconds` together; fastest first."""
         known = self.lines.get(path, {})
         ran = (known.get(line, ()) for line in range(lines[0], lines[1] + 1)) if lines else (self.seconds,)
         found = {test for tests in ran for test in tests} - set(self.failed)
-        return sorted((test for test in found if self.seconds[test] <= slowest), key=lambda test: self.seconds[test])
+        ordered = sorted(found, key=lambda test: self.seconds[test])
+        until = accumulate(self.seconds[test] for test in ordered)
+        return [test for test, sum_ in zip(ordered, until, strict=True) if sum_ <= seconds]
 
 
 class Recorder:

@@ -21,12 +21,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "groups": (
         "unit/test_group.py", "unit/test_group_flow.py", "unit/test_group_split.py", "unit/test_cost.py",
         "unit/test_cost_attention.py", "unit/test_known_answers.py", "unit/test_layers.py", "unit/test_prune.py",
-        "oracles/test_reconstruct.py",
+        "unit/test_groups_parts.py",
+        "unit/test_group_follow.py", "unit/test_whole.py", "unit/test_baked.py", "unit/test_refusals.py",
+        "unit/test_inspect.py", "unit/test_models.py", "oracles/test_following.py", "oracles/test_reconstruct.py",
     ),
     "pipeline": (
         "unit/test_artifact.py", "unit/test_damage.py", "unit/test_exclusive.py", "unit/test_measure.py",
         "unit/test_pipeline.py", "unit/test_protocol_faults.py", "unit/test_public.py", "unit/test_refit_cells.py",
-        "unit/test_prune_command.py", "unit/test_identity_of_runs.py",
+        "unit/test_prune_command.py", "unit/test_identity_of_runs.py", "unit/test_outputs.py",
+        "unit/test_inspect.py", "unit/test_own_photos.py",
     ),
     "results": (
         "unit/test_results_parts.py", "unit/test_result_damage.py", "unit/test_results_compaction.py",
@@ -37,5 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "sweep": (
         "unit/test_spec.py", "unit/test_spec_mistakes.py", "unit/test_spec_schema.py", "unit/test_trial_ids.py",
         "unit/test_identity_of_data.py", "unit/test_own_modules.py", "unit/test_plan.py", "unit/test_doctests.py",
+        "unit/test_spec_bounds.py", "unit/test_trial_siblings.py", "unit/test_sweeps.py", "unit/test_wording.py",
+        "unit/test_attachments.py", "unit/test_typed.py", "unit/test_sweep_parts.py", "unit/test_environment.py",
     ),
 }  # fmt: skip

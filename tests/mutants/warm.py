@@ -32,6 +32,7 @@ LARGE = (
     "scipy.stats", "sklearn.model_selection", "pydantic", "rich.console", "hypothesis",
 )  # fmt: skip
 FIRST = 12  # so many of the fastest tests run before the files of the others are imported
+QUICK = 1.0  # seconds of the processor; slower tests run last
 MEMORY = 8 * 2**30  # bytes that a mutant may take beyond what is mapped already
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-m", "not slow and not cluster", "--disable-warnings", "--timeout=0")
 HANGS = 1800  # seconds after which a mutant is ended that waits and computes nothing
@@ -92,7 +93,7 @@ def judge(
 ) -> Iterator[tuple[Mutant, str]]:
     """(mutant, outcome) of each (mutant, tests), `jobs` at a time, as they end; `seconds`: of each test."""
     limit = Limit(seconds)
-    tested = [(mutant, partial(_tested, mutant, tests, limit, scratch)) for mutant, tests in work]
+    tested = [(mutant, partial(_tested, mutant, _parts(tests, seconds), limit, scratch)) for mutant, tests in work]
     for mutant, status in forked(tested, jobs, quiet=True):
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGKILL):
             yield mutant, TIMEOUT
@@ -121,10 +122,17 @@ def forked(work: Sequence[tuple[T, Callable[[], int]]], jobs: int, quiet: bool) 
             os.killpg(pid, signal.SIGKILL)
 
 
-def _tested(mutant: Mutant, tests: Sequence[str], limit: Limit, scratch: Path) -> int:
-    """pytest's exit code over `tests`, up to the first that fails."""
+def _parts(tests: Sequence[str], seconds: Mapping[str, float]) -> list[Sequence[str]]:
+    """`tests`, fastest first, in the parts that run one after the other."""
+    quick = sum(seconds[test] <= QUICK for test in tests)
+    first = min(FIRST, quick)
+    return [tests[:first], tests[first:quick], *([test] for test in tests[quick:])]
+
+
+def _tested(mutant: Mutant, parts: Sequence[Sequence[str]], limit: Limit, scratch: Path) -> int:
+    """pytest's exit code over the tests of `parts`, up to the first that fails."""
     sys.meta_path.insert(0, _Hook(mutant))
-    for part in (tests[:FIRST], tests[FIRST:]):
+    for part in parts:
         options = (*OPTIONS, "-x", "--tb=no", f"--basetemp={scratch / str(os.getpid())}")
         if part and (code := pytest.main([*options, *sorted(part)], plugins=[limit])):
             return int(code)

@@ -63,7 +63,7 @@ def silence(model: nn.Module, member: Member, units: Sequence[int]) -> None:
             parameter.index_fill_(axis, places, 0.0)
             return
         module = model.get_submodule(member.layer)
-        weight, bias = module.weight, module.bias
+        weight, bias = module.weight, getattr(module, "bias", None)
         if not isinstance(weight, Tensor):
             return
         if member.side == "in" and getattr(module, "groups", 1) > 1:

@@ -123,10 +123,10 @@ def test_attention_costs_what_is_computed_before_and_after_cuts(name: str) -> No
 def test_channels_of_attention_that_are_cut_cost_less() -> None:
     model = Tokens(OneHead()).eval()
     groups = trace(model, IMAGE)
-    assert [group.name for group in groups] == ["stem", "middle.q", "middle.proj"]  # q with keys and values
+    assert [group.name for group in groups] == ["stem", "middle.v", "middle.proj"]  # q and k set the scale of attention
     cost = Cost.measure(model, IMAGE, groups)
     half = cost.sizes // 2
-    assert cost.macs(half) == STEM // 2 + HEAD // 2 + 16 * 4 * 16 * 16 + SCORES // 2
+    assert cost.macs(half) == STEM // 2 + HEAD // 2 + 16 * (2 * 16 * 32 + 2 * 16 * 16) + 3 * SCORES // 4
 
 
 def test_a_two_layer_encoder_is_given_the_speed_up_that_it_has() -> None:

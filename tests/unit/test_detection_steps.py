@@ -307,7 +307,7 @@ def test_the_loss_is_the_mean_over_images_with_or_without_the_model(detector) ->
     assert torch.equal(torch.get_rng_state(), state)
     truth = {"batch_idx": torch.tensor([0.0, 0, 1, 1]), "cls": targets[:, :, 0].flatten(),
              "bboxes": targets[:, :, 1:].flatten(0, 1)}  # fmt: skip
-    from raybench.tasks.detection import v8DetectionLoss
+    from raybench.tasks.detection_loss import v8DetectionLoss
 
     assert float(whole) == pytest.approx(float(v8DetectionLoss(detector)(raw[1], truth)[0].sum()) / 2)
     empty = torch.full((2, 1, 5), -1.0)

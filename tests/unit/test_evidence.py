@@ -142,3 +142,14 @@ def test_norms_without_a_weight_have_no_gradients(criterion):
     images, labels = torch.randn(5, 3, 6, 6), torch.tensor([0, 1, 0, 1, 1])
     found = gather(criterion, net, trace(net, images), Calibration(images, labels, batch_size=2))
     assert set(found.gradients or found.gradient_squares) == {"0.weight", "4.weight"}
+
+
+def test_a_sum_that_overflows_is_of_finite_values_and_one_broken_value_is_found():
+    from raybench.scoring.evidence import finite
+
+    large = torch.full((4,), 3e38)
+    assert finite(large)
+    assert finite(torch.tensor([1, 2]))
+    for broken in (float("nan"), float("inf"), -float("inf")):
+        assert not finite(torch.tensor([1.0, broken]))
+    assert not finite(torch.tensor([float("inf"), -float("inf")]))

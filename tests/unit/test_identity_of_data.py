@@ -162,6 +162,24 @@ def test_a_quick_look_lists_no_folder_of_many_images_whatever_their_sizes(tmp_pa
     assert listed == [str(root)], "the folder of classes, not the one of images"
 
 
+def test_a_quick_look_at_a_large_tree_trusts_smaller_folders_too(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(module, "LARGE_TREE", 90)
+    monkeypatch.setattr(module, "BIG_THERE", 20)
+    roots = [tmp_path / "large", tmp_path / "small"]
+    for root, folders in zip(roots, (3, 2), strict=True):
+        tree(root, **{f"{c}__{i:02}_dot_jpg": b"0" for c in "abc"[:folders] for i in range(30)})
+        tree(root, few__1_dot_jpg=b"0")
+    before = [fingerprint(root) for root in roots]
+    listed = []
+    monkeypatch.setattr(module.os, "scandir", lambda path, real=os.scandir: listed.append(str(path)) or real(path))
+    assert [fingerprint(root, quick=True) for root in roots] == before
+    large, small = (
+        {str(root.joinpath(*parts)) for parts in ((), ("few",), *((c,) for c in more))}
+        for root, more in zip(roots, ("", "ab"), strict=True)
+    )
+    assert set(listed) == large | small
+
+
 def test_a_worker_with_other_data_than_planned_refuses_the_cell(tmp_path, cache):
     planned, other = (tree(tmp_path / c, train__cat__1_dot_jpg=c.encode()) for c in "ab")
     digest = fingerprint(planned).digest

@@ -212,6 +212,8 @@ RECORDS = {
     "a category as list": ({"annotations": [box(1, [1], 1, 1, 5, 5)]}, r"annotations\[0\] has category_id \[1\]"),
     "no name": ({"images": [{"id": 1, "file_name": None}]}, r"images\[0\] has file_name None; expected a file's name"),
     "a flag in a box": ({"annotations": [box(1, 1, True, 1, 5, 5)]}, r"annotations\[0\]: bbox is \[True, 1, 5, 5\]"),
+    "text for a crowd": ({"annotations": [box(1, 1, 1, 1, 5, 5) | {"iscrowd": "0"}]},
+                         r"annotations\[0\]: iscrowd is '0'; expected 0 or 1"),
     "text in a box": ({"annotations": [box(1, 1, "1", 1, 5, 5)]}, r"annotations\[0\]: bbox is \['1'"),
     "folders": ({"images": [{"id": 1, "file_name": "val2017/1.jpg"}]},
                 r"file names carry a folder: images\[0\] is 'val2017/1.jpg', but 1.jpg lies in"),
@@ -268,6 +270,6 @@ def test_the_check_swallows_no_error_of_a_reader(tmp_path, monkeypatch):
         dataset="yolo", task="detection", dataset_fingerprint=None, dataset_params={}, protocol="raybench"
     )
     root = yolo_folder(tmp_path / "y")
-    monkeypatch.setattr("raybench.datasets.yolo.boxes_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("raybench.datasets.yolo_split.boxes_of", lambda *_: 1 / 0)
     with pytest.raises(UserError, match=rf"dataset 'yolo': {root}: reading it failed with ZeroDivisionError"):
         tasks_open.open_task(trial, {"yolo": root}, torch.device("cpu"))

@@ -72,7 +72,9 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     return parser
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name != "docs/hostile.md"]
+)  # its mistakes are meant, and run
 def test_every_command_exists_with_its_options(name):
     for (verb, *words), whole in commands(TEXTS[name]):
         if verb in ("--help", "--version", "VERB"):
@@ -147,7 +149,11 @@ def test_every_module_that_is_run_is_there():
 
 def test_every_benchmark_starts_as_its_page_says():
     modules = set(re.findall(r"python -m (tests\.[\w.]+)", TEXTS["docs/benchmarks.md"]))
-    assert modules == {"tests.benchmarks.bench_prune", "tests.benchmarks.bench_scoring"}
+    assert {
+        "tests.benchmarks.bench_prune",
+        "tests.benchmarks.bench_scoring",
+        "tests.benchmarks.bench_startup",
+    } <= modules
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for module in modules:
         command = [sys.executable, "-m", module, "--help"]
@@ -163,7 +169,7 @@ def test_generated_parts_are_those_of_the_files():
 
 
 def test_the_rooms_stand_in_their_order():
-    section = TEXTS["docs/architecture.md"].partition("## The rooms")[2].partition("\n## ")[0]
+    section = TEXTS["docs/architecture.md"].partition("## The packages")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == ROOMS
 
 
@@ -174,7 +180,7 @@ def test_the_readme_is_short():
 def test_quoted_tables_of_the_readme_are_those_of_the_results():
     board = blocks(README, "")[0]
     lines = set(TEXTS["docs/results.md"].splitlines())
-    assert "#  method" in board
+    assert "~: among the best of its column" in board
     assert set(board.splitlines()) <= lines
 
 

@@ -17,7 +17,7 @@ from raybench.results.files import Files, StoreWarning
 from raybench.results.layout import attempt_key, cell_key, last_attempts, parse, partition
 from raybench.results.merging import merge
 from raybench.results.rows import named, wrong_rows
-from raybench.results.schema import Record, RecordError, config_id, identity, row_sha256
+from raybench.results.schema import SCHEMA_VERSION, Record, RecordError, config_id, identity, row_sha256
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from tests.unit.result_rows import MEASURED, failure, row, trial
@@ -192,7 +192,9 @@ def test_what_rows_a_file_has_checked_is_marked() -> None:
     wrong = encode([dict(own) | {"metric_final": 1.0}, row(trial(seed=1))])
     assert not seal.rows_checked(io.BytesIO(wrong), seal.rows_mark())
     assert not seal.newer(io.BytesIO(data))
-    assert seal.newer(io.BytesIO(data.replace(b"raybench.schema\x18\x013", b"raybench.schema\x18\x019")))
+    assert seal.newer(
+        io.BytesIO(data.replace(f"raybench.schema\x18\x01{SCHEMA_VERSION}".encode(), b"raybench.schema\x18\x019"))
+    )
 
 
 def test_wrong_rows_are_found_and_named(monkeypatch) -> None:

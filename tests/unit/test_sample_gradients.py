@@ -37,12 +37,23 @@ def test_squared_products_are_sums_over_samples(positions: int, groups: int) -> 
 @pytest.mark.parametrize("most", [1, 120, 10**9])
 def test_accelerators_take_as_many_samples_at_once_as_fit(monkeypatch, most: int) -> None:
     left, right, sizes = seeded(7, 6, 3), seeded(7, 6, 5), []
-    bmm = torch.bmm
+    bmm, expected = torch.bmm, products._in_cache(left, right)
     monkeypatch.setattr(products, "CHUNK_BYTES", most)
     monkeypatch.setattr(torch, "bmm", lambda a, b: sizes.append(len(a)) or bmm(a, b))
     found = products._in_chunks(left, right)
-    torch.testing.assert_close(found, products._in_cache(left, right))
+    torch.testing.assert_close(found, expected)
     assert sizes == {1: [1] * 7, 120: [2, 2, 2, 1], 10**9: [7]}[most]  # one sample's product is 60 bytes
+
+
+@pytest.mark.parametrize("most", [1, 4000, 10**9])
+def test_what_fits_in_the_cache_changes_no_bit(monkeypatch, most: int) -> None:
+    left, right = seeded(7, 6, 16), seeded(7, 6, 24)  # torch multiplies smaller ones in another way
+    expected = torch.zeros(16, 24)
+    for one, other in zip(left, right, strict=True):  # one product at a time, in order
+        product = one.t() @ other
+        expected.addcmul_(product, product)
+    monkeypatch.setattr(products, "CACHED_BYTES", most)
+    assert torch.equal(products._in_cache(left, right), expected)
 
 
 CONVOLUTIONS = [

@@ -90,7 +90,7 @@ def test_the_nearest_name(typed, known, found) -> None:
         (["models", "--jsn"], "unknown option '--jsn'. Did you mean '--json'?"),
         (
             ["leaderboard", "x", "--format", "jso"],
-            "--format: found 'jso', expected table, markdown, csv, json, parquet.",
+            "--format: found 'jso', expected table, markdown, csv, json, parquet, latex.",
         ),
         (["prune", "--model", "x", "--speedup", "2", "--seed", "a"], "--seed: found 'a', expected a whole number."),
         (["new-method", "x", "--needs", "weigts"], "Did you mean 'weights'?"),
@@ -302,3 +302,29 @@ def test_quitting_the_debugger_ends_a_local_run(tmp_path, capfd, monkeypatch) ->
     said = capfd.readouterr()
     assert "interrupted; to continue: " in said.out
     assert "failed" not in said.out
+
+
+def test_verbose_prints_every_epoch_and_tracebacks(tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("raybench.progress.epochs.EVERY_S", 1000.0)
+    command = ["prune", "--model", "test-convnet", "--dataset", "digits", "--speedup", "2", "--recipe"]
+    recipe = tmp_path / "short.yaml"
+    recipe.write_text("base: {epochs: 3, lr: 0.1}\nfinetune: {epochs: 2, lr: 0.1}\n")
+    for verbose, count in (([], 0), (["--verbose"], 5)):
+        assert main([*command, str(recipe), "-o", str(tmp_path / f"pruned{count}"), *verbose]) == 0
+        told = capfd.readouterr().err
+        assert len([line for line in told.splitlines() if line.strip().startswith("epoch ")]) == count
+    for verbose in (False, True):
+        assert main(["leaderboard", str(tmp_path / "none"), *["--verbose"] * verbose]) == 2
+        assert ("Traceback" in capfd.readouterr().err) is verbose
+    assert main(["methods", "--quiet", "--verbose"]) == 2
+    assert "--verbose: found --quiet beside it" in capfd.readouterr().err
+
+
+def test_query_has_parameters_as_a_struct(results) -> None:
+    sql = "SELECT DISTINCT method_struct.params.cap FROM trials ORDER BY ALL"
+    for cap in (1, 2.5):
+        results.publish(row(trial("lamp", params={"cap": cap}, seed=7)))
+    assert query(results, sql).rows == ((1.0,), (2.5,), (None,))
+    results.publish(row(trial("fpgm", params={"cap": "none"}, seed=7)))
+    assert query(results, sql).rows == (("1",), ("2.5",), ("none",), (None,))

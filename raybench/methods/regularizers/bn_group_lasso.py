@@ -29,6 +29,7 @@ class BNGroupLasso(Regularizer):
     _groups: tuple[GroupWeights, ...] = field(default=(), init=False, repr=False)
 
     requires = "batch-norm"
+    capturable = True
     paper = "Yuan and Lin, Model selection and estimation in regression with grouped variables, JRSS B 2006, eq. 2.1"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:

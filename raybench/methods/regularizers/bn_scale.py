@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -25,6 +26,7 @@ class BNScaleRegularizer(Regularizer):
     _scales: list[nn.Parameter] = field(default_factory=list, init=False, repr=False)
 
     requires = "batch-norm"
+    capturable = True
     paper = "Liu et al., Learning efficient convolutional networks through network slimming, ICCV 2017, eq. 1"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:
@@ -37,6 +39,7 @@ class BNScaleRegularizer(Regularizer):
 
     def add_gradients(self) -> None:
         """grad += strength * sign(gamma)."""
-        for scale in self._scales:
-            if scale.grad is not None:
-                scale.grad.add_(scale.detach().sign(), alpha=self.strength)
+        pairs = [(scale.grad, scale.detach()) for scale in self._scales if scale.grad is not None]
+        if pairs:
+            gradients, scales = zip(*pairs, strict=True)
+            torch._foreach_add_(gradients, torch._foreach_sign(scales), alpha=self.strength)

@@ -27,6 +27,7 @@ class GroupLasso(Regularizer):
     _groups: tuple[GroupWeights, ...] = field(default=(), init=False, repr=False)
 
     version = 2
+    capturable = True
     paper = "Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016, eq. 3-4"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:

@@ -31,6 +31,7 @@ class GroupNorm(Regularizer):
     _groups: tuple[GroupWeights, ...] = field(default=(), init=False, repr=False)
 
     version = 2
+    capturable = True
     paper = "Fang et al., DepGraph: Towards any structural pruning, CVPR 2023, eq. 4-5"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:

@@ -36,6 +36,7 @@ class GrowingReg(Regularizer):
     _factors: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     version = 2
+    capturable = True
     paper = "Wang et al., Neural pruning via growing regularization, ICLR 2021, section 3.2"
 
     def bind(self, model: nn.Module, groups: Groups) -> None:

@@ -1,4 +1,4 @@
-"""Augmentation of batches of tensors on their device; random numbers come from a CPU generator."""
+"""Augmentation of whole batches on their device, by gathers and masks; a CPU generator draws the numbers."""
 
 from __future__ import annotations
 
@@ -21,29 +21,59 @@ def check_augment(recipe: TrainRecipe) -> None:
 
 
 def augmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
-    """(b, c, h, w) images in 0..1, shifted and flipped as in `recipe.augment` (the loader does "resized-crop")."""
-    if "shift" in recipe.augment:
-        images = shifted(images, 1, draw)
-    if "crop" in recipe.augment:
-        images = shifted(images, max(1, images.shape[-1] // 8), draw)
+    """(b, c, h, w) images, shifted and flipped as in `recipe.augment` (the loader does "resized-crop")."""
+    for most in reaches(recipe, images.shape[-1]):
+        images = shifted(images, most, draw)
     if "flip" in recipe.augment:
         images = flipped(images, draw)
     return images
 
 
+def reaches(recipe: TrainRecipe, width: int) -> tuple[int, ...]:
+    """By how many pixels each random move of the recipe goes at most, in the order in which they are made."""
+    most = {"shift": 1, "crop": max(1, width // 8)}
+    return tuple(reach for name, reach in most.items() if name in recipe.augment)
+
+
 def shifted(images: Tensor, most: int, draw: torch.Generator) -> Tensor:
     """Each image padded with black and cropped, i.e. moved by up to `most` pixels (He et al. 2016)."""
-    count, _, height, width = images.shape
-    tops, lefts = torch.randint(0, 2 * most + 1, (2, count), generator=draw).tolist()
-    padded = F.pad(images, (most,) * 4)
-    windows = zip(padded, tops, lefts, strict=True)
-    return torch.stack([image[:, y : y + height, x : x + width] for image, y, x in windows])
+    tops, lefts = corner_draws(len(images), most, draw)
+    return moved(images, most, tops.to(images.device), lefts.to(images.device))
+
+
+def corner_draws(count: int, most: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Upper and left edge of each image's crop in the padded image, two (b,) int64 on the CPU."""
+    return torch.randint(0, 2 * most + 1, (2, count), generator=draw).unbind()
+
+
+def moved(images: Tensor, most: int, tops: Tensor, lefts: Tensor) -> Tensor:
+    """Images padded by `most` black pixels on every side, each cropped at its own (top, left)."""
+    rows = torch.arange(len(images), device=images.device)
+    return windows(F.pad(images, (most,) * 4), most)[rows, :, tops, lefts]
+
+
+def windows(padded: Tensor, most: int) -> Tensor:
+    """All crops of images that were padded by `most`, as a view: (b, c, 2 most + 1, 2 most + 1, h, w)."""
+    count, channels, height, width = padded.shape
+    places = (2 * most + 1,) * 2
+    image, channel, row, column = padded.stride()
+    shape = (count, channels, *places, height - 2 * most, width - 2 * most)
+    return padded.as_strided(shape, (image, channel, row, column, row, column), padded.storage_offset())
 
 
 def flipped(images: Tensor, draw: torch.Generator) -> Tensor:
     """Each image mirrored left to right with probability one half."""
-    mirror = (torch.rand(len(images), generator=draw) < 0.5).tolist()
-    return torch.stack([image.flip(2) if turn else image for image, turn in zip(images, mirror, strict=True)])
+    return mirrored(images, mirror_draws(len(images), draw).to(images.device))
+
+
+def mirror_draws(count: int, draw: torch.Generator) -> Tensor:
+    """Which images are mirrored, (b, 1, 1, 1) bool on the CPU."""
+    return (torch.rand(count, generator=draw) < 0.5).view(-1, 1, 1, 1)
+
+
+def mirrored(images: Tensor, which: Tensor) -> Tensor:
+    """The images with those of `which` mirrored left to right."""
+    return torch.where(which, images.flip(3), images)
 
 
 def erased(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
@@ -51,22 +81,33 @@ def erased(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor
 
     2-33 % of the area, aspect ratio 0.3 to 3.3, one box (the paper's ranges), normal noise for each pixel (as timm).
     """
-    if not recipe.random_erasing:
+    drawn = erasing_draws(tuple(images.shape), recipe, draw)
+    if drawn is None:
         return images
-    height, width = images.shape[2:]
-    numbers = torch.rand(len(images), 5, generator=draw)
+    inside, noise = drawn
+    return torch.where(inside.to(images.device), noise.to(images), images)
+
+
+def erasing_draws(shape: tuple[int, ...], recipe: TrainRecipe, draw: torch.Generator) -> tuple[Tensor, Tensor] | None:
+    """(Which pixels are noise (b, 1, h, w) bool, the noise (b, c, h, w)) on the CPU; None where nothing is erased.
+
+    Boxes are filled one after another, each with as many numbers as it has pixels.
+    """
+    if not recipe.random_erasing:
+        return None
+    count, channels, height, width = shape
+    numbers = torch.rand(count, 5, generator=draw)
     chosen = (numbers[:, 0] < recipe.random_erasing).nonzero().flatten()
     _, area, ratio, down, right = numbers[chosen].unbind(1)
     area = (0.02 + 0.31 * area) * height * width
     ratio = torch.exp((2 * ratio - 1) * torch.log(torch.tensor(1 / 0.3)))
     tall, wide = (area * ratio).sqrt().clamp(1, height).round(), (area / ratio).sqrt().clamp(1, width).round()
     top, left = (down * (height - tall)).floor(), (right * (width - wide)).floor()
-    images = images.clone()
-    for box in torch.stack([chosen, top, left, tall, wide], 1).long().tolist():
-        index, y, x, h, w = box
-        noise = torch.randn(images.shape[1], h, w, generator=draw)
-        images[index, :, y : y + h, x : x + w] = noise.to(images)
-    return images
+    inside, noise = torch.zeros(count, 1, height, width, dtype=torch.bool), torch.zeros(shape)
+    for index, y, x, h, w in torch.stack([chosen, top, left, tall, wide], 1).long().tolist():
+        inside[index, :, y : y + h, x : x + w] = True
+        noise[index, :, y : y + h, x : x + w] = torch.randn(channels, h, w, generator=draw)
+    return inside, noise
 
 
 def randaugmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 
 class Average:
     """average <- decay * average + (1 - decay) * weights after each step; integer buffers (counters) are copied.
 
-    `decay` may be changed between steps.
+    `decay` may be changed between steps. The initial weights count. One call updates all tensors of a kind.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._averaged = AveragedModel(model, multi_avg_fn=self._fold, use_buffers=True)
-        self._averaged.n_averaged.fill_(1)  # the initial weights count: at 0 the first update would replace them
+        own: dict[str, Tensor] = model.state_dict(keep_vars=True)
+        copies = {id(value): value.detach().clone() for value in own.values()}  # shared weights stay shared
+        self._weights = {name: copies[id(value)] for name, value in own.items()}
+        pairs = [(copies[id(value)], value) for value in {id(value): value for value in own.values()}.values()]
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point() or pair[0].is_complex()]
+        self._copied = [pair for pair in pairs if not (pair[0].is_floating_point() or pair[0].is_complex())]
 
     @property
     def weights(self) -> dict[str, Tensor]:
         """The averaged state dict; its tensors are updated in place."""
-        weights: dict[str, Tensor] = self._averaged.module.state_dict()
-        return weights
+        return self._weights
 
+    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Add the current weights to the average."""
-        self._averaged.update_parameters(model)
+        """Add the current weights of `model`, the network that this average was made of."""
+        if self._averaged:
+            averages, values = zip(*self._averaged, strict=True)
+            torch._foreach_lerp_(averages, values, 1 - self.decay)
+        if self._copied:
+            averages, values = zip(*self._copied, strict=True)
+            torch._foreach_copy_(averages, values)
 
+    @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Restore a saved average."""
-        self._averaged.module.load_state_dict(weights)
+        for name, value in self._weights.items():
+            value.copy_(weights[name])
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
@@ -44,12 +54,3 @@ class Average:
             yield
         finally:
             model.load_state_dict(own)
-
-    @torch.no_grad()
-    def _fold(self, averages: Sequence[Tensor], weights: Sequence[Tensor], steps: Tensor | int) -> None:
-        """AveragedModel's update of tensors of one type. (torch's own has a fixed decay and averages counters, too.)"""
-        for average, value in zip(averages, weights, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - self.decay)
-            else:
-                average.copy_(value)

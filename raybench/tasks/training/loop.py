@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -19,13 +19,14 @@ from raybench.models.strided import strided_in_nchw
 from raybench.progress.epochs import EPOCHS
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.protocol import Checkpoint, Training
-from raybench.tasks.training.augment import augmented, erased, randaugmented
+from raybench.tasks.training.batches import training_batches
+from raybench.tasks.training.computing import Computing, kernels, laid_out
 from raybench.tasks.training.ema import Average
-from raybench.tasks.training.loss import training_loss
-from raybench.tasks.training.mix import mix
 from raybench.tasks.training.optimize import learning_rate
 from raybench.tasks.training.progress import TrainingState
-from raybench.tasks.training.seeding import deterministic, generator, seeded
+from raybench.tasks.training.scale import Scale
+from raybench.tasks.training.seeding import generator, seeded
+from raybench.tasks.training.steps import Stepper
 
 Validate = Callable[[nn.Module], Mapping[str, float]]  # metrics on the split that selects the epoch
 
@@ -51,10 +52,10 @@ class EpochInputs:
 
     images: Images
     recipe: TrainRecipe
-    normalise: Callable[[Tensor], Tensor]
+    scale: Scale
     seed: int
     device: torch.device
-    teacher: nn.Module | None = None
+    stepper: Stepper
     drop_last: bool = False  # whether images that fill no batch are left out of an epoch
 
 
@@ -69,30 +70,41 @@ def fit(
     validate: Validate,
     metric: str,
     keep_best: bool,
+    computing: Computing | None = None,
 ) -> Training:
     """Train `model` in place, resuming from `checkpoint`; it ends with the selected epoch's weights.
 
     `one_epoch(progress, inputs, epoch)` is one pass over the training data and returns the mean loss. The result's
     `seconds_per_epoch` is the time of these passes without validation. StageError when the loss is NaN or infinite.
     """
-    recipe, device = inputs.recipe, inputs.device
+    computing = computing or Computing()
+    with kernels(inputs.device, computing), strided_in_nchw(model), laid_out(model, computing.strides):
+        return _fit(model, inputs, one_epoch, optimizer, checkpoint, regularizer, validate, metric, keep_best)
+
+
+def _fit(
+    model: nn.Module, inputs: Inputs, one_epoch: Callable[[TrainingState, Inputs, int], float],
+    optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, regularizer: Regularizer | None, validate: Validate,
+    metric: str, keep_best: bool,
+) -> Training:  # fmt: skip
+    """`fit` with the kernels and the memory format set."""
+    recipe = inputs.recipe
     average = Average(model, recipe.ema) if recipe.ema else None
     progress = TrainingState(model, optimizer, average, regularizer)
     state = checkpoint.load()
     if state is not None:
         progress.load(state)
     resumed, seconds, began = progress.epoch, 0.0, time.perf_counter()
-    with deterministic(device), strided_in_nchw(model):
-        for epoch in range(resumed, recipe.epochs):
-            started = time.perf_counter()
-            loss = one_epoch(progress, inputs, epoch)
-            seconds += time.perf_counter() - started
-            if not torch.isfinite(torch.tensor(loss)):
-                message = f"the training loss is {loss} in epoch {epoch + 1} of {recipe.epochs}"
-                raise StageError("train", f"{message}; lr {recipe.lr} may be too high")
-            _close_epoch(progress, loss, validate, metric, keep_best)
-            checkpoint.save(progress.state())
-            _log_epoch(progress, recipe, metric, (time.perf_counter() - began) / (progress.epoch - resumed))
+    for epoch in range(resumed, recipe.epochs):
+        started = time.perf_counter()
+        loss = one_epoch(progress, inputs, epoch)
+        seconds += time.perf_counter() - started
+        if not torch.isfinite(torch.tensor(loss)):
+            message = f"the training loss is {loss} in epoch {epoch + 1} of {recipe.epochs}"
+            raise StageError("train", f"{message}; lr {recipe.lr} may be too high")
+        _close_epoch(progress, loss, validate, metric, keep_best)
+        checkpoint.save(progress.state())
+        _log_epoch(progress, recipe, metric, (time.perf_counter() - began) / (progress.epoch - resumed))
     _keep_selected(progress, keep_best)
     ran = max(progress.epoch - resumed, 1)
     selected = progress.best_epoch if keep_best else progress.epoch
@@ -101,59 +113,29 @@ def fit(
 
 def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float:
     """One pass over the training images of a classifier; returns the mean loss."""
-    model, recipe = progress.model.train(), inputs.recipe
+    recipe, steps = inputs.recipe, inputs.stepper
+    progress.model.train()
     total = torch.zeros((), device=inputs.device)
-    amp = torch.autocast(inputs.device.type, torch.bfloat16) if recipe.amp else nullcontext()
     with seeded(inputs.device, inputs.seed, epoch, "network"):
-        batches = _batch_order(inputs, epoch)
-        for step, (images, labels, draw) in enumerate(_batches(inputs, epoch, batches)):
+        order = batch_order(len(inputs.images), inputs.seed, epoch, recipe.batch_size, inputs.drop_last)
+        draw, strides = generator(inputs.seed, epoch, "augment"), steps.computing.strides
+        for step, mixed in enumerate(training_batches(inputs.images, recipe, order, draw, inputs.scale, strides)):
             for group in progress.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, epoch + step / len(batches))
-            mixed = mix(erased(inputs.normalise(images), recipe, draw), labels, recipe, draw)
-            with amp:
-                loss = training_loss(model(mixed.images), mixed, recipe, inputs.teacher)
-            take_step(progress, recipe, loss)
-            total += loss.detach() * len(labels)
-    return float(total) / sum(map(len, batches))
+                group["lr"] = learning_rate(recipe, epoch + step / len(order))
+            total += steps(progress, mixed) * len(mixed.labels)
+    steps.end_epoch(progress)
+    return float(total) / sum(map(len, order))
 
 
-def take_step(progress: TrainingState, recipe: TrainRecipe, loss: Tensor) -> None:
-    """One optimizer step on `loss` and the regularizer's penalty; updates the moving average, too."""
-    progress.optimizer.zero_grad()
-    loss.backward()
-    if progress.regularizer is not None:
-        progress.regularizer.add_gradients()
-    if recipe.clip_grad:
-        torch.nn.utils.clip_grad_norm_(progress.model.parameters(), recipe.clip_grad)
-    progress.optimizer.step()
-    if progress.average is not None:
-        progress.average.update(progress.model)
-
-
-def _batch_order(inputs: EpochInputs, epoch: int) -> tuple[Tensor, ...]:
+def batch_order(count: int, seed: int, epoch: int, size: int, drop_last: bool) -> tuple[Tensor, ...]:
     """A random order of all images in batches of equal size (a small last batch would disturb batch norm).
 
     With `drop_last` all batches are full, unless there are too few images for one, and the rest is left out.
     """
-    count, size = len(inputs.images), inputs.recipe.batch_size
-    order = torch.randperm(count, generator=generator(inputs.seed, epoch, "shuffle"))
-    if inputs.drop_last and count >= size:
+    order = torch.randperm(count, generator=generator(seed, epoch, "shuffle"))
+    if drop_last and count >= size:
         return order[: count - count % size].split(size)
     return order.tensor_split(-(-count // size))
-
-
-def _batches(
-    inputs: EpochInputs, epoch: int, order: Sequence[Tensor]
-) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-    """(augmented images in 0..1, labels, generator) of each batch."""
-    draw = generator(inputs.seed, epoch, "augment")
-    crops = None
-    if "resized-crop" in inputs.recipe.augment:
-        crops = [torch.rand(len(indices), 4, generator=draw) for indices in order]
-    loaded = inputs.images.batches(order, inputs.device, crops)
-    for indices, images in zip(order, loaded, strict=True):
-        images = randaugmented(augmented(images, inputs.recipe, draw), inputs.recipe, draw)
-        yield images, inputs.images.labels[indices].to(inputs.device), draw
 
 
 def _close_epoch(progress: TrainingState, loss: float, validate: Validate, metric: str, keep_best: bool) -> None:

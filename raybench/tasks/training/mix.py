@@ -19,7 +19,16 @@ class Mixed:
     images: Tensor
     labels: Tensor
     others: Tensor
-    share: float = 1.0
+    share: float | Tensor = 1.0  # a number, or a scalar on the device where a CUDA graph reads it
+
+
+@dataclass(frozen=True)
+class MixDraws:
+    """What was drawn for one batch."""
+
+    order: Tensor  # (b,) int64, the image that each one is mixed with
+    share: float  # of the image itself
+    kept: Tensor | None  # (1, 1, h, w) bool, which pixels stay; None: all are mixed
 
 
 def mix(images: Tensor, labels: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Mixed:
@@ -28,21 +37,36 @@ def mix(images: Tensor, labels: Tensor, recipe: TrainRecipe, draw: torch.Generat
     The batch's share is drawn from Beta(a, a), a = `recipe.mixup` or `recipe.cutmix`; for cutmix it is then corrected
     to the area that is kept exactly.
     """
-    if not (recipe.mixup or recipe.cutmix):
+    draws = mix_draws(tuple(images.shape), recipe, draw)
+    if draws is None:
         return Mixed(images, labels, labels)
+    order, kept = draws.order.to(images.device), None if draws.kept is None else draws.kept.to(images.device)
+    return Mixed(mixed_images(images, order, draws.share, kept), labels, labels[order], draws.share)
+
+
+def mix_draws(shape: tuple[int, ...], recipe: TrainRecipe, draw: torch.Generator) -> MixDraws | None:
+    """Draw for a batch of `shape` (b, c, h, w), on the CPU; None where the recipe doesn't mix."""
+    if not (recipe.mixup or recipe.cutmix):
+        return None
     numbers = torch.rand(4, generator=draw, dtype=torch.float64).tolist()
-    order = torch.randperm(len(images), generator=draw).to(images.device)
+    order = torch.randperm(shape[0], generator=draw)
     cutting = recipe.cutmix > 0 and (not recipe.mixup or numbers[0] < 0.5)
     share = _beta(recipe.cutmix if cutting else recipe.mixup, numbers[1])
     if not cutting:
-        return Mixed(images.mul(share).add_(images[order], alpha=1 - share), labels, labels[order], share)
-    height, width = images.shape[-2:]
+        return MixDraws(order, share, None)
+    height, width = shape[-2:]
     top, bottom = _cut(height, math.sqrt(1 - share), numbers[2])
     left, right = _cut(width, math.sqrt(1 - share), numbers[3])
-    images = images.clone()
-    images[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
-    kept = 1 - (bottom - top) * (right - left) / (height * width)
-    return Mixed(images, labels, labels[order], kept)
+    kept = torch.ones(1, 1, height, width, dtype=torch.bool)
+    kept[:, :, top:bottom, left:right] = False
+    return MixDraws(order, 1 - (bottom - top) * (right - left) / (height * width), kept)
+
+
+def mixed_images(images: Tensor, order: Tensor, share: float, kept: Tensor | None) -> Tensor:
+    """Each image with image `order` mixed in (mixup), or pasted in where not `kept` (cutmix)."""
+    if kept is not None:
+        return torch.where(kept, images, images[order])
+    return images.mul(share).add_(images[order], alpha=1 - share)
 
 
 def _beta(alpha: float, uniform: float) -> float:

@@ -25,7 +25,8 @@ def optimizer_over(groups: list[dict[str, Any]], recipe: TrainRecipe, device: to
     """The recipe's SGD or AdamW over parameter `groups`, each with its own weight decay."""
     fused = device.type in ("cpu", "cuda")
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+        graphs = device.type == "cuda"  # a step that is captured as a CUDA graph
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused, capturable=graphs)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
 
 

@@ -53,6 +53,7 @@ class TrainingState:
         """Restore a saved `state()`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        _lay_out_as_weights(self.optimizer)
         if self.average:
             self.average.load(state["average"])
         if self.regularizer:
@@ -62,3 +63,11 @@ class TrainingState:
         self.best_loss = state["best_loss"]
         device = next(self.model.parameters()).device
         self.best = {name: value.to(device) for name, value in state["best"].items()}
+
+
+def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's tensors the strides of their weights: fused steps pair both by their places in memory."""
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

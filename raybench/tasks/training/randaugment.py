@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -71,10 +71,21 @@ def randaugment(images: Tensor, magnitude: int, draw: torch.Generator) -> Tensor
 
     Operations and signs are drawn from `draw`; images with the same operation and sign are processed together.
     """
+    return with_operations(images, magnitude, operation_draws(len(images), draw))
+
+
+def operation_draws(count: int, draw: torch.Generator) -> tuple[tuple[Tensor, Tensor], ...]:
+    """(Number of the operation (b,) int64, whether its sign is negative (b,) bool) for each round, on the CPU."""
+    return tuple(
+        (torch.randint(0, len(OPERATIONS), (count,), generator=draw), torch.rand(count, generator=draw) < 0.5)
+        for _ in range(OPERATIONS_EACH)
+    )
+
+
+def with_operations(images: Tensor, magnitude: int, draws: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The images after the operations of `draws`; images with the same operation and sign are processed together."""
     level = min(magnitude, STEPS) / STEPS
-    for _ in range(OPERATIONS_EACH):
-        chosen = torch.randint(0, len(OPERATIONS), (len(images),), generator=draw)
-        negative = torch.rand(len(images), generator=draw) < 0.5
+    for chosen, negative in draws:
         images = images.clone()
         for number, operation in enumerate(OPERATIONS[1:], 1):  # the first is the identity
             for sign, those in ((1, ~negative), (-1, negative)):

@@ -1,0 +1,1 @@
+"""Vector drawings as data, and their writers: SVG for pages and files, PDF, PNG. No plotting library."""

@@ -1,0 +1,55 @@
+"""Cost against gain: what a step and a sparsifying epoch take, and whether costly methods rank higher."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from raybench.reports.findings.answer import Answer
+from raybench.reports.findings.places import places, strength
+from raybench.reports.statistics.agreement import agreement
+
+TITLE = "Cost against gain"
+CLAIM = (
+    "Sparsifying costs far more time than scoring; criteria that look at data one sample at a time are slow, and "
+    "cheap weight norms do about as well."
+)
+COLUMNS = ("method", "step, x cheapest", "step, s", "reg epoch, s", "mean place, %")
+
+
+def answer(rows: pd.DataFrame) -> Answer:
+    """Median times of each method relative to the cheapest one of the same model, beside its mean place."""
+    found = places(rows)
+    timed = rows[rows["step_time_s"].notna() & rows["speedup_target"].notna()]
+    if found.empty or timed.empty:
+        return Answer("Nothing can be said: no ranking, or no step times.")
+    cheapest = timed.groupby(["dataset", "model", "importance"])["step_time_s"].median().groupby(level=[0, 1]).min()
+    keys = pd.MultiIndex.from_frame(timed[["dataset", "model"]])
+    relative = timed.assign(factor=timed["step_time_s"].to_numpy() / cheapest.reindex(keys).to_numpy())
+    share = found.groupby("label")["share"].mean()
+    table = []
+    for label, own in relative.groupby("label"):
+        if label in share.index:
+            reg = own["reg_time_s"].median()
+            figures = (float(f"{own['factor'].median():.3g}"), float(f"{own['step_time_s'].median():.3g}"))
+            table.append((label, *figures, "–" if pd.isna(reg) else float(f"{reg:.3g}"), round(100 * share[label], 1)))
+    table.sort(key=lambda row: (row[4], row[0]))
+    plain = [row for row in table if row[3] == "–"]
+    linked = agreement({r[0]: r[1] for r in plain}, {r[0]: -r[4] for r in plain})
+    slowest = max(table, key=lambda row: row[1])
+    told = f"A step of {slowest[0]} takes {slowest[1]:g} times that of the cheapest criterion. "
+    if linked.tau is None or linked.low is None or linked.high is None:
+        told += "Too few criteria to say whether costly ones rank higher. "
+    elif linked.low > 0:
+        told += f"Costlier criteria rank higher ({strength(linked.tau)} agreement, tau {linked.tau:.2f}). "
+    else:
+        told += (
+            f"Cost does not buy a better place that this data could show (tau of cost and place {linked.tau:.2f}, "
+            f"{linked.low:.2f} to {linked.high:.2f}). "
+        )
+    regs = timed[timed["reg_time_s"].notna()]
+    if len(regs):
+        ratio = (regs["reg_time_s"] / regs["step_time_s"]).median()
+        told += f"A sparsifying epoch takes {ratio:.3g} times a scoring step (median)."
+    else:
+        told += "No regularizer was timed."
+    return Answer(told.strip(), COLUMNS, tuple(table))

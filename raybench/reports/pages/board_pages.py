@@ -1,0 +1,218 @@
+"""Pages of boards: one for each dataset, model and strategy, with a tab for each speed-up and the average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from raybench.reports.cells import BOARD
+from raybench.reports.drawing.svg import page_svg
+from raybench.reports.leaderboard import Board, Ranked
+from raybench.reports.pages.content import Content
+from raybench.reports.pages.names import slug
+from raybench.reports.plots.pareto import ParetoPoint, pareto
+from raybench.reports.statistics.intervals import Difference, half_width, paired
+from raybench.reports.statistics.rank_intervals import RankedMethod, RankIntervals, rank_intervals
+from raybench.reports.statistics.samples import samples
+from raybench.sweep.target import amount
+
+Seeds = Mapping[tuple[int, int], float]
+Amount = tuple[float | None, float | None] | None  # (asked speed-up, asked ratio); None: the average
+
+
+@dataclass(frozen=True)
+class RowView:
+    """One method in a table."""
+
+    entry: Ranked
+    track: str
+    interval: RankedMethod | None
+    half: float | None  # of the t interval of the mean over seeds
+    behind: Difference | None  # the best minus this one, on the same seeds; None for the best
+    trials: tuple[tuple[int, str], ...]  # (seed, trial id)
+
+    @property
+    def mark(self) -> str:
+        """How the method stands to the best: best, tied, behind, or an empty text where that can't be told."""
+        if self.behind is None:
+            return "best"
+        if self.interval is None or self.interval.tied is None:
+            return ""
+        return "tied" if self.interval.tied else "behind"
+
+
+@dataclass(frozen=True)
+class Tab:
+    """One ranking: a speed-up, a ratio or the average."""
+
+    name: str
+    board: Board
+    rows: tuple[RowView, ...]
+    intervals: RankIntervals
+
+    @property
+    def reach(self) -> float:
+        """Points behind the best that the bars show: three times the median, so that near ones look different."""
+        behind = sorted(row.behind.mean for row in self.rows if row.behind is not None)
+        return max(3 * behind[len(behind) // 2], 1.0) if behind else 1.0
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rankings under one protocol and recipe."""
+
+    protocol: str
+    recipe: str
+    tabs: tuple[Tab, ...]
+    plots: tuple[str, ...]  # SVG
+    names: Mapping[str, str]  # method -> colour, of the plots
+
+
+@dataclass(frozen=True)
+class BoardPage:
+    """All rankings of a dataset, model and strategy."""
+
+    dataset: str
+    model: str
+    strategy: str
+    sections: tuple[Section, ...]
+
+    @property
+    def name(self) -> str:
+        """The page's name in addresses."""
+        return slug("board", self.dataset, self.model, self.strategy)
+
+    @property
+    def title(self) -> str:
+        """What the page ranks."""
+        return f"{self.model} on {self.dataset}, {self.strategy}"
+
+
+def board_pages(content: Content) -> list[BoardPage]:
+    """Every page, sorted by dataset, model and strategy."""
+    metrics, trials = _by_seed(content.rows)
+    tabs: dict[tuple, list[Tab]] = {}
+    for board in (*content.by_speedup.boards, *content.average.boards):
+        key = (board.dataset, board.model, board.protocol, board.recipe, board.strategy)
+        many = key in tabs and len(tabs[key]) > 1
+        if board.speedup == "average" and not many:
+            continue  # the average over one speed-up is that speed-up
+        at = None if board.speedup == "average" else (board.speedup, board.ratio)
+        tabs.setdefault(key, []).append(_tab(board, metrics[key].get(at, {}), trials[key].get(at, {})))
+    pages: dict[tuple[str, str, str], list[Section]] = {}
+    for (dataset, model, protocol, recipe, strategy), own in sorted(tabs.items(), key=lambda pair: pair[0]):
+        pages.setdefault((dataset, model, strategy), []).append(_section(protocol, recipe, own))
+    return [BoardPage(*key, tuple(sections)) for key, sections in sorted(pages.items())]
+
+
+Metrics = dict[tuple, dict[Amount, dict[str, dict[tuple[int, int], float]]]]
+TrialIds = dict[tuple, dict[Amount, dict[str, list[tuple[int, str]]]]]
+
+
+def _by_seed(rows: pd.DataFrame) -> tuple[Metrics, TrialIds]:
+    """Metrics and trial ids of every board, by asked amount, method and seed; the average is under None."""
+    metrics: Metrics = {}
+    trials: TrialIds = {}
+    columns = (*BOARD, "speedup_target", "ratio", "label", "seed", "base_seed", "metric_final", "trial_id")
+    for *board, speedup, ratio, label, seed, base, metric, trial_id in zip(*(rows[n] for n in columns), strict=True):
+        at = (_number(speedup), _number(ratio))
+        key = tuple(board)
+        metrics.setdefault(key, {}).setdefault(at, {}).setdefault(label, {})[(int(seed), int(base))] = float(metric)
+        trials.setdefault(key, {}).setdefault(at, {}).setdefault(label, []).append((int(seed), trial_id))
+    for by_amount in metrics.values():
+        by_amount[None] = _averages([found for at, found in by_amount.items() if at and at[0] is not None])
+    return metrics, trials
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+def _averages(found: Sequence[Mapping[str, Seeds]]) -> dict[str, dict[tuple[int, int], float]]:
+    """Means over all speed-ups, of methods and seeds that have every one."""
+    labels = set.intersection(*(set(one) for one in found)) if found else set()
+    means = {}
+    for label in labels:
+        seeds = set.intersection(*(set(one[label]) for one in found))
+        if seeds:
+            means[label] = {seed: sum(one[label][seed] for one in found) / len(found) for seed in seeds}
+    return means
+
+
+def _tab(board: Board, by_label: Mapping[str, Seeds], trials: Mapping[str, Sequence[tuple[int, str]]]) -> Tab:
+    own = {entry.method: dict(by_label[entry.method]) for entry in board.entries if entry.method in by_label}
+    found = rank_intervals(samples({(board.dataset, board.model): own} if own else {}))
+    intervals = {one.method: one for one in found.methods}
+    best = own.get(board.entries[0].method, {})
+    rows = [
+        RowView(
+            entry,
+            "regularizer" if entry.regularizer else "criterion",
+            intervals.get(entry.method),
+            half_width(entry.spread, entry.n) if entry.spread is not None and entry.n > 2 else None,
+            None if place == 0 else _behind(best, own.get(entry.method, {})),
+            tuple(sorted(trials.get(entry.method, ()))),
+        )
+        for place, entry in enumerate(board.entries)
+    ]
+    name = "average" if board.speedup == "average" else amount(board.speedup, board.ratio)
+    return Tab(name, board, tuple(rows), found)
+
+
+def _behind(best: Seeds, own: Seeds) -> Difference:
+    common = sorted(set(best) & set(own))
+    if not common:
+        return Difference((), 0.0, None, None, None, "no common seed")
+    return paired([best[seed] for seed in common], [own[seed] for seed in common])
+
+
+def _section(protocol: str, recipe: str, tabs: Sequence[Tab]) -> Section:
+    single = [tab for tab in tabs if tab.board.speedup != "average"]
+    order = sorted({entry.method for tab in single for entry in tab.board.entries})
+    drawings = [
+        pareto(points, goal, f"{tabs[0].board.metric_name}, %", f"{goal} of every method", order=order)
+        for goal in ("speedup", "latency", "parameters")
+        if len(points := list(_points(single, goal))) > 1
+    ]
+    names = drawings[0].names if drawings else {}
+    return Section(protocol, recipe, tuple(tabs), tuple(page_svg(one) for one in drawings), names)
+
+
+def _points(tabs: Sequence[Tab], goal: str) -> Iterator[ParetoPoint]:
+    for tab in tabs:
+        for entry in tab.board.entries:
+            x = _gain(tab.board, entry, goal)
+            if x is not None:
+                yield ParetoPoint(entry.method, x, entry.metric_final, point_tip(tab.name, entry))
+
+
+def _gain(board: Board, entry: Ranked, goal: str) -> float | None:
+    """What the method gains. The asked speed-up stands for an achieved one near it: 0.5 % more is no better method."""
+    if goal == "speedup":
+        near = isinstance(board.speedup, float) and abs(entry.speedup / board.speedup - 1) <= 0.01
+        return float(board.speedup) if near and isinstance(board.speedup, float) else entry.speedup
+    return entry.latency_ms if goal == "latency" else 100 * entry.params_kept
+
+
+def point_tip(name: str, entry: Ranked) -> str:
+    """What a point says when it is pointed at, after the name of its method."""
+    spread = f" ± {entry.spread:.2f}" if entry.spread is not None else ""
+    latency = f", {entry.latency_ms:.3g} ms" if entry.latency_ms is not None else ""
+    kept = f"{entry.speedup:.2f}x, {100 * entry.params_kept:.1f} % of parameters"
+    return f"{name}: {entry.metric_final:.2f}{spread} (n = {entry.n})\n{kept}{latency}"
+
+
+def difference_bar(row: RowView, reach: float) -> dict[str, Any] | None:
+    """Places, in percent, of the interval of a method's difference to the best; zero is at three quarters."""
+    if row.behind is None or not row.behind.points:
+        return None
+    low, high = row.behind.low, row.behind.high
+    ends = (row.behind.mean, row.behind.mean) if low is None or high is None else (low, high)
+
+    def place(value: float) -> float:
+        return round(100 * (1 - min(max(value, -reach / 3), reach) / reach) * 0.75)
+
+    return {"from": place(ends[1]), "to": place(ends[0]), "at": place(row.behind.mean)}

@@ -1,0 +1,119 @@
+"""What the overview shows: the best method of each model and speed-up, the boards, what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raybench.reports.formats import signed
+from raybench.reports.pages.board_pages import BoardPage, Tab
+from raybench.reports.pages.content import Content
+
+
+@dataclass(frozen=True)
+class BestCell:
+    """The best method of a model at a speed-up."""
+
+    page: str
+    method: str
+    strategy: str
+    final: str
+    delta: str
+    tied: str
+    score: float
+
+
+@dataclass(frozen=True)
+class BestRow:
+    """One model: a cell for each speed-up, None where it has none."""
+
+    dataset: str
+    model: str
+    cells: tuple[BestCell | None, ...]
+
+
+def best_rows(boards: Sequence[BoardPage]) -> tuple[list[str], list[BestRow]]:
+    """(speed-ups, rows): the best over strategies, by the metric; of a model with several protocols the first one's."""
+    amounts: dict[str, float] = {}
+    found: dict[tuple[str, str], dict[str, BestCell]] = {}
+    several = len({page.strategy for page in boards}) > 1
+    for page in boards:
+        for tab in page.sections[0].tabs:
+            amounts[tab.name] = _order(tab)
+            cell = _cell(page, tab, several)
+            known = found.setdefault((page.dataset, page.model), {}).get(tab.name)
+            if known is None or cell.score > known.score:
+                found[(page.dataset, page.model)][tab.name] = cell
+    names = sorted(amounts, key=lambda name: (amounts[name], name))
+    rows = [BestRow(*key, tuple(cells.get(name) for name in names)) for key, cells in sorted(found.items())]
+    return names, rows
+
+
+def _order(tab: Tab) -> float:
+    if tab.board.speedup == "average":
+        return 1e9
+    return tab.board.speedup if tab.board.ratio is None and tab.board.speedup else 1e6 + (tab.board.ratio or 0)
+
+
+def _cell(page: BoardPage, tab: Tab, several: bool) -> BestCell:
+    entry = tab.rows[0].entry
+    spread = f" ± {entry.spread:.2f}" if entry.spread is not None else ""
+    others = sum(row.mark == "tied" for row in tab.rows)
+    told = tab.rows[0].interval is not None and tab.rows[0].interval.low is not None
+    tied = f", {others} tied" if others else ", alone" if told else ""
+    final, strategy = f"{entry.metric_final:.2f}{spread}", page.strategy if several else ""
+    return BestCell(page.name, entry.method, strategy, final, signed(entry.delta), tied, entry.metric_final)
+
+
+@dataclass(frozen=True)
+class BoardLine:
+    """One board in a list."""
+
+    name: str
+    model: str
+    dataset: str
+    strategy: str
+    tabs: str
+    methods: int
+    best: str
+
+
+def board_lines(boards: Sequence[BoardPage]) -> list[BoardLine]:
+    """Every board as a line."""
+    lines = []
+    for page in boards:
+        tabs = [tab for section in page.sections for tab in section.tabs]
+        single = [tab for tab in tabs if tab.board.speedup != "average"]
+        names = ", ".join(dict.fromkeys(tab.name for tab in single))
+        best = single[-1].rows[0].entry
+        methods = len({row.entry.method for tab in single for row in tab.rows})
+        shown = f"{best.method} ({best.metric_final:.2f})"
+        lines.append(BoardLine(page.name, page.model, page.dataset, page.strategy, names, methods, shown))
+    return lines
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why cells have no result."""
+
+    status: str
+    count: int
+    reason: str
+    methods: tuple[str, ...]
+
+
+def reasons(content: Content) -> list[Reason]:
+    """Failed, then skipped cells by reason, the most frequent first."""
+    both = (("failed", content.by_speedup.failed), ("skipped", content.by_speedup.skipped))
+    return [Reason(status, one.count, one.reason, one.methods) for status, found in both for one in found]
+
+
+def failure_rows(content: Content) -> list[dict[str, Any]]:
+    """Every failed and skipped cell."""
+    names = ("trial_id", "status", "method", "model", "dataset", "strategy", "speedup_target", "ratio", "seed", "stage",
+             "error_type", "error_message", "reason")  # fmt: skip
+    import pyarrow.compute as pc
+
+    rows = content.table.filter(pc.not_equal(content.table["status"], "ok")).select(list(names)).to_pylist()
+    return sorted(rows, key=lambda row: (row["status"], row["model"], row["method"], row["trial_id"]))

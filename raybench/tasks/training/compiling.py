@@ -1,0 +1,93 @@
+"""torch.compile for a training stage, where the time left pays for it, and its caches emptied afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.tasks.training.computing import Computing
+
+TIMED = 5  # plain steps that are timed first; the one before them warms up
+WORTH = 5.0  # times the compile time that must be left
+SECONDS_EACH = 1.0  # of compiling, for each layer with weights; a guess on the high side
+
+
+class Compiling:
+    """The forward pass of one network: plain at first, compiled when that is worth it."""
+
+    def __init__(self, steps: int) -> None:
+        self._left, self._began, self._count = steps, 0.0, 0
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._note = f"not compiled: the stage has {steps} steps"
+        self._seconds = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is decided what runs the network, and that has run once."""
+        return self._count > TIMED + 2
+
+    def forward(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """What runs the network in the next step."""
+        self._left -= 1
+        self._count += 1
+        if self._count == 2:
+            self._began = time.perf_counter()
+        if self._count == TIMED + 2:
+            self._decide(model, (time.perf_counter() - self._began) / TIMED)
+        return model if self._compiled is None else self._compiled  # a compiled module has no truth value
+
+    def close(self, computing: Computing) -> Computing:
+        """`computing` with what was done. Dynamo is reset: its limits count what a worker compiled before."""
+        if self._compiled is None:
+            return computing.noting(self._note, compile="off")
+        again = _compilations() - 1
+        torch._dynamo.reset()
+        return computing.noting(f"{self._note}, {again} recompilations", compile="on")
+
+    def _decide(self, model: nn.Module, seconds_a_step: float) -> None:
+        layers = sum(1 for module in model.modules() if next(module.parameters(recurse=False), None) is not None)
+        expected, left = SECONDS_EACH * layers, self._left * seconds_a_step
+        if not _has_compiler(next(model.parameters()).device):
+            self._note = "not compiled: no C++ compiler"
+        elif left < WORTH * expected:
+            self._note = f"not compiled: {left:.0f} s left, compiling takes up to {expected:.0f} s"
+        else:
+            torch._dynamo.reset()
+            torch._dynamo.utils.counters.clear()
+            self._compiled = self._timed(torch.compile(model), model)
+            self._note = "compiled"
+
+    def _timed(self, compiled: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """`compiled`, which compiles at its first call; where that fails the network goes on as it is."""
+
+        def run(images: Tensor) -> Tensor:
+            started = time.perf_counter()
+            try:
+                outputs = compiled(images)
+            except Exception as error:  # compilers raise what they like
+                self._compiled = None
+                self._note = f"not compiled: {str(error).partition(chr(10))[0] or type(error).__name__}"
+                return model(images)
+            self._note = f"forward compiled in {time.perf_counter() - started:.1f} s"
+            self._compiled = compiled
+            return outputs
+
+        return run
+
+
+def _compilations() -> int:
+    """Graphs that dynamo has made since its counters were cleared."""
+    counters: Any = torch._dynamo.utils.counters
+    return int(counters["stats"].get("unique_graphs", 1))
+
+
+def _has_compiler(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return True  # Triton has its own
+    return any(shutil.which(name) for name in filter(None, (os.environ.get("CXX"), "g++", "clang++")))

@@ -1,0 +1,183 @@
+"""How a training stage computes: precision, memory format, kernels; chosen for one network on one device."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from raybench.models.strided import can_crash, strided_in_nchw
+from raybench.sweep.speed import Precision, Speed
+from raybench.tasks.training.seeding import deterministic, seeded
+
+WARM_UP, TIMED = 2, 3  # steps of each candidate in a probe
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How one training stage computes, with the names of the row's columns."""
+
+    precision: Precision | Literal[""] = ""  # empty: torch's own settings
+    memory_format: str = "nchw"
+    deterministic: bool = True
+    graphs: str = "off"
+    compile: str = "off"
+    speed_note: str = ""  # what was timed, and what fell back
+
+    def noting(self, *notes: str, **changed: Any) -> Computing:
+        """A copy with fields changed and more notes."""
+        return replace(self, speed_note="; ".join(filter(None, (self.speed_note, *notes))), **changed)
+
+    def columns(self) -> dict[str, Any]:
+        """The row's columns of these names; an empty note is None."""
+        return asdict(self) | {"speed_note": self.speed_note or None}
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Context of forward passes."""
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    @property
+    def strides(self) -> torch.memory_format:
+        """Memory format of images and weights."""
+        return torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format
+
+
+def choose(model: nn.Module, speed: Speed, device: torch.device, shape: tuple[int, ...], *, amp: bool) -> Computing:
+    """How to train `model` on batches of `shape` (b, c, h, w), from a trial's filled-in `speed`.
+
+    `amp`: the stage asks for bfloat16 by itself. What this device can't do falls back, and the note says so.
+    """
+    chosen = Computing(
+        precision="bf16" if amp else speed.precision or "fp32",
+        memory_format=speed.memory_format or "nchw",
+        deterministic=bool(speed.deterministic) or device.type == "cpu",
+        graphs=speed.graphs or "off",
+        compile=speed.compile or "off",
+    )
+    chosen = _precision_of_device(chosen, device)
+    if chosen.memory_format == "auto":
+        chosen = _with_format(chosen, model, device, shape)
+    if chosen.graphs == "auto" and device.type != "cuda":
+        chosen = chosen.noting(f"no graphs on {device.type}", graphs="off")
+    return chosen
+
+
+@contextmanager
+def kernels(device: torch.device, computing: Computing) -> Iterator[None]:
+    """Context with the kernels that `computing` names; nothing changes for the CPU."""
+    if device.type != "cuda":
+        yield
+        return
+    with deterministic(device) if computing.deterministic else _fastest(), _products(computing.precision):
+        yield
+
+
+@contextmanager
+def laid_out(model: nn.Module, strides: torch.memory_format) -> Iterator[None]:
+    """Context in which the 4-d weights of `model` have these strides; afterwards they are NCHW, as files have them."""
+    if strides is not torch.channels_last:
+        yield
+        return
+    model.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        model.to(memory_format=torch.contiguous_format)
+
+
+def _precision_of_device(chosen: Computing, device: torch.device) -> Computing:
+    """bf16 and TF32 need an Ampere GPU or newer; older ones compute in fp32."""
+    if device.type != "cuda" or chosen.precision == "fp32" or torch.cuda.get_device_capability(device) >= (8, 0):
+        return chosen
+    return chosen.noting(f"no {chosen.precision} on {torch.cuda.get_device_name(device)}", precision="fp32")
+
+
+def _with_format(chosen: Computing, model: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Computing:
+    """`chosen` with the faster memory format. On a CPU the layers decide, since a clock would change numbers."""
+    why = _unfit(model, device)
+    if why:
+        return chosen.noting(f"nchw: {why}", memory_format="nchw")
+    took = {name: _milliseconds(model, chosen.noting(memory_format=name), device, shape)
+            for name in ("nchw", "channels_last")}  # fmt: skip
+    fastest = "channels_last" if device.type == "cpu" else min(took, key=lambda name: took[name])
+    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in took.items())
+    return chosen.noting(f"a step of {shape[0]} images: {times}", memory_format=fastest)
+
+
+def _unfit(model: nn.Module, device: torch.device) -> str:
+    """Why channels-last isn't tried; empty where it is."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if not convolutions:
+        return "no 2-d convolutions"
+    if device.type != "cpu":
+        return ""
+    if any(map(can_crash, convolutions)):
+        return "a strided 1x1 convolution has few channels"  # torch corrupts memory there
+    return "grouped convolutions" if any(module.groups > 1 for module in convolutions) else ""
+
+
+def _milliseconds(model: nn.Module, computing: Computing, device: torch.device, shape: tuple[int, ...]) -> float:
+    """Median milliseconds of a forward and backward pass over random images, on a copy of the network."""
+    took = []
+    with seeded(device, "probe"), kernels(device, computing):
+        net = copy.deepcopy(model).train()
+        images = torch.randn(shape, device=device)
+        with laid_out(net, computing.strides), strided_in_nchw(net):
+            images = images.contiguous(memory_format=computing.strides)
+            for _ in range(WARM_UP + TIMED):
+                started = _now(device)
+                net.zero_grad()
+                with computing.autocast(device):
+                    outputs = net(images)
+                _scalar(outputs).backward()
+                took.append(1e3 * (_now(device) - started))
+    return statistics.median(took[WARM_UP:])
+
+
+def _scalar(outputs: Any) -> Tensor:
+    """The mean of a network's outputs."""
+    if isinstance(outputs, Tensor):
+        return outputs.float().mean()
+    return torch.stack([_scalar(one) for one in outputs]).sum()
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+@contextmanager
+def _fastest() -> Iterator[None]:
+    """Context in which cuDNN times its algorithms for every new shape and takes the fastest."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = True, False
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
+@contextmanager
+def _products(precision: str) -> Iterator[None]:
+    """Context in which float32 products and convolutions of a GPU are TF32, or exact; torch's own settings for ""."""
+    if not precision:
+        yield
+        return
+    tf32 = precision != "fp32"
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -1,0 +1,146 @@
+"""Steps of a classifier's training: forward, backward, optimizer, average; plain, compiled, or one CUDA graph.
+
+A graph holds a whole step, with the regularizer and the average inside: a small network's step is mostly the launches
+of its kernels, and a graph is launched once. No graph was ever captured on a GPU by the tests of a machine without one;
+`make gpu` compares both ways.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from raybench.sweep.trial import TrainRecipe
+from raybench.tasks.training.compiling import Compiling
+from raybench.tasks.training.computing import Computing
+from raybench.tasks.training.loss import training_loss
+from raybench.tasks.training.mix import Mixed
+from raybench.tasks.training.progress import TrainingState
+
+BEFORE_CAPTURE = 3  # plain steps on batches of a shape before its graph is captured: kernels are chosen, state made
+
+
+def take_step(progress: TrainingState, recipe: TrainRecipe, loss: Tensor) -> None:
+    """One optimizer step on `loss` and the regularizer's penalty; updates the moving average, too."""
+    progress.optimizer.zero_grad()
+    loss.backward()
+    if progress.regularizer is not None:
+        progress.regularizer.add_gradients()
+    if recipe.clip_grad:
+        torch.nn.utils.clip_grad_norm_(progress.model.parameters(), recipe.clip_grad)
+    progress.optimizer.step()
+    if progress.average is not None:
+        progress.average.update(progress.model)
+
+
+class Stepper:
+    """Takes the steps of one training stage; `computing` says how, and is changed where something falls back."""
+
+    def __init__(
+        self, recipe: TrainRecipe, computing: Computing, device: torch.device, teacher: nn.Module | None, steps: int
+    ) -> None:
+        self.recipe, self.computing, self.device, self.teacher = recipe, computing, device, teacher
+        self._compiling = Compiling(steps) if computing.compile == "auto" else None
+        self._graphs: dict[tuple[int, ...], _Graph] = {}
+        self._seen: dict[tuple[int, ...], int] = {}
+        self._captured = False
+
+    def __call__(self, progress: TrainingState, mixed: Mixed) -> Tensor:
+        """One step on a batch; returns the mean loss, detached, without waiting for it."""
+        if self.computing.graphs == "auto":
+            self.computing = _allowed(self.computing, progress)
+        if self.computing.graphs == "off":
+            return self._plain(progress, mixed)
+        return self._graphed(progress, mixed)
+
+    def end_epoch(self, progress: TrainingState) -> None:
+        """Drop captured graphs that hold a regularizer: it may change at the end of the epoch."""
+        if progress.regularizer is not None:
+            self._graphs.clear()
+
+    def close(self) -> Computing:
+        """How the stage has computed; ends compilation's caches."""
+        self._graphs.clear()
+        if self._compiling is not None:
+            self.computing = self._compiling.close(self.computing)
+        if self.computing.graphs != "off" and not self._captured:
+            self.computing = self.computing.noting("no graphs: too few steps", graphs="off")
+        return self.computing
+
+    def _plain(self, progress: TrainingState, mixed: Mixed) -> Tensor:
+        forward: Callable[[Tensor], Tensor] = progress.model
+        if self._compiling is not None:
+            forward = self._compiling.forward(progress.model)
+        with self.computing.autocast(self.device):
+            loss = training_loss(forward(mixed.images), mixed, self.recipe, self.teacher)
+        take_step(progress, self.recipe, loss)
+        return loss.detach()
+
+    def _graphed(self, progress: TrainingState, mixed: Mixed) -> Tensor:
+        shape = tuple(mixed.images.shape)
+        if shape in self._graphs:
+            return self._graphs[shape].replay(mixed)
+        self._seen[shape] = self._seen.get(shape, 0) + 1
+        if self._seen[shape] <= BEFORE_CAPTURE or (self._compiling is not None and not self._compiling.settled):
+            return self._beside(progress, mixed)
+        try:
+            self._graphs[shape] = _Graph(self._plain, progress, mixed)
+        except Exception as error:  # a network may do on the host what no graph can hold
+            why = str(error).partition("\n")[0] or type(error).__name__
+            self.computing = self.computing.noting(f"no graphs: {why}", graphs="off")
+            return self._plain(progress, mixed)
+        self._captured = True
+        return self._graphs[shape].replay(mixed)
+
+    def _beside(self, progress: TrainingState, mixed: Mixed) -> Tensor:
+        """A plain step on a stream of its own, as capture demands of the steps before it."""
+        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            loss = self._plain(progress, mixed)
+        main.wait_stream(side)
+        return loss
+
+
+def _allowed(computing: Computing, progress: TrainingState) -> Computing:
+    """`computing` with graphs on, or off where the regularizer may do on the host what a graph would not repeat."""
+    penalty = progress.regularizer
+    if penalty is not None and not penalty.capturable:
+        return computing.noting(f"no graphs: {type(penalty).__name__} is not capturable", graphs="off")
+    return dataclasses.replace(computing, graphs="on")
+
+
+class _Graph:
+    """One captured step for batches of one shape; its inputs and the learning rates are tensors that are filled."""
+
+    def __init__(self, step: Callable[[TrainingState, Mixed], Tensor], progress: TrainingState, mixed: Mixed) -> None:
+        device = mixed.images.device
+        self._groups = progress.optimizer.param_groups
+        self._rates = [torch.zeros((), device=device) for _ in self._groups]
+        share = torch.ones((), device=device)
+        self._inputs = Mixed(mixed.images.clone(), mixed.labels.clone(), mixed.others.clone(), share)
+        self._graph, floats = torch.cuda.CUDAGraph(), [group["lr"] for group in self._groups]
+        progress.optimizer.zero_grad()
+        try:
+            for group, rate in zip(self._groups, self._rates, strict=True):
+                group["lr"] = rate
+            with torch.cuda.graph(self._graph):
+                self._loss = step(progress, self._inputs)
+        finally:
+            for group, value in zip(self._groups, floats, strict=True):
+                group["lr"] = value
+
+    def replay(self, mixed: Mixed) -> Tensor:
+        """Take the step on a batch."""
+        self._inputs.images.copy_(mixed.images)
+        self._inputs.labels.copy_(mixed.labels)
+        self._inputs.others.copy_(mixed.others)
+        assert isinstance(self._inputs.share, Tensor)  # as made above
+        self._inputs.share.fill_(mixed.share)
+        for group, rate in zip(self._groups, self._rates, strict=True):
+            rate.fill_(group["lr"])
+        self._graph.replay()
+        return self._loss.clone()

@@ -1,0 +1,197 @@
+"""Training beside the plain loop, interleaved in one process: images a second of both. No ray, no network.
+
+    python -m tests.benchmarks.bench_training [NET ...] [--images 512] [--turns 3] [--device cpu] [--only WORD ...]
+
+The plain loop is a DataLoader over PIL images, torchvision's transforms, fp32 and NCHW. Data is random and of CIFAR's
+format. Each row is one variant of ours: the time of the plain loop over its own, dense and pruned to an eighth of the
+MACs; for regularizers and the moving average, its time over that of an epoch without. All variants of a network take
+turns, and each turn is an epoch; the figure is the median over turns of the ratio to the same turn's reference. On a
+CPU, times are CPU seconds of one thread, whose ratios other work on the machine moves less than wall time. "Of a
+product" is the share of the rate of one large matrix product in float32 on the same device: 3 passes of 2 operations
+for each MAC. `--profile` prints where the time of one step goes instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+import raybench
+from raybench import registry
+from raybench.datasets.data import Pixels, TensorImages
+from raybench.datasets.facts import DataFacts
+from raybench.groups.cost import count_macs
+from raybench.models.build import build_model
+from raybench.sweep.trial import TrainRecipe
+from tests.benchmarks.training_epochs import Epochs
+
+FACTS = DataFacts("cifar10", "classification", 10, 3, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "")
+NETS = {
+    "resnet20": "cifar-resnet20",
+    "resnet18": "cifar-resnet18",
+    "vgg19": "cifar-vgg19-bn",
+    "resnet50": "cifar-resnet50",
+    "vit-small": "vit-small",
+}
+BATCH, SPEEDUP = 128, 8.0
+RECIPE = TrainRecipe(epochs=1, batch_size=BATCH, lr=0.01, schedule="constant", augment=("crop", "flip"))
+SPEEDS: Mapping[str, Mapping[str, str]] = {
+    "default": {},
+    "channels_last": {"memory_format": "channels_last"},
+    "bf16": {"precision": "bf16"},
+    "bf16 channels_last": {"precision": "bf16", "memory_format": "channels_last"},
+}
+
+Epoch = Callable[[], object]
+
+
+class Photos(Dataset):
+    """CIFAR as torchvision's dataset gives it out: a PIL image at a time."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        self.pixels, self.labels = pixels.permute(0, 2, 3, 1).numpy(), labels.tolist()
+        self.transform = v2.Compose([
+            v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True), v2.Normalize(FACTS.mean, FACTS.std),
+        ])  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def plain(net: nn.Module, pixels: Tensor, labels: Tensor, device: torch.device) -> Epoch:
+    """One epoch of the usual script."""
+    net = copy.deepcopy(net)
+    loader = DataLoader(Photos(pixels, labels), BATCH, shuffle=True, pin_memory=device.type == "cuda")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def epoch() -> None:
+        net.train()
+        for images, truth in loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net(images.to(device, non_blocking=True)), truth.to(device, non_blocking=True))
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    return epoch
+
+
+def seconds(epoch: Epoch, device: torch.device) -> float:
+    """CPU seconds of an epoch; on a GPU wall seconds until it is idle."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    started = clock()
+    epoch()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - started
+
+
+def take_turns(epochs: Mapping[str, Epoch], turns: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each epoch in each turn; a turn before the first one warms up."""
+    found: dict[str, list[float]] = {name: [] for name in epochs}
+    for turn in range(turns + 1):
+        for name, epoch in epochs.items():
+            took = seconds(epoch, device)
+            if turn:
+                found[name].append(took)
+    return found
+
+
+def against(times: Mapping[str, list[float]], name: str, reference: str) -> float:
+    """Median over turns of the reference's seconds over those of `name`."""
+    return statistics.median(b / a for a, b in zip(times[name], times[reference], strict=True))
+
+
+def measure(name: str, images: int, turns: int, device: torch.device, only: list[str]) -> Iterator[str]:
+    """The rows of one network."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (images, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    labels = torch.randint(0, FACTS.classes, (images,), generator=draw)
+    torch.manual_seed(0)
+    dense = build_model(NETS[name], FACTS).to(device)
+    nets = {"dense": dense, "8x": raybench.prune(dense, torch.zeros(1, 3, 32, 32, device=device), SPEEDUP).model}
+    rate_of_product = product_rate(device)
+    for kind, net in nets.items():
+        cost = 6 * count_macs(net, torch.zeros(1, 3, 32, 32, device=device))
+        epochs = Epochs(FACTS, TensorImages(Pixels(pixels), labels, torch.arange(images)), RECIPE, device)
+        wanted = {"plain": plain(net, pixels, labels, device)}
+        wanted |= {f"speed: {label}": epochs.of(net, **speed) for label, speed in SPEEDS.items() if epochs.can(speed)}
+        wanted |= {f"regularizer: {one}": epochs.of(net, regularizer=one) for one in registry.regularizer.entries()}
+        wanted["EMA"] = epochs.of(net, ema=0.999)
+        wanted = {key: epoch for key, epoch in wanted.items()
+                  if not only or key in ("plain", "speed: default") or any(word in key for word in only)}  # fmt: skip
+        times = take_turns(wanted, turns, device)
+        for key, took in times.items():
+            rate, ours = images / statistics.median(took), "speed" in key or key == "plain"
+            shown = (
+                f"{against(times, key, 'plain'):6.2f} x plain"
+                if ours
+                else (f"{1 / against(times, key, 'speed: default'):6.3f} x the time of fine-tuning")
+            )
+            share = f"  {100 * rate * cost / rate_of_product:4.0f} % of a product" if ours else ""
+            yield f"{name:<9} {kind:<6} {key:<28} {rate:9.1f} images/s  {shown}{share}"
+        if device.type == "cuda":
+            yield f"{name:<9} {kind:<6} peak memory {torch.cuda.max_memory_allocated(device) >> 20} MiB"
+            torch.cuda.reset_peak_memory_stats(device)
+
+
+def product_rate(device: torch.device) -> float:
+    """Operations a second of one large product in float32."""
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(side, side, device=device)
+    found = min(seconds(lambda: a @ a, device) for _ in range(4))
+    return 2 * side**3 / found
+
+
+def profile(name: str, device: torch.device, **speed: str) -> str:
+    """Where the time of one epoch of a batch goes, by operator."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (BATCH, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    images = TensorImages(Pixels(pixels), torch.arange(BATCH) % FACTS.classes, torch.arange(BATCH))
+    epoch = Epochs(FACTS, images, RECIPE, device).of(build_model(NETS[name], FACTS).to(device), **speed)
+    epoch()
+    with torch.profiler.profile() as told:
+        epoch()
+    key = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
+    return told.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=40)
+
+
+def main() -> None:
+    """Print one row for each network and variant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nets", nargs="*", default=["resnet20", "resnet18"])
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", nargs="*", default=[], help="words of the variants to run beside plain and default")
+    parser.add_argument("--profile", action="store_true", help="print where the time of a step goes")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device(args.device)
+    card = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread, CPU seconds"
+    print(f"torch {torch.__version__}; {card}; {args.images} images, batch {BATCH}, {args.turns} turns", flush=True)
+    if args.profile:
+        for name in args.nets:
+            print(profile(name, device))
+        return
+    for name in args.nets:
+        for row in measure(name, args.images, args.turns, device, args.only):
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

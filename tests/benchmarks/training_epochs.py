@@ -1,0 +1,55 @@
+"""One epoch of raybench's training with given options, for bench_training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from raybench import registry
+from raybench.datasets.data import Data, TensorImages
+from raybench.datasets.facts import DataFacts
+from raybench.groups.trace import trace
+from raybench.sweep.trial import Recipe, TrainRecipe
+from raybench.tasks.classification import Classification
+
+
+class Nothing:
+    """A checkpoint that is never written."""
+
+    def load(self) -> None:
+        return None
+
+    def save(self, state: object) -> None:
+        pass
+
+
+class Epochs:
+    """Makes callables that train one epoch of a network's copy, always the first one again."""
+
+    def __init__(self, facts: DataFacts, images: TensorImages, recipe: TrainRecipe, device: torch.device) -> None:
+        few = TensorImages(images._pixels, images.labels, torch.arange(2))  # validation costs nothing
+        self.data = Data(facts, images, few, few, images, "")
+        self.recipe, self.device = recipe, device
+
+    def can(self, speed: Mapping[str, str]) -> bool:
+        """Whether this raybench has the options."""
+        return not speed or "speed" in Recipe.model_fields
+
+    def of(self, net: nn.Module, regularizer: str = "", ema: float | None = None, **speed: str) -> Callable[[], object]:
+        """An epoch with a regularizer, a moving average, or options of `speed`."""
+        net, recipe = copy.deepcopy(net), self.recipe.model_copy(update={"ema": ema})
+        penalty = registry.regularizer.load(regularizer)(strength=1e-5) if regularizer else None
+        if penalty is not None:
+            penalty.bind(
+                net, trace(net, torch.zeros(1, 3, 32, 32, device=self.device), classes=self.data.facts.classes)
+            )
+        more = {}
+        if speed:
+            from raybench.sweep.speed import Speed
+
+            more["speed"] = Speed(**speed).filled(self.device.type, "raybench")
+        task = Classification(self.data, self.device, **more)
+        return lambda: task.train(net, recipe, seed=0, checkpoint=Nothing(), regularizer=penalty, select="last")

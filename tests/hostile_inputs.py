@@ -1,0 +1,227 @@
+"""Hostile and broken inputs, and what each gets: the rows of docs/hostile.md, which tests/unit/test_hostile.py runs.
+
+python -m tests.hostile_inputs        # writes docs/hostile.md
+"""
+
+# ruff: noqa: E501  (a row of the table is a line)
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DOC = Path(__file__).parents[1] / "docs" / "hostile.md"
+GOOD = "name: s\ndatasets: digits\nmodels: test-convnet\nmethods: random\nspeedups: 2\nrecipe: quick\n"
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"{name}: &{name} [{', '.join(f'*{before}' for _ in range(9))}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)  # fmt: skip
+ID = "0123456789abcdef"
+ENTRY = f"journal/{ID}/1700000000000000000-host-1.json"
+CELL = f"results/cells/dataset=digits/model=test-convnet/{ID}.parquet"
+RUN, LEASE = "runs/0123456789ab.json", f"leases/{ID}/1"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input.
+
+    Attributes:
+        group: the heading under which the document lists it.
+        what: the input, in words.
+        gets: what the person or the program gets, in words.
+        files: path -> content, made in an empty folder; a name that ends in / is a folder, a content `-> x` a link.
+        command: the verb and its arguments, run in that folder.
+        code: its exit code.
+        says: what its output must contain.
+    """
+
+    group: str
+    what: str
+    gets: str
+    files: dict[str, str | bytes]
+    command: tuple[str, ...]
+    code: int
+    says: str
+
+
+def sweep(what: str, gets: str, text: str | bytes, says: str, code: int = 2, **more: str | bytes) -> Case:
+    """A sweep file, given to `raybench validate`."""
+    files = {"s.yaml": text, **{name.replace("__", "."): content for name, content in more.items()}}
+    return Case("Sweep files", what, gets, files, ("validate", "s.yaml"), code, says)
+
+
+def recipe(what: str, gets: str, text: str | bytes, says: str, code: int = 2) -> Case:
+    """A recipe file that a sweep names."""
+    files = {"s.yaml": GOOD.replace("quick", "r.yaml"), "r.yaml": text}
+    return Case("Recipes", what, gets, files, ("validate", "s.yaml"), code, says)
+
+
+def stored(what: str, gets: str, files: dict[str, str | bytes], command: str, code: int, says: str = "") -> Case:
+    """Files of a storage, read by a verb."""
+    inside = {f"store/{name}": content for name, content in files.items()}
+    return Case("Files of a storage", what, gets, inside, tuple(command.split()), code, says)
+
+
+def pruned(what: str, gets: str, content: str | bytes, says: str) -> Case:
+    """A pruned.json, given to `raybench.load_pruned`."""
+    files = {"net/pruned.json": content, "net/model.safetensors": b""}
+    return Case("Pruned networks of others", what, gets, files, ("load_pruned", "net"), 2, says)
+
+
+def typed(what: str, gets: str, command: tuple[str, ...], says: str, code: int = 2, **files: str | bytes) -> Case:
+    """What is typed."""
+    named = {name.replace("__", "."): content for name, content in files.items()}
+    return Case("What is typed", what, gets, {"s.yaml": GOOD, **named}, command, code, says)
+
+
+DEEP = "[" * 100_000
+NUMBER = "9" * 5000
+STORE = {"results/cells/": ""}  # one without rows
+WATCH, GC, BOARD = "watch store --once", "gc store", "leaderboard store"
+DRIVER = (
+    '{"run": "r", "sweep": "s", "plan": "plans/x.json", "host": "h", "pid": 1, "began": 1.0, "status": "running", '
+    '"time": 1.0, "ttl": 60, "machine": "m", "started": null}'
+)
+NET = (
+    '{"format": 2, "model": "%s", "model_params": {}, "prune": [], "data": {"name": "digits", "task": "classification", '
+    '"classes": 10, "in_channels": 1, "image_size": 8, "mean": [0.5], "std": [0.5], "licence": ""}, "kept": {}, "weights_sha256": null, "sha256": "0"}'
+)
+
+CASES = (
+    sweep("empty", "a sentence", "", "expected"),
+    sweep("binary", "a sentence", bytes(range(256)), "s.yaml"),
+    sweep("not UTF-8", "a sentence", b"name: caf\xe9\n", "s.yaml"),
+    sweep("UTF-16", "a sentence", GOOD.encode("utf-16"), "not UTF-8"),
+    sweep("a list", "file, what was found, what was expected", "- a\n- b\n", "found a list"),
+    sweep("a single word", "file, what was found, what was expected", "hello", "s.yaml"),
+    sweep("an alias bomb (billion laughs)", "refused before anything is expanded", BOMB, "s.yaml"),
+    sweep("brackets nested 100,000 deep", "a sentence", f"name: {DEEP}", "s.yaml"),
+    sweep("a mapping nested 5,000 deep", "a sentence", "".join(f"{' ' * n}a:\n" for n in range(0, 2000)), "s.yaml"),
+    sweep("`!!python/object/apply:os.system`", "refused; nothing is run", 'name: !!python/object/apply:os.system ["true"]', "tag"),
+    sweep("a key twice", "file and line", GOOD + "name: t\n", "name"),
+    sweep("a tab as indentation", "file and line", "name: s\n\tdatasets: digits\n", "s.yaml:2"),
+    sweep("an unknown key", "the nearest key", GOOD + "seed: 0\n", "Did you mean 'seeds'"),
+    sweep("an unknown method", "the nearest method", GOOD.replace("random", "randon"), "Did you mean 'random'"),
+    sweep("NaN as a speed-up", "file, line, bound", GOOD.replace("speedups: 2", "speedups: .nan"), "speedups"),
+    sweep("infinity as a speed-up", "file, line, bound", GOOD.replace("speedups: 2", "speedups: .inf"), "speedups"),
+    sweep("a speed-up of 5,000 digits", "file, line, bound", GOOD.replace("speedups: 2", f"speedups: {NUMBER}"), "s.yaml"),
+    sweep("a negative seed", "file, line, bound", GOOD + "seeds: -1\n", "seeds"),
+    sweep("a grid of over a million cells", "refused with the number", GOOD.replace("speedups: 2", f"speedups: {[1.5 + n / 1e4 for n in range(2000)]}") + f"seeds: {list(range(1000))}\n", "cells"),
+    sweep("a list for a name", "file, line, type", GOOD.replace("name: s", "name: [1, 2]"), "name"),
+    sweep("a name that climbs out of its folder", "file, line, what a name is", GOOD.replace("name: s", "name: ../../s"), "name"),
+    sweep("a name with an escape sequence", "shown as an escape", GOOD.replace("name: s", 'name: "\\e[2J"'), "\\x1b"),
+    sweep("a name with a NUL", "file, line, what a name is", GOOD.replace("name: s", 'name: "a\\0b"'), "name"),
+    sweep("extends itself", "the circle", "extends: s.yaml\n", "s.yaml"),
+    sweep("two files that extend each other", "the circle", "extends: t.yaml\n", "extends", t__yaml="extends: s.yaml\n"),
+    sweep("extends a missing file", "the file", "extends: gone.yaml\n", "gone.yaml"),
+    sweep("weights that aren't there", "the file", GOOD.replace("models: test-convnet", "models: {name: test-convnet, weights: gone.pth}"), "there is no such file"),
+    Case("Sweep files", "a folder", "a sentence", {"s.yaml/": ""}, ("validate", "s.yaml"), 2, "s.yaml"),
+    Case("Sweep files", "a link to itself", "a sentence", {"s.yaml": "-> s.yaml"}, ("validate", "s.yaml"), 2, "s.yaml"),
+    Case("Sweep files", "none", "a sentence, and the shipped sweeps", {}, ("validate", "nothing-like-it"), 2, "no such file"),
+    recipe("empty", "a sentence", "", "r.yaml"),
+    recipe("binary", "a sentence", bytes(range(256)), "r.yaml"),
+    recipe("a list", "what was found", "[1, 2]", "r.yaml"),
+    recipe("an unknown key", "the nearest key", "extends: quick\nfinetun: {epochs: 1}\n", "Did you mean 'finetune'"),
+    recipe("NaN as a learning rate", "file, line, bound", "extends: quick\nbase: {lr: .nan}\n", "lr"),
+    recipe("a billion epochs", "file, line, bound", "extends: quick\nbase: {epochs: 1000000000}\n", "epochs"),
+    recipe("extends itself", "the circle", "extends: r.yaml\n", "r.yaml"),
+    recipe("brackets nested 100,000 deep", "a sentence", f"base: {DEEP}", "r.yaml"),
+    stored("a run record: empty", "left out", {RUN: ""}, WATCH, 0),
+    stored("a run record: half", "left out", {RUN: DRIVER[:60]}, WATCH, 0),
+    stored("a run record: a list", "left out", {RUN: "[]"}, WATCH, 0),
+    stored("a run record: words for numbers", "left out", {RUN: DRIVER.replace("1.0", '"soon"')}, WATCH, 0),
+    stored("a run record: a year of 300 digits", "left out", {RUN: DRIVER.replace("1.0", "1e300")}, WATCH, 0),
+    stored("a run record: a plan outside the storage", "the plan counts as none", {RUN: DRIVER.replace("plans/x.json", "../../etc/passwd")}, WATCH, 0, "total is unknown"),
+    stored("a run record: an escape sequence as host", "shown as an escape", {RUN: DRIVER.replace('"h"', '"\\u001b[2J"')}, WATCH, 0, "\\x1b[2J"),
+    stored("a run record: damaged", "left alone", {RUN: DRIVER[:60]}, GC, 0, "nothing to remove"),
+    stored("a run record: nested 100,000 deep", "left out", {RUN: DEEP}, WATCH, 0),
+    stored("a plan: empty", "its total is unknown", {RUN: DRIVER, "plans/x.json": ""}, WATCH, 0, "total is unknown"),
+    stored("a plan: half", "its total is unknown", {RUN: DRIVER, "plans/x.json": '{"sweep": "s", "cells": ['}, WATCH, 0, "total is unknown"),
+    stored("a plan: numbers for ids", "its total is unknown", {RUN: DRIVER, "plans/x.json": '{"sweep": "s", "cells": [1], "stages": []}'}, WATCH, 0, "total is unknown"),
+    stored("a journal entry: empty", "left out", {ENTRY: "", RUN: DRIVER}, WATCH, 0),
+    stored("a journal entry: half", "left out", {ENTRY: '{"key": "0123', RUN: DRIVER}, WATCH, 0),
+    stored("a journal entry: without a status", "left out", {ENTRY: '{"key": "a"}', RUN: DRIVER}, WATCH, 0),
+    stored("a journal entry: a name that isn't ours", "read last", {"journal/x/y": "{}", RUN: DRIVER}, WATCH, 0),
+    stored("a journal entry: stages that are none", "left out", {ENTRY: '{"key": "a", "kind": "cell", "label": "l", "host": "h", "pid": 1, "started": 1, "status": "ok", "stages": [3], "seconds": 1}', RUN: DRIVER}, WATCH, 0),
+    stored("a lease: empty", "that of a dead holder", {LEASE: "", RUN: DRIVER}, WATCH, 0),
+    stored("a lease: empty", "listed to be removed", {LEASE: ""}, GC, 0, "1 item to remove"),
+    stored("a lease: dated in 2099", "listed to be removed", {LEASE: '{"time": 4e9, "ttl": 60, "machine": "m", "pid": 1, "started": null}'}, GC, 0, "1 item to remove"),
+    stored("a lease: NaN, infinity", "listed to be removed", {LEASE: '{"time": NaN, "ttl": Infinity, "machine": "m", "pid": 1}'}, GC, 0, "1 item to remove"),
+    stored("a lease: a name that is no number", "listed to be removed", {f"leases/{ID}/x": "{}"}, GC, 0, "1 item to remove"),
+    stored("a result file: empty", "named and left out", {CELL: ""}, BOARD, 2, "left out"),
+    stored("a result file: text", "named and left out", {CELL: "PAR1 hello PAR1"}, BOARD, 2, "left out"),
+    stored("a result file: a footer of 2 GB", "named and left out", {CELL: b"PAR1" + b"\0" * 40 + b"\xff\xff\xff\x7fPAR1"}, BOARD, 2, "left out"),
+    stored("a result file: another name", "named and left out", {"results/cells/dataset=digits/model=x/evil.parquet": ""}, BOARD, 2, ""),
+    Case("Files of a storage", "a result file: empty", "named and left out", {f"store/{CELL}": ""}, ("query", "SELECT * FROM trials", "store"), 2, ""),
+    stored("a result file: a folder in its place", "named and left out", {f"{CELL}/": ""}, BOARD, 2, ""),
+    stored("an attempt: empty", "named and left out", {f"results/attempts/{ID}-1.parquet": ""}, BOARD, 2, "left out"),
+    stored("an attempt: number 10^30", "named and left out", {f"results/attempts/{ID}-{10**30}.parquet": ""}, BOARD, 2, "left out"),
+    stored("a stop request of no run", "listed to be removed", {"stops/x": ""}, GC, 0, "1 item to remove"),
+    stored("a link that leads out", "not followed by a removal", {"stops/x": "-> /etc/hostname"}, "gc store --delete", 0, "1 item removed"),
+    stored("a folder of links in a circle", "listed without an end", {"stages/a": "-> ../stages"}, GC, 0),
+    stored("a name that isn't UTF-8", "shown as an escape", {"stops/\udce9": ""}, GC, 0, "\\udce9"),
+    Case("Files of a storage", "a storage to merge: empty result file", "named and left out", {f"a/{CELL}": ""}, ("merge", "b", "a"), 0, "left out"),
+    Case("Files of a storage", "a storage to merge: attempts that aren't Parquet", "named and left out", {f"a/results/attempts/{ID}-1.parquet": b"\0" * 100}, ("merge", "b", "a"), 0, "left out"),
+    Case("Files of a storage", "a storage to merge: a file instead of a folder", "a sentence", {"a": "x"}, ("merge", "b", "a"), 2, "found a file"),
+    pruned("pruned.json: empty", "a sentence", "", "can't be read"),
+    pruned("pruned.json: a list", "a sentence", "[]", "expected a mapping"),
+    pruned("pruned.json: another format", "a sentence", '{"format": 99}', "reads formats"),
+    pruned("pruned.json: code of a stranger (`os:system`)", "refused unless trusted by name", NET % "os:system", ""),
+    pruned("pruned.json: edited", "refused by its checksum", NET % "test-convnet", "found other content than was saved"),
+    pruned("pruned.json: nested 100,000 deep", "a sentence", DEEP, "pruned.json"),
+    pruned("pruned.json: not UTF-8", "a sentence", b"\xff\xfe{}", "can't be read"),
+    typed("a storage that is a file", "a sentence", ("run", "s.yaml", "--local", "--storage", "s.yaml"), "found a file"),
+    typed("a storage of an unknown scheme", "a sentence", ("plan", "s.yaml", "--storage", "ftp://x/y"), "found scheme 'ftp'"),
+    typed("a bucket without a name", "a sentence", ("plan", "s.yaml", "--storage", "s3://"), "s3://"),
+    typed("a results folder that isn't there", "a sentence", ("leaderboard", "gone"), "no such folder"),
+    typed("an id that is no id", "a sentence", ("show", "../../etc/passwd", "--results", "."), "no trial"),
+    typed("an open quote, in SQL", "a sentence", ("query", ".", "SELECT '"), "unterminated", **STORE),
+    typed("an SQL that reads a file", "refused", ("query", ".", "SELECT * FROM read_csv('/etc/passwd')"), "disabled", **STORE),
+    typed("an unknown verb", "the nearest verb", ("rum", "s.yaml"), "Did you mean 'run'"),
+    typed("an address that is none", "a sentence", ("run", "s.yaml", "--storage", "o", "--address", "..:1"), "no Ray cluster answers"),
+    typed("a port above 65535", "a sentence", ("run", "s.yaml", "--storage", "o", "--address", "localhost:99999"), "no Ray cluster answers"),
+    typed("a plug-in that isn't there", "a sentence", ("plan", "s.yaml", "--plugin", "gone.py"), "gone.py"),
+    typed("a plug-in that is no Python", "file and line", ("plan", "s.yaml", "--plugin", "p.py"), "p.py", p__py="def ("),
+    typed("a plug-in of NUL bytes", "a sentence", ("plan", "s.yaml", "--plugin", "p.py"), "p.py", p__py="\0"),
+)  # fmt: skip
+
+
+def document() -> str:
+    """The Markdown of docs/hostile.md."""
+    lines = [
+        "# Hostile and broken inputs", "",
+        "What each input gets. None of them ends in a traceback, runs code, hangs, or changes a file that isn't its own.",
+        "Every row is a test ([tests/unit/test_hostile.py](../tests/unit/test_hostile.py)); damaged stages, rows and",
+        "weights have tables of their own in [results](results.md#damage-and-identity). Beside them",
+        "[a test](../tests/unit/test_reader_fuzz.py) changes bits, lengths and types of every kind of file at random.",
+    ]  # fmt: skip
+    group = ""
+    for case in CASES:
+        if case.group != group:
+            group = case.group
+            lines += ["", f"## {group}", "| input | command | it gets | code |", "|---|---|---|---|"]
+        command = " ".join(case.command)  # without `raybench`: most of them are no commands that work
+        lines.append(f"| {case.what} | `{command}` | {case.gets} | {case.code} |")
+    return "\n".join([*lines, "", NETWORK])
+
+
+NETWORK = """## The network, the token and folders
+Ray that `raybench run` starts listens on loopback alone ([test](../tests/cluster/test_network.py)). A token that is made
+for each run keeps other users of the machine out; it is in no log and in no title of a process. Ray's files lie in
+`raybench-UID` in the temporary folder, which is this user's alone (0700); raybench refuses it if it belongs to another
+one. With `RAY_TMPDIR`, or where the temporary folder has a long name, Ray's own `/tmp/ray` is used.
+
+Nodes of a cluster (`--address`) must reach each other, so there ports are what the head was started with:
+see [cluster/](../cluster/README.md).
+
+| process | listens on | of a Ray that `run` starts |
+|---|---|---|
+| driver and each worker | a port each, for calls and objects | 127.0.0.1 |
+| gcs_server | one port | 127.0.0.1 |
+| raylet | two ports | 127.0.0.1 |
+| DashboardAgent | up to three ports, one of them 52365 if it is free | 127.0.0.1 |
+| RuntimeEnvAgent | one port | 127.0.0.1 |
+"""
+
+
+if __name__ == "__main__":
+    DOC.write_text(document())

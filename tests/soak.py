@@ -1,0 +1,257 @@
+"""Kills something at random every few seconds while a sweep runs on several raylets, then compares with a quiet run.
+
+    python -m tests.soak --minutes 30 --seed 0 [--cells 300] [--nodes 2] [--units 1] [--calm 4]
+
+A head without CPUs, raylets with one CPU each, and one driver, all on this machine, train small cells. Every few
+seconds a worker, a raylet (a new one joins) or the driver (the same command is started again) gets SIGKILL: at any
+moment, or as soon as a stage or a row is being written. A kill waits until --units units have ended since the last
+one, so that a slow machine gets on. When the sweep has ended (after the minutes nothing is killed any more), a run
+without faults fills a second storage, and every cell's row is compared, timings aside. Prints the figures; exit code 1
+if a cell was lost, doubled or differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from raybench.progress.journal import read_journal
+from raybench.results.columns import COLUMNS, TIMINGS
+from raybench.results.store import Store
+from raybench.storage.local import LocalStorage
+from tests.cluster.test_jobs import _free_ports
+
+SWEEP = """
+name: soak
+datasets: digits
+models: test-convnet
+methods: [random, magnitude-l1, magnitude-l2, lamp, fpgm, taylor]
+speedups: [1.5, 2, 2.5, 3, 4]
+seeds: {seeds}
+base_seeds: per-seed
+recipe:
+  extends: quick
+  base: {{epochs: 2, warmup_epochs: 0}}
+  sparsify: {{epochs: 1}}
+  finetune: {{epochs: 2}}
+resources: {{cpus: 1}}
+"""
+PER_SEED = 6 * 5
+KINDS = ("worker", "worker", "worker", "raylet", "driver")  # drawn with these weights
+OF_THE_RUN = {column.name for column in TIMINGS} - {"device", "device_share"} | {"provenance", "row_sha256"}
+WRITING_S = 2.0  # how long a kill waits for a file that is being written
+
+
+class Cluster:
+    """A head without CPUs and raylets with one each, in folders below `root`."""
+
+    def __init__(self, root: Path, nodes: int) -> None:
+        self.root, self.count = root, 0
+        (port,) = _free_ports(1)
+        self.address = f"127.0.0.1:{port}"
+        self.start("head", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        for _ in range(nodes):
+            self.add()
+
+    def add(self) -> None:
+        """Start one more raylet."""
+        self.count += 1
+        self.start(f"n{self.count}", f"--address={self.address}", "--num-cpus=1")
+
+    def start(self, name: str, *options: str) -> None:
+        """Start a node, at most three times: on a loaded machine one may time out."""
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        environment = kept | {"TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "SOAK": name}
+        command = [str(Path(sys.executable).parent / "ray"), "start", *options, "--object-store-memory=80000000"]
+        command += ["--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+        command += [f"--temp-dir={folder}"] if name == "head" else []
+        for _ in range(3):
+            done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return
+        raise RuntimeError(f"{name} did not start: {done.stdout[-500:]}{done.stderr[-500:]}")
+
+    def found(self, what: str) -> list[psutil.Process]:
+        """Processes of this cluster: its raylets with a CPU, or the workers that have imported raybench."""
+        names = {"raylet": ("raylet/raylet",), "worker": ("ray::raybench_", "ray::ResourceTrainable")}[what]
+        mine = [process for process in self.all() if self._node(process) not in ("", "head")]
+        return [process for process in mine if any(name in _words(process) for name in names)]
+
+    def all(self) -> list[psutil.Process]:
+        """Every process of this cluster."""
+        return [p for p in psutil.process_iter() if self._node(p) or f"{self.root}/" in _words(p)]
+
+    def _node(self, process: psutil.Process) -> str:
+        try:
+            if self.address.rpartition(":")[2] not in _words(process) and "ray::" not in _words(process):
+                return ""
+            environment = process.environ()
+        except (psutil.Error, OSError):
+            return ""
+        return environment.get("SOAK", "") if str(self.root) in environment.get("TMPDIR", "") else ""
+
+    def close(self) -> None:
+        """Kill all of it."""
+        for process in self.all():
+            _kill(process)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+class Driver:
+    """One `raybench run` on the cluster."""
+
+    def __init__(self, folder: Path, storage: Path, address: str) -> None:
+        words = [sys.executable, "-m", "raybench", "run", str(folder / "sweep.yaml"), "--storage", str(storage)]
+        self.command = [*words, "--address", address]
+        self.environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+        self.output = folder / f"{storage.name}.txt"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+        with self.output.open("a") as output:
+            self.process = subprocess.Popen(
+                self.command, stdout=output, stderr=output, env=self.environment, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, to it alone."""
+        self.process.kill()
+        self.process.wait()
+
+
+def main() -> int:
+    """Soak, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cells", type=int, default=300)
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--units", type=int, default=1, help="units that must have ended between two kills")
+    parser.add_argument("--calm", type=float, default=4.0, help="mean seconds between a kill and the next")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="soak"))
+    (folder / "sweep.yaml").write_text(SWEEP.format(seeds=list(range(-(-args.cells // PER_SEED)))))
+    cluster = Cluster(folder / "c", args.nodes)
+    try:
+        kills, began = soak(folder, cluster, args), time.monotonic()
+        print(f"the run without faults begins; output of the run with kills: {folder}/soaked.txt", flush=True)
+        quiet = Driver(folder, folder / "quiet", cluster.address)
+        code = quiet.process.wait()
+        print(f"it took {time.monotonic() - began:.0f} s and ended with {code}")
+        return compare(folder, kills)
+    finally:
+        cluster.close()
+
+
+def soak(folder: Path, cluster: Cluster, args: argparse.Namespace) -> Counter[str]:
+    """Run the sweep to its end while things are killed; returns how many of each kind."""
+    draw, kills, storage = random.Random(args.seed), Counter[str](), LocalStorage(folder / "soaked")
+    driver, began, ended, lost = Driver(folder, folder / "soaked", cluster.address), time.monotonic(), -1, 0
+    while True:
+        time.sleep(draw.expovariate(1 / args.calm))
+        if driver.process.poll() is not None:
+            if driver.process.returncode == 0:
+                break
+            lost += 1
+            print(f"the driver ended with {driver.process.returncode}: started again", flush=True)
+            driver.start()
+        over = time.monotonic() - began > 60 * args.minutes
+        now = sum(entry["status"] == "ok" for entry in read_journal(storage))
+        if over or now - ended < args.units:
+            continue
+        kind = draw.choice(KINDS)
+        moment = (
+            "while something is written" if draw.random() < 0.5 and _writing(folder / "soaked") else "at any moment"
+        )
+        if _struck(kind, cluster, driver, draw):
+            ended = now
+            kills[f"{kind}, {moment}"] += 1
+            left = len(Store(storage).statuses())
+            print(f"{time.monotonic() - began:5.0f} s: killed a {kind} {moment}; {left} cells have rows", flush=True)
+    print(
+        f"the run with kills took {time.monotonic() - began:.0f} s; {lost} drivers ended by themselves before the last"
+    )
+    return kills
+
+
+def _struck(kind: str, cluster: Cluster, driver: Driver, draw: random.Random) -> bool:
+    """Kill one process of that kind, and start what must be there again; False if there is none."""
+    if kind == "driver":
+        driver.kill()
+        driver.start()
+        return True
+    there = cluster.found(kind)
+    if not there:
+        return False
+    _kill(draw.choice(there))
+    if kind == "raylet":
+        cluster.add()
+    return True
+
+
+def _writing(storage: Path) -> bool:
+    """Wait until a file or folder is being written, at most WRITING_S; whether one is."""
+    deadline = time.monotonic() + WRITING_S
+    while time.monotonic() < deadline:
+        if (storage / ".tmp").is_dir() and any((storage / ".tmp").iterdir()):
+            return True
+    return False
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def compare(folder: Path, kills: Counter[str]) -> int:
+    """Print the figures; 1 if a cell was lost, doubled or differs."""
+    soaked, quiet = (LocalStorage(folder / name) for name in ("soaked", "quiet"))
+    rows = [_rows(storage) for storage in (soaked, quiet)]
+    lost = sorted(set(rows[1]) - set(rows[0]))
+    differing = [key for key, row in rows[1].items() if key in rows[0] and rows[0][key] != row]
+    ended = Counter(entry["key"] for entry in read_journal(soaked) if entry["status"] == "ok")
+    doubled = [key for key, count in ended.items() if count > 1]
+    files = Counter(key.rpartition("/")[2] for key in soaked.list("results/cells"))
+    doubled += [key for key, count in files.items() if count > 1]
+    failed = [key for key, row in rows[0].items() if row["status"] == "failed"]
+    print(f"cells {len(rows[1])}, units {len(ended)}, kills {sum(kills.values())}")
+    for kind, count in sorted(kills.items()):
+        print(f"  {kind}: {count}")
+    begun = Counter(entry["status"] for entry in read_journal(soaked))
+    print(f"executions in the journal: {dict(begun)} (running: killed)")
+    print(f"lost {len(lost)}, doubled {len(doubled)}, differing {len(differing)}, failed {len(failed)}")
+    for key in (*lost, *doubled, *differing, *failed)[:10]:
+        print(f"  {key}: {rows[0].get(key, {}).get('error_message')}")
+    return int(bool(lost or doubled or differing or failed))
+
+
+def _rows(storage: LocalStorage) -> dict[str, dict[str, object]]:
+    names = [column.name for column in COLUMNS if column.name not in OF_THE_RUN]
+    return {row["trial_id"]: row for row in Store(storage).table(names).to_pylist()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
