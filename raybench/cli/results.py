@@ -8,7 +8,6 @@ from pathlib import Path
 
 from raybench.errors import UserError
 from raybench.results.layout import ATTEMPTS, CELLS
-from raybench.results.no_pandas import leave_pandas_out
 from raybench.results.store import Store
 from raybench.storage.open import open_existing
 
@@ -22,9 +21,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 
 def open_store(url: str) -> Store:
     """The store at `url`; nothing is created. UserError for a local folder that doesn't exist."""
-    storage = open_existing(url)
-    leave_pandas_out()
-    return Store(storage)
+    return Store(open_existing(url))
 
 
 def find_store(trial_id: str, url: str | None) -> Store:
