@@ -35,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
         width = min(shutil.get_terminal_size((110, 24)).columns, 110)
         blocks = []
         for one in found:
-            told = (
+            parts = (
                 ("claim", one.claim),
                 ("published rows", one.published.sentence),
                 ("these results", one.ours.sentence),
             )
             text = [
-                fill(f"{name}: {said}", width, initial_indent="  ", subsequent_indent="    ") for name, said in told
+                fill(f"{name}: {said}", width, initial_indent="  ", subsequent_indent="    ") for name, said in parts
             ]
             tables = [answer for answer in (one.published, one.ours) if args.figures and answer.rows]
             blocks.append("\n".join([one.title, *text, *(line for answer in tables for line in _table(answer))]))

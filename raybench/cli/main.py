@@ -37,7 +37,7 @@ GROUPS = {
         "leaderboard": "rank the methods in a storage",
         "report": "write the results as pages for a browser, which work offline",
         "plot": "draw results as SVG, PDF or PNG",
-        "findings": "tell what results say to the claims of PruningBench's paper",
+        "findings": "compare results with the claims of PruningBench's paper",
         "show": "print the full result of one cell",
         "query": "run an SQL query over results",
         "compare": "compare results with published figures: PruningBench and papers",
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _guarded(verb: str, arguments: list[str]) -> int:
-    """Run the verb; returns its exit code. Mistakes of the user and Ctrl-C are told in one sentence."""
+    """Run the verb; returns its exit code. A mistake of the user, or Ctrl-C, prints one sentence."""
 
     def say_interrupted() -> None:
         print(f"raybench {verb}: interrupted", file=sys.stderr)

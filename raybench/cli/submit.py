@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _nothing_left(sweep: Sweep, url: str) -> str | None:
-    """What to say if every cell of the sweep is in the storage; None if some are missing, or it can't be told here."""
+    """What to say if every cell of the sweep is in the storage; None if some are missing, or this machine can't see."""
     try:
         planned = plan(sweep, open_existing(url))
     except (RaybenchError, OSError):

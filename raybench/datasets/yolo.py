@@ -76,7 +76,9 @@ def _shared_images(splits: Mapping[str, BoxImages], dataset: str) -> str:
     paths = {name: {images.folder / file for file in images.files} for name, images in splits.items() if images.folder}
     train = paths.pop("train", set())
     both = {name: len(train & found) for name, found in paths.items() if train & found}
-    if not both or any(both[name] == len(train) == len(paths[name]) for name in both):  # all: told with the folders
+    if not both or any(
+        both[name] == len(train) == len(paths[name]) for name in both
+    ):  # all: `tree` warns of equal folders
         return ""
     named = ", ".join(f"{counted(count, 'image')} of {name}" for name, count in both.items())
     return f"dataset {dataset!r}: {named} in train, too: figures are measured on images that were trained on"

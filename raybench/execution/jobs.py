@@ -148,7 +148,7 @@ class Jobs:
         """Submit the job; False when somebody else has submitted this id meanwhile."""
         import requests
 
-        began, told = time.monotonic(), False
+        began, warned = time.monotonic(), False
         while True:
             try:
                 self._client.submit_job(
@@ -168,8 +168,8 @@ class Jobs:
             waited = time.monotonic() - began
             if waited > AGENT_S:
                 raise UserError(f"{self._no_agent()}; nothing was submitted") from last
-            if waited >= ANSWER_S and not told:
-                told = True
+            if waited >= ANSWER_S and not warned:
+                warned = True
                 self._say(f"{self._no_agent()}; waiting up to {AGENT_S:.0f} s, Ctrl-C ends")
             time.sleep(1.0)
 

@@ -71,15 +71,15 @@ class Lines(Watcher):
 
     def _watch(self, run: Run) -> None:
         """Print what units of other processes wait for, each once. Workers of Ray can't print it."""
-        told: set[str] = set()
+        printed: set[str] = set()
         while not self._closed.wait(WAITS_S):
             with suppress(OSError, UserError):
                 rows = [row for unit in list(run.queue.running.values())[:SHOWN] for row in _present(run, unit)]
                 others = [row for row in rows if WAITING in row["stage"] and row["pid"] != os.getpid()]
                 waits = {f"{row['label']} on {row['host']}: {row['stage']}" for row in others}
-                for text in sorted(waits - told):
+                for text in sorted(waits - printed):
                     self.say(text)
-                told |= waits
+                printed |= waits
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -32,7 +32,7 @@ def tracked(name: str, watcher: Watcher) -> Watcher:
 
 
 class Tracked(Watcher):
-    """Passes every event on, and logs the row of each cell that ended well. A tracker that fails is told once."""
+    """Passes every event on, and logs the row of each cell that ended well. A tracker's first failure is printed."""
 
     def __init__(self, inner: Watcher, start: Callable[[Path], Log]) -> None:
         self._inner, self._start = inner, start

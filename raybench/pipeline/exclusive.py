@@ -53,7 +53,7 @@ class Machine:
 
     @contextmanager
     def computing(self, notice: Callable[[str], None] = lambda text: None) -> Iterator[Machine]:
-        """Context in which this process computes, together with others. `notice` is told what it waits for, if long."""
+        """Context in which this process computes, together with others. `notice` gets a line about a long wait."""
         self._notice = notice
         self._enter()
         try:

@@ -10,7 +10,6 @@ CPU has, to try the script itself. After the table come the rows of tests/benchm
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from raybench.sweep.speed import Speed
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.classification import Classification
 from raybench.tasks.training.seeding import generator
+from tests.kept import Kept, Killed
 
 QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
 FACTS = DataFacts("patterns", "classification", 10, 3, 32, (0.5,) * 3, (0.25,) * 3, "")
@@ -35,27 +35,6 @@ NOISE = 3.0  # points between the means of three seeds
 BATCH, SIDE = 128, 8192  # images of a step; rows of the product that measures the peak
 
 Line = tuple[str, bool, str]  # (what, whether it is as expected, figures)
-
-
-class Killed(Exception):
-    pass
-
-
-class Kept:
-    """A checkpoint in memory; dies after `dies_after` saves."""
-
-    def __init__(self, dies_after: int = 0) -> None:
-        self.data, self.left = b"", dies_after
-
-    def load(self):
-        return torch.load(io.BytesIO(self.data), weights_only=True, map_location="cpu") if self.data else None
-
-    def save(self, state) -> None:
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        self.data, self.left = buffer.getvalue(), self.left - 1
-        if self.left == 0:
-            raise Killed
 
 
 def patterns(images: int) -> Data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -33,32 +32,12 @@ from raybench.tasks.training.computing import Computing, choose
 from raybench.tasks.training.optimize import make_optimizer
 from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.seeding import generator
+from tests.kept import Kept, Killed
 from tests.unit.sweeps import GRID, RECIPE, sweep, written
 
 CPU = torch.device("cpu")
 FACTS = DataFacts("small", "classification", 3, 3, 16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), "")
 STAGE = TrainRecipe(epochs=3, batch_size=16, lr=0.05, augment=("crop", "flip"), ema=0.5)
-
-
-class Killed(Exception):
-    pass
-
-
-class Kept:
-    """A checkpoint in memory; dies after `dies_after` saves."""
-
-    def __init__(self, dies_after=0):
-        self.data, self.left = None, dies_after
-
-    def load(self):
-        return None if self.data is None else torch.load(io.BytesIO(self.data), weights_only=True)
-
-    def save(self, state):
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        self.data, self.left = buffer.getvalue(), self.left - 1
-        if self.left == 0:
-            raise Killed
 
 
 def task(**speed) -> Classification:

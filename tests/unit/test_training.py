@@ -1,7 +1,6 @@
 """Training: the same numbers after a kill, in any process history; schedules and mixes worked by hand."""
 
 import copy
-import io
 import math
 
 import numpy as np
@@ -18,31 +17,9 @@ from raybench.models.build import build_model
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.classification import Classification
 from raybench.tasks.training.seeding import generator
+from tests.kept import Kept, Killed
 
 CPU = torch.device("cpu")
-
-
-class Killed(Exception):
-    pass
-
-
-class Kept:
-    """A checkpoint in memory, through torch's own file format; dies after `dies_after` saves."""
-
-    def __init__(self, dies_after=None):
-        self.data, self.left = None, dies_after
-
-    def load(self):
-        return None if self.data is None else torch.load(io.BytesIO(self.data), weights_only=True)
-
-    def save(self, state):
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        self.data = buffer.getvalue()
-        if self.left is not None:
-            self.left -= 1
-            if self.left == 0:
-                raise Killed
 
 
 class Shrink(Regularizer):

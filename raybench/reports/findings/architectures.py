@@ -34,10 +34,12 @@ def answer(rows: pd.DataFrame) -> Answer:
     table.sort(key=lambda row: (-row[5], row[0]))
     apart_names = [row for row in table if row[6] == "no"]
     top = ", ".join(f"{row[0]} ({row[1]} {row[2]:.0f} %, {row[3]} {row[4]:.0f} %)" for row in apart_names[:5])
-    told = f"Mean places lie furthest apart for {table[0][0]}. "
-    told += f"Places on two models don't overlap for {top}" if apart_names else "For no method are places on two models"
-    told += "" if apart_names else " without overlap, so none can be called dependent on the architecture"
+    sentence = f"Mean places lie furthest apart for {table[0][0]}. "
+    sentence += (
+        f"Places on two models don't overlap for {top}" if apart_names else "For no method are places on two models"
+    )
+    sentence += "" if apart_names else " without overlap, so none can be called dependent on the architecture"
     more = len(apart_names) - 5
     few = found.groupby(["label", "architecture"]).size().median() < 5 and apart_names
     chance = " With so few rankings a model some of this is chance." if few else ""
-    return Answer(f"{told}{f' and {more} more' if more > 0 else ''}.{chance}", COLUMNS, tuple(table))
+    return Answer(f"{sentence}{f' and {more} more' if more > 0 else ''}.{chance}", COLUMNS, tuple(table))

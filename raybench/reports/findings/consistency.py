@@ -29,21 +29,21 @@ def answer(rows: pd.DataFrame) -> Answer:
     """Compare all pairs of rankings that differ in one thing only."""
     asked = rows[rows["speedup_target"].notna()]
     named = asked.assign(architecture=asked["model"].str.removeprefix("cifar-"))  # one net for two image sizes
-    table, told = [], []
+    table, sentences = [], []
     for name in (*AXES, "seed"):
         pairs = list(_pairs(named, name))
         kept = [pairs[i * len(pairs) // MOST] for i in range(MOST)] if len(pairs) > MOST else pairs
         found = mean_agreement(kept)
         if found.tau is None:
-            told.append(f"nothing can be said about {name}s: {_missing(len(pairs))}")
+            sentences.append(f"nothing can be said about {name}s: {_missing(len(pairs))}")
             continue
         table.append((name, len(pairs), round(found.tau, 2), round(found.low or 0, 2), round(found.high or 0, 2)))
         open_ = "; its interval holds zero, so there may be none" if (found.low or 0) <= 0 else ""
-        told.append(
+        sentences.append(
             f"over {name}s the agreement is {strength(found.tau)} (tau {found.tau:.2f}, "
             f"{found.low:.2f} to {found.high:.2f}, {counted(len(pairs), 'pair')}){open_}"
         )
-    text = "; ".join(told)
+    text = "; ".join(sentences)
     return Answer(f"{text[:1].upper()}{text[1:]}.", COLUMNS, tuple(table))
 
 

@@ -36,20 +36,20 @@ def answer(rows: pd.DataFrame) -> Answer:
     plain = [row for row in table if row[3] == "–"]
     linked = agreement({r[0]: r[1] for r in plain}, {r[0]: -r[4] for r in plain})
     slowest = max(table, key=lambda row: row[1])
-    told = f"A step of {slowest[0]} takes {slowest[1]:g} times that of the cheapest criterion. "
+    sentence = f"A step of {slowest[0]} takes {slowest[1]:g} times that of the cheapest criterion. "
     if linked.tau is None or linked.low is None or linked.high is None:
-        told += "Too few criteria to say whether costly ones rank higher. "
+        sentence += "Too few criteria to say whether costly ones rank higher. "
     elif linked.low > 0:
-        told += f"Costlier criteria rank higher ({strength(linked.tau)} agreement, tau {linked.tau:.2f}). "
+        sentence += f"Costlier criteria rank higher ({strength(linked.tau)} agreement, tau {linked.tau:.2f}). "
     else:
-        told += (
+        sentence += (
             f"Cost does not buy a better place that this data could show (tau of cost and place {linked.tau:.2f}, "
             f"{linked.low:.2f} to {linked.high:.2f}). "
         )
     regs = timed[timed["reg_time_s"].notna()]
     if len(regs):
         ratio = (regs["reg_time_s"] / regs["step_time_s"]).median()
-        told += f"A sparsifying epoch takes {ratio:.3g} times a scoring step (median)."
+        sentence += f"A sparsifying epoch takes {ratio:.3g} times a scoring step (median)."
     else:
-        told += "No regularizer was timed."
-    return Answer(told.strip(), COLUMNS, tuple(table))
+        sentence += "No regularizer was timed."
+    return Answer(sentence.strip(), COLUMNS, tuple(table))

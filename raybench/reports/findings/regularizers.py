@@ -45,7 +45,7 @@ def answer(rows: pd.DataFrame) -> Answer:
     best = max(table, key=lambda row: row[5])
     parts = [f"{row[0]}+{row[1]} {row[5]:+.2f} ({row[3]} of {row[2]} cells won)" for row in table]
     better = [row for row in table if row[8] == "better"]
-    told = f"Mean difference to the same criterion alone, in points: {', '.join(parts)}. "
-    told += f"{counted(len(better), 'pair is', 'pairs are')} better by more than the region of equivalence"
-    told += f"; the largest gain is {best[0]}+{best[1]}" if best[5] > 0 else "; none gains on the mean"
-    return Answer(f"{told}. {f'No p-values: {reason}.' if reason else ''}".strip(), COLUMNS, tuple(table))
+    sentence = f"Mean difference to the same criterion alone, in points: {', '.join(parts)}. "
+    sentence += f"{counted(len(better), 'pair is', 'pairs are')} better by more than the region of equivalence"
+    sentence += f"; the largest gain is {best[0]}+{best[1]}" if best[5] > 0 else "; none gains on the mean"
+    return Answer(f"{sentence}. {f'No p-values: {reason}.' if reason else ''}".strip(), COLUMNS, tuple(table))

@@ -38,13 +38,13 @@ def answer(rows: pd.DataFrame) -> Answer:
         wide.append((kept.max() / max(kept.min(), 1e-9), model, dataset, speedup, kept.min(), kept.max()))
         gains += [] if pd.isna(gain) else [(gain / speedup, gain, model, dataset, speedup)]
     factor, model, dataset, speedup, least, most = max(wide)
-    told = (
+    sentence = (
         f"At one speed-up the share of parameters kept differs by up to {factor:.1f}x between cells: {least:.1f} to "
         f"{most:.1f} % of {model} on {dataset} at {speedup:g}x. "
     )
     if not gains:
-        return Answer(f"{told}There are no latencies, so nothing can be said about time.", COLUMNS, tuple(table))
+        return Answer(f"{sentence}There are no latencies, so nothing can be said about time.", COLUMNS, tuple(table))
     low, high = min(gains), max(gains)
-    told += f"Latency gains between {100 * low[0]:.0f} and {100 * high[0]:.0f} % of what MACs promise: "
-    told += f"{low[4]:g}x fewer MACs make {low[2]} on {low[3]} {low[1]:.2f}x faster"
-    return Answer(f"{told}. This holds for the devices of these rows only.", COLUMNS, tuple(table))
+    sentence += f"Latency gains between {100 * low[0]:.0f} and {100 * high[0]:.0f} % of what MACs promise: "
+    sentence += f"{low[4]:g}x fewer MACs make {low[2]} on {low[3]} {low[1]:.2f}x faster"
+    return Answer(f"{sentence}. This holds for the devices of these rows only.", COLUMNS, tuple(table))

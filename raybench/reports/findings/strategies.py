@@ -25,7 +25,7 @@ def answer(rows: pd.DataFrame) -> Answer:
     asked = rows[rows["speedup_target"].notna()]
     wide = asked.pivot_table(index=list(CELL), columns="strategy", values="metric_final", aggfunc="mean")
     names = sorted(wide.columns, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    table, told = [], []
+    table, sentences = [], []
     for first, second in combinations(names, 2):
         both = wide[[first, second]].dropna()
         means = both.groupby(level=["dataset", "model", "speedup_target"]).mean()
@@ -33,12 +33,12 @@ def answer(rows: pd.DataFrame) -> Answer:
             cells = int((both.index.get_level_values("speedup_target") == speedup).sum())
             found = paired(list(own[first]), list(own[second]))
             table.append((f"{first} - {second}", f"{speedup:g}x", cells, found.n, *_figures(found)))
-            told.append(_told(first, second, f"{speedup:g}x", found))
-    if not told:
+            sentences.append(_sentence(first, second, f"{speedup:g}x", found))
+    if not sentences:
         return Answer(f"Nothing can be said: {_only(names)}.")
     few = any(row[3] < 3 for row in table)
     limit = " With fewer than three pairs of dataset and model a difference has no interval." if few else ""
-    text = "; ".join(told)
+    text = "; ".join(sentences)
     return Answer(f"{text[0].upper()}{text[1:]}.{limit}", COLUMNS, tuple(table))
 
 
@@ -47,7 +47,7 @@ def _figures(found: Difference) -> tuple[float, float | str, float | str, str]:
     return round(found.mean, 2), *ends, found.verdict or "too few models"
 
 
-def _told(first: str, second: str, at: str, found: Difference) -> str:
+def _sentence(first: str, second: str, at: str, found: Difference) -> str:
     side = "above" if found.mean >= 0 else "below"
     doubt = {"equivalent": ", equivalent", "undecided": ", not decided", None: ""}.get(found.verdict, ", clear")
     return f"at {at} {first} is {abs(found.mean):.2f} points {side} {second} ({counted(found.n, 'model')}{doubt})"

@@ -31,14 +31,16 @@ def answer(rows: pd.DataFrame) -> Answer:
     winners = sorted(((row[2], row[0]) for row in table if row[2]), reverse=True)
     best = winners[0]
     if best[0] == total:
-        told = f"{best[1]} wins {f'the only ranking of {what}' if total == 1 else f'all {total} rankings of {what}'}"
+        sentence = (
+            f"{best[1]} wins {f'the only ranking of {what}' if total == 1 else f'all {total} rankings of {what}'}"
+        )
     else:
         several = "criterion wins" if what == "criteria" else "method wins"
-        told = f"{counted(len(winners), several, f'{what} win')} the {total} rankings of {what}, "
-        told += f"{best[1]} the most: {best[0]}"
+        sentence = f"{counted(len(winners), several, f'{what} win')} the {total} rankings of {what}, "
+        sentence += f"{best[1]} the most: {best[0]}"
     norms = [row for row in table if row[0] in ("magnitude-l1", "magnitude-l2")]
     small = max(int(found["of"].max()), 0) <= 5
     parts = [f"{row[0]} is among the first five in {row[3]} of {row[1]}" for row in norms]
     norm_text = "" if small or not parts else f"; {' and '.join(parts)}"
     limit = " One ranking can't show whether that holds elsewhere." if total == 1 else ""
-    return Answer(f"{told}{norm_text}.{limit}", COLUMNS, tuple(table))
+    return Answer(f"{sentence}{norm_text}.{limit}", COLUMNS, tuple(table))

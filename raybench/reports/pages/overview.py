@@ -60,8 +60,8 @@ def _cell(page: BoardPage, tab: Tab, several: bool) -> BestCell:
     entry = tab.rows[0].entry
     spread = f" ± {entry.spread:.2f}" if entry.spread is not None else ""
     others = sum(row.mark == "tied" for row in tab.rows)
-    told = tab.rows[0].interval is not None and tab.rows[0].interval.low is not None
-    tied = f", {others} tied" if others else ", alone" if told else ""
+    decided = tab.rows[0].interval is not None and tab.rows[0].interval.low is not None
+    tied = f", {others} tied" if others else ", alone" if decided else ""
     final, strategy = f"{entry.metric_final:.2f}{spread}", page.strategy if several else ""
     return BestCell(page.name, entry.method, strategy, final, signed(entry.delta), tied, entry.metric_final)
 

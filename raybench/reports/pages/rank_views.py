@@ -62,7 +62,7 @@ def _view(name: str, found: Samples) -> ScopeView:
     critical = critical_difference(found)
     pairs = win_matrix(found)
     tied = counted(len(intervals.tied), "method is", "methods are")
-    told = f"{tied} tied for the best (green)" if intervals.tied else "No interval can be given"
+    tied_text = f"{tied} tied for the best (green)" if intervals.tied else "No interval can be given"
     drawable = len(found.methods) <= MOST_METHODS
     p = f"Friedman's test that all are alike: p = {critical.p:.2g}. " if critical.p is not None else ""
     return ScopeView(
@@ -70,7 +70,7 @@ def _view(name: str, found: Samples) -> ScopeView:
         f"{counted(len(found.methods), 'method')} on {over}{listed}.{left_out}",
         over,
         page_svg(ranks(intervals, f"Ranks, {name}", width=380)),
-        f"{told}. {_sentence(intervals.reason)}Means in percent on the right.",
+        f"{tied_text}. {_sentence(intervals.reason)}Means in percent on the right.",
         page_svg(critical_picture(critical, f"Critical differences, {name}")) if drawable and critical.ranks else "",
         f"{p}{_sentence(critical.reason)}{CAVEAT}",
         page_svg(matrix(pairs, f"All pairs, {name}", width=900)) if drawable else "",

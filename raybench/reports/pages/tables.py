@@ -39,7 +39,7 @@ def report_tables(content: Content, scopes: Sequence[ScopeView], single: bool) -
     pairs = [row for scope in scopes for row in scope.pair_rows]
     compared = [asdict(row) for row in content.compared.rows]
     papers = [_flat(asdict(match)) for match in content.compared.literature]
-    told = [
+    findings = [
         {"finding": f.title, "claim": f.claim, "published": f.published.sentence, "store": f.ours.sentence}
         for f in content.found
     ]
@@ -54,7 +54,7 @@ def report_tables(content: Content, scopes: Sequence[ScopeView], single: bool) -
         Table("failures", "a failed or skipped cell", failed, _arrow(failed)),
         Table("compared", "a cell with a figure of PruningBench", compared, _arrow(compared)),
         Table("papers", "a cell with a figure of a paper", papers, _arrow(papers)),
-        Table("findings", "a finding", told, _arrow(told)),
+        Table("findings", "a finding", findings, _arrow(findings)),
     ]
     return [Table(t.name, t.about, t.rows, t.table, _parquet_address(t, single)) for t in found]
 

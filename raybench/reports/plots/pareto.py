@@ -77,6 +77,6 @@ def pareto(
     shapes += [Mark(across(p.x), up(p.y), *looks[p.series], tip=p.tip, series=p.series) for p in points]
     marks = [(across(p.x), up(p.y)) for p in points]
     shapes += placed_labels([(across(p.x), up(p.y), p.series) for p in best], marks, width, 12)
-    told = ", ".join(f"{p.series} at {p.x:.4g} with {p.y:.2f}" for p in best)
-    about = f"{len(points)} points of {len(names)} methods; on the Pareto front: {told or 'none'}"
+    best_points = ", ".join(f"{p.series} at {p.x:.4g} with {p.y:.2f}" for p in best)
+    about = f"{len(points)} points of {len(names)} methods; on the Pareto front: {best_points or 'none'}"
     return Drawing(width, height, tuple(shapes), title, about, {name: looks[name][0] for name in names})

@@ -71,5 +71,5 @@ def critical_picture(found: CriticalDifference, title: str, *, width: float = 48
         ends = (across(by_name[group[0]]) - 3, across(by_name[group[-1]]) + 3)
         shapes.append(Box(ends[0], y - 1.5, ends[1] - ends[0], 3, "c0", tip=f"not told apart: {', '.join(group)}"))
     about = ", ".join(f"{name} {rank:.2f}" for name, rank in by_name.items())
-    told = f"critical difference {found.critical:.2f}" if found.critical is not None else found.reason or ""
-    return Drawing(width, below + 13 * (half + 1) + 4, tuple(shapes), title, f"Mean ranks: {about}; {told}")
+    difference = f"critical difference {found.critical:.2f}" if found.critical is not None else found.reason or ""
+    return Drawing(width, below + 13 * (half + 1) + 4, tuple(shapes), title, f"Mean ranks: {about}; {difference}")

@@ -54,8 +54,8 @@ def widths(layers: Sequence[Mapping[str, Any]], title: str, *, width: float = 36
         shapes.append(Box(left, y, one["out_after"] * scale, 8, "c0", tip=tip))
         note = f"{one['out_after']} of {one['out_before']}"
         shapes.append(Text(left + one["out_before"] * scale + 4, y + 7, note, SMALL, "soft"))
-    told = "; ".join(f"{one['layer']} {one['out_before']} to {one['out_after']}" for one in layers)
-    return Drawing(width, 12 + ROW * len(layers), tuple(shapes), title, told or "no layers")
+    changes = "; ".join(f"{one['layer']} {one['out_before']} to {one['out_after']}" for one in layers)
+    return Drawing(width, 12 + ROW * len(layers), tuple(shapes), title, changes or "no layers")
 
 
 def _is_shown(entry: Mapping[str, Any]) -> bool:

@@ -43,11 +43,11 @@ def seeds_for(resolution: float, spread: float | None, url: str) -> SeedsNeeded:
         _check("--spread", spread)
     found, source = (spread, "--spread") if spread is not None else _spread_of(url)
     needed = seeds_needed(found, resolution)
-    told = f"same-seed differences of two methods spread by {found:.2f} points ({source})"
+    basis = f"same-seed differences of two methods spread by {found:.2f} points ({source})"
     if needed is None:
-        return SeedsNeeded(None, f"seeds: {told}; more than {MOST:,} are needed for ±{resolution:g} points")
+        return SeedsNeeded(None, f"seeds: {basis}; more than {MOST:,} are needed for ±{resolution:g} points")
     width = half_width(found, needed)
-    sentence = f"seeds: {told}; {needed} give a 95 % interval of ±{width:.2f} points (asked: ±{resolution:g})"
+    sentence = f"seeds: {basis}; {needed} give a 95 % interval of ±{width:.2f} points (asked: ±{resolution:g})"
     return SeedsNeeded(needed, sentence)
 
 

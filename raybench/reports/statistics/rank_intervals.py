@@ -35,7 +35,7 @@ class RankIntervals:
     """Methods, the best first."""
 
     methods: tuple[RankedMethod, ...]
-    margin: float | None  # points: two methods whose means are further apart are told apart
+    margin: float | None  # points: two methods whose means are further apart differ
     reason: str | None  # why there are no intervals, or what they don't cover
 
     @property
