@@ -38,7 +38,7 @@ def final_text(entry: Ranked) -> str:
     return f"{entry.metric_final:.2f}" + (f"±{entry.spread:.2f}" if entry.spread is not None else "")
 
 
-def _count(value: float) -> str:
+def millions(value: float) -> str:
     """A number of parameters or MACs in millions: three decimals below ten million, one above."""
     return f"{value / 1e6:.3f}" if value < 1e7 else f"{value / 1e6:.1f}"
 
@@ -56,9 +56,9 @@ COLUMNS = (
     PrintedColumn("final", "%", final_text),
     PrintedColumn("n", "", lambda e: str(e.n), drop_order=3),
     PrintedColumn("Δ", "pts", lambda e: signed(e.delta)),
-    PrintedColumn("params", "M", lambda e: _count(e.params)),
+    PrintedColumn("params", "M", lambda e: millions(e.params)),
     PrintedColumn("kept", "%", lambda e: f"{100 * e.params_kept:.1f}", drop_order=4),
-    PrintedColumn("MACs", "M", lambda e: _count(e.macs), drop_order=5),
+    PrintedColumn("MACs", "M", lambda e: millions(e.macs), drop_order=5),
     PrintedColumn("speedup", "x", lambda e: f"{e.speedup:.2f}{'*' if e.reason else ''}"),
     PrintedColumn("latency", "ms", lambda e: _timing(e.latency_ms, e), drop_order=1),
     PrintedColumn("step", "s", lambda e: _timing(e.step_time_s, e), drop_order=6),
@@ -76,7 +76,7 @@ def as_text(leaderboard: Leaderboard, width: int) -> str:
         hidden = [f"not shown at this width: {', '.join(fitted.hidden)}"] if fitted.hidden else []
         notes = [
             line
-            for note in (*board_notes(board), *_meanings(fitted), *hidden)
+            for note in (*_mark_notes(board), *board_notes(board), *_meanings(fitted), *hidden)
             for line in wrap(note, width, subsequent_indent="  ")
         ]
         blocks.append("\n".join([*title, *fitted.lines, *notes]))
@@ -92,7 +92,7 @@ def as_markdown(leaderboard: Leaderboard) -> str:
         rules = [":--" if c.left else "--:" for c in shown]
         rows = [[_escaped(c.text(entry)) for c in shown] for entry in board.entries]
         table = ["| " + " | ".join(cells) + " |" for cells in (headers, rules, *rows)]
-        notes = [f"- {note}" for note in board_notes(board)]
+        notes = [f"- {note}" for note in (*_mark_notes(board), *board_notes(board))]
         blocks.append("\n".join([f"### {_escaped(title_of(board))}", "", *table, *([""] if notes else []), *notes]))
     missing = [f"  - {line.strip()}" if line.startswith(" ") else f"- {line}" for line in missing_lines(leaderboard)]
     return "\n\n".join([*blocks, *filter(None, ["\n".join(missing)])])
@@ -170,10 +170,14 @@ def title_of(board: Board, constants: str = "") -> str:
     return f"{where} ({', '.join(filter(None, [f'protocol {board.protocol}', f'recipe {board.recipe}', constants]))})"
 
 
-def board_notes(board: Board) -> Iterable[str]:
-    """Footnotes: shared rank marks, mixed schedules, missed speed-ups, missing timings, methods without an average."""
+def _mark_notes(board: Board) -> Iterable[str]:
+    """The footnote of shared rank marks."""
     if any(entry.rank != entry.rank_mark for entry in board.entries):
         yield "~: the spread over seeds can't tell it from the method of that rank (95 %)"
+
+
+def board_notes(board: Board) -> Iterable[str]:
+    """Footnotes: mixed schedules, missed speed-ups, missing timings, methods without an average."""
     if len(board.schedules) > 1:
         mixed = "; ".join(f"{name}: {', '.join(methods)}" for name, methods in board.schedules.items())
         yield f"schedules differ: {mixed}"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pandas as pd
 import pyarrow as pa
 
 from raybench.reports.labels import unique_labels
+from raybench.reports.leaderboard import Trials
 from raybench.reports.published import published
 from raybench.reports.statistics.samples import Cells, Samples, samples
 
-Trials = Callable[[Sequence[str]], Mapping[str, Any]]
 COLUMNS = (
     "trial_id", "config_id", "status", "dataset", "task", "model", "method", "importance", "regularizer", "strategy",
     "protocol", "recipe", "schedule", "seed", "base_seed", "speedup_target", "ratio", "speedup", "params_kept",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from raybench.reports.board_text import NOT_MEASURED
+from raybench.reports import text
+from raybench.reports.board_text import NOT_MEASURED, millions
 from raybench.reports.leaderboard import Ranked
 
 DASH = "–"
@@ -23,7 +24,7 @@ def fixed(digits: int) -> Callable[[Any], str]:
 
 def signed(value: float | None) -> str:
     """A difference with its sign; a zero is never negative."""
-    return DASH if value is None else f"{round(value, 2) + 0.0:+.2f}"
+    return DASH if value is None else text.signed(value)
 
 
 def three_digits(value: float | None) -> str:
@@ -36,11 +37,6 @@ def three_digits(value: float | None) -> str:
     if value is None:
         return DASH
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def millions(value: float) -> str:
-    """A number of parameters or MACs in millions."""
-    return f"{value / 1e6:.3f}" if value < 1e7 else f"{value / 1e6:.1f}"
 
 
 def plain(value: Any) -> str:

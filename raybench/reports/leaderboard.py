@@ -149,7 +149,7 @@ class Leaderboard:
         table = store.table(COLUMNS)
         if not table.num_rows:
             raise UserError(no_results(store.storage))
-        found = cls.of(table, query or Query(), _trials(store))
+        found = cls.of(table, query or Query(), trials_of(store))
         return replace(found, source=store.storage.url)
 
     @classmethod
@@ -267,7 +267,7 @@ def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:
     return tuple(sorted(lacking))
 
 
-def _trials(store: Store) -> Trials:
+def trials_of(store: Store) -> Trials:
     """A function from trial ids to trials. The wide column `trial` is read at its first call."""
     table = cache(lambda: store.table(["trial_id", "trial"]))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from raybench.reports.drawing.shapes import COLOURS, Box, Drawing, Line, Mark, Point, Text, corners
 
-PIXELS = 3  # for each point: 216 a inch
+PIXELS = 3  # for each point: 216 an inch
 _FINER = 2
 
 

@@ -20,7 +20,7 @@ SHAPES = ("circle", "square", "triangle", "diamond")
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points; a filled shape with `fill`."""
+    """A line through points."""
 
     points: tuple[Point, ...]
     colour: str = "ink"

@@ -55,7 +55,6 @@ def _pairs(rows: pd.DataFrame, axis: str) -> Iterator[tuple[Ranking, Ranking]]:
     """Rankings that are equal in all but `axis`; seeds are averaged unless they are the axis."""
     moving = AXES.get(axis, ("seed",))
     fixed = [name for name in FIXED if name not in moving and (name != "seed" or axis == "seed")]
-    moving = tuple(name for name in moving)
     means = rows.groupby([*fixed, *moving, "label"])["metric_final"].mean().round(9)
     rankings: dict[tuple, dict[tuple, dict[str, float]]] = {}
     for key, value in means.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from raybench.errors import counted
-from raybench.reports.findings.answer import Answer
+from raybench.reports.findings.answer import Answer, figures
 from raybench.reports.statistics.intervals import paired
 from raybench.reports.statistics.signed_ranks import holm, signed_rank_p
 from raybench.reports.statistics.win_matrix import refusal
@@ -38,10 +38,8 @@ def answer(rows: pd.DataFrame) -> Answer:
     table = []
     for (importance, name, own), unit, p in zip(found, units, adjusted, strict=True):
         gain = paired(list(unit[name]), list(unit[""]))
-        ends = ("–", "–") if gain.low is None or gain.high is None else (round(gain.low, 2), round(gain.high, 2))
         won = int((own[name] > own[""]).sum())
-        figures = (len(own), won, gain.n, round(gain.mean, 2), *ends, gain.verdict or "too few models", p)
-        table.append((importance, name, *figures))
+        table.append((importance, name, len(own), won, gain.n, *figures(gain), p))
     best = max(table, key=lambda row: row[5])
     parts = [f"{row[0]}+{row[1]} {row[5]:+.2f} ({row[3]} of {row[2]} cells won)" for row in table]
     better = [row for row in table if row[8] == "better"]

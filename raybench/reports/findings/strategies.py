@@ -7,7 +7,7 @@ from itertools import combinations
 import pandas as pd
 
 from raybench.errors import counted
-from raybench.reports.findings.answer import Answer
+from raybench.reports.findings.answer import Answer, figures
 from raybench.reports.statistics.intervals import Difference, paired
 
 TITLE = "Local, global, protected global"
@@ -32,7 +32,7 @@ def answer(rows: pd.DataFrame) -> Answer:
         for speedup, own in means.groupby(level="speedup_target"):
             cells = int((both.index.get_level_values("speedup_target") == speedup).sum())
             found = paired(list(own[first]), list(own[second]))
-            table.append((f"{first} - {second}", f"{speedup:g}x", cells, found.n, *_figures(found)))
+            table.append((f"{first} - {second}", f"{speedup:g}x", cells, found.n, *figures(found)))
             sentences.append(_sentence(first, second, f"{speedup:g}x", found))
     if not sentences:
         return Answer(f"Nothing can be said: {_only(names)}.")
@@ -40,11 +40,6 @@ def answer(rows: pd.DataFrame) -> Answer:
     limit = " With fewer than three pairs of dataset and model a difference has no interval." if few else ""
     text = "; ".join(sentences)
     return Answer(f"{text[0].upper()}{text[1:]}.{limit}", COLUMNS, tuple(table))
-
-
-def _figures(found: Difference) -> tuple[float, float | str, float | str, str]:
-    ends = ("–", "–") if found.low is None or found.high is None else (round(found.low, 2), round(found.high, 2))
-    return round(found.mean, 2), *ends, found.verdict or "too few models"
 
 
 def _sentence(first: str, second: str, at: str, found: Difference) -> str:

@@ -13,8 +13,8 @@ from raybench.reports.drawing.svg import page_svg
 from raybench.reports.leaderboard import Board, Ranked
 from raybench.reports.pages.content import Content
 from raybench.reports.pages.names import slug
-from raybench.reports.plots.pareto import ParetoPoint, pareto
-from raybench.reports.statistics.intervals import Difference, half_width, paired
+from raybench.reports.plots.pareto import ParetoPoint, gain, pareto
+from raybench.reports.statistics.intervals import Difference, paired
 from raybench.reports.statistics.rank_intervals import RankedMethod, RankIntervals, rank_intervals
 from raybench.reports.statistics.samples import samples
 from raybench.sweep.target import amount
@@ -28,9 +28,7 @@ class RowView:
     """One method in a table."""
 
     entry: Ranked
-    track: str
     interval: RankedMethod | None
-    half: float | None  # of the t interval of the mean over seeds
     behind: Difference | None  # the best minus this one, on the same seeds; None for the best
     trials: tuple[tuple[int, str], ...]  # (seed, trial id)
 
@@ -150,9 +148,7 @@ def _tab(board: Board, by_label: Mapping[str, Seeds], trials: Mapping[str, Seque
     rows = [
         RowView(
             entry,
-            "regularizer" if entry.regularizer else "criterion",
             intervals.get(entry.method),
-            half_width(entry.spread, entry.n) if entry.spread is not None and entry.n > 2 else None,
             None if place == 0 else _behind(best, own.get(entry.method, {})),
             tuple(sorted(trials.get(entry.method, ()))),
         )
@@ -184,21 +180,13 @@ def _section(protocol: str, recipe: str, tabs: Sequence[Tab]) -> Section:
 def _points(tabs: Sequence[Tab], goal: str) -> Iterator[ParetoPoint]:
     for tab in tabs:
         for entry in tab.board.entries:
-            x = _gain(tab.board, entry, goal)
+            x = gain(tab.board, entry, goal)
             if x is not None:
                 yield ParetoPoint(entry.method, x, entry.metric_final, point_tip(tab.name, entry))
 
 
-def _gain(board: Board, entry: Ranked, goal: str) -> float | None:
-    """What the method gains. The asked speed-up stands for an achieved one near it: 0.5 % more is no better method."""
-    if goal == "speedup":
-        near = isinstance(board.speedup, float) and abs(entry.speedup / board.speedup - 1) <= 0.01
-        return float(board.speedup) if near and isinstance(board.speedup, float) else entry.speedup
-    return entry.latency_ms if goal == "latency" else 100 * entry.params_kept
-
-
 def point_tip(name: str, entry: Ranked) -> str:
-    """What a point says when it is pointed at, after the name of its method."""
+    """The text shown at a point, after the name of its method."""
     spread = f" ± {entry.spread:.2f}" if entry.spread is not None else ""
     latency = f", {entry.latency_ms:.3g} ms" if entry.latency_ms is not None else ""
     kept = f"{entry.speedup:.2f}x, {100 * entry.params_kept:.1f} % of parameters"

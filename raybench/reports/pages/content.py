@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +14,7 @@ from raybench.reports import cells
 from raybench.reports.comparison import TOLERANCE, Comparison, compare
 from raybench.reports.findings.answer import Finding
 from raybench.reports.findings.find import findings
-from raybench.reports.leaderboard import COLUMNS, Leaderboard, Query, Trials
+from raybench.reports.leaderboard import COLUMNS, Leaderboard, Query, trials_of
 from raybench.results.store import ALL_COLUMNS, Store
 
 WIDE = ("kept", "trial", "row_sha256")  # not read: a quarter of a store, and no page shows them
@@ -45,12 +43,20 @@ class Content:
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many rows are ok, failed and skipped."""
-        found = dict(zip(*(list(x) for x in _value_counts(self.table["status"])), strict=True))
+        found = {one["values"]: one["counts"] for one in pc.value_counts(self.table["status"]).to_pylist()}
         return {status: found.get(status, 0) for status in ("ok", "failed", "skipped")}
 
     @cached_property
+    def missing(self) -> list[dict[str, Any]]:
+        """Every failed and skipped cell."""
+        names = ["trial_id", "status", "method", "model", "dataset", "strategy", "speedup_target", "ratio", "seed",
+                 "stage", "error_type", "error_message", "reason"]  # fmt: skip
+        rows = self.table.filter(pc.not_equal(self.table["status"], "ok")).select(names).to_pylist()
+        return sorted(rows, key=lambda row: (row["status"], row["model"], row["method"], row["trial_id"]))
+
+    @cached_property
     def found(self) -> list[Finding]:
-        """What the store says to the paper's claims."""
+        """The paper's claims, checked on this store."""
         return findings(self.rows)
 
     @cached_property
@@ -64,32 +70,14 @@ class Content:
 
 
 def read_content(store: Store) -> Content:
-    """Read a store. Nothing is refused: an empty one, or one with failures only, makes pages that say so."""
+    """Read a store. Nothing is refused: an empty one, or one with failures only, makes pages that state it."""
     wanted = [name for name in ALL_COLUMNS if name not in WIDE]
-    dotted = [name for name in (*COLUMNS, *cells.COLUMNS) if "." in name]
+    dotted = [name for name in COLUMNS if "." in name]
     table = store.table([*wanted, *dotted]).combine_chunks()
-    trials = _trials(store)
-    ranked = table.select(list(dict.fromkeys((*COLUMNS,))))
+    trials = trials_of(store)
+    ranked = table.select(list(COLUMNS))
     boards = [
         replace(Leaderboard.of(ranked, query, trials), source=store.storage.url)
         for query in (Query(track="all"), Query(track="all", speedup="average"), Query())
     ]
     return Content(store.storage.url, table, cells.frame(table, trials), *boards)
-
-
-def _trials(store: Store) -> Trials:
-    """A function from trial ids to trials; the wide column `trial` is read at its first call."""
-    kept: dict[str, str] = {}
-
-    def chosen(ids: Sequence[str]) -> Mapping[str, Any]:
-        if not set(ids) <= kept.keys():
-            table = store.table(["trial_id", "trial"])
-            kept.update(zip(table["trial_id"].to_pylist(), table["trial"].to_pylist(), strict=True))
-        return {one: json.loads(kept[one]) for one in ids}
-
-    return chosen
-
-
-def _value_counts(column: pa.ChunkedArray) -> tuple[list[Any], list[int]]:
-    counted = pc.value_counts(column)
-    return counted.field("values").to_pylist(), counted.field("counts").to_pylist()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raybench.reports.formats import signed
 from raybench.reports.pages.board_pages import BoardPage, Tab
@@ -107,13 +106,3 @@ def reasons(content: Content) -> list[Reason]:
     """Failed, then skipped cells by reason, the most frequent first."""
     both = (("failed", content.by_speedup.failed), ("skipped", content.by_speedup.skipped))
     return [Reason(status, one.count, one.reason, one.methods) for status, found in both for one in found]
-
-
-def failure_rows(content: Content) -> list[dict[str, Any]]:
-    """Every failed and skipped cell."""
-    names = ("trial_id", "status", "method", "model", "dataset", "strategy", "speedup_target", "ratio", "seed", "stage",
-             "error_type", "error_message", "reason")  # fmt: skip
-    import pyarrow.compute as pc
-
-    rows = content.table.filter(pc.not_equal(content.table["status"], "ok")).select(list(names)).to_pylist()
-    return sorted(rows, key=lambda row: (row["status"], row["model"], row["method"], row["trial_id"]))

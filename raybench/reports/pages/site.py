@@ -15,15 +15,15 @@ from typing import Any
 from raybench.errors import UserError, counted
 from raybench.reports.board_text import board_notes
 from raybench.reports.comparison import TOLERANCE, boards
-from raybench.reports.leaderboard import Board
 from raybench.reports.pages.blocks import table_block, trial_blocks
 from raybench.reports.pages.board_pages import board_pages, difference_bar
 from raybench.reports.pages.content import Content, read_content
 from raybench.reports.pages.method_pages import method_pages
-from raybench.reports.pages.overview import best_rows, board_lines, failure_rows, reasons
+from raybench.reports.pages.overview import best_rows, board_lines, reasons
 from raybench.reports.pages.rank_views import ScopeView, scope_views
 from raybench.reports.pages.render import environment, static
 from raybench.reports.pages.tables import Table, report_tables
+from raybench.reports.pruned_text import target_of
 from raybench.reports.published import SOURCE, STRATEGY
 from raybench.reports.statistics.intervals import EQUIVALENT
 from raybench.reports.unfinished import unfinished
@@ -150,7 +150,7 @@ def _pages(
                                     "caption": f"{figure.name}. {figure.ranks_note}"})  # fmt: skip
     yield render("boards", "boards", "Boards", "boards.html", boards=lines)
     for page in ranked:
-        yield render(page.name, "boards", page.title, "board.html", page=page, notes_of=_notes,
+        yield render(page.name, "boards", page.title, "board.html", page=page, notes_of=board_notes,
                      bar_of=difference_bar, equivalent=EQUIVALENT)  # fmt: skip
     yield render("ranks", "ranks", "Ranks", "ranks.html", scopes=_chosen(scopes, figure))
     yield render("methods", "methods", "Methods", "methods.html", methods=methods)
@@ -160,15 +160,10 @@ def _pages(
     yield _compare(content, render)
     yield render("trials", "trials", "Trials", "trials.html")
     yield render("trial", "trials", "Trial", "trial.html")
-    failed = failure_rows(content)
+    failed = content.missing
     shown, more = [_failed(row) for row in failed[:LISTED]], max(len(failed) - LISTED, 0)
     yield render("failures", "failures", "Failures", "failures.html", reasons=why, rows=shown, more=more)
     yield render("downloads", "downloads", "Downloads", "downloads.html", tables=tables)
-
-
-def _notes(board: Board) -> list[str]:
-    """Footnotes of a board, but the one about rank marks, which these pages don't have."""
-    return [note for note in board_notes(board) if not note.startswith("~")]
 
 
 def _chosen(scopes: Sequence[Any], figure: Any) -> list[dict[str, Any]]:
@@ -182,8 +177,7 @@ def _heading(content: Content) -> str:
 
 def _failed(row: Mapping[str, Any]) -> dict[str, Any]:
     why = row["reason"] if row["status"] == "skipped" else f"{row['error_type']}: {row['error_message']}"
-    asked = f"{row['speedup_target']:g}x" if row["speedup_target"] is not None else f"ratio {row['ratio']:g}"
-    return {**row, "why": (why or "no reason given")[:400], "asked": asked}
+    return {**row, "why": (why or "no reason given")[:400], "asked": target_of(row)}
 
 
 def _compare(content: Content, render: Callable[..., Page]) -> Page:

@@ -12,7 +12,6 @@ import pyarrow as pa
 from raybench.reports.leaderboard_rows import rows as leaderboard_rows
 from raybench.reports.leaderboard_rows import table as leaderboard_table
 from raybench.reports.pages.content import Content
-from raybench.reports.pages.overview import failure_rows
 from raybench.reports.pages.rank_views import ScopeView
 from raybench.results.encoding import parquet_bytes
 
@@ -43,7 +42,7 @@ def report_tables(content: Content, scopes: Sequence[ScopeView], single: bool) -
         {"finding": f.title, "claim": f.claim, "published": f.published.sentence, "store": f.ours.sentence}
         for f in content.found
     ]
-    boards_, failed = leaderboard_rows(content.tracked), failure_rows(content)
+    boards_, failed = leaderboard_rows(content.tracked), content.missing
     wide = [name for name in content.table.column_names if name not in ("curve", "layers")]
     trials = content.table.select(wide)
     found = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 from raybench.errors import UserError, counted
 from raybench.reports import cells
 from raybench.reports.drawing.shapes import Drawing
-from raybench.reports.leaderboard import COLUMNS, Board, Leaderboard, Query
+from raybench.reports.leaderboard import Board, Leaderboard, Query, trials_of
 from raybench.reports.plots.matrix import matrix
-from raybench.reports.plots.pareto import GOALS, ParetoPoint, pareto
+from raybench.reports.plots.pareto import ParetoPoint, gain, pareto
 from raybench.reports.plots.ranks import critical_picture, ranks
 from raybench.reports.plots.trial_plots import curves, widths
+from raybench.reports.pruned_text import target_of
 from raybench.reports.statistics.critical_difference import critical_difference
 from raybench.reports.statistics.rank_intervals import rank_intervals
 from raybench.reports.statistics.samples import Samples
@@ -60,7 +60,12 @@ def _pareto(store: Store, wanted: Wanted) -> Drawing:
     found = [board for board in Leaderboard.read(store, query).boards if board.ratio is None or speedup is None]
     keys = {_key(board) for board in found}
     _only_one(sorted(", ".join(key) for key in keys), "boards", "--dataset, --model, --strategy or --protocol")
-    points = [point for board in found for entry in board.entries for point in _points(board, entry, wanted.against)]
+    points = [
+        ParetoPoint(entry.method, x, entry.metric_final, "")
+        for board in found
+        for entry in board.entries
+        if (x := gain(board, entry, wanted.against)) is not None
+    ]
     if not points:
         raise UserError(f"--against {wanted.against}: no finished cell of this board has that figure")
     title = f"{found[0].model} on {found[0].dataset}, {found[0].strategy}"
@@ -72,18 +77,9 @@ def _key(board: Board) -> tuple[str, ...]:
     return (board.dataset, board.model, board.strategy or "", board.protocol, board.recipe)
 
 
-def _points(board: Board, entry: Any, goal: str) -> list[ParetoPoint]:
-    near = isinstance(board.speedup, float) and abs(entry.speedup / board.speedup - 1) <= 0.01
-    values = {"speedup": board.speedup if near else entry.speedup, "latency": entry.latency_ms,
-              "parameters": 100 * entry.params_kept}  # fmt: skip
-    x = values[goal]
-    return [] if x is None else [ParetoPoint(entry.method, float(x), entry.metric_final, "")]
-
-
 def _samples(store: Store, wanted: Wanted) -> tuple[str, Samples]:
     """The only ranking that matches, over all datasets and models that match."""
-    names = list(dict.fromkeys((*COLUMNS, *cells.COLUMNS)))
-    rows = cells.frame(store.table(names), _trials(store))
+    rows = cells.frame(store.table(cells.COLUMNS), trials_of(store))
     for name in ("model", "dataset", "strategy", "protocol"):
         value = getattr(wanted, name)
         rows = rows if value is None else rows[rows[name] == value]
@@ -128,7 +124,7 @@ def _curves(store: Store, wanted: Wanted) -> Drawing:
     if len(wanted.trials) > MOST_CURVES:
         raise UserError(f"--trial: found {counted(len(wanted.trials), 'trial')}, expected {MOST_CURVES} at most")
     rows = [_finished(store, one) for one in _trial_ids(wanted)]
-    labels = {f"{row['method']} {_amount(row)}, {row['trial_id'][:6]}": row["curve"] or [] for row in rows}
+    labels = {f"{row['method']} {target_of(row)}, {row['trial_id'][:6]}": row["curve"] or [] for row in rows}
     title = f"Fine-tuning on {', '.join(sorted({row['dataset'] for row in rows}))}"
     return curves(labels, rows[0]["metric_name"], title, size=(wanted.width, 0.62 * wanted.width + 6 * len(rows)))
 
@@ -138,7 +134,7 @@ def _widths(store: Store, wanted: Wanted) -> Drawing:
     if len(ids) > 1:
         raise UserError(f"--kind widths: found {len(ids)} trials, expected one --trial")
     row = _finished(store, ids[0])
-    return widths(row["layers"] or [], f"{row['method']} on {row['model']}, {_amount(row)}", width=wanted.width)
+    return widths(row["layers"] or [], f"{row['method']} on {row['model']}, {target_of(row)}", width=wanted.width)
 
 
 def _trial_ids(wanted: Wanted) -> tuple[str, ...]:
@@ -156,19 +152,6 @@ def _finished(store: Store, prefix: str) -> Mapping[str, Any]:
     return row
 
 
-def _amount(row: Mapping[str, Any]) -> str:
-    return f"{row['speedup_target']:g}x" if row["speedup_target"] is not None else f"ratio {row['ratio']:g}"
-
-
-def _trials(store: Store) -> Callable[[Sequence[str]], Mapping[str, Any]]:
-    def chosen(ids: Sequence[str]) -> Mapping[str, Any]:
-        rows = store.table(["trial_id", "trial"]).to_pylist()
-        return {row["trial_id"]: json.loads(row["trial"]) for row in rows if row["trial_id"] in set(ids)}
-
-    return chosen
-
-
 KINDS: Mapping[str, Callable[[Store, Wanted], Drawing]] = {
     "pareto": _pareto, "ranks": _ranks, "critical": _critical, "matrix": _matrix, "curves": _curves, "widths": _widths,
 }  # fmt: skip
-__all__ = ["GOALS", "KINDS", "WIDTHS", "Wanted", "plot"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raybench.reports.drawing.shapes import Drawing, Line, Mark, Shape, series_look
+from raybench.reports.leaderboard import Board, Ranked
 from raybench.reports.plots.axes import axis, frame, placed_labels
 
 GOALS = {  # name -> (label of the axis, whether more is better)
@@ -23,6 +24,16 @@ class ParetoPoint:
     x: float
     y: float
     tip: str
+
+
+def gain(board: Board, entry: Ranked, goal: str) -> float | None:
+    """What a method gains. The asked speed-up stands for an achieved one near it: 0.5 % more is no better method."""
+    if goal == "latency":
+        return entry.latency_ms
+    if goal == "parameters":
+        return 100 * entry.params_kept
+    asked = board.speedup
+    return asked if isinstance(asked, float) and abs(entry.speedup / asked - 1) <= 0.01 else entry.speedup
 
 
 def front(points: Sequence[ParetoPoint], more: bool) -> list[ParetoPoint]:

@@ -15,7 +15,6 @@ REPLICATES = 1000
 class Agreement:
     """Kendall's tau-b of two rankings: 1 the same order, 0 none in common, -1 reversed."""
 
-    methods: int  # that both rank
     tau: float | None  # None where a ranking has no differences, or fewer than four methods
     low: float | None
     high: float | None
@@ -36,18 +35,7 @@ def agreement(first: Mapping[str, float], second: Mapping[str, float]) -> Agreem
         >>> agreement(up, up).tau, agreement(up, {name: -value for name, value in up.items()}).tau
         (1.0, -1.0)
     """
-    names = sorted(set(first) & set(second))
-    if len(names) < FEWEST_METHODS:
-        return Agreement(len(names), None, None, None)
-    ours, theirs = (_signs(np.round([one[name] for name in names], 9)) for one in (first, second))
-    ones = np.ones((1, len(names)))
-    tau = float(_tau_b(ours, theirs, ones)[0])
-    if np.isnan(tau):
-        return Agreement(len(names), None, None, None)
-    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=REPLICATES)
-    taus = _tau_b(ours, theirs, drawn.astype(float))
-    low, high = np.quantile(taus[~np.isnan(taus)], [0.025, 0.975])
-    return Agreement(len(names), tau, float(low), float(high))
+    return mean_agreement([(first, second)])
 
 
 def _signs(values: np.ndarray) -> np.ndarray:
@@ -75,9 +63,9 @@ def mean_agreement(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float
     """
     names = sorted({name for first, second in pairs for name in set(first) & set(second)})
     if not names:
-        return Agreement(0, None, None, None)
+        return Agreement(None, None, None)
     drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=REPLICATES)
-    taus, replicated, most = [], [], 0
+    taus, replicated = [], []
     for first, second in pairs:
         common = [place for place, name in enumerate(names) if name in first and name in second]
         if len(common) < FEWEST_METHODS:
@@ -88,10 +76,9 @@ def mean_agreement(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float
         if not np.isnan(tau):
             taus.append(tau)
             replicated.append(_tau_b(ours, theirs, drawn[:, common].astype(float)))
-            most = max(most, len(common))
     if not taus:
-        return Agreement(most, None, None, None)
+        return Agreement(None, None, None)
     stacked = np.stack(replicated)
     means = np.nanmean(stacked[:, ~np.isnan(stacked).all(axis=0)], axis=0)
     low, high = np.quantile(means, [0.025, 0.975])
-    return Agreement(most, float(np.mean(taus)), float(low), float(high))
+    return Agreement(float(np.mean(taus)), float(low), float(high))

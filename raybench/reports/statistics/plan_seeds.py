@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ KEY = ("strategy", "protocol", "recipe", "speedup_target", "ratio")
 
 @dataclass(frozen=True)
 class SeedsNeeded:
-    """How many seeds a resolution needs, and the sentence that says so. None: more than 10,000."""
+    """How many seeds a resolution needs, and a sentence with that number. None: more than 10,000."""
 
     needed: int | None
     sentence: str
@@ -59,9 +60,8 @@ def _check(option: str, value: float) -> None:
 def _spread_of(url: str) -> tuple[float, str]:
     """(standard deviation of same-seed differences, where it is from): of what is left after methods and seeds."""
     advice = "say it with --spread POINTS, or name a storage whose cells have two seeds with --timings DIR"
-    table = Store(open_existing(url)).table([*SCORED]) if _exists(url) else None
     groups: dict[tuple, Cells] = {}
-    for row in table.to_pylist() if table is not None else []:
+    for row in _rows(url):
         if row["status"] == "ok":
             cells = groups.setdefault(tuple(row[name] for name in KEY), {})
             by_method = cells.setdefault((row["dataset"], row["model"]), {})
@@ -82,9 +82,10 @@ def _spread_of(url: str) -> tuple[float, str]:
     return max((2 * squares / freedom) ** 0.5, 1e-6), f"{counted(boards, 'ranking')} in {url}"
 
 
-def _exists(url: str) -> bool:
+def _rows(url: str) -> list[dict[str, Any]]:
+    """Every row at `url`; none where there is no storage."""
     try:
-        open_existing(url)
+        storage = open_existing(url)
     except UserError:
-        return False
-    return True
+        return []
+    return list(Store(storage).table(SCORED).to_pylist())
