@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent  # the folder that holds the package `rayben
 NO_DATA = ("nothing", "weights")  # what a criterion may need that isn't computed from images
 EVIDENCE = ("gradients", "sample-gradients", "activations")  # what is, and may be needed together
 METHOD_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-FACTS = {  # what class attributes of a method may say; `needs` may be several of EVIDENCE, too
+FACTS = {  # the values of a method's class attributes; `needs` may be several of EVIDENCE, too
     "needs": (*NO_DATA, *EVIDENCE),
     "labels": ("true", "sampled"),
     "reduce": ("mean", "sum", "max", "first"),

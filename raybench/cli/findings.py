@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
                 ("these results", one.ours.sentence),
             )
             text = [
-                fill(f"{name}: {said}", width, initial_indent="  ", subsequent_indent="    ") for name, said in parts
+                fill(f"{name}: {sentence}", width, initial_indent="  ", subsequent_indent="    ")
+                for name, sentence in parts
             ]
             tables = [answer for answer in (one.published, one.ours) if args.figures and answer.rows]
             blocks.append("\n".join([one.title, *text, *(line for answer in tables for line in _table(answer))]))

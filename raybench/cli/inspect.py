@@ -8,9 +8,8 @@ from dataclasses import asdict
 
 from raybench import registry
 from raybench.cli.output import add_format, print_json, print_rows
-from raybench.cli.sweep_arguments import add_plugin, load_plugins
-from raybench.errors import UserError, unknown
-from raybench.sweep.modules import as_module, module_hint
+from raybench.cli.sweep_arguments import add_plugin, check_name, load_plugins
+from raybench.sweep.modules import as_module
 
 SHOWN = 3  # layers of a group, or with one reason, that a line names
 
@@ -31,7 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Inspect the model, and print what was found."""
     load_plugins(args)
-    _check_names(args)
+    args.model = as_module(args.model)
+    check_name("MODEL", registry.model, args.model)  # before torch is imported
+    check_name("--dataset", registry.dataset, args.dataset)
     from raybench.datasets.open import facts_of
     from raybench.pipeline.inspection import inspect_named  # torch is imported from here on
 
@@ -59,15 +60,6 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {_some(layers)}: {why}")
     most = ", ".join(f"{speedup:.1f}x ({name})" for name, speedup in found.most.items())
     print(f"\nmost speed-up: {most}\ntracing took {found.seconds:.1f} s")
-
-
-def _check_names(args: argparse.Namespace) -> None:
-    """UserError for an unknown model or dataset, before torch is imported."""
-    args.model = as_module(args.model)
-    for option, kind, name in (("MODEL", registry.model, args.model), ("--dataset", registry.dataset, args.dataset)):
-        if ":" not in name and name not in kind.entries():
-            hint = module_hint(name) if kind is registry.model else None
-            raise UserError(f"{option}: {hint or unknown(kind.kind, name, kind.entries())}")
 
 
 def _by_reason(whole: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -9,8 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from raybench.cli.quantities import speedup
-from raybench.cli.results import add_results, hint_to_compact, open_store
+from raybench.cli.quantities import speedup_or_average
+from raybench.cli.results import add_results, hint_to_compact, open_store, write_file
 from raybench.errors import UserError, counted, printable
 from raybench.reports.board_latex import as_latex
 from raybench.reports.board_text import as_markdown, as_text
@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="NAME", help=f"only this {name}")
     parser.add_argument(
         "--speedup",
-        type=_speedup,
+        type=speedup_or_average,
         metavar="N|average",
         help="only this speed-up, such as 4; or average: the mean over all speed-ups",
     )
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--format parquet: can't be printed on a terminal; name a file with -o FILE")
     content = _rendered(found, args.format, args.wide)
     if args.output:
-        _write(args.output, content)
+        write_file(args.output, content)
         count = sum(len(board.entries) for board in found.boards)
         print(f"wrote {args.output}: {counted(len(found.boards), 'ranking')}, {counted(count, 'row')}, {args.format}")
     else:
@@ -74,13 +74,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {line}", file=sys.stderr)
     hint_to_compact(store)
     return 0
-
-
-def _write(file: Path, content: bytes) -> None:
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"-o {file}: can't be written: {error.strerror or error}") from error
 
 
 def _rendered(found: Leaderboard, form: str, wide: bool) -> bytes:
@@ -98,10 +91,6 @@ def _rendered(found: Leaderboard, form: str, wide: bool) -> bytes:
         return f"{json.dumps(whole, indent=2, allow_nan=False)}\n".encode()
     text = as_wide_text if wide else as_text
     return printable(f"{text(found, shutil.get_terminal_size((140, 24)).columns)}\n").encode()
-
-
-def _speedup(text: str) -> float | str:
-    return text if text == "average" else speedup(text)
 
 
 def _format(form: str | None, file: Path | None) -> str:

@@ -109,17 +109,13 @@ def _guarded(verb: str, arguments: list[str]) -> int:
             except BrokenPipeError:  # `raybench ... | head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 0
-            except OSError as error:
-                if found.requested:
+            except Exception as error:
+                if found.requested:  # after Ctrl-C libraries raise errors of any kind
                     raise KeyboardInterrupt from None
-                if error.errno not in NOT_OURS:
+                if not isinstance(error, OSError) or error.errno not in NOT_OURS:
                     raise
                 print(printable(f"raybench {verb}: {error}"), file=sys.stderr)
                 return 1
-            except Exception:  # after Ctrl-C libraries raise errors of any kind
-                if not found.requested:
-                    raise
-                raise KeyboardInterrupt from None
             if found.requested and code != INTERRUPTED:
                 raise KeyboardInterrupt  # a library swallowed it
             return code
@@ -159,11 +155,8 @@ def _verbose(verbose: bool) -> Iterator[None]:
     if not verbose:
         yield
         return
-    logger, handler, before = (
-        logging.getLogger("raybench"),
-        logging.StreamHandler(),
-        logging.getLogger("raybench").level,
-    )
+    logger, handler = logging.getLogger("raybench"), logging.StreamHandler()
+    before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
@@ -184,12 +177,13 @@ def plain_warnings() -> Iterator[None]:
     libraries = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
 
     def printed(message: str, category: type[Warning], filename: str) -> bool:
-        ours = filename.startswith(package) and issubclass(category, UserWarning)
-        if ours:
+        if filename.startswith(package) and issubclass(category, UserWarning):
             print(printable(f"warning: {message}"), file=sys.stderr)
-        elif filename.startswith(libraries):
+            return True
+        if filename.startswith(libraries):
             logging.getLogger(__name__).debug("%s: %s: %s", filename, category.__name__, message)
-        return ours or filename.startswith(libraries)
+            return True
+        return False
 
     with handled_warnings(printed):
         yield

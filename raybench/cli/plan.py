@@ -37,8 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--resolution", type=float, metavar="POINTS",
-        help="say how many seeds tell two methods apart by so much: the 95 %% interval of their difference is no wider "
-        "than plus or minus POINTS; the spread is that of the finished cells of --timings or the storage",
+        help="print how many seeds distinguish two methods that differ by so much: the 95 %% interval of their "
+        "difference is no wider than plus or minus POINTS; the spread is that of the finished cells of --timings or "
+        "the storage",
     )  # fmt: skip
     parser.add_argument("--spread", type=float, metavar="POINTS", help="standard deviation of same-seed differences")
     add_format(parser)

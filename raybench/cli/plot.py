@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from raybench.cli.quantities import speedup
-from raybench.cli.results import add_results, open_store
+from raybench.cli.quantities import speedup_or_average
+from raybench.cli.results import add_results, open_store, write_file
 from raybench.errors import UserError
 
 KINDS = ("pareto", "ranks", "critical", "matrix", "curves", "widths")
@@ -25,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
     for name in ("model", "dataset", "strategy", "protocol"):
         parser.add_argument(f"--{name}", metavar="NAME", help=f"only this {name}")
-    parser.add_argument("--speedup", type=_speedup, metavar="N|average", help="only this speed-up, or the average")
+    parser.add_argument(
+        "--speedup", type=speedup_or_average, metavar="N|average", help="only this speed-up, or the average"
+    )
     goals = ("speedup", "latency", "parameters")
     parser.add_argument("--against", choices=goals, default="speedup", help="pareto: what accuracy is drawn against")
     parser.add_argument("--trial", action="append", default=[], metavar="TRIAL_ID", help="curves, widths: a cell's id")
@@ -44,13 +46,6 @@ def run(args: argparse.Namespace) -> int:
     names = ("kind", "model", "dataset", "strategy", "protocol", "speedup", "against", "size")
     wanted = Wanted(**{name: getattr(args, name) for name in names}, trials=tuple(args.trial))
     drawing = plot(open_store(args.results), wanted)
-    try:
-        args.output.write_bytes(encoded(drawing, ending))
-    except OSError as error:
-        raise UserError(f"-o {args.output}: can't be written: {error.strerror or error}") from error
+    write_file(args.output, encoded(drawing, ending))
     print(f"wrote {args.output}: {drawing.title}, {drawing.width:.0f} x {drawing.height:.0f} pt")
     return 0
-
-
-def _speedup(text: str) -> float | str:
-    return text if text == "average" else speedup(text)

@@ -14,6 +14,7 @@ from raybench.cli.prune_latency import speedups_for
 from raybench.cli.prune_options import DATASET, add_options, sweep_of
 from raybench.cli.prune_progress import PruneLines
 from raybench.cli.sweep_arguments import add_plugin, add_track, load_plugins
+from raybench.execution.interrupt import INTERRUPTED
 from raybench.execution.run import run_sweep
 from raybench.execution.trackers import tracked
 from raybench.reports.model_card import CARD, card_of
@@ -70,15 +71,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _cells(sweep: Sweep, output: Path, device: str | None, track: str | None = None) -> list[dict[str, Any]] | None:
     """Run what is missing of `sweep`; the rows of its cells, or None when it was interrupted."""
-    watcher = PruneLines() if track is None else tracked(track, PruneLines())
-    end = run_sweep(sweep, output, local=True, device=device, watcher=watcher)
+    end = run_sweep(sweep, output, local=True, device=device, watcher=tracked(track, PruneLines()))
     store = Store(open_storage(str(output)))
     return None if end.interrupted else [dict(store.record(trial_id)) for trial_id in end.statuses]
 
 
 def _interrupted() -> int:
     print("interrupted; the same command continues at the last finished epoch", file=sys.stderr)
-    return 130
+    return INTERRUPTED
 
 
 def _print_missed(rows: Sequence[Mapping[str, Any]], target: float | None) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 from raybench import registry
 from raybench.cli.prune_latency import add_target_latency
 from raybench.cli.quantities import parameter, speedup
-from raybench.errors import UserError, nearest, unknown
+from raybench.cli.sweep_arguments import check_name
+from raybench.errors import UserError, nearest
 from raybench.provenance import has_gpu, usable_cores
 from raybench.sweep.data_roots import ROOT_VARIABLE
 from raybench.sweep.mistakes import Mistake, Mistakes
-from raybench.sweep.modules import as_module, module_hint
+from raybench.sweep.modules import as_module
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
@@ -187,10 +188,8 @@ def _check_names(args: argparse.Namespace) -> None:
         *(("--method", registry.importance, name) for name in args.method if name != "all"),
         ("--regularizer", registry.regularizer, args.regularizer),
     ):
-        if name is not None and ":" not in name and name not in kind.entries():
-            hint = module_hint(name) if kind is registry.model else None
-            folder = _folder_hint(name) if kind is registry.dataset else ""
-            raise UserError(f"{option}: {hint or unknown(kind.kind, name, kind.entries())}{folder}")
+        if name is not None:
+            check_name(option, kind, name, _folder_hint(name) if kind is registry.dataset else "")
     embedded = registry.dataset.entry(args.dataset).facts.get("embedded")
     if not (embedded or args.data_root or os.environ.get(ROOT_VARIABLE)):
         raise UserError(

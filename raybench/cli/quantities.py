@@ -26,6 +26,16 @@ def speedup(text: str) -> float:
     return value
 
 
+def speedup_or_average(text: str) -> float | str:
+    """A speed-up, or ``average``. For argparse.
+
+    Example:
+        >>> speedup_or_average("2x"), speedup_or_average("average")
+        (2.0, 'average')
+    """
+    return text if text == "average" else speedup(text)
+
+
 def duration(text: str) -> float:
     """A duration in seconds: ``90`` and ``90s``, ``30m``, ``1h``, ``2d``, ``1h30m``. For argparse.
 

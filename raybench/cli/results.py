@@ -1,4 +1,4 @@
-"""Shared by the verbs that read results: the RESULTS argument, opening the store, a hint to compact it."""
+"""Shared by the verbs that read results: the RESULTS argument, opening the store, a hint to compact it, writing -o."""
 
 from __future__ import annotations
 
@@ -51,3 +51,11 @@ def hint_to_compact(store: Store) -> None:
         print(
             f"hint: {count} uncompacted files; `raybench compact {store.storage.url}` makes this fast", file=sys.stderr
         )
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write what ``-o`` names; UserError when it can't be written."""
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"-o {file}: can't be written: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from raybench.cli.sweep_arguments import add_sweep, add_track
 from raybench.errors import counted
+from raybench.execution.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from raybench.execution.run import SweepEnd
@@ -45,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
         plugins=args.plugin,
         only=args.only,
         retry_failed=not args.no_retry_failed,
-        watcher=watcher() if args.track is None else tracked(args.track, watcher()),
+        watcher=tracked(args.track, watcher()),
     )
     if end.interrupted:
         print(f"interrupted; to continue: {shlex.join(['raybench', *sys.argv[1:]])}")
-        return 130
+        return INTERRUPTED
     if not end.planned:
         print(f"nothing to run: {counted(len(end.statuses), 'cell')} planned, none missing")
     return _conclude(end)

@@ -1,10 +1,12 @@
-"""Shared by the verbs that read a sweep file: the SWEEP argument and the option --plugin."""
+"""Shared by the verbs that read a sweep file: the SWEEP argument, the option --plugin, and a check of names."""
 
 from __future__ import annotations
 
 import argparse
 
 from raybench import registry
+from raybench.errors import UserError, unknown
+from raybench.sweep.modules import module_hint
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.sweep import Sweep
 
@@ -38,6 +40,13 @@ def load_plugins(args: argparse.Namespace) -> None:
     """Register the names in the ``--plugin`` files; UserError for a file that registers nothing."""
     for file in args.plugin:
         registry.add_plugin(file)
+
+
+def check_name(option: str, kind: registry.Registry, name: str, more: str = "") -> None:
+    """UserError that names `option` for an unknown `name`, with `more` at its end; `module:function` passes."""
+    if ":" not in name and name not in kind.entries():
+        hint = module_hint(name) if kind is registry.model else None
+        raise UserError(f"{option}: {hint or unknown(kind.kind, name, kind.entries())}{more}")
 
 
 def read_sweep(args: argparse.Namespace) -> Sweep:

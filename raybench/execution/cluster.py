@@ -6,14 +6,13 @@ import logging
 import os
 import secrets
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from raybench.errors import UserError
-from raybench.pipeline.exclusive import own_folder
+from raybench.pipeline.exclusive import own_folder, user_folder
 from raybench.sweep.sweep import Resources
 
 # Read by Ray when it is imported or started. Raybench prints the output, stores the results and handles Ctrl-C, not
@@ -99,7 +98,7 @@ def _own_folder() -> dict[str, str]:
     """The option that puts Ray's files into a folder of this user alone; none where its path is too long."""
     if "RAY_TMPDIR" in os.environ:
         return {}
-    folder = Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}" / "ray"
+    folder = user_folder() / "ray"
     if len(str(folder)) > LONGEST_FOLDER:
         return {}
     own_folder(folder.parent)

@@ -12,7 +12,7 @@ from raybench.errors import RaybenchError
 
 PERIOD_S = 3.0
 ANSWER_S = 5.0
-NOTICE_S = 10.0  # without an answer, until it is said
+NOTICE_S = 10.0  # without an answer, until a line is printed
 LOST_S = 45.0  # until the run ends: Ray itself aborts the process after 60 s, without a word about what to do
 HERE_S = 12.0  # the same for a Ray that was started on this machine, which nobody starts again
 
@@ -65,19 +65,19 @@ def _watch(
 ) -> None:
     name = f"the Ray cluster at {address}" if address else "the Ray of this run, on this machine,"
     limit = LOST_S if address else HERE_S
-    last, said = time.monotonic(), False
+    last, announced = time.monotonic(), False
     while not done.wait(PERIOD_S):
         silent = time.monotonic() - last
         if _answers(head):
-            if said:
+            if announced:
                 say(f"{name} answers again")
-            last, said = time.monotonic(), False
+            last, announced = time.monotonic(), False
         elif silent > limit:
             lost(lost_cluster(f"{name} was lost: its head hasn't answered for {silent:.0f} s"))
             return
-        elif silent > NOTICE_S and not said:
+        elif silent > NOTICE_S and not announced:
             say(f"{name} hasn't answered for {silent:.0f} s: waiting {limit - silent:.0f} s more")
-            said = True
+            announced = True
 
 
 def lost_cluster(what: str) -> ClusterLost:

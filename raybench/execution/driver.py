@@ -136,33 +136,32 @@ class Run:
             settle(own, unit.trials[0], Store(self.storage))
             self.watcher.ended(unit, own)
 
-    def lost(self, key: str, reason: str) -> None:
-        """Record that the process running unit `key` died; the unit is started again or fails."""
+    def lost(self, key: str, reason: str) -> bool:
+        """Record that the process running unit `key` died: it is started again or fails. True if it was done."""
         unit = self.queue.running.get(key)
         if unit is None:
-            return
+            return False
         if is_done(unit, self.storage):  # it died after publishing the result, before reporting it
             self.over(Outcome(key, unit.kind, "ok"))
-            return
+            return True
         outcome = self.queue.lost(key, reason)
         if outcome is None:
             self.watcher.say(f"{unit.kind} {key}: {reason}; starting it again")
-            return
+            return False
         outcome = replace(outcome, stage=_last_stage(unit, self.storage))
         if unit.kind == "cell":
             settle(outcome, unit.trials[0], Store(self.storage))
         self.over(outcome)
+        return False
 
     def lost_batch(self, keys: Sequence[str], reason: str) -> None:
         """Record that the process died that was running `keys` in this order: the first that isn't done may be why."""
-        for index, key in enumerate(keys):
-            unit = self.queue.running.get(key)
-            if unit is None or not is_done(unit, self.storage):
-                self.lost(key, reason)
-                for waiting in keys[index + 1 :]:
-                    self.queue.give_back(waiting)
-                return
-            self.over(Outcome(key, unit.kind, "ok"))
+        left = iter(keys)
+        for key in left:
+            if not self.lost(key, reason):
+                break
+        for key in left:  # those that it had not begun
+            self.queue.give_back(key)
 
     def abandon(self, reason: str, by_units: bool = True) -> None:
         """Record that every process running a unit died, by one of the units or not."""

@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 from raybench.errors import RaybenchError, printable
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells use it
 AGAIN_S = 2.0  # until KeyboardInterrupt is raised once more: an import or a callback of a library may swallow it
 GRACE_S = 10.0  # for workers to let go of their units

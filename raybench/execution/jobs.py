@@ -19,7 +19,7 @@ from typing import Any
 
 from raybench.errors import UserError, nearest
 
-ANSWER_S = 10.0  # timeout of every answer; then the user is told
+ANSWER_S = 10.0  # timeout of every answer; a longer wait prints a line
 AGENT_S = 90.0  # a cluster that has just started may have no job agent for this long
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 NO_EXTRA = "the cluster verbs need Ray's job client: pip install 'raybench[cluster]'"
@@ -151,14 +151,15 @@ class Jobs:
         began, warned = time.monotonic(), False
         while True:
             try:
-                self._client.submit_job(
-                    submission_id=job_id, entrypoint=entrypoint, runtime_env=runtime, metadata=metadata
-                )
+                with self._errors():
+                    self._client.submit_job(
+                        submission_id=job_id, entrypoint=entrypoint, runtime_env=runtime, metadata=metadata
+                    )
                 return True
-            except requests.exceptions.ReadTimeout as error:
+            except UserError as error:
+                if not isinstance(error.__cause__, requests.exceptions.ReadTimeout):
+                    raise
                 last: Exception = error
-            except (requests.exceptions.RequestException, ConnectionError) as error:
-                raise self._unreachable(error) from error
             except RuntimeError as error:
                 if "already exists" in str(error):
                     return False

@@ -21,7 +21,7 @@ from raybench.progress.console import SafeConsole
 from raybench.progress.journal import WAITING, present_stage, read_journal
 from raybench.progress.outcome import Outcome, label_of
 from raybench.progress.view import RECENT, SHOWN, STYLES, running_table
-from raybench.progress.words import duration, ended, tally
+from raybench.progress.words import duration, ended, ended_well, tally
 
 REFRESH_S = 1.0
 WAITS_S = 10.0  # between looks at what units wait for
@@ -195,8 +195,7 @@ def short_sentence(unit: Unit, outcome: Outcome) -> str:
     """The same for a panel, of a cell that ended well its final figure alone: it fits into 80 characters."""
     if outcome.status != "ok":
         return sentence(unit, outcome)
-    final = outcome.summary.get("metric_final")
-    return f"ok {label_of(unit)}{'' if final is None else f': final {final:.4g}'}"
+    return ended_well(label_of(unit), outcome.summary)
 
 
 def _present(run: Run, unit: Unit) -> Iterable[dict[str, Any]]:

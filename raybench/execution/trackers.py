@@ -22,13 +22,13 @@ Row = Mapping[str, Any]
 Log = Callable[[str, str, Row], None]  # (sweep, label, row of a finished cell)
 
 
-def tracked(name: str, watcher: Watcher) -> Watcher:
-    """`watcher`, whose finished cells are also sent to the tracker `name`, a key of TRACKERS.
+def tracked(name: str | None, watcher: Watcher) -> Watcher:
+    """`watcher`, whose finished cells are also sent to the tracker `name`, a key of TRACKERS; itself for None.
 
     Raises:
         UserError: the tracker is not installed.
     """
-    return Tracked(watcher, TRACKERS[name])
+    return watcher if name is None else Tracked(watcher, TRACKERS[name])
 
 
 class Tracked(Watcher):

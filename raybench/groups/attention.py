@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import nn
 
+from raybench.groups.restored import modes_restored
+
 
 class Attention(Protocol):
     """A self-attention module laid out as timm's `Attention` and Swin's `WindowAttention` are."""
@@ -64,17 +66,15 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
     The fast path hides the operations inside a layer. Only flags are set: no `train` method of the model is called.
     """
-    modes: dict[Any, bool] = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for module in modes:
-            module.training = False
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in modes.items():
-            module.training = training
+    with modes_restored(model):
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            for module in model.modules():
+                module.training = False
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def refit(attention: Attention, num_heads: int, head_dim: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from raybench.errors import NotSupported, UserError
 from raybench.groups.attention import plainly
 from raybench.groups.layer_types import is_layer
-from raybench.groups.restored import buffers_restored
+from raybench.groups.restored import buffers_restored, modes_restored
 
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError)
 TRIED = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384)  # image sizes, when the one given is too small
@@ -48,24 +50,17 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
 
 def _check_training(model: nn.Module, example: Tensor, ran: Counter[str]) -> None:
     """NotSupported for layers that run in training only: they would read channels that are cut without them."""
-    silent = [n for n, m in model.named_modules() if is_layer(m) and n not in ran]
+    silent = [(n, m) for n, m in model.named_modules() if is_layer(m) and n not in ran]
     if not silent:
         return
-    modes = {module: module.training for module in model.modules()}
-    calls: Counter[str] = Counter()
-    hooks = [model.get_submodule(n).register_forward_pre_hook(lambda m, i, n=n: calls.update([n])) for n in silent]
-    try:
-        with torch.no_grad(), buffers_restored(model), torch.random.fork_rng(devices=[]):
-            for module in modes:  # flags alone: no `train` method of the model is called
-                module.training = True
-            model(torch.cat([example, example]))
-    except FAILURES:  # a training pass that needs more than images
-        pass
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for hook in hooks:
-            hook.remove()
+    with _counting(silent) as calls, modes_restored(model):
+        try:
+            with torch.no_grad(), buffers_restored(model), torch.random.fork_rng(devices=[]):
+                for module in model.modules():  # flags alone: no `train` method of the model is called
+                    module.training = True
+                model(torch.cat([example, example]))
+        except FAILURES:  # a training pass that needs more than images
+            pass
     if calls:
         raise NotSupported(
             f"can't group {type(model).__name__}: {next(iter(calls))} runs in training only, so a pass for tracing "
@@ -108,15 +103,21 @@ def _check_same(name: str, first: Counter[str], second: Counter[str]) -> None:
 
 def run_once(model: nn.Module, example: Tensor) -> Counter[str]:
     """Run `model` in eval mode without gradients; returns how often each of its modules ran. Buffers are restored."""
+    with _counting(model.named_modules()) as calls, plainly(model), torch.no_grad(), buffers_restored(model):
+        model(example)
+    return calls
+
+
+@contextmanager
+def _counting(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Counter[str]]:
+    """Inside, counts how often each of the named modules runs."""
     calls: Counter[str] = Counter()
-    hooks = [m.register_forward_pre_hook(lambda m, i, n=n: calls.update([n])) for n, m in model.named_modules()]
+    hooks = [m.register_forward_pre_hook(lambda m, i, n=n: calls.update([n])) for n, m in modules]
     try:
-        with plainly(model), torch.no_grad(), buffers_restored(model):
-            model(example)
+        yield calls
     finally:
         for hook in hooks:
             hook.remove()
-    return calls
 
 
 def _explain(model: nn.Module, example: Tensor, error: Exception) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from raybench.errors import NotSupported
 from raybench.groups import product_rules, shape_rules, surgery  # noqa: F401  # the rules register themselves
 from raybench.groups.attention import plainly
+from raybench.groups.first_run import FAILURES
 from raybench.groups.flow import Misplaced, check_flow
 from raybench.groups.following import Choices, Followed, modules_known
 from raybench.groups.labelled import grouped, note_labels
@@ -33,7 +34,6 @@ from raybench.groups.shell import copy_of_shapes
 
 MAX_SECONDS = 20.0
 HowMany = Callable[[int, int, np.random.Generator], int]  # (size, least, random numbers) -> units that stay
-FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Found:
 
     groups: Groups
     whole: Mapping[str, str]  # layer -> the first reason
-    choices: Choices = field(default_factory=Choices)  # with which they were found
+    choices: Choices  # with which they were found
 
 
 def follow(
@@ -188,7 +188,7 @@ class _Trials:
 
 
 def kept_units(groups: Iterable[Group], count: HowMany, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Group name -> sorted units that a trial cut keeps: as many as `count` says of (size, least), drawn by `rng`."""
+    """Group name -> sorted units that a trial cut keeps: `count(size, least, rng)` of each group, drawn by `rng`."""
     return {g.name: np.sort(rng.permutation(g.size)[: count(g.size, g.least, rng)]) for g in groups}
 
 

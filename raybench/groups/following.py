@@ -70,8 +70,6 @@ class Followed(TorchDispatchMode):
         self.stack: list[tuple[str, str]] = [("", self.model_name)]  # (name, class) of the modules that run
         self.reshaped: set[str] = set()  # classes of modules in which an axis of channels was divided
         self.reshaped_names: set[str] = set()
-        self.contracted: list[np.ndarray] = []  # labels over which two activations were multiplied
-        self.reduced: list[np.ndarray] = []  # labels over which something was summed or normalised
         self.weights: set[int] = set()  # ids of parameters and buffers
 
     @property
@@ -131,7 +129,7 @@ class Followed(TorchDispatchMode):
             raise NotSupported(f"can't group {self.model_name}: following its channels took too long, {self.where('')}")
         before = self._inputs(args, kwargs or {}) if func._schema.is_mutable else ()
         result = func(*args, **(kwargs or {}))
-        outs = [o for o in _flat(result) if isinstance(o, Tensor)]
+        outs = [o for o in flat(result) if isinstance(o, Tensor)]
         name = func.name().partition(".")[0]
         call = Call(name, args, kwargs or {}, outs, [a.name for a in func._schema.arguments])
         inputs = self._inputs(args, kwargs or {})
@@ -140,7 +138,7 @@ class Followed(TorchDispatchMode):
         return result
 
     def _inputs(self, args: Any, kwargs: Any) -> list[Tensor]:
-        return [t for t in _flat((args, tuple(kwargs.values()))) if isinstance(t, Tensor)]
+        return [t for t in flat((args, tuple(kwargs.values()))) if isinstance(t, Tensor)]
 
     def _follow(self, func: Any, call: Call, inputs: Sequence[Tensor]) -> None:
         if self.here in self.choices.whole:
@@ -166,10 +164,10 @@ class Followed(TorchDispatchMode):
         return axis
 
 
-def _flat(value: Any) -> Iterator[Any]:
+def flat(value: Any) -> Iterator[Any]:
     if isinstance(value, (list, tuple)):
         for one in value:
-            yield from _flat(one)
+            yield from flat(one)
     else:
         yield value
 

@@ -1,7 +1,7 @@
 """The whole network with some channels truly gone: its statistics over channels see those that are left alone.
 
 Silencing channels isn't the same as removing them where a mean, a softmax or a norm runs over channels. Here labels
-say which positions of every tensor are gone, and such an operation is computed once more without them.
+mark the positions of every tensor that are gone, and such an operation is computed once more without them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raybench.groups.following import Axes, Call, Choices, Followed
+from raybench.groups.following import Axes, Call, Choices, Followed, flat
 from raybench.groups.labelled import places_of
 from raybench.groups.records import Group
 from raybench.groups.surgery import axis_of
@@ -47,7 +47,7 @@ class Live(Followed):
         kwargs = {key: self._without(a, before) for key, a in call.kwargs.items()}
         self._name_shapes(call, args)
         result = func(*args, **kwargs)
-        for out, less in zip(call.out, (o for o in _flat(result) if isinstance(o, Tensor)), strict=True):
+        for out, less in zip(call.out, (o for o in flat(result) if isinstance(o, Tensor)), strict=True):
             self._put(out, less)
 
     def _lacks(self, axes: Axes) -> bool:
@@ -75,24 +75,15 @@ class Live(Followed):
 
     def _put(self, out: Tensor, less: Tensor) -> None:
         """Write what was computed without the removed positions into `out`, and zeros at these."""
-        axes = self.axes(out)
-        left = list(self._left(axes))
-        shape = [len(dict(left)[k]) if k in dict(left) else n for k, n in enumerate(out.shape)]
-        if list(less.shape) != shape:
+        left = dict(self._left(self.axes(out)))
+        if list(less.shape) != [len(left[k]) if k in left else n for k, n in enumerate(out.shape)]:
+            return
+        if not left:
+            out.copy_(less)
             return
         out.zero_()
-        view = out
-        if not left:
-            view.copy_(less)
-            return
-        index: list[Any] = [torch.arange(n, device=out.device) for n in out.shape]
-        for k, places in left:
-            index[k] = places.to(out.device)
+        index = [(left[k] if k in left else torch.arange(n)).to(out.device) for k, n in enumerate(out.shape)]
         out[torch.meshgrid(*index, indexing="ij")] = less
-
-
-def _flat(result: Any) -> Iterator[Any]:
-    return iter(result) if isinstance(result, (list, tuple)) else iter((result,))
 
 
 def gone_of(

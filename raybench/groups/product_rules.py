@@ -10,8 +10,6 @@ from torch import Tensor
 from raybench.groups.following import Axes, Call, Followed, rule
 from raybench.groups.labels import ANY, FIXED, Axis
 
-EXACT = ("::sum", "norm", "count_nonzero")  # zeros change nothing
-
 
 @rule("pointwise", "copy_", "where", "masked_fill", "masked_fill_", "lerp", "addcmul", "addcdiv",
       "_prelu_kernel", "prelu", "fill_", "nan_to_num", "bernoulli_", "clamp", "normal_", "rsub",
@@ -90,9 +88,7 @@ def _product(followed: Followed, left: Tensor, right: Tensor) -> list[Axes] | No
     a, b = followed.axes(left), followed.axes(right)
     both = isinstance(a[-1], np.ndarray) and isinstance(b[-2], np.ndarray)
     if left.shape[-1] > 1 or both:
-        inner = followed.join(a[-1], b[-2], "a matrix product reads what has a fixed width")
-        if isinstance(inner, np.ndarray):
-            followed.contracted.append(inner)
+        followed.join(a[-1], b[-2], "a matrix product reads what has a fixed width")
     batch = [followed.join(x, y, "a batch of products") for x, y in zip(a[:-2], b[:-2], strict=True)]
     return [[*batch, a[-2], b[-1]]]
 
@@ -214,10 +210,6 @@ def reduced(followed: Followed, call: Call) -> Sequence[Axes] | None:
         chosen = set(range(x.dim()))
     else:
         chosen = {d % x.dim() for d in (dims if isinstance(dims, (list, tuple)) else [dims])} or set(range(x.dim()))
-    for d in chosen:
-        axis = axes[d]
-        if isinstance(axis, np.ndarray) and x.shape[d] > 1 and not call.name.endswith(EXACT):
-            followed.reduced.append(axis)
     found: list[Axes] = []
     for out in call.out:
         if out.dim() == x.dim():
@@ -262,8 +254,6 @@ def attended(followed: Followed, call: Call) -> list[Axes]:
     width = followed.join(q[-1], k[-1], "queries meet keys of a fixed width")
     if call.get("scale") is None:
         followed.pin(width, "attention is scaled by the width of a head")
-    elif isinstance(width, np.ndarray):
-        followed.contracted.append(width)
     batch: Axes = []
     for a, b, c in zip(q[:-2], k[:-2], v[:-2], strict=True):
         batch.append(followed.join(followed.join(a, b, "heads"), c, "heads"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -86,29 +86,29 @@ class Products:
     def _with_pairs(self, excess: Excess, sizes: np.ndarray, least: np.ndarray) -> Products:
         """The same with products of the widths of neighbouring groups, such as an attention's keys and values."""
         matter, pairs, each = self.groups.tolist(), [], []
+        middle = (sizes + least) // 2
+
+        @functools.cache
+        def count(*cut: int) -> Fraction:
+            kept = sizes.copy()
+            kept[list(cut)] = middle[list(cut)]
+            return Fraction(excess(kept))
+
         for k, left in enumerate(matter):
             for right in matter[k + 1 : k + 1 + NEAR]:
-                counts = {}
-                for a, b in itertools.product((False, True), repeat=2):
-                    kept = sizes.copy()
-                    kept[left], kept[right] = _middle(sizes, least, left, a), _middle(sizes, least, right, b)
-                    counts[a, b] = Fraction(excess(kept))
-                twisted = counts[True, True] - counts[True, False] - counts[False, True] + counts[False, False]
+                twisted = count(left, right) - count(left) - count(right) + count()
                 if twisted:
-                    steps = [_middle(sizes, least, g, True) - int(sizes[g]) for g in (left, right)]
+                    steps = [int(middle[g] - sizes[g]) for g in (left, right)]
                     pairs.append((left, right))
                     each.append(float(twisted / (steps[0] * steps[1])))
         if not pairs:
             return self
-        rows, weights = np.array(pairs, dtype=np.int64), np.array(each)
         constant, linear = self.constant, self.linear.copy()
-        for (left, right), weight in zip(
-            pairs, each, strict=True
-        ):  # the parabolas were taken at the other's full width
+        for (left, right), weight in zip(pairs, each, strict=True):  # parabolas were taken at the other's full width
             linear[matter.index(left)] -= weight * sizes[right]
             linear[matter.index(right)] -= weight * sizes[left]
             constant += weight * float(sizes[left]) * float(sizes[right])
-        return Products(constant, self.groups, linear, self.square, rows, weights)
+        return Products(constant, self.groups, linear, self.square, np.array(pairs, dtype=np.int64), np.array(each))
 
     @classmethod
     def _by_group(cls, excess: Excess, sizes: np.ndarray, least: np.ndarray, whole: int) -> Products:
@@ -152,7 +152,7 @@ def _that_matter(excess: Excess, sizes: np.ndarray, least: np.ndarray, whole: in
     kept[groups] = least[groups]
     if not groups or excess(kept) == whole:
         return []
-    if len(groups) <= FEW:  # the parabola's counts tell the rest
+    if len(groups) <= FEW:  # the parabola's counts decide the rest
         return groups
     middle = len(groups) // 2
     found = _that_matter(excess, sizes, least, whole, groups[:middle])

@@ -1,7 +1,7 @@
-"""A numeric trial of groups: the cut network must compute what the whole one does with the same channels silenced.
+"""A numeric trial of groups: the cut network must compute what the whole one does with the same channels _silenced.
 
 It is made on a copy with random weights in double precision, so that no channel is without effect and no difference
-is rounding. Where the two differ, statistics over channels may have seen the silenced ones: then the whole network
+is rounding. Where the two differ, statistics over channels may have seen the _silenced ones: then the whole network
 is run once more with these gone (`live`).
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
-from raybench.groups import surgery
+from raybench.groups import first_run, surgery
 from raybench.groups.attention import plainly
 from raybench.groups.follow import MAX_SECONDS, HowMany, fewer, half, kept_units, run_followed, tensors_of
 from raybench.groups.following import Choices, Followed
@@ -35,7 +35,7 @@ SEVERAL = 16  # samples at a time of networks that take vectors or sequences
 MANY = 1_000_003  # random numbers, repeated: a prime, so that no two channels are alike
 MOST, FEWEST = 80, 8  # trials; what is undecided then stays whole
 BUDGET = 60 * 10**9  # MACs of all trials, not seconds: a busy machine must find the same groups
-FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, ZeroDivisionError)
+FAILURES = (*first_run.FAILURES, ZeroDivisionError)
 
 
 def disproved(model: nn.Module, example: Tensor, groups: Groups, choices: Choices | None = None) -> dict[str, str]:
@@ -152,7 +152,7 @@ class _Trial:
         return self.failure(groups, half)
 
     def failure(self, groups: Sequence[Group], count: HowMany) -> str:
-        """Why the network with `count` units of `groups` isn't the whole one with the others silenced, or nothing."""
+        """Why the network with `count` units of `groups` isn't the whole one with the others _silenced, or nothing."""
         kept = kept_units(groups, count, np.random.default_rng(0))
         slim = sharing_copy(self._model)
         try:
@@ -160,7 +160,7 @@ class _Trial:
             cut = _outputs(slim, self._image)
         except FAILURES as error:
             return _fails(error)
-        silent = silenced(self._model, groups, kept)
+        silent = _silenced(self._model, groups, kept)
         same = self._same(cut, _outputs(silent, self._image)) or self._same(cut, self._live(silent, groups, kept))
         return "" if same else "with fewer channels the network computes something else (a scale, an order of channels)"
 
@@ -248,7 +248,7 @@ def _run(model: nn.Module, image: Tensor) -> list[Tensor]:
         return list(tensors_of(model(image)))
 
 
-def silenced(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, np.ndarray]) -> nn.Module:
+def _silenced(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, np.ndarray]) -> nn.Module:
     """A copy in which the weights that make the other channels, and those that read them, are zero."""
     silent = sharing_copy(model)
     own: dict[str, Tensor] = {}  # copies of tensors that took the place of those which the networks share

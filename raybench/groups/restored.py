@@ -31,3 +31,14 @@ def gradients(model: nn.Module, required: bool) -> Iterator[None]:
     finally:
         for parameter in changed:
             parameter.requires_grad_(not required)
+
+
+@contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Restore every module's train flag on leaving."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

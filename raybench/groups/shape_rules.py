@@ -357,10 +357,6 @@ def indexed(followed: Followed, call: Call) -> list[Axes] | None:
       "native_alpha_dropout", "_fused_dropout", "lift")  # fmt: skip
 def kept(followed: Followed, call: Call) -> list[Axes]:
     axes = followed.axes(call.args[0])
-    if call.name.endswith(("softmax", "cumsum")):
-        axis = axes[call.args[1]]
-        if call.name.endswith("cumsum"):
-            followed.pin(axis, "a sum over the channels before")
-        elif isinstance(axis, np.ndarray):
-            followed.reduced.append(axis)
+    if call.name.endswith("cumsum"):
+        followed.pin(axes[call.args[1]], "a sum over the channels before")
     return [list(axes) for _ in call.out]

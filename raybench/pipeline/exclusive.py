@@ -16,14 +16,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from raybench.errors import UserError
 
 WAIT_S = 60.0  # other units are stalled no longer than this while a unit waits for the machine
 SHARED = "the machine was shared with other trials"  # reason of a missing timing
-NOTICE_S = 10.0  # whoever waits longer says what for
+NOTICE_S = 10.0  # a longer wait is reported, with its reason
 STOPPED_S = 60.0  # a process that is stopped holds the others up no longer than this
 _POLL_S = 0.02
+T = TypeVar("T")
 
 
 class Turn:
@@ -45,7 +47,7 @@ class Machine:
     """The locks of this machine. One object for each process, or for each thread that runs units."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        folder = own_folder(folder or Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}")
+        folder = own_folder(folder or user_folder())
         self._overrun = folder / "overrun"
         self._notice: Callable[[str], None] = lambda text: None
         self._gate = os.open(folder / "gate.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -76,6 +78,14 @@ class Machine:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
             self._enter()
 
+    def timed(self, timing: Callable[[], T]) -> tuple[T, None] | tuple[None, str]:
+        """(What `timing` returns, None), with no other process computing; (None, the reason) if that can't be had."""
+        with self.exclusive() as alone:
+            if not alone:
+                return None, SHARED
+            found = timing()
+            return (found, None) if alone else (None, SHARED)
+
     def _enter(self) -> None:
         for handle in (self._gate, self._node):
             if not self._wait_for(handle):
@@ -95,6 +105,11 @@ class Machine:
                 self._notice(f"process {holder} is stopped while it takes a timing: going on without it")
                 return False
         return True
+
+
+def user_folder() -> Path:
+    """The place of this user's own temporary files on this machine; `own_folder` makes it."""
+    return Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}"
 
 
 def own_folder(folder: Path) -> Path:

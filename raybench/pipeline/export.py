@@ -89,19 +89,25 @@ EXPORTS: dict[str, tuple[str, Writer]] = {  # format -> (file suffix, writer)
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Drop what exporters say on the way: what counts is that the outputs are equal, which is checked."""
-    loggers = [logging.getLogger(name) for name in EXPORTERS]
+def errors_only(*names: str) -> Iterator[None]:
+    """Inside, the loggers `names` drop what is less than an error; "" is the root."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Drop the exporters' log lines and warnings: what counts is that the outputs are equal, which is checked."""
+    with errors_only(*EXPORTERS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _network(folder: Path, trust_code: bool) -> tuple[nn.Module, Tensor]:

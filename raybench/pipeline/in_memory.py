@@ -119,7 +119,7 @@ def prune(
     _check(model, example, speedup, loss, round_to=round_to, batch_size=batch_size, seed=seed)
     method = _criterion(criterion, params)
     if schedule is None:
-        schedule = "progressive" if not needs_images(method.needs) else "iterative"
+        schedule = "iterative" if needs_images(method.needs) else "progressive"
     parts = _names("parts", parts, PARTS, "unknown part")
     keep, only = (_names(word, given, (), "") for word, given in (("keep", keep), ("only", only)))
     images = _calibration(method, calibration, loss, batch_size, seed)

@@ -15,7 +15,6 @@ from raybench.errors import StageError
 from raybench.groups.cost import count_macs
 from raybench.pipeline.activations import peak_activations
 from raybench.pipeline.context import StageContext
-from raybench.pipeline.exclusive import SHARED
 from raybench.pipeline.network import example_of
 from raybench.selection.records import Cut
 from raybench.tasks.protocol import Task
@@ -66,21 +65,18 @@ def footprint(dense: nn.Module, model: nn.Module, task: Task, context: StageCont
     nets = [dense.eval(), copy.deepcopy(model).eval()]
     image = example_of(task.data, context.device)
     base_bytes, pruned_bytes = (peak_activations(net, image) for net in nets)
-    with context.machine.exclusive() as alone:
-        if not alone:
-            return Footprint(base_bytes, pruned_bytes, None, None, SHARED, None, None, SHARED)
-        base_ms, pruned_ms = (_median_ms(net, image, ONE) for net in nets)
-        many = _many(nets, image)
-        if not alone:
-            return Footprint(base_bytes, pruned_bytes, None, None, SHARED, None, None, SHARED)
-        return Footprint(base_bytes, pruned_bytes, base_ms, pruned_ms, None, *many)
+    found, reason = context.machine.timed(lambda: ([median_ms(net, image, ONE) for net in nets], _many(nets, image)))
+    if found is None:
+        return Footprint(base_bytes, pruned_bytes, None, None, reason, None, None, reason)
+    (base_ms, pruned_ms), many = found
+    return Footprint(base_bytes, pruned_bytes, base_ms, pruned_ms, None, *many)
 
 
 def _many(nets: Sequence[nn.Module], image: Tensor) -> tuple[float | None, float | None, str | None]:
     """(Milliseconds of the dense network, of the pruned one, None) at BATCH images, or why there are none."""
     try:
         images = image.repeat(BATCH, *[1] * (image.dim() - 1))
-        base, pruned = (_median_ms(net, images, MANY) for net in nets)
+        base, pruned = (median_ms(net, images, MANY) for net in nets)
     except Exception as error:  # a network may refuse a batch with any error; one image was no problem
         if image.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -90,7 +86,7 @@ def _many(nets: Sequence[nn.Module], image: Tensor) -> tuple[float | None, float
 
 
 @torch.inference_mode()
-def _median_ms(model: nn.Module, images: Tensor, pace: Pace) -> float:
+def median_ms(model: nn.Module, images: Tensor, pace: Pace) -> float:
     """Median time of a forward pass, in milliseconds."""
     times: list[float] = []
     for turn in range(pace.warm_up + pace.repeats):

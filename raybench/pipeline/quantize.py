@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import UserError
-from raybench.pipeline.export import to_onnx
+from raybench.pipeline.export import errors_only, to_onnx
+from raybench.pipeline.measure import ONE, median_ms
 from raybench.storage.base import Storage
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
-
-WARM_UP, REPEATS = 5, 30
 
 
 @dataclass(frozen=True)
@@ -53,10 +48,10 @@ class _Session(nn.Module):
         import onnxruntime
 
         self._session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        self._name = self._session.get_inputs()[0].name
+        self.input_name = self._session.get_inputs()[0].name
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(self._session.run(None, {self._name: images.numpy()})[0]))
+        return torch.from_numpy(np.asarray(self._session.run(None, {self.input_name: images.numpy()})[0]))
 
 
 class _Images:
@@ -91,38 +86,15 @@ def quantize(
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain.onnx"
         to_onnx(folder, plain, trust_code)
-        reader = _Images(images, _Session(plain)._name, recipe.calibration_batch)
-        with _without_hints():
+        fp32 = _Session(plain)
+        reader = _Images(images, fp32.input_name, recipe.calibration_batch)
+        with errors_only(""):  # onnxruntime advises its own preparation, which torch's exporter has done
             quantize_static(
                 plain, target, reader, quant_format=QuantFormat.QDQ, per_channel=True,
                 activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
             )  # fmt: skip
         found = []
-        for name, file in (("fp32", plain), ("int8", target)):
-            net = _Session(file)
+        for name, net, file in (("fp32", fp32, plain), ("int8", _Session(target), target)):
             metric = task.evaluate(net, "test")[task.metric]
-            found.append(OnnxFigures(name, metric, _latency(net, images[:1]), file.stat().st_size))
+            found.append(OnnxFigures(name, metric, median_ms(net, images[:1], ONE), file.stat().st_size))
     return Quantized(task.metric, found[0], found[1], len(images))
-
-
-@contextmanager
-def _without_hints() -> Iterator[None]:
-    """Silence onnxruntime's advice to run its own preparation, which torch's exporter has done."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-
-
-def _latency(net: nn.Module, image: Tensor) -> float:
-    """Median milliseconds of one image."""
-    times = []
-    for turn in range(WARM_UP + REPEATS):
-        began = time.perf_counter()
-        net(image)
-        if turn >= WARM_UP:
-            times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times)

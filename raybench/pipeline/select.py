@@ -22,7 +22,6 @@ from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration, Importance
 from raybench.pipeline import base, cache, sparsify
 from raybench.pipeline.context import Note, StageContext
-from raybench.pipeline.exclusive import SHARED
 from raybench.pipeline.network import example_of, groups_of, model_of
 from raybench.scoring.scorer import Scoring
 from raybench.selection.records import Cut
@@ -77,10 +76,7 @@ def _select(trials: Sequence[Trial], context: StageContext) -> None:
     criterion = criterion_of(trial)
     scoring = Scoring(criterion, model, calibration_of(criterion, trial, task), trial.selection_seed)
     cuts = _cuts(trials, scoring, example_of(task.data, context.device), groups)
-    with context.machine.exclusive() as alone:
-        step_s = _time_step(scoring, groups) if alone else None
-        reason = None if alone else SHARED
-        step_s = None if reason else step_s
+    step_s, reason = context.machine.timed(lambda: _time_step(scoring, groups))
     seconds = (time.perf_counter() - started) / len(trials)
     result = {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds}
     for trial in trials:

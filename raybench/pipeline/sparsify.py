@@ -13,7 +13,6 @@ from raybench import registry
 from raybench.methods.protocols import Regularizer
 from raybench.pipeline import base, cache
 from raybench.pipeline.context import Note, StageContext
-from raybench.pipeline.exclusive import SHARED
 from raybench.pipeline.network import groups_of, model_of
 from raybench.storage.checkpoints import StageCheckpoint
 from raybench.sweep.trial import TrainRecipe, Trial
@@ -87,15 +86,18 @@ def _time_epoch(
     model = model_of(dense, trial, task, context.device)
     regularizer = _bound(trial, model, task)
     once = TrainRecipe(**{**trial.recipe.sparsify.model_dump(), "epochs": 1, "warmup_epochs": 0})
-    with context.machine.exclusive() as alone:
-        if not alone:
-            return None, SHARED
-        training = task.train(
-            model, once, seed=trial.seed, checkpoint=_NoCheckpoint(), regularizer=regularizer, select=_selects(trial)
+    return context.machine.timed(
+        lambda: (
+            task.train(
+                model,
+                once,
+                seed=trial.seed,
+                checkpoint=_NoCheckpoint(),
+                regularizer=regularizer,
+                select=_selects(trial),
+            ).seconds_per_epoch
         )
-        if not alone:
-            return None, SHARED
-    return training.seconds_per_epoch, None
+    )
 
 
 class _NoCheckpoint:

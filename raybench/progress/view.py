@@ -11,7 +11,7 @@ from rich.text import Text
 
 from raybench.errors import counted
 from raybench.progress.snapshot import Running, Snapshot, SweepState
-from raybench.progress.words import coarse, duration, ended, moment, rate, tally
+from raybench.progress.words import coarse, duration, ended, ended_well, moment, rate, tally
 
 RECENT = 6  # ended units that are shown
 SHOWN = 12  # running units that are shown
@@ -119,8 +119,7 @@ def recent_line(entry: Mapping[str, Any]) -> str:
     """The same, shorter: of an ended cell its final figure alone."""
     if entry["status"] != "ok" or entry["kind"] != "cell":
         return ended_line(entry)
-    final = entry.get("summary", {}).get("metric_final")
-    return f"ok {entry['label']}{'' if final is None else f': final {final:.4g}'}"
+    return ended_well(entry["label"], entry.get("summary", {}))
 
 
 def failure_lines(snapshot: Snapshot) -> Iterator[str]:

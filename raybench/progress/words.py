@@ -41,6 +41,12 @@ def ended(status: str, kind: str, label: str, *, seconds: float, summary: Mappin
     return f"{head}: {error}" if error else head
 
 
+def ended_well(label: str, summary: Mapping[str, float]) -> str:
+    """`ok resnet20 magnitude-l2 ...: final 97.2`: a cell that ended well, short enough for a panel."""
+    final = summary.get("metric_final")
+    return f"ok {label}{'' if final is None else f': final {final:.4g}'}"
+
+
 def tally(counts: Mapping[str, int]) -> str:
     """`3 ok, 0 failed, 1 skipped`."""
     return ", ".join(f"{counts.get(status, 0)} {status}" for status in ("ok", "failed", "skipped"))

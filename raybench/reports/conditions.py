@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench import registry
-from raybench.catalogue import evidence_kinds
+from raybench.catalogue import evidence_kinds, needs_images
 
 _VERSIONS = {
     "raybench": "provenance.code_version",
@@ -94,7 +94,7 @@ def _stages(averaged: Sequence[Mapping[str, Any]]) -> str:
     needs = {kind for fact in facts for kind in evidence_kinds(fact.get("needs", "weights"))}
     drawn = ["sparsifying"] if any(one["regularizer_one"] for one in averaged) else []
     drawn += ["random scores"] if "nothing" in needs else []
-    drawn += ["calibration images"] if needs - {"nothing", "weights"} else []
+    drawn += ["calibration images"] if needs_images(tuple(needs)) else []
     return f"{', '.join(drawn)} and fine-tuning" if drawn else "fine-tuning alone"
 
 

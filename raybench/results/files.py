@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from raybench.errors import UserError, counted
 from raybench.results.arrow import VERSION_KEY, conform, empty
 from raybench.results.columns import COLUMNS, SCHEMA_VERSION
-from raybench.results.layout import ResultFile
+from raybench.results.layout import TRIAL_ID, ResultFile
 from raybench.results.moved import Moved
 from raybench.results.rows import named, wrong_rows
 from raybench.results.seal import ROWS_KEY, SEALED_SINCE, broken_seal
@@ -23,7 +23,6 @@ from raybench.storage.base import Storage
 from raybench.storage.range_reader import RangeReader
 
 MOST_BYTES = 4 << 30  # of one file, unpacked; a million rows are less than half of it
-TRIAL_ID = "[0-9a-f]{16}"
 
 
 class StoreWarning(UserWarning):

@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 CELLS, ATTEMPTS = "results/cells", "results/attempts"
 
-_CELL = re.compile(r"([0-9a-f]{16})(\.skipped)?\.parquet")
-_ATTEMPT = re.compile(r"([0-9a-f]{16})-([1-9][0-9]*)\.parquet")
+TRIAL_ID = "[0-9a-f]{16}"
+_CELL = re.compile(rf"({TRIAL_ID})(\.skipped)?\.parquet")
+_ATTEMPT = re.compile(rf"({TRIAL_ID})-([1-9][0-9]*)\.parquet")
 _PART = re.compile(r"part-[0-9a-f]{16}\.parquet")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from raybench.errors import NotSupported, StageError
 from raybench.groups.records import Groups, Member
+from raybench.groups.restored import modes_restored
 from raybench.methods.layers import weight_name, weight_of
 from raybench.methods.protocols import Calibration
 
@@ -92,13 +93,9 @@ def finite(values: Tensor) -> bool:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside, `model` is in eval mode; every module's train flag is restored afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with modes_restored(model):
+        model.eval()
         yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 @contextmanager

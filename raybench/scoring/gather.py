@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from raybench.catalogue import evidence_kinds, needs_images
 from raybench.errors import UserError, counted
-from raybench.groups.records import Groups, Side
+from raybench.groups.records import Groups
 from raybench.methods.layers import Evidence, view
 from raybench.methods.protocols import Calibration, Importance, Layer
 from raybench.models.strided import strided_in_nchw
@@ -25,9 +25,8 @@ from raybench.scoring.evidence import (
     finite_outputs,
     members_by_parameter,
 )
+from raybench.scoring.recompute import Key
 from raybench.scoring.sample_gradients import gradient_squares
-
-Key = tuple[str, Side]  # (layer, side)
 
 
 def gather(criterion: Importance, model: nn.Module, groups: Groups, calibration: Calibration | None) -> Evidence:

@@ -33,7 +33,7 @@ def check_importance(criterion: Importance) -> None:
     """Check shapes, signs, finiteness, determinism, permutation equivariance, and that the model isn't changed.
 
     Networks are a residual one of convolutions, and one of tokens with layer norms and a depthwise convolution. The
-    second is left out for a criterion that says NotSupported there, or requires batch norms.
+    second is left out for a criterion that raises NotSupported there, or requires batch norms.
     """
     _check_frozen(criterion)
     scored = _check_network(criterion, *sample())

@@ -81,7 +81,7 @@ def test_32_images_are_timed_in_one_batch_and_slow_networks_once() -> None:
     assert why is None
     assert seen == [32] * 2 * (measure.MANY.warm_up + measure.MANY.repeats)
     seen.clear()
-    measure._median_ms(model, torch.zeros(1, 2), measure.Pace(1, 10, most_s=0.0))
+    measure.median_ms(model, torch.zeros(1, 2), measure.Pace(1, 10, most_s=0.0))
     assert seen == [1, 1]
 
 

@@ -1,0 +1,17 @@
+"""Fixtures of all tests."""
+
+import signal
+import threading
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_arrive():
+    """Shells ignore SIGINT for commands in the background, and so would all that the tests start and interrupt."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
