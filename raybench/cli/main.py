@@ -170,7 +170,7 @@ def _verbose(verbose: bool) -> Iterator[None]:
 def plain_warnings() -> Iterator[None]:
     """Print raybench's own warnings as one line ``warning: ...`` on standard error.
 
-    Those of installed libraries are for who calls them, which raybench does: they go to the log, at level DEBUG. Those
+    Warnings of installed libraries concern raybench, which calls them: they go to the log, at level DEBUG. Those
     of other code, a user's own, are shown as usual.
     """
     package = str(Path(__file__).parents[1])

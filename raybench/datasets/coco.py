@@ -13,7 +13,7 @@ from raybench.datasets.coco_records import box_of, categories_of, check_schema, 
 from raybench.datasets.facts import DataFacts
 from raybench.datasets.image_files import Seen, huge_line, is_image, look_at_all
 from raybench.datasets.label_cache import Labelled, LabelSource
-from raybench.datasets.tree import counted_by_ending, files_below, shared_folders, warn_once
+from raybench.datasets.tree import counted_by_ending, files_below, is_file, shared_folders, warn_once
 from raybench.errors import UserError
 from raybench.registry import dataset
 
@@ -134,11 +134,12 @@ def _images(rows: list[Mapping[str, Any]], where: str, folder: Path, collector: 
             raise UserError(f"{where}: image id {shown(row['id'])} or file {name!r} is there twice")
         files.add(name)
         index_of[row["id"]] = None
-    there = [row for row in rows if _is_file(folder / row["file_name"])]
+    there = [row for row in rows if is_file(folder / row["file_name"])]
     if len(there) < len(rows):
         collector.counts["images of the JSON not found in the folder, left out"] += len(rows) - len(there)
-    looks = look_at_all([folder / row["file_name"] for row in there], folder)
-    collector.warn(huge_line([folder / row["file_name"] for row in there], looks))
+    paths = [folder / row["file_name"] for row in there]
+    looks = look_at_all(paths, folder)
+    collector.warn(huge_line(paths, looks))
     upright = _are_upright(there, looks)
     for row, seen in zip(there, looks, strict=True):
         name, stored = row["file_name"], (seen.height, seen.width)
@@ -174,20 +175,13 @@ def _why_none(rows: list[Mapping[str, Any]], folder: Path, collector: Collector)
     for place, row in enumerate(rows):
         name = row["file_name"].replace("\\", "/")
         bare = name.rpartition("/")[2]
-        if bare != row["file_name"] and bare and _is_file(folder / bare):
+        if bare != row["file_name"] and bare and is_file(folder / bare):
             return (
                 f"its file names carry a folder: images[{place}] is {row['file_name']!r}, but {bare} lies in {folder}; "
                 "expected names relative to that folder"
             )
     broken = f" ({', '.join(collector.broken[:3])})" if collector.broken else ""
     return f"none of its {len(rows)} images is a readable file in {folder}{broken}"
-
-
-def _is_file(file: Path) -> bool:
-    try:
-        return file.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def _count_unused(rows: list[Mapping[str, Any]], folder: Path, collector: Collector) -> None:

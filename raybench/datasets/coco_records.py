@@ -92,7 +92,7 @@ def box_of(value: Any, where: str) -> list[float]:
 
 
 def is_crowd(value: Any, where: str) -> bool:
-    """Whether a record says `iscrowd`: 0, 1 or nothing; UserError for anything else, such as text."""
+    """A record's `iscrowd` (0, 1 or missing) as a bool; UserError for anything else, such as text."""
     if value not in (None, 0, 1):
         raise UserError(f"{where}: iscrowd is {shown(value)}; expected 0 or 1")
     return bool(value)

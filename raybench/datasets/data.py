@@ -80,7 +80,7 @@ class Pixels:
         moved = self._framed.to(device)
         if moved is not self._framed:
             self._framed = moved
-            self._values = self._without_margin()
+            self._values = self._inner(self._margin)
             self._windows.clear()
         return self._values
 
@@ -92,22 +92,25 @@ class Pixels:
         values = self.at(device)
         if most > self._margin:
             self._framed, self._margin = F.pad(values, (most,) * 4), most
-            self._values = self._without_margin()
+            self._values = self._inner(self._margin)
             self._windows.clear()
         if most not in self._windows:
-            self._windows[most] = self._crops(most)
+            self._windows[most] = all_crops(self._inner(self._margin - most), most)
         return self._windows[most]
 
-    def _crops(self, most: int) -> Tensor:
-        image, channel, row, column = self._framed.stride()
-        shape = (*self.shape[:2], 2 * most + 1, 2 * most + 1, *self.shape[2:])
-        first = self._framed.storage_offset() + (self._margin - most) * (row + column)
-        return self._framed.as_strided(shape, (image, channel, row, column, row, column), first)
-
-    def _without_margin(self) -> Tensor:
+    def _inner(self, cut: int) -> Tensor:
+        """The framed images without `cut` pixels on every side."""
         height, width = self._framed.shape[2:]
-        margin = self._margin
-        return self._framed[:, :, margin : height - margin, margin : width - margin]
+        return self._framed[:, :, cut : height - cut, cut : width - cut]
+
+
+def all_crops(padded: Tensor, most: int) -> Tensor:
+    """All crops of images that were padded by `most`, as a view: (b, c, 2 most + 1, 2 most + 1, h, w)."""
+    count, channels, height, width = padded.shape
+    places = (2 * most + 1,) * 2
+    image, channel, row, column = padded.stride()
+    shape = (count, channels, *places, height - 2 * most, width - 2 * most)
+    return padded.as_strided(shape, (image, channel, row, column, row, column), padded.storage_offset())
 
 
 class TensorImages:

@@ -92,7 +92,7 @@ def look(file: Path) -> Seen:
 
 
 def huge_line(files: Sequence[Path], seen: Sequence[Seen]) -> str:
-    """What to say of pictures that are so large that decoding takes long; empty where there are none."""
+    """A line about pictures so large that decoding takes long; empty where there are none."""
     huge = [file for file, one in zip(files, seen, strict=True) if one.huge and not one.problem]
     if not huge:
         return ""

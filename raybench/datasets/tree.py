@@ -60,6 +60,14 @@ def files_below(folder: Path, without: Collection[Path] = ()) -> Iterator[Path]:
                 yield Path(entry.path)
 
 
+def is_file(path: Path) -> bool:
+    """Whether `path` is a file; not where it is a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def counted_by_ending(files: Iterable[Path]) -> Counter[str]:
     """How many of `files` have each ending: ``.txt files``."""
     return Counter(f"{file.suffix.lower()} files" if file.suffix else "files without an ending" for file in files)

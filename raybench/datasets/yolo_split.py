@@ -11,11 +11,9 @@ from pathlib import Path
 from raybench.datasets.boxes import Collector
 from raybench.datasets.image_files import huge_line, is_image, look_at_all
 from raybench.datasets.label_cache import Labelled
-from raybench.datasets.tree import counted_by_ending, files_below
+from raybench.datasets.tree import counted_by_ending, files_below, is_file
 from raybench.datasets.yolo_labels import boxes_of, text_of_file
 from raybench.errors import UserError
-
-LISTS = ".txt"  # ending of a file that lists images
 
 
 class YoloSplit:
@@ -41,6 +39,8 @@ class YoloSplit:
         """
         self.names, self._places, self._bases = names, tuple(places), tuple(bases)
         self._folders = [place for place in places if place.is_dir()]
+        self._labels = {folder: labels_of(folder) for folder in self._folders}
+        self._lists = [place for place in places if place not in self._folders]
         self._without = [other for other in without if other not in self._folders]
         self._missing: Counter[str] = Counter()
         self.folder = self._folders[0] if len(places) == len(self._folders) == 1 else self._common()
@@ -50,7 +50,7 @@ class YoloSplit:
     def _there(self) -> list[Path]:
         """Every file in the folders, and every image of the lists; each once, sorted."""
         found = [file for folder in self._folders for file in files_below(folder, self._without)]
-        listed = [image for place in self._places if place not in self._folders for image in self._listed(place)]
+        listed = [image for file in self._lists for image in self._listed(file)]
         if twice := len(found) + len(listed) - len({*found, *listed}):
             self._missing["images named twice, taken once"] += twice
         return sorted({*found, *listed})
@@ -60,6 +60,11 @@ class YoloSplit:
         """The image files."""
         return [file for file in self._there if is_image(file)]
 
+    @cached_property
+    def _texts(self) -> dict[Path, Path]:
+        """The text file with the boxes of each image, there or not."""
+        return {image: self._text_of(image) for image in self.images}
+
     @property
     def files(self) -> Iterable[Path]:
         """The files whose names and sizes the labels depend on."""
@@ -68,9 +73,9 @@ class YoloSplit:
     @property
     def sources(self) -> tuple[Path, ...]:
         """The files whose content the labels depend on."""
-        lists = {place for place in self._places if place not in self._folders}
-        beside = {text for text in map(self._text_of, self.images) if text.is_file()}
-        return tuple(sorted(lists | beside | self._below_labels()))
+        below = self._below_labels()
+        beside = {text for text in self._texts.values() if text not in below and text.is_file()}
+        return tuple(sorted({*self._lists, *below, *beside}))
 
     def read(self) -> Labelled:
         """Every image and box, checked; images without a text file have no boxes. Subfolders are read, too."""
@@ -83,8 +88,8 @@ class YoloSplit:
                 collector.leave_out(name, seen.problem)
                 continue
             collector.add_image(name, *seen.upright, seen.turn)
-            self._add_boxes(collector, self._text_of(image), seen.upright)
-        texts = {self._text_of(image) for image in self.images}
+            self._add_boxes(collector, self._texts[image], seen.upright)
+        texts = set(self._texts.values())
         collector.counts += self._missing
         others = [file for file in self._there if not is_image(file) and file not in texts]
         collector.note_unused(counted_by_ending(others))
@@ -108,15 +113,15 @@ class YoloSplit:
             collector.add_box(len(collector.images) - 1, corners, box.label, False)
 
     def _text_of(self, image: Path) -> Path:
-        for folder in self._folders:  # a folder `images` within the split's own is no sign
-            if (labels := labels_of(folder)) and image.is_relative_to(folder):
+        for folder, labels in self._labels.items():  # a folder `images` within the split's own is no sign
+            if labels and image.is_relative_to(folder):
                 return labels / image.relative_to(folder).with_suffix(".txt")
         beside = labels_of(image.parent) or image.parent
         return beside / image.with_suffix(".txt").name
 
     def _below_labels(self) -> set[Path]:
         """Every text file in the folders of labels."""
-        roots = [labels for folder in self._folders if (labels := labels_of(folder))]
+        roots = [labels for labels in self._labels.values() if labels]
         return {file for root in roots for file in files_below(root) if file.suffix == ".txt"}
 
     def _listed(self, file: Path) -> list[Path]:
@@ -136,7 +141,7 @@ class YoloSplit:
         for spelling in dict.fromkeys((line, line.replace("\\", "/"))):
             for base in (beside, *self._bases):
                 path = Path(os.path.normpath(base / spelling))
-                if is_image(path) and _is_file(path):
+                if is_image(path) and is_file(path):
                     return path
         return None
 
@@ -149,12 +154,11 @@ class YoloSplit:
 
     def _check(self) -> None:
         """UserError where there are no labels."""
-        for folder in self._folders:
-            labels = labels_of(folder)
+        for folder, labels in self._labels.items():
             if labels is not None and not labels.is_dir():
                 raise UserError(f"found no folder {labels} with the boxes of the images in {folder}")
-        bare = [folder for folder in self._folders if labels_of(folder) is None]
-        if bare and self.images and not any(self._text_of(image).is_file() for image in self.images):
+        bare = [folder for folder, labels in self._labels.items() if labels is None]
+        if bare and self.images and not any(text.is_file() for text in self._texts.values()):
             raise UserError(
                 f"{bare[0]}: expected a folder below one called 'images', with labels below 'labels' beside it, "
                 "or text files with the boxes beside the images"
@@ -168,10 +172,3 @@ def labels_of(folder: Path) -> Path | None:
         return None
     place = len(parts) - 1 - parts[::-1].index("images")
     return Path(*parts[:place], "labels", *parts[place + 1 :])
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False

@@ -63,7 +63,7 @@ def fill(
     _check_types(fitting, own, origin)
     model.load_state_dict(_converted(fitting, own, origin), strict=False)
     if new_head:
-        _tell_new(report, state, origin)
+        _warn_of_new_head(report, state, origin)
     return report
 
 
@@ -74,7 +74,7 @@ def _new_tensors(model: nn.Module, origin: str, head: Head | None) -> frozenset[
     return head.tensors
 
 
-def _tell_new(report: LoadReport, state: Mapping[str, Tensor], origin: str) -> None:
+def _warn_of_new_head(report: LoadReport, state: Mapping[str, Tensor], origin: str) -> None:
     """Warn in one line which layers are new, and what of the file was left out."""
     counts = {len(state[name]) for name in report.new if name in state and state[name].ndim == 1}
     had = f", of {counts.pop()} classes in the file," if len(counts) == 1 else ""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from raybench.errors import UserError
 from raybench.models.offline import offline
-from raybench.models.ultralytics_blocks import without_splits
 from raybench.models.ultralytics_model import LayeredModel
 from raybench.registry import model
 
@@ -60,16 +59,12 @@ class Detector(LayeredModel, DetectionModel):
     model: nn.Sequential
     stretched = False  # images keep their shape and are padded
 
-    def __init__(self, config: dict[str, Any], in_channels: int, num_classes: int) -> None:
-        super().__init__(config, ch=in_channels, nc=num_classes, verbose=False)
-        self.prepare()
-
     def prepare(self) -> None:
         """Replace splits and set up the head, of a model that ultralytics has built."""
         self.args = get_cfg()  # the gains of ultralytics' loss
         self.args.task = self.task = "detect"
         self.head.dynamic = True  # compute anchors in every call: cached ones would bind the model to one device
-        self.split_free = tuple(f"model.{name}" for name in without_splits(self.model))
+        super().prepare()
 
     @property
     def head(self) -> Detect:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from raybench.errors import UserError
 from raybench.models.offline import offline
 from raybench.models.ultralytics import STRIDE, architecture
-from raybench.models.ultralytics_blocks import without_splits
 from raybench.models.ultralytics_model import LayeredModel
 from raybench.registry import model
 
@@ -40,14 +39,10 @@ class Classifier(LayeredModel, ClassificationModel):
 
     model: nn.Sequential
 
-    def __init__(self, config: dict[str, Any], in_channels: int, num_classes: int) -> None:
-        super().__init__(config, ch=in_channels, nc=num_classes, verbose=False)
-        self.prepare()
-
     def prepare(self) -> None:
         """Replace splits, of a model that ultralytics has built."""
         self.task = "classify"
-        self.split_free = tuple(f"model.{name}" for name in without_splits(self.model))
+        super().prepare()
 
     def predict(self, *args: Any, **named: Any) -> Tensor:
         """Scores before softmax (n, classes); ultralytics gives them in train mode, and beside others in eval mode."""

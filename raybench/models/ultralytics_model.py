@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raybench.errors import UserError
 from raybench.models.file_kinds import plain
-from raybench.models.ultralytics_blocks import halved
+from raybench.models.ultralytics_blocks import halved, without_splits
 from raybench.models.ultralytics_checkpoint import read_checkpoint
 
 COUNTERS = ("total_ops", "total_params")  # that ultralytics' FLOP counter leaves in a state dict
@@ -23,6 +23,14 @@ class LayeredModel(nn.Module):
 
     model: nn.Sequential
     split_free: tuple[str, ...] = ()  # names of the blocks whose split was replaced
+
+    def __init__(self, config: dict[str, Any], in_channels: int, num_classes: int) -> None:
+        super().__init__(config, ch=in_channels, nc=num_classes, verbose=False)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Replace splits, of a model that ultralytics has built."""
+        self.split_free = tuple(f"model.{name}" for name in without_splits(self.model))
 
     def for_export(self) -> LayeredModel:
         """Switch the output to predictions alone, without what only training needs; returns itself."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from raybench.errors import UserError
 from raybench.models.offline import offline
 from raybench.models.ultralytics import STRIDE, architecture
-from raybench.models.ultralytics_blocks import without_splits
 from raybench.models.ultralytics_model import LayeredModel
 from raybench.registry import model
 
@@ -48,15 +47,11 @@ class TransformerDetector(LayeredModel, RTDETRDetectionModel):
     model: nn.Sequential
     stretched = True  # images are stretched to squares, as its authors train it
 
-    def __init__(self, config: dict[str, Any], in_channels: int, num_classes: int) -> None:
-        super().__init__(config, ch=in_channels, nc=num_classes, verbose=False)
-        self.prepare()
-
     def prepare(self) -> None:
         """Replace splits, of a model that ultralytics has built."""
         self.args = get_cfg()
         self.args.task = self.task = "detect"
-        self.split_free = tuple(f"model.{name}" for name in without_splits(self.model))
+        super().prepare()
 
     @property
     def head(self) -> RTDETRDecoder:

@@ -67,7 +67,7 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
 
 
 def _waiting(execution: Execution) -> Callable[[str], None]:
-    """A callback that says in the journal, and as a warning, what this unit waits for."""
+    """A callback that records in the journal what this unit waits for, and warns of it."""
 
     def waiting(text: str) -> None:
         execution.stage(f"{WAITING}{text}")

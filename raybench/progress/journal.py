@@ -17,7 +17,7 @@ from raybench.storage.base import Storage
 from raybench.storage.json_text import is_figures, is_number, is_process, is_text, read_object
 
 FOLDER = "journal"
-WAITING = "waiting: "  # start of the name of a stage in which a unit only waits, and says what for
+WAITING = "waiting: "  # start of the name of a stage in which a unit only waits; what it waits for follows
 
 
 class Execution:

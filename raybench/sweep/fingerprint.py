@@ -57,7 +57,7 @@ def fingerprint(root: Path, *, quick: bool = False, cache: Path | None = None) -
 
     Args:
         root: the folder of a dataset.
-        quick: trust what the cache says of a folder of at least 512 images (64 in a tree of 100,000 files) whose own
+        quick: trust the cache for a folder of at least 512 images (64 in a tree of 100,000 files) whose own
             time, and those of 16 of its files, are as before. An image replaced in place by one of the same size then
             goes unnoticed until the next whole look, which every run takes.
         cache: the folder for what is known of large trees; None: `raybench/fingerprints` in the user's cache folder.
@@ -107,8 +107,13 @@ class _Cache:
     def look(self, path: str, relative: str, own: os.stat_result, quick: bool) -> _Folder | None:
         """What the folder `path` holds; None when it can't be listed."""
         before = self._before.get(relative)
-        known_well = before and before.quick and before.files >= self._big
-        if quick and before and known_well and before.quick == _quick_state(path, own, before.sample):
+        if (
+            quick
+            and before
+            and before.quick
+            and before.files >= self._big
+            and before.quick == _quick_state(path, own, before.sample)
+        ):
             self._now[relative] = before
             return before
         try:
@@ -129,7 +134,7 @@ class _Cache:
             )
         else:
             digest = _digest(files, left_out)
-        large = len(files) >= min(BIG, BIG_THERE) and all(_is_image(entry.name) for entry, _ in files)
+        large = len(files) >= BIG_THERE and all(_is_image(entry.name) for entry, _ in files)
         known = {what: count for what, count in left_out.items() if count}
         sample = tuple(entry.name for entry, _ in files[:: max(1, len(files) // SAMPLE)]) if large else ()
         found = _Folder(

@@ -30,10 +30,12 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
     a user's data can't be read.
     """
     _warn_about_prune(sweep)
-    warn_of_variables(number_variables(sweep.computing_device))
+    environment = number_variables(sweep.computing_device)
+    warn_of_variables(environment)
     trials: dict[str, Trial] = {}
+    facts: Facts = {}
     for variant in sweep.variants():
-        resolver = _Resolver(variant)
+        resolver = _Resolver(variant, environment, facts)
         for cell in itertools.chain(_cells(variant, None), *(_cells(variant, one) for one in variant.include)):
             if not any(_matches(cell, one) for one in variant.exclude):
                 trial = resolver.trial(*cell)
@@ -44,6 +46,7 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
 
 
 Cell = tuple[DatasetAxis, ModelAxis, MethodAxis, str, float, int]
+Facts = dict[tuple[int, str], dict[str, Any]]  # (id of an axis entry, what made them) -> its facts and hashes
 
 
 def _cells(sweep: Sweep, extra: Include | None) -> Iterator[Cell]:
@@ -112,11 +115,11 @@ def _check_augment(recipe: Recipe, task: str, stages: tuple[str, ...]) -> None:
 
 
 class _Resolver:
-    """Builds the trials of one sweep. Facts and hashes of every axis entry are computed once."""
+    """Builds the trials of one variant of a sweep. Facts and hashes of every axis entry are computed once a sweep."""
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
-        self._parts: dict[tuple[int, str], dict[str, Any]] = {}
+    def __init__(self, sweep: Sweep, environment: Mapping[str, str], facts: Facts) -> None:
+        """`facts`: of the variants before this one; new ones are added to it."""
+        self.sweep, self._environment, self._parts = sweep, dict(environment), facts
         self._known: dict[tuple[Any, ...], Trial] = {}
 
     def trial(
@@ -146,6 +149,8 @@ class _Resolver:
         sweep = self.sweep
         fields = self._once(dataset, self._dataset) | self._once(model, self._model) | self._once(method, self._method)
         attention, auto, least = fields.pop("attention"), fields.pop("auto"), fields.pop("min_images")
+        if sweep.protocol == "pruningbench" and not sweep.ratio:
+            auto = "progressive"
         recipe = overriding("recipe", method, model, dataset, sweep)
         if recipe.calibration_images < least:
             raise SpecError(
@@ -180,7 +185,7 @@ class _Resolver:
             round_to=overriding("round_to", method, model, dataset, sweep),
             device=device,
             threads=sweep.computing_threads if device == "cpu" else None,
-            environment=number_variables(device),
+            environment=self._environment,
             recipe=recipe,
         )
 
@@ -226,7 +231,7 @@ class _Resolver:
     def _method(self, axis: MethodAxis) -> dict[str, Any]:
         importance = registry.importance.entry(axis.importance)
         regularizer = registry.regularizer.entry(axis.regularizer) if axis.regularizer else None
-        one_walk = not needs_images(importance.facts.get("needs", "weights")) or self.sweep.protocol == "pruningbench"
+        one_walk = not needs_images(importance.facts.get("needs", "weights"))
         return {
             "importance": _pinned(importance, axis.params).model_copy(update={"seeded": _is_seeded(importance)}),
             "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,

@@ -57,6 +57,6 @@ DEFAULTS: Mapping[str, Speed] = {
 
 
 def defaults_of(device: str, protocol: str) -> Speed:
-    """What a trial on `device` computes with where its recipe says nothing; protocol `pruningbench` keeps fp32."""
+    """What a trial on `device` computes with where its recipe sets nothing; protocol `pruningbench` keeps fp32."""
     found = DEFAULTS[device]
     return found.model_copy(update={"precision": "fp32"}) if protocol == "pruningbench" else found

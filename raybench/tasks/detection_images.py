@@ -44,7 +44,7 @@ class Failed:
 class _Guarded(Dataset):
     """The items of a dataset, or why one couldn't be made."""
 
-    def __init__(self, items: PlainImages) -> None:
+    def __init__(self, items: PlainImages | TrainingImages) -> None:
         self._items = items
 
     def __len__(self) -> int:
@@ -100,17 +100,14 @@ class TrainingImages(YOLODataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Image `index` with its boxes, augmented by random numbers of seed and epoch."""
         with globally_seeded(*self.key, "augment", index):
-            try:
-                return super().__getitem__(index)
-            except StageError as error:
-                return Failed(str(error))  # type: ignore[return-value]  # `batches` raises it
+            return super().__getitem__(index)
 
     def batches(self, order: Sequence[np.ndarray], key: tuple[int, int], workers: int) -> Iterator[dict[str, Any]]:
         """Collated batches in `order` (index arrays); `key` is (seed, epoch). Images (b, 3, s, s) are uint8 RGB."""
         ignore_pillow()
         self.key = key
         sampler = [batch.tolist() for batch in order]
-        loader = DataLoader(self, batch_sampler=sampler, num_workers=workers, collate_fn=self.collated)
+        loader = DataLoader(_Guarded(self), batch_sampler=sampler, num_workers=workers, collate_fn=self.collated)
         yield from map(_checked, loader)
 
     def collated(self, items: list[Any]) -> Any:
@@ -263,7 +260,7 @@ def _by_opencv(file: Path) -> np.ndarray | None:
 
 @contextmanager
 def _without_messages() -> Iterator[None]:
-    """Drop what decoders in C print on standard error: what is wrong with a file was said when it was looked at."""
+    """Drop what decoders in C print on standard error: a file's faults were reported when it was looked at."""
     with open(os.devnull, "wb") as nowhere:
         kept = os.dup(2)
         os.dup2(nowhere.fileno(), 2)

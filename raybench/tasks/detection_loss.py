@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.models.offline import offline
-from raybench.models.ultralytics import Detector
+from raybench.models.ultralytics import STRIDE, Detector
 from raybench.models.ultralytics_rtdetr import TransformerDetector, grouped
 
 with offline():
@@ -20,7 +20,6 @@ with offline():
 
 AnyDetector = Detector | TransformerDetector
 Loss = tuple[Tensor, dict[str, Tensor]]
-COARSEST = 32  # stride of the coarsest map, of every registered network
 
 
 class Criterion(Protocol):
@@ -96,7 +95,7 @@ class _StandIn(nn.Module):
         super().__init__()
         levels = branch["feats"]
         known = [size / level.shape[-1] for level in levels] if size else None
-        strides = known or [COARSEST / 2**place for place in reversed(range(len(levels)))]
+        strides = known or [STRIDE / 2**place for place in reversed(range(len(levels)))]
         self.args = get_cfg()
         head = SimpleNamespace(
             stride=torch.tensor(strides), nc=branch["scores"].shape[1], reg_max=branch["boxes"].shape[1] // 4

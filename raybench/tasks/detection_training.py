@@ -20,9 +20,10 @@ from raybench.models.ultralytics import normalised
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.detection_images import Augment, TrainingImages, workers_for
 from raybench.tasks.detection_loss import AnyDetector, Criterion, at_epoch, summed
+from raybench.tasks.training.loop import batch_order
 from raybench.tasks.training.optimize import learning_rate, optimizer_over
 from raybench.tasks.training.progress import TrainingState
-from raybench.tasks.training.seeding import generator, seeded
+from raybench.tasks.training.seeding import seeded
 from raybench.tasks.training.steps import take_step
 
 NO_AUGMENT: Augment = dict.fromkeys(
@@ -61,8 +62,8 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
     images = TrainingImages(inputs.data.train, inputs.data.names, size, augment, stretched=model.stretched)
     at_epoch(inputs.loss, epoch, recipe.epochs)
     count, total = len(images), torch.zeros((), device=inputs.device)
-    order = torch.randperm(count, generator=generator(inputs.seed, epoch, "shuffle"))
-    batches = [part.numpy() for part in order.tensor_split(-(-count // recipe.batch_size))]
+    order = batch_order(count, inputs.seed, epoch, recipe.batch_size, drop_last=False)
+    batches = [part.numpy() for part in order]
     amp = torch.autocast(inputs.device.type, torch.bfloat16) if recipe.amp else nullcontext()
     with seeded(inputs.device, inputs.seed, epoch, "network"):
         loaded = images.batches(batches, (inputs.seed, epoch), workers_for(inputs.device))

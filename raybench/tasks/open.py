@@ -56,6 +56,6 @@ def _reading(dataset: str, root: Path | None) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and not Path(str(error.filename)).is_relative_to(root or "/nowhere"):
             raise
-        said = str(error).splitlines()[0] if str(error) else "no message"
-        problem = f"reading it failed with {type(error).__name__}: {said}"
+        message = str(error).splitlines()[0] if str(error) else "no message"
+        problem = f"reading it failed with {type(error).__name__}: {message}"
         raise UserError(f"dataset {dataset!r}: {root or 'embedded'}: {problem}") from error

@@ -11,8 +11,8 @@ import torch
 from torchvision.transforms import v2
 
 from raybench.sweep.trial import TrainRecipe
-from raybench.tasks.training.augment import augmented, erased, randaugmented
 from raybench.tasks.training.seeding import generator
+from tests.augmentations import augmented, erased, randaugmented
 
 SIZES = {32: 128, 224: 32}  # pixels -> images of a batch
 REPEATS = 3

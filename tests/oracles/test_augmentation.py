@@ -12,10 +12,10 @@ from scipy import stats
 from torch import Tensor
 
 from raybench.sweep.trial import TrainRecipe
-from raybench.tasks.training.augment import augmented, erased, randaugmented, shifted
-from raybench.tasks.training.mix import _beta, mix
-from raybench.tasks.training.randaugment import OPERATIONS, randaugment
+from raybench.tasks.training.mix import _beta
+from raybench.tasks.training.randaugment import OPERATIONS
 from raybench.tasks.training.seeding import generator
+from tests.augmentations import augmented, erased, mix, randaugment, randaugmented, shifted
 
 SIZE = 21
 

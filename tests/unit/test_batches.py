@@ -185,7 +185,7 @@ def test_the_average_is_that_of_torch_bit_for_bit():
         for parameter in net.parameters():
             parameter.data.mul_(1.1)
         theirs.update_parameters(net)
-        ours.update(net)
+        ours.update()
     expected = theirs.module.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in ours.weights.items())
     assert list(ours.weights) == list(expected)
@@ -196,7 +196,7 @@ def test_shared_weights_have_one_average():
     net[1].weight = net[0].weight
     average = Average(net, 0.5)
     net[0].weight.data.add_(1)
-    average.update(net)
+    average.update()
     first, second = average.weights["0.weight"], average.weights["1.weight"]
     assert first is second
     assert torch.allclose(first, net[0].weight - 0.5)

@@ -18,9 +18,9 @@ from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from raybench.tasks.classification import Classification
 from raybench.tasks.open import open_task
-from raybench.tasks.training.augment import flipped
 from raybench.tasks.training.ema import Average
 from raybench.tasks.training.seeding import generator
+from tests.augmentations import flipped
 from tests.unit.sweeps import written
 
 CPU = torch.device("cpu")
@@ -161,7 +161,7 @@ def test_the_average_follows_weights_and_copies_counters():
     norm.train()(torch.randn(8, 2, generator=generator(0)))
     with torch.no_grad():
         norm.weight += 1
-    average.update(norm)
+    average.update()
     with average.swapped_into(norm):
         assert int(norm.num_batches_tracked) == 1
         torch.testing.assert_close(norm.weight.detach(), torch.full((2,), 1.1))

@@ -10,13 +10,13 @@ from raybench.datasets.data import crop_resized, random_boxes
 from raybench.datasets.facts import DataFacts
 from raybench.models.build import build_model
 from raybench.sweep.trial import TrainRecipe
-from raybench.tasks.training.augment import augmented, erased, flipped, shifted
 from raybench.tasks.training.ema import Average
 from raybench.tasks.training.loss import TEMPERATURE, training_loss
-from raybench.tasks.training.mix import Mixed, mix
+from raybench.tasks.training.mix import Mixed
 from raybench.tasks.training.optimize import learning_rate, make_optimizer
-from raybench.tasks.training.randaugment import _sharpen, randaugment
+from raybench.tasks.training.randaugment import _sharpen
 from raybench.tasks.training.seeding import generator
+from tests.augmentations import augmented, erased, flipped, mix, randaugment, shifted
 
 CPU = torch.device("cpu")
 
@@ -118,7 +118,7 @@ def test_the_average_of_weights():
     nn.init.zeros_(net.weight)
     average = Average(net, 0.75)
     nn.init.ones_(net.weight)
-    average.update(net)
+    average.update()
     with average.swapped_into(net):
         assert net.weight.item() == pytest.approx(0.25)
     assert net.weight.item() == 1

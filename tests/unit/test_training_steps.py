@@ -143,9 +143,9 @@ def test_the_average_counts_the_first_weights_and_its_decay_may_change() -> None
     nn.init.zeros_(net.weight)
     average = Average(net, 0.5)
     nn.init.ones_(net.weight)
-    average.update(net)
+    average.update()
     average.decay = 0.9
-    average.update(net)
+    average.update()
     assert average.weights["weight"].item() == pytest.approx(0.9 * 0.5 + 0.1)
     with pytest.raises(KeyError), average.swapped_into(net):
         raise KeyError

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raybench.datasets.data import all_crops
 from raybench.errors import UserError, unknown
 from raybench.sweep.bounds import AUGMENTATIONS
 from raybench.sweep.trial import TrainRecipe
@@ -20,25 +21,10 @@ def check_augment(recipe: TrainRecipe) -> None:
             raise UserError(unknown("augment", name, KNOWN))
 
 
-def augmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
-    """(b, c, h, w) images, shifted and flipped as in `recipe.augment` (the loader does "resized-crop")."""
-    for most in reaches(recipe, images.shape[-1]):
-        images = shifted(images, most, draw)
-    if "flip" in recipe.augment:
-        images = flipped(images, draw)
-    return images
-
-
 def reaches(recipe: TrainRecipe, width: int) -> tuple[int, ...]:
     """By how many pixels each random move of the recipe goes at most, in the order in which they are made."""
     most = {"shift": 1, "crop": max(1, width // 8)}
     return tuple(reach for name, reach in most.items() if name in recipe.augment)
-
-
-def shifted(images: Tensor, most: int, draw: torch.Generator) -> Tensor:
-    """Each image padded with black and cropped, i.e. moved by up to `most` pixels (He et al. 2016)."""
-    tops, lefts = corner_draws(len(images), most, draw)
-    return moved(images, most, tops.to(images.device), lefts.to(images.device))
 
 
 def corner_draws(count: int, most: int, draw: torch.Generator) -> tuple[Tensor, ...]:
@@ -49,21 +35,7 @@ def corner_draws(count: int, most: int, draw: torch.Generator) -> tuple[Tensor, 
 def moved(images: Tensor, most: int, tops: Tensor, lefts: Tensor) -> Tensor:
     """Images padded by `most` black pixels on every side, each cropped at its own (top, left)."""
     rows = torch.arange(len(images), device=images.device)
-    return windows(F.pad(images, (most,) * 4), most)[rows, :, tops, lefts]
-
-
-def windows(padded: Tensor, most: int) -> Tensor:
-    """All crops of images that were padded by `most`, as a view: (b, c, 2 most + 1, 2 most + 1, h, w)."""
-    count, channels, height, width = padded.shape
-    places = (2 * most + 1,) * 2
-    image, channel, row, column = padded.stride()
-    shape = (count, channels, *places, height - 2 * most, width - 2 * most)
-    return padded.as_strided(shape, (image, channel, row, column, row, column), padded.storage_offset())
-
-
-def flipped(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with probability one half."""
-    return mirrored(images, mirror_draws(len(images), draw).to(images.device))
+    return all_crops(F.pad(images, (most,) * 4), most)[rows, :, tops, lefts]
 
 
 def mirror_draws(count: int, draw: torch.Generator) -> Tensor:
@@ -76,21 +48,11 @@ def mirrored(images: Tensor, which: Tensor) -> Tensor:
     return torch.where(which, images.flip(3), images)
 
 
-def erased(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
+def erasing_draws(shape: tuple[int, ...], recipe: TrainRecipe, draw: torch.Generator) -> tuple[Tensor, Tensor] | None:
     """Random erasing (Zhong et al. 2020) of normalised images: a box of noise in a share of them.
 
     2-33 % of the area, aspect ratio 0.3 to 3.3, one box (the paper's ranges), normal noise for each pixel (as timm).
-    """
-    drawn = erasing_draws(tuple(images.shape), recipe, draw)
-    if drawn is None:
-        return images
-    inside, noise = drawn
-    return torch.where(inside.to(images.device), noise.to(images), images)
-
-
-def erasing_draws(shape: tuple[int, ...], recipe: TrainRecipe, draw: torch.Generator) -> tuple[Tensor, Tensor] | None:
-    """(Which pixels are noise (b, 1, h, w) bool, the noise (b, c, h, w)) on the CPU; None where nothing is erased.
-
+    Returns (which pixels are noise (b, 1, h, w) bool, the noise (b, c, h, w)) on the CPU; None where nothing is erased.
     Boxes are filled one after another, each with as many numbers as it has pixels.
     """
     if not recipe.random_erasing:
@@ -108,12 +70,3 @@ def erasing_draws(shape: tuple[int, ...], recipe: TrainRecipe, draw: torch.Gener
         inside[index, :, y : y + h, x : x + w] = True
         noise[index, :, y : y + h, x : x + w] = torch.randn(channels, h, w, generator=draw)
     return inside, noise
-
-
-def randaugmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Tensor:
-    """RandAugment of magnitude `recipe.randaugment`; 0 changes nothing."""
-    if not recipe.randaugment:
-        return images
-    from raybench.tasks.training.randaugment import randaugment
-
-    return randaugment(images, recipe.randaugment, draw)

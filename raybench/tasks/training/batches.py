@@ -103,7 +103,7 @@ def _normalised(
         from raybench.tasks.training.randaugment import with_operations
 
         pixels = with_operations(pixels, recipe.randaugment, draws.operations)
-    pixels = pixels.sub(scale.mean).div_(scale.std)  # not in place: a dataset may give out its own memory
+    pixels = scale(pixels)  # a new tensor: a dataset may give out its own memory
     if "erased" in draws.tensors:
         pixels = torch.where(draws.tensors["erased"], draws.tensors["noise"], pixels)
     return pixels

@@ -52,7 +52,7 @@ class Computing:
 def choose(model: nn.Module, speed: Speed, device: torch.device, shape: tuple[int, ...], *, amp: bool) -> Computing:
     """How to train `model` on batches of `shape` (b, c, h, w), from a trial's filled-in `speed`.
 
-    `amp`: the stage asks for bfloat16 by itself. What this device can't do falls back, and the note says so.
+    `amp`: the stage asks for bfloat16 by itself. What this device can't do falls back, and `speed_note` names it.
     """
     chosen = Computing(
         precision="bf16" if amp else speed.precision or "fp32",

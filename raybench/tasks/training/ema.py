@@ -18,11 +18,14 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         own: dict[str, Tensor] = model.state_dict(keep_vars=True)
-        copies = {id(value): value.detach().clone() for value in own.values()}  # shared weights stay shared
+        live = {id(value): value for value in own.values()}  # shared weights stay shared
+        copies = {key: value.detach().clone() for key, value in live.items()}
         self._weights = {name: copies[id(value)] for name, value in own.items()}
-        pairs = [(copies[id(value)], value) for value in {id(value): value for value in own.values()}.values()]
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point() or pair[0].is_complex()]
-        self._copied = [pair for pair in pairs if not (pair[0].is_floating_point() or pair[0].is_complex())]
+        self._averaged: list[tuple[Tensor, Tensor]] = []
+        self._copied: list[tuple[Tensor, Tensor]] = []
+        for key, value in live.items():
+            floating = value.is_floating_point() or value.is_complex()
+            (self._averaged if floating else self._copied).append((copies[key], value))
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -30,8 +33,8 @@ class Average:
         return self._weights
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Add the current weights of `model`, the network that this average was made of."""
+    def update(self) -> None:
+        """Add the current weights of the network that this average was made of."""
         if self._averaged:
             averages, values = zip(*self._averaged, strict=True)
             torch._foreach_lerp_(averages, values, 1 - self.decay)

@@ -31,21 +31,13 @@ class MixDraws:
     kept: Tensor | None  # (1, 1, h, w) bool, which pixels stay; None: all are mixed
 
 
-def mix(images: Tensor, labels: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Mixed:
-    """Apply mixup or cutmix; if the recipe has both, each with probability 0.5 (timm's `switch_prob`).
-
-    The batch's share is drawn from Beta(a, a), a = `recipe.mixup` or `recipe.cutmix`; for cutmix it is then corrected
-    to the area that is kept exactly.
-    """
-    draws = mix_draws(tuple(images.shape), recipe, draw)
-    if draws is None:
-        return Mixed(images, labels, labels)
-    order, kept = draws.order.to(images.device), None if draws.kept is None else draws.kept.to(images.device)
-    return Mixed(mixed_images(images, order, draws.share, kept), labels, labels[order], draws.share)
-
-
 def mix_draws(shape: tuple[int, ...], recipe: TrainRecipe, draw: torch.Generator) -> MixDraws | None:
-    """Draw for a batch of `shape` (b, c, h, w), on the CPU; None where the recipe doesn't mix."""
+    """Draw for a batch of `shape` (b, c, h, w), on the CPU; None where the recipe doesn't mix.
+
+    Mixup or cutmix; if the recipe has both, each with probability 0.5 (timm's `switch_prob`). The batch's share is
+    drawn from Beta(a, a), a = `recipe.mixup` or `recipe.cutmix`; for cutmix it is then corrected to the area that is
+    kept exactly.
+    """
     if not (recipe.mixup or recipe.cutmix):
         return None
     numbers = torch.rand(4, generator=draw, dtype=torch.float64).tolist()

@@ -66,14 +66,6 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 
-def randaugment(images: Tensor, magnitude: int, draw: torch.Generator) -> Tensor:
-    """Apply two random operations of `magnitude` (1..10) and random sign to each of (b, c, h, w) images in 0..1.
-
-    Operations and signs are drawn from `draw`; images with the same operation and sign are processed together.
-    """
-    return with_operations(images, magnitude, operation_draws(len(images), draw))
-
-
 def operation_draws(count: int, draw: torch.Generator) -> tuple[tuple[Tensor, Tensor], ...]:
     """(Number of the operation (b,) int64, whether its sign is negative (b,) bool) for each round, on the CPU."""
     return tuple(

@@ -24,4 +24,4 @@ class Scale:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """The pixels normalised, as a new tensor."""
-        return (pixels - self.mean) / self.std
+        return pixels.sub(self.mean).div_(self.std)

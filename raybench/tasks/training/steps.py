@@ -33,11 +33,11 @@ def take_step(progress: TrainingState, recipe: TrainRecipe, loss: Tensor) -> Non
         torch.nn.utils.clip_grad_norm_(progress.model.parameters(), recipe.clip_grad)
     progress.optimizer.step()
     if progress.average is not None:
-        progress.average.update(progress.model)
+        progress.average.update()
 
 
 class Stepper:
-    """Takes the steps of one training stage; `computing` says how, and is changed where something falls back."""
+    """Takes the steps of one training stage; as `computing` describes; it is changed where something falls back."""
 
     def __init__(
         self, recipe: TrainRecipe, computing: Computing, device: torch.device, teacher: nn.Module | None, steps: int
