@@ -48,6 +48,7 @@ CRITERIA: Mapping[str, Rules] = {
     "fpgm": Rules(("distances of filters (theirs: of squared weights, and of input slices)",), "one selection"),
     "thinet": Rules((_PRIVATE,), "sum over all output channels of a point, not one drawn; one fine-tuning at the end"),
     "cp": Rules((_PRIVATE,), "no intercept, no refitted bias"),
+    "chip": Rules(authors="scores are compared between groups; no hand-made shares; maps aren't rounded"),
     "hrank": Rules((_PRIVATE,), "ranks are compared between groups; no hand-made shares"),
     "taylor": Rules(("batch norm scales count",), "sum of absolute values, not of squares"),
     "obd-c": Rules(

@@ -183,24 +183,47 @@ def layer_io(net, layer, images):
     return seen[0]
 
 
+def maps_of(net, group, member, images):
+    """(images, channels, h, w) after the activation of a member where a group's maps are looked at; None elsewhere."""
+    if any(m.kind == "conv" and m.side == "in" for m in group.members):
+        if member.kind != "conv" or member.side != "in":
+            return None
+        return layer_io(net, member.layer, images)[0]
+    kinds = {m.kind for m in group.members}
+    wanted = ("norm",) if "norm" in kinds else ("conv", "depthwise")
+    if member.kind not in wanted or member.side != "out":
+        return None
+    return layer_io(net, member.layer, images)[1].clamp(min=0)
+
+
 def hrank(net, groups, images, labels, batch_size):
     """Lin et al., CVPR 2020, section 3.2: mean over images of Rank(feature map), after the activation."""
 
     def scores(group, member):
-        if any(m.kind == "conv" and m.side == "in" for m in group.members):
-            if member.kind != "conv" or member.side != "in":
-                return None
-            maps = layer_io(net, member.layer, images)[0]
-        else:
-            kinds = {m.kind for m in group.members}
-            wanted = ("norm",) if "norm" in kinds else ("conv", "depthwise")
-            if member.kind not in wanted or member.side != "out":
-                return None
-            maps = layer_io(net, member.layer, images)[1].clamp(min=0)
+        if (maps := maps_of(net, group, member, images)) is None:
+            return None
         return [
             sum(np.linalg.matrix_rank(maps[n, c].numpy()) for n in range(len(maps))) / len(maps)
             for c in range(member.width)
         ]
+
+    return reduced(groups, scores)
+
+
+def chip(net, groups, images, labels, batch_size):
+    """Sui et al., NeurIPS 2021, equation 5: mean over images of ||A||_* - ||A with the row zeroed||_*."""
+
+    def scores(group, member):
+        if (maps := maps_of(net, group, member, images)) is None:
+            return None
+        lost = np.zeros(member.width)
+        for image in maps.flatten(2).double().numpy():
+            whole = np.linalg.norm(image, "nuc")
+            for c in range(member.width):
+                rest = image.copy()
+                rest[c] = 0
+                lost[c] += whole - np.linalg.norm(rest, "nuc")
+        return lost / len(maps)
 
     return reduced(groups, scores)
 
@@ -314,6 +337,7 @@ WAYS = {
     "obd-c/sums": obd_c_sums,
     "obd-hessian": obd_hessian,
     "hrank": hrank,
+    "chip": chip,
     "thinet": selection(thinet_order),
     "cp": selection(lasso_entries),
 }

@@ -15,9 +15,13 @@ from raybench.scoring.scorer import Scorer
 from tests.oracles import formulas, nets
 
 BATCH = 4
-UNSCORABLE = {("attention", "hrank"), ("attention", "bn-scale")}  # no feature maps, no batch norm
+UNSCORABLE = {
+    ("attention", "hrank"),
+    ("attention", "chip"),
+    ("attention", "bn-scale"),
+}  # no feature maps, no batch norm
 CASES = [(net, name) for net in nets.NETS for name in formulas.WAYS if (net, name) not in UNSCORABLE]
-DATA = ("taylor", "obd-c", "obd-hessian", "hrank", "thinet", "cp")
+DATA = ("taylor", "obd-c", "obd-hessian", "hrank", "chip", "thinet", "cp")
 READS_NORMS = ("magnitude-l1", "magnitude-l2", "lamp", "bn-scale", "taylor", "obd-c/all", "obd-hessian")
 PARAMS = {  # of what is behind the slash in an oracle's name; every location counts for CP and ThiNet, as in the oracle
     "obd-c/all": {"sides": "all"},
@@ -74,12 +78,12 @@ def test_an_oracle_notices_missing_norm_scales(name):
     assert mutant_error(name, "plain", drop_member=lambda m: m.kind == "norm") > 1e-3
 
 
-@pytest.mark.parametrize("name", [n for n in formulas.WAYS if n not in ("hrank", "thinet", "cp")])
+@pytest.mark.parametrize("name", [n for n in formulas.WAYS if n not in ("hrank", "chip", "thinet", "cp")])
 def test_an_oracle_notices_a_missing_residual_member(name):
     assert mutant_error(name, "residual", drop_member=lambda m: m.layer in ("conv2", "bn2")) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["hrank", "thinet", "cp"])
+@pytest.mark.parametrize("name", ["hrank", "chip", "thinet", "cp"])
 def test_an_oracle_notices_a_missing_reader_of_a_residual_trunk(name):
     assert mutant_error(name, "residual", drop_member=lambda m: m.layer == "conv1" and m.side == "in") > 1e-3
 
@@ -97,8 +101,9 @@ def test_an_oracle_notices_missing_depthwise_filters(name):
 @pytest.mark.parametrize("net_name", ["attention"])
 def test_criteria_say_what_they_cannot_score(net_name):
     net, groups, images, labels = case(net_name)
-    with pytest.raises(NotSupported, match=r"hrank can't score \S+: .* maps"):
-        ours("hrank", net, groups, images, labels)
+    for name in ("hrank", "chip"):
+        with pytest.raises(NotSupported, match=rf"{name} can't score \S+: .* maps"):
+            ours(name, net, groups, images, labels)
     assert registry.importance.entry("bn-scale").facts["requires"] == "batch-norm"
     assert all(scores is None for scores in ours("bn-scale", net, groups, images, labels))
 

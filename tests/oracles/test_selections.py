@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from raybench import registry
+from raybench.methods.independence import independence
 from raybench.methods.lasso import entry_penalties
 from raybench.methods.protocols import Calibration
 from raybench.methods.ranks import certified, map_ranks
@@ -103,6 +104,37 @@ def test_hrank_removes_the_channel_with_rank_one_maps():
         net.conv2.weight[:, CHEAP] = 9.0  # magnitude would keep it
     assert weakest("hrank", net) == CHEAP
     assert weakest("bn-scale", net) == CHEAP
+
+
+def test_chip_removes_the_channel_that_another_one_repeats():
+    net = plain()
+    with torch.no_grad():
+        twin = CHEAP - 1
+        for parameter in (net.conv1.weight, net.bn1.weight, net.bn1.bias, net.bn1.running_mean, net.bn1.running_var):
+            parameter[CHEAP] = parameter[twin]
+        net.bn1.weight[CHEAP] *= 0.9  # the weaker of the two
+        net.bn1.bias[CHEAP] *= 0.9
+        net.conv2.weight[:, CHEAP] = 9.0  # magnitude would keep it
+    assert weakest("chip", net) == CHEAP
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 64), (2, 24, 6), (3, 5, 1), (3, 1, 9), (2, 12, 12)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_independence_is_the_nuclear_norm_that_a_row_adds(shape, dtype, monkeypatch):
+    """Zero rows, equal rows, rows that are sums of others, an empty matrix, and parts of one matrix at a time."""
+    maps = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype).clamp(min=0)
+    if shape[1] > 4:
+        maps[:, 0], maps[:, 1], maps[:, 2] = 0, maps[:, 3], maps[:, 3] + maps[:, 4]
+        maps[0] = 0
+    expected = torch.linalg.matrix_norm(maps.double(), "nuc")[:, None].repeat(1, shape[1])
+    for row in range(shape[1]):
+        rest = maps.double().clone()
+        rest[:, row] = 0
+        expected[:, row] -= torch.linalg.matrix_norm(rest, "nuc")
+    found = independence(maps)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7 * float(maps.norm()))
+    monkeypatch.setattr("raybench.methods.independence.AT_ONCE", 1)
+    torch.testing.assert_close(independence(maps), found, rtol=1e-12, atol=1e-12)
 
 
 def matrices():

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raybench.errors import NotSupported
 from raybench.groups.records import Group, Member
+from raybench.methods.maps import map_layers, maps_after_activation
 from raybench.methods.protocols import Importance, Layer
 from raybench.methods.ranks import map_ranks
 from raybench.registry import importance
@@ -28,18 +28,12 @@ class HRank(Importance):
     paper = "Lin et al., HRank: Filter pruning using high-rank feature map, CVPR 2020, section 3.2"
 
     def watched(self, group: Group) -> tuple[Member, ...]:
-        """The convolutions that read the group's channels, else its norms, else its convolutions; or NotSupported."""
-        for kinds, side in ((("conv",), "in"), (("norm",), "out"), (("conv", "depthwise"), "out")):
-            found = tuple(m for m in group.members if m.kind in kinds and m.side == side)
-            if found and (side == "in" or any(m.kind in ("conv", "depthwise") for m in group.members)):
-                return found
-        raise NotSupported(f"hrank can't score {group.members[0].layer}: its channels have no two-dimensional maps")
+        """Where the maps of the group's channels are; NotSupported where they have none."""
+        return map_layers(group, "hrank")
 
     def observe(self, layer: Layer, inputs: Tensor, output: Tensor, state: Tensor | None) -> Tensor | None:
         """(channels, 2): sum of ranks and number of maps so far."""
-        maps = inputs if layer.side == "in" else output.clamp(min=0)
-        if maps.dim() != 4:
-            raise NotSupported(f"hrank can't score {layer.name}: its maps have shape {tuple(maps.shape[1:])}")
+        maps = maps_after_activation(layer, inputs, output, "hrank")
         ranks = map_ranks(maps.flatten(0, 1)).view(maps.shape[:2]).sum(0).double()
         batch = torch.stack([ranks, torch.full_like(ranks, len(maps))], 1)
         return batch if state is None else state + batch

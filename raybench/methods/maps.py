@@ -1,0 +1,50 @@
+"""The feature maps of a group's channels, as the criteria that look at maps see them: after the activation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from raybench.errors import NotSupported
+from raybench.groups.records import Group, Member
+from raybench.methods.protocols import Layer
+
+
+def map_layers(group: Group, method: str) -> tuple[Member, ...]:
+    """The convolutions that read the group's channels, else its norms, else its convolutions.
+
+    Args:
+        group: The group to score.
+        method: Name of the criterion, for the message.
+
+    Returns:
+        Sides of layers whose maps are those of the group's channels.
+
+    Raises:
+        NotSupported: The channels have no two-dimensional maps.
+    """
+    for kinds, side in ((("conv",), "in"), (("norm",), "out"), (("conv", "depthwise"), "out")):
+        found = tuple(m for m in group.members if m.kind in kinds and m.side == side)
+        if found and (side == "in" or any(m.kind in ("conv", "depthwise") for m in group.members)):
+            return found
+    raise NotSupported(f"{method} can't score {group.members[0].layer}: its channels have no two-dimensional maps")
+
+
+def maps_after_activation(layer: Layer, inputs: Tensor, output: Tensor, method: str) -> Tensor:
+    """What the next layer reads, or, where none is watched, the positive part of what this one writes.
+
+    Args:
+        layer: A side that `map_layers` names.
+        inputs: What the layer got.
+        output: What it gave.
+        method: Name of the criterion, for the message.
+
+    Returns:
+        (images, channels, height, width).
+
+    Raises:
+        NotSupported: These are no two-dimensional maps.
+    """
+    maps = inputs if layer.side == "in" else output.clamp(min=0)
+    if maps.dim() != 4:
+        raise NotSupported(f"{method} can't score {layer.name}: its maps have shape {tuple(maps.shape[1:])}")
+    return maps
