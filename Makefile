@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 RESULTS ?= quickstart-results
 PIP = PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet
-TEST_EXTRAS = detection,export,sql,cluster,s3,gcs,dev
+TEST_EXTRAS = detection,export,sql,serve,cluster,s3,gcs,dev
 
 GPU_PYTHON ?= python3
 

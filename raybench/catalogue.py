@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.errors import UserError, nearest
+from raybench.image_size import EXPECTED, canonical, read_size
 
 ROOT = Path(__file__).parent.parent  # the folder that holds the package `raybench`
 NO_DATA = ("nothing", "weights")  # what a criterion may need that isn't computed from images
@@ -27,6 +28,7 @@ FACTS = {  # the values of a method's class attributes; `needs` may be several o
 RESERVED = {"needs", "labels", "version", "requires", "min_images", "reconstructs", "paper"}
 REQUIRED = "<required>"  # default of a parameter that has none
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+TYPES |= {"ImageSize": EXPECTED}
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class Entry:
                 return f"found {value!r}, expected {_span(least, largest)}"
         return None
 
+    def canonical(self, name: str, value: Any) -> Any:
+        """The value of the parameter `name` in the one spelling that is hashed and passed to the code."""
+        if isinstance(self.params.get(name), float):
+            return float(value)
+        return canonical(value) if "ImageSize" in self.kinds.get(name, ()) else value
+
 
 class _Type(str):
     """The name of a type in an annotation, as against a word of a Literal."""
@@ -81,6 +89,8 @@ class _Type(str):
 
 def _is(value: Any, kind: str) -> bool:
     """Whether `value` has a type; an int counts as a float, True not as an int."""
+    if kind == "ImageSize":
+        return read_size(value) is not None
     name = "None" if value is None else type(value).__name__
     return name == kind or (kind == "float" and name == "int")
 

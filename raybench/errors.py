@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+LONGEST = 300  # characters of other code's message
+SELF_EVIDENT = (RuntimeError, ValueError, AssertionError)  # whose messages say what the type does
+
+SAME = {  # what people type -> our word for it
+    "gpu": "cuda", "learning_rate": "lr", "learningrate": "lr", "bs": "batch_size", "wd": "weight_decay",
+    "scheduler": "schedule", "augmentation": "augment", "img_size": "image_size", "imgsz": "image_size",
+    "size": "image_size", "l1": "magnitude-l1", "l2": "magnitude-l2", "distillation": "distill",
+    "gradient_clip": "clip_grad",
+}  # fmt: skip
+LISTED = 30  # names of one kind that a message lists
 # All but tab and newline: C0, DEL, C1, marks and overrides of the direction, lone surrogates (names that aren't UTF-8).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -71,7 +83,7 @@ class NotSupported(RaybenchError):
 
 
 class StageError(RaybenchError):
-    """A stage failed. `stage` is its name, for the row of the failed cell."""
+    """A stage failed. `stage` is its name, for the row of the failed cell; empty: the one that runs."""
 
     def __init__(self, stage: str, message: str) -> None:
         self.stage = stage
@@ -85,13 +97,16 @@ class StageLost(StageError):
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the closest of `names`, or an empty string when none is close.
 
-    A name of which `name` is a whole word, or the start, comes before one that merely has the same letters.
+    Another word for the same comes first, then a slip of the finger, then a name of which `name` is a whole word or the
+    start, then one with the same letters.
 
     Example:
         >>> nearest("l1", ["lamp", "magnitude-l1"]), nearest("warmup", ["epochs", "warmup_epochs"])
         (" Did you mean 'magnitude-l1'?", " Did you mean 'warmup_epochs'?")
     """
     typed, known = str(name).lower(), list(names)
+    if SAME.get(typed) in known:
+        return f" Did you mean {SAME[typed]!r}?"
     similar = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)  # a slip of the finger
     words = [one for one in known if typed and typed in re.split(r"[^a-z0-9]+", str(one).lower())]
     starts = [one for one in known if len(typed) > 2 and str(one).lower().startswith(typed)]
@@ -112,9 +127,33 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {plural or f'{noun}s'}"
 
 
+def said(error: BaseException) -> str:
+    """An error that other code raised, in one line: its type, its message and where in code that isn't installed.
+
+    Example:
+        >>> said(KeyError("width")), said(ValueError("found a \\n line."))
+        ("KeyError: 'width'", 'found a line')
+    """
+    text = " ".join(str(error).split()).rstrip(".")
+    text = text if len(text) <= LONGEST else text[:LONGEST] + "..."
+    kind = "" if text and type(error) in SELF_EVIDENT else type(error).__name__
+    return ": ".join(part for part in (kind, text) if part) + _place(error)
+
+
+def _place(error: BaseException) -> str:
+    """`` (file:line)`` of the last call in code that isn't installed, so in the user's own; empty if there is none."""
+    installed = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
+    others = (str(Path(__file__).parent), "<", *installed)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(others)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+
+
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:
-    """Message for an unknown name: what was found, the nearest known name, and all known names."""
+    """Message for an unknown name: what was found, the nearest known name, and all known names where they are few."""
     known = sorted(names)
+    if len(known) > LISTED:
+        verb = "methods" if kind in ("importance", "regularizer") else f"{kind}s"
+        return f"unknown {kind} {name!r}.{nearest(name, known)} `raybench {verb}` lists all {len(known)}"
     return f"unknown {kind} {name!r}.{nearest(name, known)} Known: {', '.join(known)}"
 
 

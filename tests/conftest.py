@@ -1,9 +1,16 @@
 """Fixtures of all tests."""
 
+import os
 import signal
 import threading
 
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_terminal():
+    """pytest-xdist gives its workers a terminal's width: 80 columns. Tests print as into a pipe, unless they say so."""
+    os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(autouse=True, scope="session")

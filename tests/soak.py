@@ -1,13 +1,14 @@
 """Kills something at random every few seconds while a sweep runs on several raylets, then compares with a quiet run.
 
-    python -m tests.soak --minutes 30 --seed 0 [--cells 300] [--nodes 2] [--units 1] [--calm 4]
+    python -m tests.soak --minutes 30 --seed 0 [--cells 300] [--nodes 2] [--kills 60] [--calm 4]
 
 A head without CPUs, raylets with one CPU each, and one driver, all on this machine, train small cells. Every few
-seconds a worker, a raylet (a new one joins) or the driver (the same command is started again) gets SIGKILL: at any
-moment, or as soon as a stage or a row is being written. A kill waits until --units units have ended since the last
-one, so that a slow machine gets on. When the sweep has ended (after the minutes nothing is killed any more), a run
-without faults fills a second storage, and every cell's row is compared, timings aside. Prints the figures; exit code 1
-if a cell was lost, doubled or differs.
+seconds a worker, a raylet (a new one joins) or the driver (the same command is started again) gets SIGKILL: three of
+four while a stage, a network or a row is being written, or right after it appeared. --kills are spread evenly over the
+units of the sweep: each waits until its share of them has ended, so that as many fall on the last cells as on the
+stages. When the sweep has ended (after the minutes nothing is killed any more), a run without faults fills a second
+storage, and every cell's row is compared, timings aside. Prints the figures; exit code 1 if a cell was lost, doubled or
+differs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -50,7 +52,10 @@ resources: {{cpus: 1}}
 PER_SEED = 6 * 5
 KINDS = ("worker", "worker", "worker", "raylet", "driver")  # drawn with these weights
 OF_THE_RUN = {column.name for column in TIMINGS} - {"device", "device_share"} | {"provenance", "row_sha256"}
-WRITING_S = 2.0  # how long a kill waits for a file that is being written
+PER_SEED_UNITS = 1 + 6 + PER_SEED  # a base, a selection for each method, the cells
+CELLS = "results/cells/dataset=digits/model=test-convnet"
+MOMENTS = ("at any moment", "while a result is written", "while a result is written", "right after a result appeared")
+WAIT_S = 20.0  # how long a kill waits for its moment
 
 
 class Cluster:
@@ -117,7 +122,7 @@ class Driver:
         words = [sys.executable, "-m", "raybench", "run", str(folder / "sweep.yaml"), "--storage", str(storage)]
         self.command = [*words, "--address", address]
         self.environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-        self.output = folder / f"{storage.name}.txt"
+        self.storage, self.output = storage, folder / f"{storage.name}.txt"
         self.start()
 
     def start(self) -> None:
@@ -127,11 +132,6 @@ class Driver:
                 self.command, stdout=output, stderr=output, env=self.environment, start_new_session=True
             )
 
-    def kill(self) -> None:
-        """SIGKILL, to it alone."""
-        self.process.kill()
-        self.process.wait()
-
 
 def main() -> int:
     """Soak, compare, print."""
@@ -140,7 +140,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cells", type=int, default=300)
     parser.add_argument("--nodes", type=int, default=2)
-    parser.add_argument("--units", type=int, default=1, help="units that must have ended between two kills")
+    parser.add_argument("--kills", type=int, default=60, help="spread evenly over the units of the sweep")
     parser.add_argument("--calm", type=float, default=4.0, help="mean seconds between a kill and the next")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak"))
@@ -160,7 +160,8 @@ def main() -> int:
 def soak(folder: Path, cluster: Cluster, args: argparse.Namespace) -> Counter[str]:
     """Run the sweep to its end while things are killed; returns how many of each kind."""
     draw, kills, storage = random.Random(args.seed), Counter[str](), LocalStorage(folder / "soaked")
-    driver, began, ended, lost = Driver(folder, folder / "soaked", cluster.address), time.monotonic(), -1, 0
+    driver, began, lost = Driver(folder, folder / "soaked", cluster.address), time.monotonic(), 0
+    share, rows = -(-args.cells // PER_SEED) * PER_SEED_UNITS / args.kills, list[int]()
     while True:
         time.sleep(draw.expovariate(1 / args.calm))
         if driver.process.poll() is not None:
@@ -170,46 +171,93 @@ def soak(folder: Path, cluster: Cluster, args: argparse.Namespace) -> Counter[st
             print(f"the driver ended with {driver.process.returncode}: started again", flush=True)
             driver.start()
         over = time.monotonic() - began > 60 * args.minutes
-        now = sum(entry["status"] == "ok" for entry in read_journal(storage))
-        if over or now - ended < args.units:
+        ended = {entry["key"] for entry in read_journal(storage) if entry["status"] == "ok"}
+        if over or len(ended) < len(rows) * share:
             continue
-        kind = draw.choice(KINDS)
-        moment = (
-            "while something is written" if draw.random() < 0.5 and _writing(folder / "soaked") else "at any moment"
-        )
-        if _struck(kind, cluster, driver, draw):
-            ended = now
+        kind, moment = draw.choice(KINDS), draw.choice(MOMENTS)
+        if moment := _struck(kind, moment, cluster, driver, draw):
+            rows.append(len(Store(storage).statuses()))
             kills[f"{kind}, {moment}"] += 1
-            left = len(Store(storage).statuses())
-            print(f"{time.monotonic() - began:5.0f} s: killed a {kind} {moment}; {left} cells have rows", flush=True)
+            print(
+                f"{time.monotonic() - began:5.0f} s: killed a {kind} {moment}; {rows[-1]} cells have rows", flush=True
+            )
     print(
         f"the run with kills took {time.monotonic() - began:.0f} s; {lost} drivers ended by themselves before the last"
     )
+    quarters = statistics.quantiles(rows, n=4) if len(rows) > 1 else rows
+    print(f"cells with rows at the kills: {rows[:1]} to {rows[-1:]}, quartiles {[round(q) for q in quarters]}")
     return kills
 
 
-def _struck(kind: str, cluster: Cluster, driver: Driver, draw: random.Random) -> bool:
-    """Kill one process of that kind, and start what must be there again; False if there is none."""
-    if kind == "driver":
-        driver.kill()
-        driver.start()
-        return True
-    there = cluster.found(kind)
+def _struck(kind: str, moment: str, cluster: Cluster, driver: Driver, draw: random.Random) -> str:
+    """Kill one process of that kind at that moment, and start what must be there again.
+
+    Returns the moment at which it was killed; empty if there is no such process. What is needed is found before the
+    moment: it lasts some milliseconds.
+    """
+    there = [driver.process] if kind == "driver" else cluster.found(kind)
     if not there:
-        return False
-    _kill(draw.choice(there))
+        return ""
+    chosen = draw.choice(there)
+    came, pid = _wait_for(moment, driver.storage, [one.pid for one in there])
+    try:
+        os.kill(pid if pid and kind == "worker" else chosen.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it ended by itself
+        return ""
+    if kind == "driver":
+        driver.process.wait()
+        driver.start()
     if kind == "raylet":
         cluster.add()
-    return True
+    return came
 
 
-def _writing(storage: Path) -> bool:
-    """Wait until a file or folder is being written, at most WRITING_S; whether one is."""
-    deadline = time.monotonic() + WRITING_S
-    while time.monotonic() < deadline:
-        if (storage / ".tmp").is_dir() and any((storage / ".tmp").iterdir()):
-            return True
-    return False
+def _wait_for(moment: str, storage: Path, pids: list[int]) -> tuple[str, int]:
+    """Wait for `moment`, at most WAIT_S; the moment that came, and which of `pids` made the result (0: unknown)."""
+    deadline, known = time.monotonic() + WAIT_S, _results(storage)
+    while moment != MOMENTS[0] and time.monotonic() < deadline:
+        if moment == MOMENTS[1]:
+            for path in _being_written(storage):
+                return moment, next((pid for pid in pids if _has_open(pid, path)), 0)
+        elif new := _results(storage) - known:
+            names = sorted(os.listdir(storage / "journal" / min(new)))
+            pid = int(names[-1].removesuffix(".json").rpartition("-")[2])
+            return moment, pid if pid in pids else 0
+        time.sleep(0.0005)
+    return MOMENTS[0], 0
+
+
+def _being_written(storage: Path) -> list[str]:
+    """Folders (stages, networks) and rows that are written now, not leases and journals."""
+    found = []
+    try:
+        for entry in os.scandir(storage / ".tmp"):
+            if entry.is_dir() or Path(entry.path).read_bytes()[:4] == b"PAR1":
+                found.append(entry.path)
+    except OSError:  # it is in place already
+        pass
+    return found
+
+
+def _has_open(pid: int, path: str) -> bool:
+    """Whether the process has that file, or one in that folder, open."""
+    try:
+        return any(os.readlink(fd.path).startswith(path) for fd in os.scandir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False
+
+
+def _results(storage: Path) -> set[str]:
+    """Keys of the units whose stage or row is there."""
+    rows = (name.removesuffix(".parquet") for name in _names(storage / CELLS))
+    return {key for key in (*rows, *_names(storage / "stages")) if (storage / "journal" / key).is_dir()}
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _kill(process: psutil.Process) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
 
 from raybench import registry
 from raybench.cli.output import add_format, print_json, print_rows
+from raybench.cli.quantities import image_size
 from raybench.cli.sweep_arguments import add_plugin, check_name, load_plugins
+from raybench.image_size import read_size
 from raybench.sweep.modules import as_module
 
 SHOWN = 3  # layers of a group, or with one reason, that a line names
@@ -20,6 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="a name listed by raybench models, timm:NAME or module:function")
     text = "dataset whose channels, image size and classes the model is built for; its images are not read"
     add("--dataset", default="digits", metavar="D", help=f"{text} (default: %(default)s)")
+    text = "pixels of the images, such as 224, or 128x96 (width x height) (default: the dataset's)"
+    add("--image-size", type=image_size, metavar="N", help=text)
     add("--prune", nargs="+", default=[], metavar="PART", help="parts of attention models: embed head-dim heads mlp")
     add("--keep", nargs="+", default=[], metavar="PATTERN", help="layers that keep their width, by name or glob")
     add("--only", nargs="+", default=[], metavar="PATTERN", help="layers outside which nothing shrinks")
@@ -37,7 +43,10 @@ def run(args: argparse.Namespace) -> None:
     from raybench.pipeline.inspection import inspect_named  # torch is imported from here on
 
     facts = facts_of(registry.dataset.entry(args.dataset))
-    found = inspect_named(args.model, facts, keep=args.keep, only=args.only, parts=args.prune)
+    if size := read_size(args.image_size):
+        facts = replace(facts, image_size=size)
+    with redirect_stdout(sys.stderr):  # what the network's own code prints
+        found = inspect_named(args.model, facts, keep=args.keep, only=args.only, parts=args.prune)
     if args.format == "json":
         print_json(asdict(found))
         return

@@ -36,6 +36,7 @@ GROUPS = {
         "watch": "show the progress of a run from its storage",
         "leaderboard": "rank the methods in a storage",
         "report": "write the results as pages for a browser, which work offline",
+        "serve": "serve the same pages live, with a form that queues runs",
         "plot": "draw results as SVG, PDF or PNG",
         "findings": "compare results with the claims of PruningBench's paper",
         "show": "print the full result of one cell",
@@ -168,17 +169,20 @@ def _verbose(verbose: bool) -> Iterator[None]:
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print raybench's own warnings as one line ``warning: ...`` on standard error.
+    """Print raybench's own warnings as one line ``warning: ...`` on standard error, each text once for a command.
 
     Warnings of installed libraries concern raybench, which calls them: they go to the log, at level DEBUG. Those
     of other code, a user's own, are shown as usual.
     """
     package = str(Path(__file__).parents[1])
     libraries = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
+    seen: set[str] = set()  # every stage traces the same network
 
     def printed(message: str, category: type[Warning], filename: str) -> bool:
         if filename.startswith(package) and issubclass(category, UserWarning):
-            print(printable(f"warning: {message}"), file=sys.stderr)
+            if message not in seen:
+                print(printable(f"warning: {message}"), file=sys.stderr)
+            seen.add(message)
             return True
         if filename.startswith(libraries):
             logging.getLogger(__name__).debug("%s: %s: %s", filename, category.__name__, message)

@@ -15,7 +15,9 @@ from rich.table import Table
 
 from raybench.errors import printable
 from raybench.progress.console import SafeConsole
-from raybench.reports.text import cell, lines
+from raybench.reports.text import cell, lines, wrapped
+
+WRAPPED = 24  # characters that are left for a wrapped column
 
 
 def add_format(parser: argparse.ArgumentParser, formats: Sequence[str] = ("table", "json")) -> None:
@@ -33,12 +35,21 @@ def terminal_width() -> int | None:
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None) -> None:
     """Print `rows` as a table with `columns`; None prints as a dash, numbers are right-aligned.
 
-    On a terminal, or with COLUMNS set, the last column is wrapped to fit. In a pipe each row is one line.
+    On a terminal, or with COLUMNS set, what doesn't fit is made to: columns without a value go, columns with one value
+    for all rows are named in a line, the last column is wrapped; where that isn't enough, each row is a list. In a pipe
+    each row is one line, whatever its length.
     """
     if title:
         print(title)
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+    width = terminal_width()
+    if width is None:
         print("\n".join(lines(rows, columns)))
+        return
+    common, columns = _fitting(rows, columns, width)
+    if common:
+        SafeConsole().print(f"all rows: {'; '.join(common)}", markup=False, highlight=False)
+    if _least(rows, columns) > width:
+        print("\n\n".join("\n".join(_as_list(row, columns, width)) for row in rows))
         return
     table = Table(header_style="bold", box=None, pad_edge=False)
     for column in columns:
@@ -49,6 +60,36 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, tit
     for row in rows:
         table.add_row(*(printable(cell(row.get(column))) for column in columns))  # before widths are measured
     SafeConsole().print(table)
+
+
+def _fitting(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int) -> tuple[list[str], list[str]]:
+    """(What all rows have in common, the columns to print): all columns where they fit the terminal's width."""
+    kept, common = list(columns), []
+    if _least(rows, kept) > width:
+        kept = [name for name in kept if any(row.get(name) is not None for row in rows)] or kept
+    if _least(rows, kept) > width and len(rows) > 1:
+        alike = [name for name in kept[:-1] if len({cell(row.get(name)) for row in rows}) == 1]
+        common = [f"{name} {cell(rows[0].get(name))}" for name in alike]
+        kept = [name for name in kept if name not in alike]
+    return common, kept
+
+
+def _least(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> int:
+    """Characters that a table needs: the last column may be wrapped, unless it is one word."""
+    texts = [[name, *(printable(cell(row.get(name))) for row in rows)] for name in columns]
+    widths = [max(map(len, column)) for column in texts]
+    words = max(len(word) for text in texts[-1] for word in (text.split() or [""]))
+    return sum(widths[:-1]) + max(words, min(widths[-1], WRAPPED)) + 2 * (len(columns) - 1)
+
+
+def _as_list(row: Mapping[str, Any], columns: Sequence[str], width: int) -> list[str]:
+    """One line a column that has a value, wrapped."""
+    shown = {name: printable(cell(row[name])) for name in columns if row.get(name) is not None}
+    names = max(map(len, shown), default=0) + 2
+    found: list[str] = []
+    for name, text in shown.items():
+        found += wrapped(text, width, f"{name:<{names}}", " " * names)
+    return found
 
 
 def print_json(value: Any) -> None:

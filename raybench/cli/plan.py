@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from raybench.cli.output import add_format, print_json, print_rows
+from raybench.cli.output import add_format, print_json, print_rows, terminal_width
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
 from raybench.errors import UserError, counted
 from raybench.plan.plan import plan
 from raybench.plan.records import Plan
-from raybench.plan.view import as_json, board_rows, cell_states, cost_lines, damage_lines, gathering_line, stage_rows
+from raybench.plan.view import (
+    as_json,
+    axes_of,
+    board_rows,
+    cell_rows,
+    cell_states,
+    cost_lines,
+    damage_lines,
+    gathering_line,
+    stage_rows,
+)
 from raybench.progress.console import SafeConsole
 from raybench.results.store import Store
 from raybench.storage.base import Storage
@@ -42,6 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "the storage",
     )  # fmt: skip
     parser.add_argument("--spread", type=float, metavar="POINTS", help="standard deviation of same-seed differences")
+    parser.add_argument("--cells", action="store_true", help="list every cell with the id that `run --only` takes")
     add_format(parser)
 
 
@@ -54,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "json":
         print_json(as_json(planned, sweep.name) | ({"seeds_for_resolution": seeds.needed} if seeds else {}))
     else:
-        _print(planned, sweep.name, url)
+        _print(planned, args, sweep.name, url)
         if seeds:
             _say(f"\n{seeds.sentence}")
 
@@ -78,7 +90,14 @@ def _timed(url: str | None) -> Storage | None:
     return storage
 
 
-def _print(planned: Plan, name: str, url: str) -> None:
+def _filled(planned: Plan) -> list[str]:
+    """Columns of the table of cells: those that say something, with the reason of a status last."""
+    reasons = ["reason"] if any(why for _, why in cell_states(planned)) else []
+    own = ["trial_id", "status", "dataset", "model", "method", "strategy", "target", "seed"]
+    return [*own, *axes_of(planned), *reasons]
+
+
+def _print(planned: Plan, args: argparse.Namespace, name: str, url: str) -> None:
     states = Counter(status for status, _ in cell_states(planned))
     counts = ", ".join(
         f"{states[status]} {status}" for status in ("planned", "done", "skipped", "failed") if states[status]
@@ -88,7 +107,11 @@ def _print(planned: Plan, name: str, url: str) -> None:
         _say(f"{counted(retried, 'planned cell')} failed before; tried again")
     if planned.units:
         print()
-        print_rows(list(board_rows(planned.cells)), ["dataset", "model", "methods", "strategies", "speedups", "cells"])
+        axes = ["dataset", "model", *axes_of(planned), "methods", "strategies", "speedups", "cells"]
+        print_rows(list(board_rows(planned.cells)), [*axes, "first cell"])
+    if args.cells:
+        print()
+        print_rows(list(cell_rows(planned)), _filled(planned))
     if planned.stages:
         print()
         print_rows(list(stage_rows(planned)), ["shared stage", "units", "what"])
@@ -104,7 +127,12 @@ def _print(planned: Plan, name: str, url: str) -> None:
         _say(f"\nchecked when the run starts: {', '.join(planned.unchecked)}")
     if planned.cost:
         _say("\n" + "\n".join(cost_lines(planned.cost)))
+    elif planned.cells:
+        more = [*(f"--plugin={file}" for file in args.plugin), *(["--storage", url] if args.storage else [])]
+        only = shlex.join(["raybench", "run", args.sweep, *more, "--only", planned.cells[0].trials[0].trial_id])
+        why = f"no cell of its models has ended in {args.timings or url}"
+        _say(f"\ncost: not known, since {why}. This runs one: {only}")
 
 
 def _say(text: str) -> None:
-    SafeConsole().print(text, markup=False, highlight=False, soft_wrap=True)
+    SafeConsole().print(text, markup=False, highlight=False, soft_wrap=terminal_width() is None)

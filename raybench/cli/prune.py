@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from raybench.reports.model_card import CARD, card_of
 from raybench.reports.pruned_text import BEST, as_lines, best_lines, labels_of, ranked, target_of
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
+from raybench.sweep.method_label import method_label
 from raybench.sweep.modules import as_module, own_module
 from raybench.sweep.sweep import Sweep
 
 WEIGHTS = "model.safetensors"
+MISSED = {"granularity": "a single channel is too large a step to come closer (granularity)"}  # reason -> its meaning
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,9 +75,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _cells(sweep: Sweep, output: Path, device: str | None, track: str | None = None) -> list[dict[str, Any]] | None:
     """Run what is missing of `sweep`; the rows of its cells, or None when it was interrupted."""
-    end = run_sweep(sweep, output, local=True, device=device, watcher=tracked(track, PruneLines()))
+    with redirect_stdout(sys.stderr):  # what the network's own code prints
+        end = run_sweep(sweep, output, local=True, device=device, watcher=tracked(track, PruneLines()))
     store = Store(open_storage(str(output)))
-    return None if end.interrupted else [dict(store.record(trial_id)) for trial_id in end.statuses]
+    return None if end.interrupted else [_labelled(store.record(trial_id)) for trial_id in end.statuses]
+
+
+def _labelled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` with its method as it is typed, with parameters."""
+    return {**row, "label": method_label(json.loads(row["trial"]))}
 
 
 def _interrupted() -> int:
@@ -86,7 +96,7 @@ def _print_missed(rows: Sequence[Mapping[str, Any]], target: float | None) -> No
     for row in rows:
         if target and row.get("latency_ms") and row["latency_ms"] > target:
             again = f"{row['latency_ms']:.3g} ms when timed again, above {target:g} ms: timings scatter"
-            print(f"{row['method']} {target_of(row)}: {again}; a smaller --target-latency leaves a margin")
+            print(f"{row['label']} {target_of(row)}: {again}; a smaller --target-latency leaves a margin")
 
 
 def _with_files(row: dict[str, Any], output: Path) -> dict[str, Any]:
@@ -115,10 +125,10 @@ def _print(rows: Sequence[Mapping[str, Any]], options: str, best: str | None) ->
         for label, row in zip(labels_of(done), done, strict=True):
             print(f"{label}: {row['files']}\n    raybench export {row['trial_id']} {options}")
             if row["reason"]:
-                print(f"    {target_of(row)} was missed: {row['reason']}")
+                print(f"    {target_of(row)} was missed: {MISSED.get(row['reason'], row['reason'])}")
     for row in rows:
         if row["status"] != "ok":
             why = row.get("reason") or f"{row.get('error_type')}: {row.get('error_message')}"
-            print(f"{row['method']} {target_of(row)} {row['status']}: {why}")
-    if done and (best or len({row["method"] for row in done}) > 1):
+            print(f"{row['label']} {target_of(row)} {row['status']}: {why}")
+    if done and (best or len({row["label"] for row in done}) > 1):
         print("\n".join(best_lines(done, best or "accuracy")))

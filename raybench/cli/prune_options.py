@@ -7,18 +7,19 @@ import json
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raybench import registry
 from raybench.cli.prune_latency import add_target_latency
-from raybench.cli.quantities import parameter, speedup
+from raybench.cli.quantities import image_size, parameter, speedup
 from raybench.cli.sweep_arguments import check_name
 from raybench.errors import UserError, nearest
 from raybench.provenance import has_gpu, usable_cores
 from raybench.sweep.data_roots import ROOT_VARIABLE
+from raybench.sweep.method_label import EXPECTED, read_label
 from raybench.sweep.mistakes import Mistake, Mistakes
 from raybench.sweep.modules import as_module
 from raybench.sweep.reader import load_sweep
@@ -42,13 +43,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--new-head", action="store_true", help=text)
     add("--dataset", metavar="D", help=f"dataset to train and measure on (default: {DATASET}, handwritten digits)")
     add("--data-root", metavar="DIR", help="folder of the dataset")
-    text = "size in pixels to which images are scaled (default: the dataset's, for class folders 224)"
-    add("--image-size", type=int, metavar="N", help=text)
+    text = "pixels to which images are scaled, such as 64, or 128x96, width x height (default: for class folders 224)"
+    add("--image-size", type=image_size, metavar="N", help=text)
     text = "parameter of the {}, such as {}; may be repeated"
     many: dict[str, Any] = {"action": "append", "type": parameter, "default": [], "metavar": "K=V"}
     add("--dataset-param", **many, help=text.format("dataset", "val_share=0.2"))
     add("--model-param", **many, help=text.format("model", "width=32"))
-    text = "importance criteria to compare on one base, or all of them: all (default: magnitude-l2)"
+    text = "methods to compare on one base, such as lamp 'cp(points=20)'; all: every criterion (default: magnitude-l2)"
     add("--method", default=["magnitude-l2"], nargs="+", metavar="C", help=text)
     add("--regularizer", metavar="R", help="sparsity regularizer to train with before pruning")
     text = "local, global, protected-global or isomorphic (default: %(default)s)"
@@ -124,13 +125,13 @@ def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None
             resolve(sweep)  # reads weights and data: report their mistakes by option, too
             return sweep
         except Mistakes as error:
-            raise UserError("\n".join(_by_option(mistake, file) for mistake in error.mistakes)) from error
+            raise UserError("\n".join(_by_option(mistake, file, args) for mistake in error.mistakes)) from error
 
 
 def _methods(args: argparse.Namespace) -> list[str]:
     """The methods that the options name, each once, with the regularizer."""
-    names = registry.importance.entries() if "all" in args.method else dict.fromkeys(args.method)
-    return [f"{name}+{args.regularizer}" if args.regularizer else name for name in names]
+    names = dict.fromkeys([*(registry.importance.entries() if "all" in args.method else ()), *args.method])
+    return [f"{name}+{args.regularizer}" if args.regularizer else name for name in names if name != "all"]
 
 
 def _dataset(args: argparse.Namespace) -> dict[str, Any]:
@@ -161,40 +162,60 @@ def _recipe(args: argparse.Namespace) -> Any:
     return {"extends": named, **whole} if whole else named
 
 
-def _by_option(mistake: Mistake, file: Path) -> str:
+def _by_option(mistake: Mistake, file: Path, args: argparse.Namespace) -> str:
     """The message of a mistake: with the option for one in our `file`, with file and line for one in a recipe."""
     if mistake.file == file:
-        return f"{_option(mistake.path)}: {mistake.message}"
+        return f"{_option(mistake.path, args)}: {mistake.message}"
     inside = mistake.path[1:] if mistake.path[:1] == ("recipe",) else mistake.path
     return str(replace(mistake, path=inside))
 
 
-def _option(path: Sequence[str | int]) -> str:
+def _option(path: Sequence[str | int], args: argparse.Namespace) -> str:
     """The option that sets the value at `path` in the sweep."""
     if path and path[0] == "recipe" and path[-1] in ("epochs", "lr", "calibration_images", "precision"):
         return f"--{str(path[-1]).replace('_', '-')}"
     if "params" in path and path[0] in ("models", "datasets"):
-        given = "--image-size" if path[-1] == "image_size" and path[0] == "datasets" else ""
+        sized = path[-1] == "image_size" and path[0] == "datasets" and args.image_size is not None
+        given = "--image-size" if sized else ""
         return given or f"--{str(path[0])[:-1]}-param {path[-1]}".removesuffix(" params")
+    if len(path) > 3 and path[0] == "methods":  # a parameter
+        return f"{'--regularizer' if path[2] == 'regularizer_params' and args.regularizer else '--method'}: {path[3]}"
     name = str(path[0]) if path else "sweep"
     return OPTIONS.get(name, f"--{name.replace('_', '-')}")
 
 
 def _check_names(args: argparse.Namespace) -> None:
     """UserError that names the option for unknown names, a missing data root and speed-ups of at most 1."""
-    for option, kind, name in (
-        ("--model", registry.model, args.model),
-        ("--dataset", registry.dataset, args.dataset),
-        *(("--method", registry.importance, name) for name in args.method if name != "all"),
-        ("--regularizer", registry.regularizer, args.regularizer),
-    ):
-        if name is not None:
-            check_name(option, kind, name, _folder_hint(name) if kind is registry.dataset else "")
+    check_name("--model", registry.model, args.model)
+    check_name("--dataset", registry.dataset, args.dataset, _folder_hint(args.dataset))
+    for method in args.method:
+        for part in _parts(method, args.regularizer) if method != "all" else ():
+            check_name(*part)
+    if args.regularizer:
+        check_name("--regularizer", registry.regularizer, _name_of("--regularizer", args.regularizer))
     embedded = registry.dataset.entry(args.dataset).facts.get("embedded")
     if not (embedded or args.data_root or os.environ.get(ROOT_VARIABLE)):
         raise UserError(
             f"--data-root: found none, expected the folder of {args.dataset} (or {ROOT_VARIABLE}, its parent)"
         )
+
+
+def _parts(method: str, regularizer: str | None) -> Iterator[tuple[str, registry.Registry, str]]:
+    """The names in a method as it was typed, ``cp(points=20)+group-norm``; UserError for two regularizers."""
+    importance, plus, own = _name_of("--method", method).partition("+")
+    if plus and regularizer:
+        raise UserError(f"--regularizer: found {regularizer!r} beside --method {method!r}, which has one")
+    yield "--method", registry.importance, importance
+    if plus:
+        yield "--method", registry.regularizer, own
+
+
+def _name_of(option: str, typed: str) -> str:
+    """The name in `typed` without parameters; UserError for brackets of another form than a label's."""
+    found = read_label(typed)
+    if found is None:
+        raise UserError(f"{option}: found {typed!r}, expected {EXPECTED}")
+    return found[0]
 
 
 def _folder_hint(name: str) -> str:
@@ -209,8 +230,7 @@ def _device_kind(name: str | None) -> str:
         return "cuda" if has_gpu() else "cpu"
     kind = name.partition(":")[0]
     if kind not in ("cpu", "cuda"):
-        hint = " Did you mean 'cuda'?" if kind == "gpu" else nearest(kind, ("cpu", "cuda"))
-        raise UserError(f"--device: found {name!r}, expected cpu, cuda or cuda:N.{hint}")
+        raise UserError(f"--device: found {name!r}, expected cpu, cuda or cuda:N.{nearest(kind, ('cpu', 'cuda'))}")
     return kind
 
 

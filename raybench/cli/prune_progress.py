@@ -41,6 +41,10 @@ class PruneLines(Watcher):
         else:
             _say(f"  {outcome.status}: {outcome.error_message}")
 
+    def left(self, unit: Unit, stage_s: float, epoch_s: float) -> float:
+        """Seconds left of the command."""
+        return self._tally.left(unit, stage_s, epoch_s)
+
     def say(self, text: str) -> None:
         """Print it, indented."""
         _say(f"  {text}")

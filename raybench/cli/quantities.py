@@ -1,13 +1,14 @@
-"""Quantities as people type them: speed-ups (`2`, `2x`), durations (`90`, `30m`, `1h`) and parameters (`width=32`)."""
+"""Quantities as people type them: speed-ups (`2x`), sizes (`128x96`), durations (`1h`), parameters (`width=32`)."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import re
 from typing import Any
 
-SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+from raybench.image_size import EXPECTED, read_size, written
+from raybench.sweep.durations import EXPECTED as A_DURATION
+from raybench.sweep.durations import seconds_of
 
 
 def speedup(text: str) -> float:
@@ -36,6 +37,19 @@ def speedup_or_average(text: str) -> float | str:
     return text if text == "average" else speedup(text)
 
 
+def image_size(text: str) -> int | str:
+    """The size of images: ``224``, or ``128x96`` (width x height). For argparse.
+
+    Example:
+        >>> image_size("224"), image_size("128x96"), image_size("64X64")
+        (224, '128x96', 64)
+    """
+    size = read_size(int(text) if text.strip().isdecimal() else text)
+    if size is None:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {EXPECTED}")
+    return written(size)
+
+
 def duration(text: str) -> float:
     """A duration in seconds: ``90`` and ``90s``, ``30m``, ``1h``, ``2d``, ``1h30m``. For argparse.
 
@@ -43,18 +57,10 @@ def duration(text: str) -> float:
         >>> duration("1h"), duration("1h30m"), duration("90")
         (3600.0, 5400.0, 90.0)
     """
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.strip().lower())
-    whole = "".join(f"{number}{unit}" for number, unit in parts)
-    units = [unit for _, unit in parts]
-    known = all(unit in SECONDS for unit in units) and (len(parts) < 2 or "" not in units)
-    if (
-        not parts
-        or not known
-        or not any(float(number) for number, _ in parts)
-        or whole != re.sub(r"\s", "", text.lower())
-    ):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a duration such as 90, 30m, 1h or 2d")
-    return sum(float(number) * SECONDS[unit] for number, unit in parts)
+    seconds = seconds_of(text)
+    if seconds is None:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {A_DURATION}")
+    return seconds
 
 
 def parameter(text: str) -> tuple[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from raybench.cli.output import print_json
+from raybench.cli.output import print_json, terminal_width
 from raybench.cli.results import add_results, hint_to_compact, open_store
 from raybench.errors import counted
-from raybench.reports.text import lines
+from raybench.reports.text import cut_lines, lines
 from raybench.results.encoding import csv_bytes
 
 
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         sys.stdout.write(csv_bytes(rows).decode() if rows else ",".join(answer.columns) + "\n")
     else:
-        print("\n".join(lines(rows, answer.columns)))
+        width = terminal_width()
+        print("\n".join(cut_lines(rows, answer.columns, width) if width else lines(rows, answer.columns)))
         print(counted(len(rows), "row"))
     hint_to_compact(store)
     return 0

@@ -48,7 +48,7 @@ def _row(name: str, file: Path) -> dict[str, Any]:
     content = parse(file).plain()
     epochs = {stage: (content.get(stage) or {}).get("epochs") for stage in ("base", "sparsify", "finetune")}
     comment = " ".join(line.lstrip("# ") for line in itertools.takewhile(_is_comment, text.splitlines()))
-    about = re.split(r"(?<=\w[.;:]) ", comment)[0].rstrip(".;:") or None  # the first clause
+    about = re.split(r"(?<=\w[.;:]) ", comment)[0].partition(" (")[0].rstrip(".;:") or None  # the first clause
     return {"name": name, **epochs, "about": about, "file": str(file)}
 
 

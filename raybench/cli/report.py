@@ -13,7 +13,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add_results(parser)
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder to write (default: report)")
+    where.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder to write, or FILE.html (default: report)"
+    )
     where.add_argument("--single-file", type=Path, metavar="FILE", help="one file with everything, such as report.html")
 
 
@@ -24,8 +26,9 @@ def run(args: argparse.Namespace) -> int:
     store = open_store(args.results)
     folder = Path(args.results) if Path(args.results).is_dir() else None
     out = args.single_file or args.output or Path("report")
-    made = write_report(store, out, single=args.single_file is not None, about=folder)
-    start = made.path if args.single_file else made.path / "index.html"
+    single = args.single_file is not None or out.suffix.lower() in (".html", ".htm")
+    made = write_report(store, out, single=single, about=folder)
+    start = made.path if single else made.path / "index.html"
     print(f"wrote {counted(made.pages, 'page')}, {made.bytes / 1e6:.1f} MB; open {start}")
     hint_to_compact(store)
     return 0

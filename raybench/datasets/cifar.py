@@ -27,6 +27,7 @@ FULL = 10_000  # images of a whole CIFAR-10 file
     reads="cifar-10-batches-py",
     task="classification",
     classes=10,
+    class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     in_channels=3,
     image_size=32,
     mean=(0.485, 0.456, 0.406),  # ImageNet's: the published CIFAR ResNets were trained with them

@@ -158,14 +158,15 @@ def in_floats(images: Tensor) -> Tensor:
     return torch.div(images, 255) if images.dtype == torch.uint8 else images
 
 
-def random_boxes(draws: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
+def random_boxes(draws: Tensor, heights: Tensor, widths: Tensor, shape: float = 1.0) -> Tensor:
     """Boxes (b, 4) = top, left, height, width in pixels, from uniform `draws` (b, 4), each inside its image.
 
     Inception's crop (Szegedy et al. 2015, as torchvision's RandomResizedCrop): area 8-100 % of the image, aspect
-    ratio 3/4 to 4/3 in log scale; a box larger than the image is cut to it instead of drawn again.
+    ratio (width / height) 3/4 to 4/3 of `shape`, in log scale; a box larger than the image is cut to it instead of
+    drawn again.
     """
     area = (0.08 + 0.92 * draws[:, 0]) * heights * widths
-    ratio = torch.exp((2 * draws[:, 1] - 1) * torch.log(torch.tensor(4 / 3)))
+    ratio = shape * torch.exp((2 * draws[:, 1] - 1) * torch.log(torch.tensor(4 / 3)))
     tall = torch.minimum((area / ratio).sqrt().clamp(min=1), heights)
     wide = torch.minimum((area * ratio).sqrt().clamp(min=1), widths)
     return torch.stack([draws[:, 2] * (heights - tall), draws[:, 3] * (widths - wide), tall, wide], 1)

@@ -16,6 +16,7 @@ from raybench.registry import dataset
     "digits",
     task="classification",
     classes=10,
+    class_names=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
     in_channels=1,
     image_size=8,
     mean=(0.305,),

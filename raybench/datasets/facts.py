@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from raybench.image_size import Side, sides
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -17,7 +19,13 @@ class DataFacts:
     task: str
     classes: int
     in_channels: int
-    image_size: int
+    image_size: Side  # of a square, or (height, width)
     mean: tuple[float, ...]
     std: tuple[float, ...]
     licence: str
+    class_names: tuple[str, ...] = ()  # in the order of the labels; empty where they are not known
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image as the network takes it."""
+        return (self.in_channels, *sides(self.image_size))

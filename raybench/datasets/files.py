@@ -134,7 +134,10 @@ def _report_unreadable(bad: Sequence[tuple[Path, str]], count: int, dataset: str
 class FileImages:
     """A split on disk: images are decoded batch by batch."""
 
-    def __init__(self, listing: Listing, size: int, crop: float = CROP, interpolation: str = "bilinear") -> None:
+    def __init__(
+        self, listing: Listing, size: tuple[int, int], crop: float = CROP, interpolation: str = "bilinear"
+    ) -> None:
+        """`size`: height and width of the images as the network sees them."""
         self.labels = torch.tensor(listing.labels, dtype=torch.long)
         self._listing, self._size, self._crop = listing, size, crop
         self._resample = RESAMPLING.get(interpolation, Image.Resampling.BILINEAR)
@@ -178,32 +181,45 @@ def _gathered(parts: Sequence[Future[np.ndarray]], device: torch.device) -> Tens
 
 
 def decode(
-    path: Path, draws: Tensor | None, size: int, crop: float, resample: Image.Resampling, turn: int = 1
+    path: Path,
+    draws: Tensor | None,
+    size: tuple[int, int],
+    crop: float,
+    resample: Image.Resampling,
+    turn: int = 1,
 ) -> np.ndarray:
-    """One image as (size, size, 3) uint8: a random resized crop computed from `draws` (4,), or the resized centre.
+    """One image as (height, width, 3) uint8: a random resized crop computed from `draws` (4,), or the resized centre.
 
-    `turn` is EXIF's orientation. UserError naming the file when its pixels can't be decoded.
+    `size`: that height and width. `turn` is EXIF's orientation. UserError naming the file when its pixels can't be
+    decoded.
     """
     try:
         with Image.open(path) as opened:
             image = as_rgb(opened, turn)
-            bounds = _box(image, size, crop) if draws is None else _random_box(image, draws)
-            return np.asarray(image.resize((size, size), resample, box=bounds))
+            bounds = _box(image, size, crop) if draws is None else _random_box(image, draws, size)
+            return np.asarray(image.resize((size[1], size[0]), resample, box=bounds))
     except Exception as error:  # decoders raise what they like at damaged files
         raise UserError(f"{path}: the image can't be decoded ({error}); remove it or fetch it again") from error
 
 
-def _random_box(image: Image.Image, draws: Tensor) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the random box computed from `draws` (4,)."""
+def _random_box(image: Image.Image, draws: Tensor, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the random box computed from `draws` (4,), about as wide for its height as `size`."""
     width, height = image.size
     sizes = torch.tensor([float(height)]), torch.tensor([float(width)])
-    top, left, tall, wide = random_boxes(draws[None], *sizes)[0].tolist()
+    top, left, tall, wide = random_boxes(draws[None], *sizes, size[1] / size[0])[0].tolist()
     return left, top, left + wide, top + tall
 
 
-def _box(image: Image.Image, size: int, crop: float) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the centre square: `crop` of the shorter side, all of it if that is below `size`."""
-    width, height = image.size
-    shorter = min(width, height)
-    side = shorter * crop if shorter > size else float(shorter)
-    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
+def _box(image: Image.Image, size: tuple[int, int], crop: float) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the largest centred box with the sides' ratio of `size` (height, width).
+
+    `crop` of it where it is larger than `size`.
+    """
+    (width, height), (tall, wide) = image.size, size
+    if width * tall <= height * wide:  # the whole width
+        right, bottom, shrinks = float(width), width * tall / wide, width > wide
+    else:
+        right, bottom, shrinks = height * wide / tall, float(height), height > tall
+    if shrinks:
+        right, bottom = right * crop, bottom * crop
+    return (width - right) / 2, (height - bottom) / 2, (width + right) / 2, (height + bottom) / 2

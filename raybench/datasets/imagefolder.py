@@ -15,8 +15,9 @@ from raybench.datasets.facts import DataFacts
 from raybench.datasets.files import FileImages, Listing, list_classes
 from raybench.datasets.splits import stratified
 from raybench.datasets.statistics import with_statistics
-from raybench.datasets.tree import folders_in, is_flat, listed, shared_folders, warn_once
+from raybench.datasets.tree import class_folders, listed, shared_folders, warn_once
 from raybench.errors import UserError, counted
+from raybench.image_size import EXPECTED, ImageSize, Side, read_size, sides
 from raybench.registry import dataset
 
 TEST_SHARE = 0.2  # of each class, where the folder has no splits
@@ -36,7 +37,7 @@ def imagenet(
     facts: DataFacts,
     root: Path | None,
     *,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     val_share: float = 0.02,
     split_seed: int = 0,
     statistics: str = "own",
@@ -47,7 +48,7 @@ def imagenet(
     `val/` is the test split (50,000 images); 2 % of each training class is held out for selection.
     """
     assert root is not None  # data_root gives a folder for every dataset that is not embedded
-    facts = replace(facts, image_size=image_size)
+    facts = replace(facts, image_size=_size(image_size))
     return _open(facts, root, ("train", "val"), val_share, split_seed, statistics, max_unreadable, as_stored=True)
 
 
@@ -61,13 +62,14 @@ def imagenet(
     std=(0.229, 0.224, 0.225),
     licence="the user's own data",
     user_data=True,
+    layout="raybench.datasets.tree:class_folders",
     version=2,  # 2: EXIF orientation, 16 bits of grey, more endings, linked folders
 )
 def imagefolder(
     facts: DataFacts,
     root: Path | None,
     *,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     val_share: float = 0.1,
     split_seed: int = 0,
     statistics: str = "own",
@@ -80,17 +82,16 @@ def imagefolder(
     itself, a fifth of each class, drawn by the seed, is the test split.
     """
     assert root is not None  # data_root gives a folder for every dataset that is not embedded
-    names: tuple[str, ...] = ("train", "val", "test") if (root / "test").is_dir() else ("train", "val")
-    if missing := [name for name in names[:2] if not (root / name).is_dir()]:
-        names = ("",)
-        if not is_flat(root):
-            found = ", ".join(f"{name}/" for name in folders_in(root)[:5]) or "no folders"
-            lacking = " and ".join(f"{name}/" for name in missing)
-            raise UserError(
-                f"dataset {facts.name!r}: found no folder {lacking} in {root} (there: {found}); expected "
-                "train/CLASS/* and val/CLASS/*, or class folders in it, which are split by a seed"
-            )
-    return _open(replace(facts, image_size=image_size), root, names, val_share, split_seed, statistics, max_unreadable)
+    facts = replace(facts, image_size=_size(image_size))
+    return _open(facts, root, class_folders(root), val_share, split_seed, statistics, max_unreadable)
+
+
+def _size(image_size: ImageSize) -> Side:
+    """The size as the network takes it; UserError for what says none."""
+    size = read_size(image_size)
+    if size is None:
+        raise UserError(f"image_size: found {image_size!r}, expected {EXPECTED}")
+    return size
 
 
 def _open(
@@ -108,7 +109,7 @@ def _open(
     listings = [list_classes(root / name, facts.name, max_unreadable, as_stored) for name in names]
     warn_once(_unused_line(listings, facts.name, root))
     if not as_stored:
-        warn_once(enlarged_line(listings[0].files, facts.image_size, facts.name))
+        warn_once(enlarged_line(listings[0].files, sides(facts.image_size), facts.name))
     warn_once(shared_folders({listing.folder.name: listing.folder for listing in listings}, facts.name))
     classes = listings[0].classes
     for listing in listings[1:]:
@@ -118,7 +119,7 @@ def _open(
             f"dataset {facts.name!r}: found {counted(len(classes), 'class folder')} in {root / names[0]}, "
             f"expected {facts.classes}; `imagefolder` takes any number"
         )
-    facts = with_statistics(replace(facts, classes=len(classes)), statistics)
+    facts = with_statistics(replace(facts, classes=len(classes), class_names=classes), statistics)
     labels = torch.tensor(listings[0].labels)
     if len(names) == 1:
         everything = listings[0]
@@ -139,7 +140,7 @@ def _open(
         train, val = whole.only(rest.tolist()), whole.only(held_out.tolist())
         splits = {"train": train, "val": val, "test": test, "whole": whole}
         note = f"{val_share:.0%} of train/ held out for val, stratified, seed {split_seed}; test is val/"
-    images = {name: FileImages(listing, facts.image_size) for name, listing in splits.items()}
+    images = {name: FileImages(listing, sides(facts.image_size)) for name, listing in splits.items()}
     return Data(facts, split_note=note, **images)
 
 

@@ -10,16 +10,24 @@ from typing import Any
 from raybench import registry
 from raybench.catalogue import Entry
 from raybench.datasets.facts import DataFacts
+from raybench.errors import UserError
 
 
 def open_dataset(name: str, params: Mapping[str, Any], root: Path | None) -> Any:
     """Open the dataset `name`; `root` is its folder (None for one that is embedded in a library).
 
     Returns `data.Data` for classification; `boxes.BoxData` or `label_cache.LabelSource` for detection.
-    UserError when the folder lacks something or has another layout.
+    UserError when the folder lacks something, may not be read or has another layout.
     """
     entry = registry.dataset.entry(name)
-    return registry.dataset.load(name)(facts_of(entry), root, **params)
+    try:
+        return registry.dataset.load(name)(facts_of(entry), root, **params)
+    except PermissionError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"dataset {name!r}: {where}this user may not read it ({error.strerror or error}); change its rights "
+            "(chmod -R a+rX), or run as its owner"
+        ) from error
 
 
 def facts_of(entry: Entry) -> DataFacts:

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from raybench.errors import UserError
+
 # Folders that editors, file managers and archive programs leave beside the data; hidden ones count, too.
 LEFT_BY_TOOLS = {"__pycache__", "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "images", "labels", "annotations"}
@@ -31,6 +33,26 @@ def is_flat(root: Path) -> bool:
     return len(names) > 1 and not SPLITS & {name.lower() for name in names}
 
 
+def class_folders(root: Path) -> tuple[str, ...]:
+    """The folders of the splits of class folders in `root`; ("",) where the classes lie in `root` itself.
+
+    Raises:
+        UserError: there are neither train/ and val/ nor class folders.
+    """
+    names: tuple[str, ...] = ("train", "val", "test") if (root / "test").is_dir() else ("train", "val")
+    missing = [name for name in names[:2] if not (root / name).is_dir()]
+    if not missing:
+        return names
+    if not is_flat(root):
+        found = ", ".join(f"{name}/" for name in folders_in(root)[:5]) or "no folders"
+        lacking = " and ".join(f"{name}/" for name in missing)
+        raise UserError(
+            f"dataset 'imagefolder': found no {lacking} in {root} (there: {found}); expected "
+            "train/CLASS/* and val/CLASS/*, or class folders in it, which are split by a seed"
+        )
+    return ("",)
+
+
 def files_below(folder: Path, without: Collection[Path] = ()) -> Iterator[Path]:
     """Every file below `folder`, linked folders too, each folder once on a way down.
 
@@ -39,6 +61,9 @@ def files_below(folder: Path, without: Collection[Path] = ()) -> Iterator[Path]:
     Args:
         folder: where to start.
         without: resolved folders that are left out with all that lies below them.
+
+    Raises:
+        PermissionError: a folder may not be read.
     """
     pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(os.fspath(folder), ())]
     while pending:
@@ -46,8 +71,10 @@ def files_below(folder: Path, without: Collection[Path] = ()) -> Iterator[Path]:
         try:
             own = os.stat(path)
             entries = list(os.scandir(path))
+        except PermissionError:
+            raise  # what lies in it would be missing without a word
         except OSError:
-            continue  # a dead link, or not ours to read; the data's fingerprint counts them
+            continue  # a dead link; the data's fingerprint counts them
         if (identity := (own.st_dev, own.st_ino)) in above:
             continue
         for entry in entries:

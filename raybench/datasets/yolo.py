@@ -26,6 +26,7 @@ from raybench.registry import dataset
     std=(1.0, 1.0, 1.0),
     licence="the user's own data",
     user_data=True,
+    elsewhere="raybench.datasets.yolo_elsewhere:elsewhere",
     version=2,  # 2: EXIF orientation, more endings, images in subfolders
 )
 def yolo(

@@ -12,7 +12,8 @@ from raybench.datasets.boxes import Collector
 from raybench.datasets.image_files import huge_line, is_image, look_at_all
 from raybench.datasets.label_cache import Labelled
 from raybench.datasets.tree import counted_by_ending, files_below, is_file
-from raybench.datasets.yolo_labels import boxes_of, text_of_file
+from raybench.datasets.yolo_labels import boxes_of
+from raybench.datasets.yolo_lists import labels_of, lines_of, paths_of
 from raybench.errors import UserError
 
 
@@ -126,8 +127,7 @@ class YoloSplit:
 
     def _listed(self, file: Path) -> list[Path]:
         """The images that `file` names, line by line; those that aren't there are counted."""
-        lines = [line.strip() for line in text_of_file(file, "the path of an image in every line").splitlines()]
-        lines = [line for line in lines if line and not line.startswith("#")]
+        lines = lines_of(file)
         found = [self._found(line, file.parent) for line in lines]
         there = [image for image in found if image is not None]
         if lines and not there:
@@ -138,12 +138,8 @@ class YoloSplit:
         return there
 
     def _found(self, line: str, beside: Path) -> Path | None:
-        for spelling in dict.fromkeys((line, line.replace("\\", "/"))):
-            for base in (beside, *self._bases):
-                path = Path(os.path.normpath(base / spelling))
-                if is_image(path) and is_file(path):
-                    return path
-        return None
+        there = (path for path in paths_of(line, (beside, *self._bases)) if is_image(path) and is_file(path))
+        return next(there, None)
 
     def _common(self) -> Path:
         """The folder that holds all images."""
@@ -163,12 +159,3 @@ class YoloSplit:
                 f"{bare[0]}: expected a folder below one called 'images', with labels below 'labels' beside it, "
                 "or text files with the boxes beside the images"
             )
-
-
-def labels_of(folder: Path) -> Path | None:
-    """The folder of the labels for images in `folder`; None where no folder on its way is called `images`."""
-    parts = folder.parts
-    if "images" not in parts:
-        return None
-    place = len(parts) - 1 - parts[::-1].index("images")
-    return Path(*parts[:place], "labels", *parts[place + 1 :])

@@ -49,7 +49,12 @@ def class_names(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
 
 
 def split_places(content: Mapping[str, Any], key: str, file: Path) -> tuple[Path, ...]:
-    """The folders and `.txt` lists of the split `key`: one of them, or a list. UserError for what isn't there."""
+    """The folders and `.txt` lists of the split `key`, resolved: one of them, or a list. UserError for others."""
+    return tuple(dict.fromkeys(place.resolve() for place in named_places(content, key, file)))
+
+
+def named_places(content: Mapping[str, Any], key: str, file: Path) -> tuple[Path, ...]:
+    """The same places, on the way that the YAML names, links and all."""
     found = content.get(key)
     values = found if isinstance(found, list) else [found]
     if not values:
@@ -78,7 +83,7 @@ def _place(content: Mapping[str, Any], key: str, value: str, file: Path) -> Path
         if place.is_dir() or (place.suffix.lower() == ".txt" and place.is_file()):
             if content.get("path") and not any(base.is_dir() for base in _bases(content, file)):
                 warn_once(f"{file}: path: found no folder {content['path']}; {key} was found beside the YAML, {place}")
-            return place.resolve()
+            return place
         looked[place] = None
     if place_ := next((place for place in looked if place.is_file()), None):
         raise UserError(f"{file}: {key}: {place_} is a file; expected {EXPECTED}")

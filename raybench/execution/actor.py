@@ -13,6 +13,7 @@ from typing import Any
 from ray import tune
 
 from raybench.execution import worker
+from raybench.execution.limits import own_this_process
 from raybench.execution.message import decode_unit, encode_outcome
 from raybench.plan.records import Unit
 from raybench.progress.outcome import Outcome
@@ -49,6 +50,7 @@ class UnitTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Install plug-ins, import what units need and measure the memory baseline; once per process."""
         self._next = 0
+        own_this_process()
         self._stop = StopSignal(open_storage(self.assignment.storage), self.stop_key)
         self._executing, self._terminate = False, signal.getsignal(signal.SIGTERM)
         if callable(self._terminate):  # Ray's handler raises SystemExit, as a plug-in's sys.exit() does

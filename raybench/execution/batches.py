@@ -12,6 +12,7 @@ from raybench.progress.outcome import Outcome
 # Seconds of work in one batch. Longer than a worker process takes to start: Tune stops a process that is still starting
 # when another one becomes free for its trial, so with shorter trials the first process would do all the work.
 BATCH_S = 15.0
+LONGEST_S = 90.0  # where processes take longer to start: a loaded machine, libraries on a network drive
 MOST = 1000  # units in one batch
 SAMPLES = 20  # durations remembered for each kind of unit
 
@@ -20,12 +21,17 @@ class Batches:
     """Takes from a queue one long unit at a time, or several short ones. Durations are those seen in this run."""
 
     def __init__(self) -> None:
+        self._batch_s = BATCH_S
         self._seconds: dict[tuple[str, ...], deque[float]] = defaultdict(lambda: deque(maxlen=SAMPLES))
 
     def note(self, unit: Unit, outcome: Outcome) -> None:
         """Remember how long `unit` took, if it ran to its end."""
         if outcome.status == "ok":
             self._seconds[_kind(unit)].append(outcome.seconds)
+
+    def started(self, seconds: float) -> None:
+        """Note that the first process took so long to start; the next ones will, too."""
+        self._batch_s = min(max(BATCH_S, 1.5 * seconds), LONGEST_S)
 
     def take(self, queue: UnitQueue, workers: int) -> Iterator[Unit]:
         """Units for one of `workers` processes, in the order to run them; none when no unit is ready.
@@ -34,7 +40,7 @@ class Batches:
         time. A unit whose duration is unknown is a batch of its own.
         """
         room = min(MOST, max(1, queue.ready // (2 * workers)))
-        left = BATCH_S
+        left = self._batch_s
         while room > 0 and left > 0 and (unit := queue.take()) is not None:
             yield unit
             room, left = room - 1, left - self._expected(unit)

@@ -45,6 +45,13 @@ def concurrency(request: Mapping[str, float], address: str | None) -> int:
     return max(2 * now, AT_ONCE if address else 1)
 
 
+def slots(request: Mapping[str, float]) -> int:
+    """How many units the cluster holds now, at least one."""
+    import ray
+
+    return max(1, sum(_fits(request, node["Resources"]) for node in ray.nodes() if node["Alive"]))
+
+
 def _may_be_added(request: Mapping[str, float]) -> bool:
     """Whether the autoscaler may start a node that holds `request`; True with a warning where Ray can't say."""
     try:

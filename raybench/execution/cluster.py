@@ -13,7 +13,7 @@ from typing import Any
 
 from raybench.errors import UserError
 from raybench.pipeline.exclusive import own_folder, user_folder
-from raybench.sweep.sweep import Resources
+from raybench.sweep.resources import Resources
 
 # Read by Ray when it is imported or started. Raybench prints the output, stores the results and handles Ctrl-C, not
 # Ray or Tune; trials run in the folder where the command was typed.

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from raybench.errors import UserError
 from raybench.execution.batches import Batches
+from raybench.execution.causes import DIED, HUNG, MAX_ATTEMPTS, MEMORY, Cause, ran_out_of_memory
 from raybench.execution.interrupt import interrupts
-from raybench.execution.queue import MAX_ATTEMPTS, UnitQueue
+from raybench.execution.limits import overdue
+from raybench.execution.queue import UnitQueue
 from raybench.execution.worker import Assignment
 from raybench.plan.records import Plan, Unit
 from raybench.progress.journal import read_journal
@@ -32,10 +34,11 @@ class Aborted(Exception):
     """The executor crashed while units were running, e.g. out of memory; what is missing can be planned again.
 
     `by_units`: whether a unit may have caused it, so that it counts as an attempt of those that were running.
+    `cause`: what the attempt counts as.
     """
 
-    def __init__(self, reason: str, by_units: bool = True) -> None:
-        self.by_units = by_units
+    def __init__(self, reason: str, by_units: bool = True, cause: Cause = DIED) -> None:
+        self.by_units, self.cause = by_units, cause
         super().__init__(reason)
 
 
@@ -57,6 +60,9 @@ class Watcher:
     def say(self, text: str) -> None:
         """Show another message to the user."""
 
+    def left(self, unit: Unit, stage_s: float, epoch_s: float) -> float | None:
+        """Seconds left of the run, while `unit` trains for `stage_s` more, `epoch_s` an epoch; None: not known."""
+
     def close(self) -> None:
         """The run has ended."""
 
@@ -69,6 +75,8 @@ class Run:
     assignment: Assignment
     watcher: Watcher = field(default_factory=Watcher)
     attempts: Counter[str] = field(default_factory=Counter)
+    moves: Counter[str] = field(default_factory=Counter)
+    alone: set[str] = field(default_factory=set)
     outcomes: dict[str, Outcome] = field(default_factory=dict)  # unit key -> its last outcome in this run
     interrupted: bool = False
     sweep: str = ""  # its name, shown by `raybench watch`
@@ -76,6 +84,7 @@ class Run:
     queue: UnitQueue = field(init=False)
     assigned: dict[str, list[str]] = field(default_factory=dict)  # Tune's trial id -> keys of units not yet reported
     batches: Batches = field(default_factory=Batches)
+    _first_taken: float | None = field(init=False, default=None)  # when the first unit was given to a process
     _heartbeat: Heartbeat | None = field(init=False, default=None)
 
     @property
@@ -97,7 +106,7 @@ class Run:
     def load(self, plan: Plan) -> None:
         """Start on another plan; units that failed or were skipped in this run are not tried again."""
         closed = frozenset(key for key, outcome in self.outcomes.items() if outcome.status not in ("ok", "again"))
-        self.queue = UnitQueue(plan, self.attempts, closed, self.outcomes)
+        self.queue = UnitQueue(plan, self.attempts, closed, self.outcomes, self.moves, self.alone)
         if self._heartbeat is None and plan.units:
             self._announce(plan)
         self.watcher.begin(self)
@@ -116,6 +125,8 @@ class Run:
         units = list(self.batches.take(self.queue, workers))
         for unit in units:
             self.watcher.started(unit)
+        if units and self._first_taken is None:
+            self._first_taken = time.monotonic()
         return units
 
     def over(self, outcome: Outcome) -> None:
@@ -125,10 +136,15 @@ class Run:
         if outcome.status == "busy":
             self.queue.postpone(outcome.key, time.monotonic())
             return
+        if ran_out_of_memory(outcome) and outcome.key in self.queue.running and self.queue.again(outcome.key, MEMORY):
+            self.watcher.say(f"{outcome.kind} {outcome.key}: memory ran out; starting it again, alone")
+            return
         cells = self.queue.end(outcome)
         if outcome.status == "again":
             return
         ended = self.queue.units[outcome.key]
+        if self._first_taken is not None and not self.queue.ended.keys() - {outcome.key}:
+            self.batches.started(time.monotonic() - self._first_taken - outcome.seconds)
         self.batches.note(ended, outcome)
         self.watcher.ended(ended, outcome)
         for unit in cells:
@@ -136,7 +152,7 @@ class Run:
             settle(own, unit.trials[0], Store(self.storage))
             self.watcher.ended(unit, own)
 
-    def lost(self, key: str, reason: str) -> bool:
+    def lost(self, key: str, reason: str, cause: Cause = DIED) -> bool:
         """Record that the process running unit `key` died: it is started again or fails. True if it was done."""
         unit = self.queue.running.get(key)
         if unit is None:
@@ -144,9 +160,11 @@ class Run:
         if is_done(unit, self.storage):  # it died after publishing the result, before reporting it
             self.over(Outcome(key, unit.kind, "ok"))
             return True
-        outcome = self.queue.lost(key, reason)
+        if hung := self._hung(key):
+            reason, cause = hung, HUNG
+        outcome = self.queue.lost(key, reason, cause)
         if outcome is None:
-            self.watcher.say(f"{unit.kind} {key}: {reason}; starting it again")
+            self.watcher.say(f"{unit.kind} {key}: {reason}; starting it again{', alone' if cause.alone else ''}")
             return False
         outcome = replace(outcome, stage=_last_stage(unit, self.storage))
         if unit.kind == "cell":
@@ -154,22 +172,22 @@ class Run:
         self.over(outcome)
         return False
 
-    def lost_batch(self, keys: Sequence[str], reason: str) -> None:
+    def lost_batch(self, keys: Sequence[str], reason: str, cause: Cause = DIED) -> None:
         """Record that the process died that was running `keys` in this order: the first that isn't done may be why."""
         left = iter(keys)
         for key in left:
-            if not self.lost(key, reason):
+            if not self.lost(key, reason, cause):
                 break
         for key in left:  # those that it had not begun
             self.queue.give_back(key)
 
-    def abandon(self, reason: str, by_units: bool = True) -> None:
+    def abandon(self, reason: str, by_units: bool = True, cause: Cause = DIED) -> None:
         """Record that every process running a unit died, by one of the units or not."""
         for key in self.waiting:
             self.queue.give_back(key)
         for key in list(self.queue.running):
             if by_units:
-                self.lost(key, reason)
+                self.lost(key, reason, cause)
             else:
                 self.queue.give_back(key)
         self.assigned.clear()
@@ -188,6 +206,12 @@ class Run:
         """Write to the storage how this run ended."""
         if self._heartbeat is not None:
             self._heartbeat.stop(status="ended" if self.finished and not self.interrupted else "interrupted")
+
+    def _hung(self, key: str) -> str:
+        """The message of the stage at which unit `key` reached its time limit without reacting; empty if it didn't."""
+        timeouts = self.assignment.timeouts
+        entries = list(read_journal(self.storage, key)) if timeouts else []
+        return overdue(entries[-1], timeouts) if entries else ""
 
     def _announce(self, plan: Plan) -> None:
         """Write the plan to the storage and start this driver's heartbeat."""
@@ -227,7 +251,7 @@ def drive(run: Run, make_plan: Callable[[], Plan], fit: Callable[[Run], None]) -
                 fit(run)
             except Aborted as error:
                 run.watcher.say(f"{error}: planning again")
-                run.abandon(str(error), error.by_units)
+                run.abandon(str(error), error.by_units, error.cause)
     except KeyboardInterrupt:
         run.interrupted = True
     finally:

@@ -35,7 +35,7 @@ def isolated(key: str, threads: int) -> Iterator[None]:
     # The first call imports much of torch. Here, as one in `restore` fails after Ctrl-C within that import.
     torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
     environment, folder = dict(os.environ), os.getcwd()
-    before.fresh().restore()  # a caller's settings, or those that an import left, are in no id
+    before.fresh().restore(before)  # a caller's settings, or those that an import left, are in no id
     torch.set_num_threads(threads)
     _seed(int.from_bytes(key.encode()[:8]))
     try:
@@ -43,8 +43,9 @@ def isolated(key: str, threads: int) -> Iterator[None]:
             yield
     finally:
         before.restore()
-        os.environ.clear()
-        os.environ.update(environment)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
         os.chdir(folder)
         for name in _GLOBAL_HOOKS:
             getattr(hooks, name).clear()
@@ -99,7 +100,10 @@ def _allocated() -> int:
 def _seed(value: int) -> None:
     random.seed(value)
     np.random.seed(value % 2**32)
-    torch.manual_seed(value % 2**63)
+    if torch.accelerator.is_available():
+        torch.manual_seed(value % 2**63)
+    else:  # the same for the processor alone; torch would note the call stack for each device that isn't there
+        torch.default_generator.manual_seed(value % 2**63)
 
 
 def _trim() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from raybench.execution.driver import Run
 from raybench.execution.worker import execute
@@ -19,7 +20,7 @@ def fit(run: Run) -> None:
             time.sleep(IDLE_S)
             continue
         try:
-            with report_epochs(run.watcher.say):
+            with report_epochs(run.watcher.say, in_all=partial(run.watcher.left, unit)):
                 outcome = execute(unit, run.assignment)
             if run.interrupted and outcome.status == "failed":
                 raise KeyboardInterrupt  # Ctrl-C made a library raise another error

@@ -65,6 +65,10 @@ class Lines(Watcher):
         """Print it."""
         self._print(text)
 
+    def left(self, unit: Unit, stage_s: float, epoch_s: float) -> float:
+        """Seconds left of the run."""
+        return self._tally.left(unit, stage_s, epoch_s)
+
     def close(self) -> None:
         """Look at running units no longer."""
         self._closed.set()
@@ -174,6 +178,10 @@ class Tally:
         elapsed, units = duration(time.monotonic() - self._start), counted(running, "unit")
         cells = f"{self.over}/{counted(self.total, 'cell')} ({tally(self.counts)})"
         return f"{cells}, {units} running, {elapsed} elapsed{self.eta()}"
+
+    def left(self, unit: Unit, stage_s: float, epoch_s: float) -> float:
+        """Seconds left of all units, from one that trains: each epoch, and each unit besides, counts as `epoch_s`."""
+        return stage_s + epoch_s * max(self._work - self._done - _weight(unit), 0.0)
 
     def eta(self) -> str:
         """``, about N left``, estimated from the share of epochs done; empty before 5 % are done."""

@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
+from raybench.execution.causes import DIED, Cause
 from raybench.plan.records import Plan, Unit
 from raybench.progress.outcome import Outcome
 
-MAX_ATTEMPTS = 3  # how often one run starts a unit whose process dies
 POSTPONE_S = 2.0  # first wait for a unit that another driver holds; it doubles up to POSTPONE_MAX_S
 POSTPONE_MAX_S = 30.0
 
@@ -19,7 +19,8 @@ class UnitQueue:
     """Queue of the units of one plan: a unit is ready once its needs have ended; those on the longest path come first.
 
     `attempts` counts starts over all plans of one run; `closed` holds keys of units that this run won't start again;
-    `outcomes` gets every outcome, also those of units that need a failed stage.
+    `outcomes` gets every outcome, also those of units that need a failed stage; `moves` counts nodes that left under a
+    unit, and `alone` holds keys of units beside which nothing else runs, both over all plans of one run.
     """
 
     def __init__(
@@ -28,8 +29,12 @@ class UnitQueue:
         attempts: Counter[str] | None = None,
         closed: frozenset[str] = frozenset(),
         outcomes: dict[str, Outcome] | None = None,
+        moves: Counter[str] | None = None,
+        alone: set[str] | None = None,
     ) -> None:
         self.attempts: Counter[str] = Counter() if attempts is None else attempts
+        self.moves: Counter[str] = Counter() if moves is None else moves
+        self.alone: set[str] = set() if alone is None else alone
         units = [unit for unit in plan.units if unit.key not in closed]
         self.units: dict[str, Unit] = {unit.key: unit for unit in units}
         self.running: dict[str, Unit] = {}
@@ -66,7 +71,7 @@ class UnitQueue:
 
     def take(self) -> Unit | None:
         """The next ready unit, which then counts as running; None while there is none."""
-        if self.stopped or not self._ready:
+        if self.stopped or not self._ready or self._must_wait(self._ready[0][-1]):
             return None
         key = heapq.heappop(self._ready)[-1]
         self.running[key] = self.units[key]
@@ -95,16 +100,28 @@ class UnitQueue:
             cells += self.end(replace(outcome, key=unit.key, kind=unit.kind))
         return cells
 
-    def lost(self, key: str, reason: str) -> Outcome | None:
+    def lost(self, key: str, reason: str, cause: Cause = DIED) -> Outcome | None:
         """Record that the process of `key` died. Queues it again, or returns its failure after the last attempt."""
         if key not in self.running:
             return None
-        unit = self.running.pop(key)
-        if self.attempts[key] < MAX_ATTEMPTS:
-            self._push(key)
+        if self.again(key, cause):
             return None
-        message = f"{reason} ({self.attempts[key]} attempts)"
-        return Outcome(key, unit.kind, "failed", unit.kind, error_type="WorkerDied", error_message=message)
+        unit, starts = self.running.pop(key), self.attempts[key] + self.moves[key]
+        message = reason if cause.starts == 1 else f"{reason} ({starts} attempts)"
+        return Outcome(key, unit.kind, "failed", unit.kind, error_type=cause.name, error_message=message)
+
+    def again(self, key: str, cause: Cause) -> bool:
+        """Queue the running unit `key` once more, if its failure by `cause` allows it; returns whether it does."""
+        if not cause.counts:
+            self.attempts[key] -= 1
+            self.moves[key] += 1
+        if (self.attempts if cause.counts else self.moves)[key] >= cause.starts:
+            return False
+        if cause.alone:
+            self.alone.add(key)
+        del self.running[key]
+        self._push(key)
+        return True
 
     def give_back(self, key: str) -> None:
         """Queue `key` again after we interrupted it; this doesn't count as an attempt."""
@@ -129,9 +146,15 @@ class UnitQueue:
         del self._postponed[key]
         self._push(key)
 
+    def _must_wait(self, key: str) -> bool:
+        """Whether `key` can't run beside what runs now: memory ran out under one of them."""
+        return bool(self.running and self.alone) and (key in self.alone or not self.alone.isdisjoint(self.running))
+
     def _push(self, key: str) -> None:
         path, place = self._rank[key]
-        suspect = self.attempts[key] > 0  # its process died before, perhaps because of it: run the others first
+        suspect = (
+            self.attempts[key] > 0 or key in self.alone
+        )  # its process died before, perhaps because of it: run the others first
         heapq.heappush(self._ready, (suspect, path, place, key))
 
 

@@ -18,6 +18,7 @@ from raybench.progress.outcome import Outcome
 from raybench.results.repair import Repair
 from raybench.storage.damage import damage_lines
 from raybench.storage.open import check_writable, open_storage
+from raybench.storage.patient import patient
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
@@ -117,8 +118,9 @@ def run_sweep(
         resources.cpus,
         resources.gpus,
         device,
+        resources.timeout,
     )
-    work = Run(place, assignment, watcher, sweep=sweep.name)
+    work = Run(patient(place, watcher.say), assignment, watcher, sweep=sweep.name)
     first = make_plan()
     with interrupts() as requests, requests.noted(work.note_interrupt):
         try:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
@@ -22,6 +22,7 @@ from typing import IO, Any
 from raybench.errors import StageError, UserError
 from raybench.execution.driver import Run
 from raybench.execution.interrupt import INTERRUPTED, LIMIT_S
+from raybench.execution.limits import overdue, own_this_process
 from raybench.execution.queue import UnitQueue
 from raybench.plan.records import Plan, Unit
 from raybench.progress.journal import executions_of
@@ -144,6 +145,7 @@ def _be_child(work: Run, body: Callable[[], None], report: IO[bytes], mask: set[
         with suppress(OSError, AttributeError):  # no Linux: it outlives a parent that is killed
             ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
         _forget_exit_handlers()
+        own_this_process()
         if os.getppid() == parent:
             report.write(pickle.dumps(_end_of(work, body)))
             report.flush()
@@ -193,18 +195,28 @@ def _portable(error: Exception) -> Exception:
 def _fail_units(work: Run, plan: Plan, death: _Death) -> bool:
     """Write failed rows for what the dead process was running, and for cells that need it; False if it ran nothing."""
     running = {
-        entry["key"]: entry["stages"][-1]["stage"] if entry["stages"] else entry["kind"]
+        entry["key"]: entry
         for entry in executions_of(work.storage, socket.gethostname(), death.pid)
         if entry["status"] == "running"
     }
     died = [unit for unit in plan.units if unit.key in running and unit.key not in work.outcomes]
     work.queue = UnitQueue(plan, work.attempts, frozenset(work.outcomes), work.outcomes)
     for unit in died:
-        outcome = Outcome(unit.key, unit.kind, "failed", running[unit.key], "WorkerDied", str(death))
-        work.watcher.say(f"{unit.kind} {label_of(unit)}: {death} in stage {outcome.stage}; its row says so")
+        outcome = _outcome_of(unit, running[unit.key], death, work)
+        work.watcher.say(
+            f"{unit.kind} {label_of(unit)}: {outcome.error_message} in stage {outcome.stage}; its row says so"
+        )
         for cell in [*_if_cell(unit), *work.queue.end(outcome)]:
             settle(outcome, cell.trials[0], Store(work.storage))
     return bool(died)
+
+
+def _outcome_of(unit: Unit, entry: Mapping[str, Any], death: _Death, work: Run) -> Outcome:
+    """The failure of a unit at which its process died: by a signal, or because a stage hung."""
+    stage = entry["stages"][-1]["stage"] if entry["stages"] else unit.kind
+    if hung := overdue(entry, work.assignment.timeouts):
+        return Outcome(unit.key, unit.kind, "failed", stage, "StageTimeout", hung)
+    return Outcome(unit.key, unit.kind, "failed", stage, "WorkerDied", str(death))
 
 
 def _if_cell(unit: Unit) -> list[Unit]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -86,9 +86,12 @@ class Settings:
         """The same settings with the values of a process in which nobody has changed any."""
         return Settings(tuple((name, FRESH.get(name, value), write) for name, value, write in self.values))
 
-    def restore(self) -> tuple[str, ...]:
-        """Put back what differs; the names of those settings. Denormal numbers are computed as such again."""
-        present = {name: value for name, value, _ in Settings.now().values}
+    def restore(self, now: Settings | None = None) -> tuple[str, ...]:
+        """Put back what differs; the names of those settings. Denormal numbers are computed as such again.
+
+        `now`: the present settings, if they were just read.
+        """
+        present = {name: value for name, value, _ in (now or Settings.now()).values}
         changed = [(name, value, write) for name, value, write in self.values if present.get(name) != value]
         for _, value, write in changed:
             write(value)
@@ -114,6 +117,7 @@ def _read() -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
                 yield f"torch.{path}.{name}", value, partial(setattr, holder, name)
 
 
+@cache
 def _find(path: str) -> Any:
     """What ``torch.PATH`` is, None where this torch has no such thing."""
     found: Any = torch

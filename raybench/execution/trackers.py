@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -70,6 +71,10 @@ class Tracked(Watcher):
         """Pass it on."""
         self._inner.say(text)
 
+    def left(self, unit: Unit, stage_s: float, epoch_s: float) -> float | None:
+        """Pass it on."""
+        return self._inner.left(unit, stage_s, epoch_s)
+
     def close(self) -> None:
         """Pass it on."""
         self._inner.close()
@@ -108,6 +113,7 @@ def _module(name: str, extra: str) -> Any:
 
 
 def _wandb(folder: Path) -> Log:
+    os.environ.setdefault("WANDB_SILENT", "true")  # else it prints 25 lines for every cell
     wandb = _module("wandb", "wandb")
 
     def log(sweep: str, label: str, row: Row) -> None:

@@ -15,13 +15,14 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from raybench.execution.actor import OUTCOMES, Recycle, UnitTrial
-from raybench.execution.capacity import concurrency
+from raybench.execution.capacity import concurrency, slots
+from raybench.execution.causes import cause_of
 from raybench.execution.cluster import demand
 from raybench.execution.contact import was_away
 from raybench.execution.driver import Aborted, Run
 from raybench.execution.interrupt import interrupts
 from raybench.execution.message import decode_outcome, encode_unit
-from raybench.sweep.sweep import Resources
+from raybench.sweep.resources import Resources
 
 _RUNS: dict[str, Run] = {}  # run id -> run: Tune pickles searchers and callbacks, so these hold the id only
 
@@ -31,12 +32,15 @@ def executor(
 ) -> Callable[[Run], None]:
     """The `fit` argument of `drive` that runs units on the Ray that this process is connected to."""
     request = demand(resources)
-    limit = concurrency(request, address)
-    return lambda run: fit(run, _named(trainable, run, request), min(limit, len(run.queue.units)))
+    limit, held = concurrency(request, address), slots(request)
+    return lambda run: fit(run, _named(trainable, run, request), min(limit, len(run.queue.units)), held)
 
 
-def fit(run: Run, trainable: type, limit: int) -> None:
-    """Run the current plan as one Tune run, at most `limit` trials at once. Raises Aborted when Tune itself crashes."""
+def fit(run: Run, trainable: type, limit: int, workers: int) -> None:
+    """Run the current plan as one Tune run, at most `limit` trials at once. Raises Aborted when Tune itself crashes.
+
+    `workers`: how many processes the cluster holds now; short units are divided among so many.
+    """
     _RUNS[run.id] = run
     try:
         with (
@@ -47,7 +51,7 @@ def fit(run: Run, trainable: type, limit: int) -> None:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    search_alg=ConcurrencyLimiter(UnitSearcher(run.id, limit), max_concurrent=limit),
+                    search_alg=ConcurrencyLimiter(UnitSearcher(run.id, workers), max_concurrent=limit),
                     num_samples=-1,
                     reuse_actors=True,
                     trial_name_creator=_name,
@@ -64,7 +68,7 @@ def fit(run: Run, trainable: type, limit: int) -> None:
             )
             tuner.fit()
     except (RuntimeError, TuneError) as error:
-        raise Aborted(f"Ray Tune crashed ({_cause(error)})", by_units=not was_away()) from error
+        raise Aborted(f"Ray Tune crashed ({_cause(error)})", not was_away(), cause_of(error)) from error
     finally:
         del _RUNS[run.id]
 
@@ -126,7 +130,7 @@ class CrashedTrials(tune.Callback):
         run, error = _RUNS[self._run_id], _error_of(trial)
         recycled, keys = _recycled(error), run.assigned.pop(trial.trial_id)
         if recycled is None:
-            run.lost_batch(keys, _cause(error))
+            run.lost_batch(keys, _cause(error), cause_of(error))
             return
         run.watcher.say(f"replacing a worker: {recycled.excess}")
         ended = {outcome.key: outcome for outcome in filter(None, map(decode_outcome, recycled.outcomes))}

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raybench.errors import UserError
+from raybench.execution.limits import limited
 from raybench.plan.records import Unit
 from raybench.progress.outcome import Outcome
 from raybench.storage.open import open_storage
+from raybench.storage.patient import patient
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +38,7 @@ class Assignment:
     cpus: float = 1.0
     gpus: float = 0.0
     device: str | None = None  # as torch spells it; None: a GPU if `gpus` > 0 and there is one
+    timeouts: Mapping[str, float] = field(default_factory=dict)  # seconds of a stage, by its name
 
     @property
     def threads(self) -> int:
@@ -63,7 +66,7 @@ def execute(unit: Unit, assignment: Assignment, report: Callable[[str], None] = 
 
     trial = unit.trials[0]
     context = StageContext(
-        storage=open_storage(assignment.storage),
+        storage=patient(open_storage(assignment.storage)),
         device=device_of(assignment, trial.device),
         data_roots={name: Path(root) for name, root in assignment.data_roots.items()},
         machine=_machine(),
@@ -72,8 +75,13 @@ def execute(unit: Unit, assignment: Assignment, report: Callable[[str], None] = 
     for kind, name in _plugged_in(trial):
         with isolated(unit.key, threads):  # so that what an import sets reaches no unit, neither the first nor the last
             _import(kind, name)
-    with isolated(unit.key, threads):
-        return run_unit(unit, context, report)
+
+    def begin(stage: str) -> None:
+        limit(stage)
+        report(stage)
+
+    with isolated(unit.key, threads), limited(assignment.timeouts) as limit:
+        return run_unit(unit, context, begin)
 
 
 def _plugged_in(trial: Trial) -> list[tuple[str, str]]:

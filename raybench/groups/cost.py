@@ -147,8 +147,9 @@ def _terms(
         macs.append((2 * calls[name], widths.column(f"{name}.proj", "in"), one, rows.get(name, one), 1))
     for name, member in widths.members.items():
         if member.kind == "parameter":
-            each = model.get_parameter(name).numel() // member.width
-            params.append((each, widths.column(name, "out"), one, one, 1))
+            out, into = widths.column(name, "out"), widths.column(name, "in")
+            each = round(model.get_parameter(name).numel() / (full[out] * full[into]))
+            params.append((each, out, into, one, 1))
     return _table(macs), _table(params)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from raybench.errors import NotSupported, UserError
+from raybench.errors import NotSupported, RaybenchError, UserError, counted, said
 from raybench.groups.attention import plainly
-from raybench.groups.layer_types import is_layer
+from raybench.groups.layer_types import CONVOLUTIONS, is_layer
 from raybench.groups.restored import buffers_restored, modes_restored
 
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError)
+MOST_SECONDS = 8.0  # of finding images on which a network runs
 TRIED = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384)  # image sizes, when the one given is too small
 
 
@@ -23,19 +26,19 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
     """Run `model` on the example and on an image of noise. The model isn't changed.
 
     Raises:
-        UserError: layers without shapes, weights and image of different types, images too small for the network, or a
-            network that runs on several images and not on one.
+        UserError: layers without shapes, weights and image of different types, images of a size or number of channels
+            that the network doesn't take, whatever else its forward raises, or a network that runs on several images
+            and not on one.
         NotSupported: which layers run depends on what the image shows, or some run in training only.
     """
     name = type(model).__name__
-    lazy = [full for full, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
-    if lazy:
-        raise UserError(f"{name}: {lazy[0]} has no shape yet (a lazy module); run the network on one image first")
+    check_ready(model)
     try:
         first = run_once(model, example)
-    except (RuntimeError, ValueError) as error:
-        _explain(model, example, error)
+    except RaybenchError:
         raise
+    except (Exception, SystemExit) as error:  # a forward of others may raise anything
+        raise UserError(_explained(model, example, error)) from error
     _check_training(model, example, first)
     _check_single(model, example)
     if not example.is_floating_point():
@@ -43,9 +46,34 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
     noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
     try:
         second = run_once(model, noise)
-    except (RuntimeError, ValueError, AssertionError):  # it refuses what isn't like its images
+    except Exception:  # it refuses what isn't like its images
         return
     _check_same(name, first, second)
+
+
+def raise_if_out_of_memory(error: BaseException) -> None:
+    """Raise `error` again if memory was short: that says nothing about the network."""
+    short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "t allocate memory" in str(error)
+    if short:
+        raise error
+
+
+def check_ready(model: nn.Module) -> None:
+    """UserError for a network that can't be traced as it is: TorchScript, or weights without shapes or values."""
+    name = type(model).__name__
+    for inner, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"its {inner}" if inner else "it"
+            raise UserError(
+                f"{name}: {what} is TorchScript, whose layers can't be changed; build the network in Python"
+            )
+    for full, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise UserError(f"{name}: {full} has no shape yet (a lazy module); run the network on one image first")
+        if parameter.is_meta:
+            raise UserError(
+                f"{name}: {full} has a shape and no values (device meta); build the network on a CPU or GPU"
+            )
 
 
 def _check_training(model: nn.Module, example: Tensor, ran: Counter[str]) -> None:
@@ -59,7 +87,7 @@ def _check_training(model: nn.Module, example: Tensor, ran: Counter[str]) -> Non
                 for module in model.modules():  # flags alone: no `train` method of the model is called
                     module.training = True
                 model(torch.cat([example, example]))
-        except FAILURES:  # a training pass that needs more than images
+        except Exception:  # a training pass that needs more than images
             pass
     if calls:
         raise NotSupported(
@@ -74,12 +102,11 @@ def _check_single(model: nn.Module, example: Tensor) -> None:
         return
     try:
         run_once(model, example[:1])
-    except FAILURES as error:
-        message = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    except Exception as error:
         raise UserError(
-            f"{type(model).__name__} runs on {len(example)} images and not on one: {message}. Its forward names the "
-            "batch size, or loses an axis of length one (`squeeze()`); MACs are counted for one image. Read sizes from "
-            "`x.shape`, and squeeze named axes"
+            f"{type(model).__name__} runs on {len(example)} images and not on one: {said(error)}. Its forward names "
+            "the batch size, or loses an axis of length one (`squeeze()`); MACs are counted for one image. Read sizes "
+            "from `x.shape`, and squeeze named axes"
         ) from error
 
 
@@ -120,27 +147,63 @@ def _counting(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Counter[str]
             hook.remove()
 
 
-def _explain(model: nn.Module, example: Tensor, error: Exception) -> None:
-    """UserError for the usual reasons why a network doesn't run on its example."""
-    name, message = type(model).__name__, (str(error).splitlines() or [""])[0][:200]
+def _explained(model: nn.Module, example: Tensor, error: BaseException) -> str:
+    """Why a network doesn't run on its example, and what to do, in one or two sentences."""
+    name = type(model).__name__
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if example.is_floating_point() and kinds and example.dtype not in kinds:
         kind = str(next(iter(kinds))).removeprefix("torch.")
-        raise UserError(
+        return (
             f"{name} has weights of {kind}; found images of {str(example.dtype).removeprefix('torch.')}. Convert the "
             "network with `.float()`; prune first and lower the precision afterwards"
-        ) from error
+        )
+    if needed := _needed(model):
+        return (
+            f"{name}: its forward takes {needed}, and is called with one batch of images alone; give the others "
+            "defaults, or wrap the network in one that takes images"
+        )
     if example.dim() != 4 or not example.is_floating_point():
-        return
+        return f"{name} doesn't run on an input {tuple(example.shape)}: {said(error)}. Give an example as it takes it"
     height, width = example.shape[-2:]
-    for size in TRIED:
-        if size <= min(height, width):
-            continue
-        try:
-            run_once(model, torch.zeros(len(example), example.shape[1], size, size).to(example))
-        except (RuntimeError, ValueError, AssertionError):
-            continue
-        raise UserError(
-            f"{name} doesn't run on images of {height}x{width}: {message}. It runs on {size}x{size}; give larger "
-            "images, or build the network for this size"
-        ) from error
+    found, why = f"{name} doesn't run on images of {height}x{width}", said(error)
+    other = _shape_that_runs(model, example)
+    if other is None:
+        return f"{found}: {why}. It runs on no size from {TRIED[0]} to {TRIED[-1]} that was tried; see its forward"
+    channels, size = other
+    if channels != example.shape[1]:
+        takes = f"{size}x{size} with {counted(channels, 'channel')}"
+        return (
+            f"{found} with {counted(example.shape[1], 'channel')}: {why}. It runs on {takes}; give such images, or "
+            "build the network for these"
+        )
+    kind = "larger" if size > min(height, width) else "smaller"
+    return f"{found}: {why}. It runs on {size}x{size}; give {kind} images, or build the network for this size"
+
+
+def _needed(model: nn.Module) -> str:
+    """The arguments of the forward besides the images that have no default; empty if there are none."""
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (ValueError, TypeError):
+        return ""
+    wanted = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if not parameters:
+        return "no images"
+    return " and ".join(wanted) if len(wanted) > 1 else ""
+
+
+def _shape_that_runs(model: nn.Module, example: Tensor) -> tuple[int, int] | None:
+    """(channels, pixels) of square images on which the network runs, those nearest to the example first."""
+    first = next((m for m in model.modules() if isinstance(m, CONVOLUTIONS)), None)
+    own, given = getattr(first, "in_channels", example.shape[1]), min(example.shape[-2:])
+    started = time.thread_time()
+    for channels in dict.fromkeys((int(own), example.shape[1])):
+        for size in sorted((given, *TRIED), key=lambda n: (n < given, n)):
+            if (channels, size) == (example.shape[1], given) or time.thread_time() - started > MOST_SECONDS:
+                continue
+            try:
+                run_once(model, torch.zeros(len(example), channels, size, size).to(example))
+            except (Exception, SystemExit):
+                continue
+            return channels, size
+    return None

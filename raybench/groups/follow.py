@@ -8,7 +8,6 @@ can't do with fewer channels stays whole, and the rest is tried again.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from raybench.errors import NotSupported
 from raybench.groups import product_rules, shape_rules, surgery  # noqa: F401  # the rules register themselves
 from raybench.groups.attention import plainly
-from raybench.groups.first_run import FAILURES
+from raybench.groups.first_run import FAILURES, raise_if_out_of_memory
 from raybench.groups.flow import Misplaced, check_flow
 from raybench.groups.following import Choices, Followed, modules_known
 from raybench.groups.labelled import grouped, note_labels
@@ -30,9 +29,10 @@ from raybench.groups.layer_types import is_layer
 from raybench.groups.members import Layers
 from raybench.groups.records import Group, Groups
 from raybench.groups.restored import buffers_restored
-from raybench.groups.shell import copy_of_shapes
+from raybench.groups.shell import copy_of_shapes, sharing_copy
 
 MAX_SECONDS = 20.0
+SLOWEST = 6  # times `max_seconds`, with the runs of the network
 HowMany = Callable[[int, int, np.random.Generator], int]  # (size, least, random numbers) -> units that stay
 
 
@@ -59,7 +59,7 @@ def follow(
         example: one batch as the model takes it; one image is enough.
         parts: which parts of attention models may shrink.
         protected: qualified names of layers whose outputs keep their width.
-        max_seconds: time limit.
+        max_seconds: time limit of following, without what the network computes.
 
     Returns:
         The groups that are left when all trial cuts run, and the reasons for what stays whole.
@@ -67,10 +67,13 @@ def follow(
     Raises:
         NotSupported: no group is left, or it takes too long.
     """
-    deadline, choices = time.thread_time() + max_seconds, _choices(protected)
+    started, left, choices = time.thread_time(), max_seconds, _choices(protected)
     trials, why = _Trials.of(model, example), ""
     while True:
-        followed = _followed(model, example, choices, deadline)
+        if time.thread_time() - started > SLOWEST * max_seconds:
+            raise NotSupported(f"can't group {type(model).__name__}: trial cuts took too long; the last: {why}")
+        followed = _followed(model, example, choices, time.thread_time() + left)
+        left = followed.deadline - time.thread_time()
         groups, whole = grouped(model, followed, choices, parts)
         if not groups:
             reason = why or next(iter(whole.values()), "")
@@ -83,7 +86,7 @@ def follow(
             choices, why = failed
             continue
         try:
-            _check(model, example, groups)
+            _check(trials, groups)
         except Misplaced as error:
             choices, why = _misplaced(error, groups, choices), str(error)
             continue
@@ -172,17 +175,26 @@ class _Trials:
             return cls(model, example, False)
         return cls(model, example, True)
 
+    def shapes_of(self, net: nn.Module) -> dict[str, list[torch.Size]]:
+        """The shape of each layer's outputs, call by call, in `net`: the network itself or a cut copy."""
+        shell = copy_of_shapes(net) if self.shapes_only else net
+        layers = Layers.of(shell)
+        with torch.no_grad(), plainly(shell), layers.note_shapes():
+            shell(self.example.to("meta") if self.shapes_only else self.example)
+        return layers.shapes
+
     def failed(self, groups: Groups, followed: Followed, choices: Choices) -> tuple[Choices, str] | None:
         """None when all is well, else what to try next, and why."""
         rng = np.random.default_rng(0)
         for count in (half, some):
-            slim = copy_of_shapes(self.model) if self.shapes_only else copy.deepcopy(self.model)
+            slim = copy_of_shapes(self.model) if self.shapes_only else sharing_copy(self.model)
             surgery.apply(slim, groups, kept_units(groups, count, rng))
             stack = [("", type(slim).__name__)]
             try:
                 with torch.no_grad(), plainly(slim), modules_known(slim, stack):
                     slim(self.example[:1].to("meta") if self.shapes_only else self.example)
             except FAILURES as error:
+                raise_if_out_of_memory(error)
                 return _next(choices, stack, followed, error, slim)
         return None
 
@@ -192,17 +204,14 @@ def kept_units(groups: Iterable[Group], count: HowMany, rng: np.random.Generator
     return {g.name: np.sort(rng.permutation(g.size)[: count(g.size, g.least, rng)]) for g in groups}
 
 
-def _check(model: nn.Module, example: Tensor, groups: Groups) -> None:
+def _check(trials: _Trials, groups: Groups) -> None:
     """Check with marked channels where they arrive, in the network and in a cut copy; `Misplaced` if elsewhere."""
     kept = kept_units(groups, half, np.random.default_rng(0))
-    slim = copy.deepcopy(model)
+    slim = sharing_copy(trials.model)
     surgery.apply(slim, groups, kept)
-    for net, those in ((model, groups), (slim, surgery.narrowed(groups, kept))):
-        layers = Layers.of(net)
+    for net, those in ((trials.model, groups), (slim, surgery.narrowed(groups, kept))):
         with torch.no_grad(), plainly(net):
-            with layers.note_shapes():
-                net(example)
-            check_flow(net, example, those, layers.shapes)
+            check_flow(net, trials.example, those, trials.shapes_of(net))
 
 
 def _next(

@@ -128,7 +128,9 @@ class Followed(TorchDispatchMode):
         if time.thread_time() > self.deadline:
             raise NotSupported(f"can't group {self.model_name}: following its channels took too long, {self.where('')}")
         before = self._inputs(args, kwargs or {}) if func._schema.is_mutable else ()
+        started = time.thread_time()
         result = func(*args, **(kwargs or {}))
+        self.deadline += time.thread_time() - started  # the network's own time doesn't count
         outs = [o for o in flat(result) if isinstance(o, Tensor)]
         name = func.name().partition(".")[0]
         call = Call(name, args, kwargs or {}, outs, [a.name for a in func._schema.arguments])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def grouped(
     for place in places:
         if (place.layer, place.side) in choices.layers:
             followed.labels.pin(place.labels, "protected")
-    _pin_bare_weights(followed, places)
+    places = _with_bare_weights(followed, places)
     classes, pinned = followed.labels.classes()
     found: list[Group] = []
     whole: dict[str, str] = {}
@@ -142,18 +142,20 @@ def _bare(name: str, module: nn.Module, followed: Followed, known: Sequence[str]
                 yield Place(f"{name}.{attribute}" if name else attribute, "parameter", "out", axis, 1, k)
 
 
-def _pin_bare_weights(followed: Followed, places: Sequence[Place]) -> None:
-    """A parameter of no known layer is cut along one axis at most."""
+def _with_bare_weights(followed: Followed, places: Sequence[Place]) -> list[Place]:
+    """The places; of a bare parameter with two free axes the second is its input side. More than two stay whole."""
     classes, pinned = followed.labels.classes()
-    free: dict[str, list[Place]] = {}
-    for place in places:
+    free: dict[str, list[int]] = {}
+    for i, place in enumerate(places):
         if place.kind == "parameter" and not pinned[classes[place.labels]].all():
-            free.setdefault(place.layer, []).append(place)
+            free.setdefault(place.layer, []).append(i)
+    found = list(places)
     for name, axes in free.items():
-        meet = {classes[p.labels].tobytes() for p in axes}
-        if len(axes) > 1 or len(meet) > 1:
-            for place in axes:
-                followed.labels.pin(place.labels, f"{name} is a weight of no known layer")
+        if len(axes) == 2:
+            found[axes[1]] = replace(places[axes[1]], side="in")
+        for i in axes if len(axes) > 2 else ():
+            followed.labels.pin(places[i].labels, f"{name} is a weight of no known layer")
+    return found
 
 
 Signature = tuple[tuple[int, int], ...]  # (place, positions in it) of one unit

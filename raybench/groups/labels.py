@@ -45,17 +45,8 @@ class Labels:
 
     def classes(self) -> tuple[np.ndarray, np.ndarray]:
         """(class of each label, whether the class is pinned); united labels have one class, its lowest label."""
-        lowest = np.arange(self.count)
         pairs = np.concatenate(self.united, axis=1) if self.united else np.zeros((2, 0), dtype=np.int64)
-        while True:
-            before = lowest.copy()
-            least = np.minimum(lowest[pairs[0]], lowest[pairs[1]])
-            for side in pairs:
-                np.minimum.at(lowest, lowest[side], least)
-                np.minimum.at(lowest, side, least)
-            lowest = lowest[lowest]
-            if (lowest == before).all():
-                break
+        lowest = united(self.count, pairs)
         whole = np.zeros(self.count, dtype=bool)
         whole[0] = True
         for labels, _ in self.reasons:
@@ -66,3 +57,17 @@ class Labels:
         """Why a channel of `axis` was pinned first; empty if none was."""
         here = set(classes[axis].tolist())
         return next((why for labels, why in self.reasons if here.intersection(classes[labels].tolist())), "")
+
+
+def united(count: int, pairs: np.ndarray) -> np.ndarray:
+    """For each of `count` labels the lowest that it is the same as, directly or through others, by `pairs` (2, m)."""
+    lowest = np.arange(count)
+    while True:
+        before = lowest.copy()
+        least = np.minimum(lowest[pairs[0]], lowest[pairs[1]])
+        for side in pairs:
+            np.minimum.at(lowest, lowest[side], least)
+            np.minimum.at(lowest, side, least)
+        lowest = lowest[lowest]
+        if (lowest == before).all():
+            return lowest

@@ -90,7 +90,7 @@ def gone_of(
     model: nn.Module, followed: Followed, groups: Iterable[Group], kept: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Bool (labels,): which labels of a followed pass are removed where `groups` keep the `kept` units."""
-    sides = {(p.layer, p.side, p.axis): p.labels for p in places_of(model, followed)}
+    sides = {(p.layer, p.side if p.axis is None else "", p.axis): p.labels for p in places_of(model, followed)}
     classes, _ = followed.labels.classes()
     lost = np.zeros(followed.labels.count, dtype=bool)
     for group in groups:
@@ -100,7 +100,7 @@ def gone_of(
         stays[kept[group.name]] = True
         for member in group.members:
             axis = axis_of(model.get_parameter(member.layer), member) if member.kind == "parameter" else None
-            here = sides.get((member.layer, member.side, axis))
+            here = sides.get((member.layer, member.side if axis is None else "", axis))
             if here is not None and len(here) == member.width:
                 lost[classes[here[member.positions[~stays[member.units]]]]] = True
     lost[0] = False

@@ -97,14 +97,17 @@ def _product(followed: Followed, left: Tensor, right: Tensor) -> list[Axes] | No
 def convolution(followed: Followed, call: Call) -> list[Axes] | None:
     x, weight, bias = call.args[:3]
     turned, groups = call.get("transposed", False), call.get("groups", 1)
-    return [_convolved(followed, followed.axes(x), followed.axes(weight), bias, turned, groups, x.dim())]
+    axes = followed.axes(weight)
+    if groups > 1 and not turned and weight.shape[1] == 1 and axes[1] is ANY:
+        axes[1] = np.zeros(1, dtype=np.int64)  # of a depthwise convolution whose weight belongs to no layer
+    return [_convolved(followed, followed.axes(x), axes, bias, turned, groups, x.dim())]
 
 
 def _convolved(
     followed: Followed, x: Axes, weight: Axes, bias: Tensor | None, turned: bool, groups: int, dims: int
 ) -> Axes:
     out, into = (weight[1], weight[0]) if turned else (weight[0], weight[1])
-    for axis in x[2:]:
+    for axis in (*x[2:], *weight[2:]):
         followed.pin(axis, "a convolution along channels")
     if groups > 1:
         out, into = _grouped(followed, x, out, into, turned, groups)

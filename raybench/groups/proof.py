@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from raybench.errors import NotSupported
 from raybench.groups import first_run, surgery
 from raybench.groups.attention import plainly
+from raybench.groups.first_run import run_once
 from raybench.groups.follow import MAX_SECONDS, HowMany, fewer, half, kept_units, run_followed, tensors_of
 from raybench.groups.following import Choices, Followed
 from raybench.groups.live import Live, gone_of
@@ -35,6 +36,10 @@ SEVERAL = 16  # samples at a time of networks that take vectors or sequences
 MANY = 1_000_003  # random numbers, repeated: a prime, so that no two channels are alike
 MOST, FEWEST = 80, 8  # trials; what is undecided then stays whole
 BUDGET = 60 * 10**9  # MACs of all trials, not seconds: a busy machine must find the same groups
+GIVE_UP = 60 * 10**9  # MACs of trials, after which nothing was right
+OVERHEAD = 5 * 10**6  # MACs in the time that running one module takes besides its own
+UNTRIED = "the first trials all failed, and more would take too long"
+HUGE = 4 * 10**8  # parameters of networks that are tried in single precision
 FAILURES = (*first_run.FAILURES, ZeroDivisionError)
 
 
@@ -54,7 +59,10 @@ def disproved(model: nn.Module, example: Tensor, groups: Groups, choices: Choice
     if not trial.wrong(list(groups)):
         return {}
     for kind in kinds.values():
-        good += trial.good_among(kind, wrong)
+        if not good and trial.spent:
+            wrong.update((group.name, UNTRIED) for group in kind)
+        else:
+            good += trial.good_among(kind, wrong)
     left = [list(kind) for kind in kinds.values()]
     while good and left and (why := trial.wrong(good)):  # each alone is right, together they aren't
         for group in left.pop():
@@ -80,7 +88,7 @@ class _Trial:
         self._followed: Followed | None = None
         draw = torch.Generator().manual_seed(0)
         example = _smaller(model, example[:1])
-        for kind in (torch.float64, torch.float32):
+        for kind in _precisions(model):
             self._model, self._kind = _random(model, kind, draw), kind
             several = SEVERAL if example.dim() < 4 and example.is_floating_point() else 1  # few values leave ReLUs dead
             shape = (several, *example.shape[1:])
@@ -114,6 +122,17 @@ class _Trial:
     @cached_property
     def _shapes(self) -> nn.Module | None:
         return _on_meta(self._model, self._image)
+
+    @cached_property
+    def _affordable(self) -> int:
+        """Trials after which a network without a right group is given up, so that nobody waits for minutes."""
+        runs = len(run_once(self._model, self._image))
+        return max(1, GIVE_UP // (counted(self._model, self._image)[0] + runs * OVERHEAD))
+
+    @property
+    def spent(self) -> bool:
+        """Whether the work that a refusal may take is done."""
+        return self._count > self._affordable
 
     @cached_property
     def _most(self) -> int:
@@ -185,14 +204,23 @@ class _Trial:
             return []
 
 
+def _precisions(model: nn.Module) -> tuple[torch.dtype, ...]:
+    """The types to try a network in. Double takes twice the memory, and torch's grouped 3d convolutions crawl in it."""
+    huge = sum(p.numel() for p in model.parameters()) > HUGE
+    if huge or any(isinstance(m, nn.Conv3d) and m.groups > 1 for m in model.modules()):
+        return (torch.float32,)
+    return (torch.float64, torch.float32)
+
+
 def _fails(error: Exception) -> str:
+    first_run.raise_if_out_of_memory(error)
     return f"{FAILS} with fewer channels ({(str(error).splitlines() or [''])[0][:120]})"
 
 
 def _smaller(model: nn.Module, image: Tensor) -> Tensor:
     """A smaller image on which the network runs as well, which saves time; the image itself where there is none."""
     for size in SIZES:
-        if image.dim() == 4 and image.is_floating_point() and size < min(image.shape[-2:]):
+        if image.dim() in (4, 5) and image.is_floating_point() and size < min(image.shape[-2:]):
             small = image[..., :size, :size].contiguous()
             try:
                 _outputs(model, small)

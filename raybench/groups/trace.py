@@ -7,6 +7,7 @@ say. It holds no module, tensor or library object: everything after tracing work
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from raybench.errors import NotSupported, UserError, nearest
 from raybench.groups.by_graph import NAMED, by_graph
 from raybench.groups.dependency_graph import MAX_SECONDS
-from raybench.groups.first_run import check_runs, run_once
+from raybench.groups.first_run import check_runs, raise_if_out_of_memory, run_once
 from raybench.groups.follow import Found, candidates, follow
 from raybench.groups.members import Layers
 from raybench.groups.proof import disproved
@@ -25,6 +26,7 @@ from raybench.groups.whole import by_reason, share_of, warning_of
 from raybench.sweep.trial import DEFAULT_PARTS
 
 LITTLE = 0.6  # share of the MACs below which what stays whole is looked at group by group
+LATE = 15.0  # CPU seconds after which a network of which nothing was found is refused
 PARTS = ("embed", "head-dim", "heads", "mlp")
 
 
@@ -62,13 +64,14 @@ def trace(
     layers = Layers.of(model)
     protected = _protected(layers, protect, only)
     check_runs(model, example)
+    started = time.thread_time()
     try:
         groups = by_graph(model, example, layers, parts, classes, protected, max_seconds)
     except UserError:
         raise
     except Exception:  # refused, or the library fails: it may raise anything
         layers = Layers.of(model)
-        groups = _followed(model, example, layers, parts, protected, max_seconds)
+        groups = _followed(model, example, layers, parts, protected, max_seconds, started)
     groups = replace(groups, share=share_of(layers, groups))
     if text := warning_of(type(model).__name__, layers, groups):
         warnings.warn(text, UserWarning, stacklevel=2)
@@ -91,6 +94,7 @@ def _followed(
     parts: tuple[str, ...],
     protected: set[str],
     max_seconds: float,
+    started: float,
 ) -> Groups:
     """The groups by following every operation, without those that a numeric trial disproves.
 
@@ -102,12 +106,15 @@ def _followed(
     best: Groups | None = None
     why, name = "", type(model).__name__
     for way in (follow, candidates):
+        if way is candidates and best is None and time.thread_time() - started > LATE:
+            break  # a person waits for the refusal
         try:
             found = way(model, example, parts, frozenset(protected), max_seconds)
         except NotSupported as error:
             why = why or str(error)
             continue
         except Exception as error:  # the network ran, so what fails is following it
+            raise_if_out_of_memory(error)
             why = why or f"can't group {name}: its operations can't be followed ({type(error).__name__})"
             continue
         groups = _proven(model, example, found, protected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybench.image_size import Side
 from raybench.registry import model
 
 
@@ -13,7 +14,7 @@ from raybench.registry import model
 @model("cifar-resnet44", args={"depth": 44}, norm="batch", attention=False, task="classification")
 @model("cifar-resnet56", args={"depth": 56}, norm="batch", attention=False, task="classification")
 @model("cifar-resnet110", args={"depth": 110}, norm="batch", attention=False, task="classification")
-def thin_resnet(num_classes: int, in_channels: int, image_size: int, *, depth: int, width: int = 16) -> nn.Module:
+def thin_resnet(num_classes: int, in_channels: int, image_size: Side, *, depth: int, width: int = 16) -> nn.Module:
     """CIFAR ResNet: depth = 6n+2, three stages of n basic blocks, 16/32/64 channels (He et al. 2016, section 4.2).
 
     Where the shape changes the shortcut is a 1x1 convolution without norm, so that the published zero-padding
@@ -25,7 +26,7 @@ def thin_resnet(num_classes: int, in_channels: int, image_size: int, *, depth: i
 
 @model("cifar-resnet18", args={"depth": 18}, norm="batch", attention=False, task="classification")
 @model("cifar-resnet50", args={"depth": 50}, norm="batch", attention=False, task="classification")
-def wide_resnet(num_classes: int, in_channels: int, image_size: int, *, depth: int) -> nn.Module:
+def wide_resnet(num_classes: int, in_channels: int, image_size: Side, *, depth: int) -> nn.Module:
     """ImageNet's ResNet with a 3x3 stride-1 stem and no max-pool, 64 to 512 channels: PruningBench's CIFAR-100 nets."""
     if depth == 18:
         return WideResNet(Basic, (2, 2, 2, 2), num_classes, in_channels)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from raybench.image_size import Side, sides
 from raybench.registry import model
 
 
@@ -26,7 +27,7 @@ from raybench.registry import model
 def small_vit(
     num_classes: int,
     in_channels: int,
-    image_size: int,
+    image_size: Side,
     *,
     embed_dim: int,
     depth: int,
@@ -39,9 +40,10 @@ def small_vit(
     Xavier weights ("jax"), and position embeddings of the patch embeddings' magnitude: timm's default of 0.02 for both
     suits 384 channels and long training, and costs a net of 48 channels several points after ten seconds.
     """
+    height, width = sides(image_size)
     net = VisionTransformer(
         img_size=image_size,
-        patch_size=max(1, image_size // 4),
+        patch_size=(max(1, height // 4), max(1, width // 4)),
         in_chans=in_channels,
         num_classes=num_classes,
         embed_dim=embed_dim,
@@ -60,7 +62,7 @@ def small_vit(
 
 
 @model("test-convnet", norm="batch", attention=False, task="classification")
-def tiny_convnet(num_classes: int, in_channels: int, image_size: int, *, width: int = 8) -> nn.Module:
+def tiny_convnet(num_classes: int, in_channels: int, image_size: Side, *, width: int = 8) -> nn.Module:
     """Two convolutions, one residual block and a linear layer: the smallest network with every kind of coupling."""
     return TinyConvNet(num_classes, in_channels, width)
 

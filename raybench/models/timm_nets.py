@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from raybench.errors import UserError, nearest
+from raybench.image_size import Side, sides, written
 from raybench.registry import model
 
 # `pretrained` names timm's weights for ImageNet-1k; `weights: pretrained` downloads them.
@@ -34,12 +35,12 @@ from raybench.registry import model
        pretrained="timm:regnetx_004.pycls_in1k")  # fmt: skip
 @model("regnety-004", args={"timm_name": "regnety_004"}, norm="batch", attention=False, task="classification",
        pretrained="timm:regnety_004.pycls_in1k")  # fmt: skip
-def from_timm(num_classes: int, in_channels: int, image_size: int, *, timm_name: str) -> nn.Module:
+def from_timm(num_classes: int, in_channels: int, image_size: Side, *, timm_name: str) -> nn.Module:
     """A registered timm network; transformers are built for the data's image size."""
     return any_timm(num_classes, in_channels, image_size, timm_name=timm_name)
 
 
-def any_timm(num_classes: int, in_channels: int, image_size: int, *, timm_name: str, **params: Any) -> nn.Module:
+def any_timm(num_classes: int, in_channels: int, image_size: Side, *, timm_name: str, **params: Any) -> nn.Module:
     """The network that timm calls `timm_name`, with timm's own `params`; UserError when timm can't build it."""
     import timm
 
@@ -58,9 +59,12 @@ def any_timm(num_classes: int, in_channels: int, image_size: int, *, timm_name: 
         raise UserError(f"timm can't build {timm_name} with {arguments}: {error}") from error
 
 
-def _check_patches(net: nn.Module, image_size: int) -> None:
+def _check_patches(net: nn.Module, image_size: Side) -> None:
     """ValueError if the image isn't a whole number of patches wide: timm would silently drop the remaining pixels."""
-    side = getattr(getattr(net, "patch_embed", None), "patch_size", None)
-    patch = side[0] if isinstance(side, tuple) else side
-    if patch and image_size % patch:
-        raise ValueError(f"an image of {image_size} pixels is not a whole number of patches of {patch} pixels")
+    first = getattr(net, "patch_embed", None) or getattr(net, "stem", None)  # mixers call it stem
+    patch = getattr(first, "patch_size", None)
+    patches = patch if isinstance(patch, tuple) else (patch, patch)
+    if any(size and side % size for side, size in zip(sides(image_size), patches, strict=True)):
+        shown = patch[0] if isinstance(patch, tuple) else patch
+        found = f"an image of {written(image_size)} pixels"
+        raise ValueError(f"{found} is not a whole number of patches of {shown} pixels")

@@ -6,6 +6,7 @@ import torchvision
 from torch import nn
 
 from raybench.errors import UserError
+from raybench.image_size import Side, sides, written
 from raybench.registry import model
 
 
@@ -27,10 +28,11 @@ from raybench.registry import model
        pretrained="torchvision:mobilenet_v3_large@IMAGENET1K_V1")  # fmt: skip
 @model("densenet121", args={"name": "densenet121"}, norm="batch", attention=False, task="classification",
        pretrained="torchvision:densenet121@IMAGENET1K_V1")  # fmt: skip
-def from_torchvision(num_classes: int, in_channels: int, image_size: int, *, name: str) -> nn.Module:
+def from_torchvision(num_classes: int, in_channels: int, image_size: Side, *, name: str) -> nn.Module:
     """A torchvision network; its first convolution is replaced if images don't have 3 channels."""
-    if image_size < 32:
-        raise UserError(f"{name} halves its images five times; found {image_size} pixels, expected at least 32")
+    if min(sides(image_size)) < 32:
+        found = written(image_size)
+        raise UserError(f"{name} halves its images five times; found {found} pixels, expected at least 32")
     net = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     if in_channels != 3:
         _replace_stem(net, in_channels)

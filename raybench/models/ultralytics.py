@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import UserError
+from raybench.image_size import Side, sides, written
 from raybench.models.offline import offline
 from raybench.models.ultralytics_model import LayeredModel
 from raybench.registry import model
@@ -29,14 +30,14 @@ BRANCHES = ("cv2", "cv3", "one2one_cv2", "one2one_cv3")  # of a head; the last t
 @model("yolov8m", args={"config": "yolov8", "scale": "m"}, norm="batch", attention=False, task="detection")
 @model("yolo11n", args={"config": "yolo11", "scale": "n"}, norm="batch", attention=False, task="detection")
 @model("test-detector", args={"config": "yolov8", "scale": "tiny"}, norm="batch", attention=False, task="detection")
-def yolo(num_classes: int, in_channels: int, image_size: int, *, config: str, scale: str) -> nn.Module:
+def yolo(num_classes: int, in_channels: int, image_size: Side, *, config: str, scale: str) -> nn.Module:
     """A YOLO of ultralytics' configuration `config` at `scale`, with initial weights.
 
     Input: (n, 3, h, w) in 0..1, h and w multiples of 32. Output in eval mode: ((n, 4 + classes, anchors) boxes xywh
     and scores, raw maps); in train mode: the raw maps, as ultralytics' loss takes them.
     """
-    if image_size % STRIDE:
-        raise UserError(f"image_size {image_size}: YOLO needs a multiple of {STRIDE}")
+    if any(side % STRIDE for side in sides(image_size)):
+        raise UserError(f"image_size {written(image_size)}: YOLO needs a multiple of {STRIDE}")
     return Detector(architecture(config, scale), in_channels, num_classes)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from raybench.errors import UserError
+from raybench.image_size import Side, sides, written
 from raybench.models.offline import offline
 from raybench.models.ultralytics import STRIDE, architecture
 from raybench.models.ultralytics_model import LayeredModel
@@ -26,10 +27,11 @@ with offline():
 @model("yolo26n-cls", args={"config": "yolo26", "scale": "n"}, norm="batch", attention=False, task="classification")
 @model("yolo26s-cls", args={"config": "yolo26", "scale": "s"}, norm="batch", attention=False, task="classification")
 @model("yolo26m-cls", args={"config": "yolo26", "scale": "m"}, norm="batch", attention=False, task="classification")
-def yolo_classifier(num_classes: int, in_channels: int, image_size: int, *, config: str, scale: str) -> nn.Module:
+def yolo_classifier(num_classes: int, in_channels: int, image_size: Side, *, config: str, scale: str) -> nn.Module:
     """A classifier of ultralytics' configuration `config` at `scale`, with initial weights."""
-    if image_size < STRIDE:
-        raise UserError(f"{config}{scale}-cls halves its images five times; found {image_size}, expected at least 32")
+    if min(sides(image_size)) < STRIDE:
+        problem = f"found {written(image_size)}, expected at least 32"
+        raise UserError(f"{config}{scale}-cls halves its images five times; {problem}")
     found = architecture(config, scale, "-cls")
     return Classifier(found, in_channels, num_classes)
 

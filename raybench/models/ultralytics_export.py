@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raybench.image_size import Side
 from raybench.models.offline import offline
 from raybench.models.ultralytics_blocks import SplitFree, SplitFreeAttention
 
@@ -95,7 +96,7 @@ def _sources(layer: nn.Module, place: int) -> Iterator[int]:
         yield place + source if source < 0 else source
 
 
-def save(net: nn.Module, path: Path, names: Sequence[str], image_size: int) -> None:
+def save(net: nn.Module, path: Path, names: Sequence[str], image_size: Side) -> None:
     """Write `net` for ``ultralytics.YOLO(path)``, in float32."""
     assert isinstance(net, BaseModel)  # all of ultralytics' networks
     model = unrolled(net)
@@ -108,5 +109,9 @@ def save(net: nn.Module, path: Path, names: Sequence[str], image_size: int) -> N
         head.dynamic, head.shape, head.anchors, head.strides = False, None, torch.empty(0), torch.empty(0)
     elif isinstance(head, RTDETRDecoder):
         head.shapes, head.anchors, head.valid_mask = [], torch.empty(0), torch.empty(0)
-    arguments = {"task": model.task, "imgsz": image_size, "single_cls": False}
+    arguments = {
+        "task": model.task,
+        "imgsz": image_size if isinstance(image_size, int) else list(image_size),
+        "single_cls": False,
+    }
     torch.save({"model": model, "train_args": arguments, "version": __version__, "epoch": -1}, path)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from raybench.errors import UserError
+from raybench.image_size import Side
 from raybench.models.file_kinds import plain
 from raybench.models.ultralytics_blocks import halved, without_splits
 from raybench.models.ultralytics_checkpoint import read_checkpoint
@@ -38,7 +39,7 @@ class LayeredModel(nn.Module):
         head.export = True
         return self
 
-    def save_for_ultralytics(self, path: Path, names: Sequence[str], image_size: int) -> None:
+    def save_for_ultralytics(self, path: Path, names: Sequence[str], image_size: Side) -> None:
         """Write a checkpoint that `ultralytics.YOLO(path)` loads; it contains no class of raybench."""
         from raybench.models.ultralytics_export import save
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from raybench.image_size import Side
 from raybench.models.ultralytics import yolo
 from raybench.registry import model
 
@@ -46,7 +47,7 @@ from raybench.registry import model
 @model("yolo26m", args={"config": "yolo26", "scale": "m"}, norm="batch", attention=False, task="detection")
 @model("yolo26l", args={"config": "yolo26", "scale": "l"}, norm="batch", attention=False, task="detection")
 @model("yolo26x", args={"config": "yolo26", "scale": "x"}, norm="batch", attention=False, task="detection")
-def detector(num_classes: int, in_channels: int, image_size: int, *, config: str, scale: str) -> nn.Module:
+def detector(num_classes: int, in_channels: int, image_size: Side, *, config: str, scale: str) -> nn.Module:
     """A YOLO of ultralytics' configuration `config` at `scale`, with initial weights; input and output as of `yolo`.
 
     From YOLOv10 and YOLO26, whose boxes need no suppression, the output in eval mode is ((n, boxes, 6) x1 y1 x2 y2

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import UserError
+from raybench.image_size import Side, sides, written
 from raybench.models.offline import offline
 from raybench.models.ultralytics import STRIDE, architecture
 from raybench.models.ultralytics_model import LayeredModel
@@ -30,14 +31,14 @@ WIDE = ("self_attn", "cross_attn", "linear2")
        task="detection")  # fmt: skip
 @model("rtdetr-resnet101", args={"config": "rtdetr-resnet101", "scale": ""}, norm="batch", attention=False,
        task="detection")  # fmt: skip
-def rtdetr(num_classes: int, in_channels: int, image_size: int, *, config: str, scale: str) -> nn.Module:
+def rtdetr(num_classes: int, in_channels: int, image_size: Side, *, config: str, scale: str) -> nn.Module:
     """RT-DETR (Zhao et al. 2024), ultralytics' configurations, with initial weights.
 
     Input: (n, 3, s, s) in 0..1, images stretched to squares, s a multiple of 32. Output in eval mode: ((n, boxes, 6)
     with xywh as shares of the image, score and class, raw outputs); in train mode: the raw outputs.
     """
-    if image_size % STRIDE:
-        raise UserError(f"image_size {image_size}: RT-DETR needs a multiple of {STRIDE}")
+    if any(side % STRIDE for side in sides(image_size)):
+        raise UserError(f"image_size {written(image_size)}: RT-DETR needs a multiple of {STRIDE}")
     return TransformerDetector(architecture(config, scale), in_channels, num_classes)
 
 

@@ -10,6 +10,7 @@ import torch
 from raybench import registry
 from raybench.catalogue import needs_images
 from raybench.errors import UserError
+from raybench.models.foreign import ForeignError
 from raybench.pipeline.network import fresh_model
 from raybench.plan.records import Unit
 from raybench.storage.base import Storage
@@ -17,6 +18,7 @@ from raybench.sweep.data_roots import check_fingerprint
 from raybench.sweep.trial import TrainRecipe, Trial, digest
 from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
+from raybench.tasks.training.resizing import check_start
 
 
 def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage: Storage) -> None:
@@ -35,13 +37,18 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
         try:
             if key not in tasks:
                 tasks[key] = None
-                check_fingerprint(trial.dataset, data_roots, trial.dataset_fingerprint, quick=False)
+                check_fingerprint(
+                    trial.dataset, data_roots, trial.dataset_fingerprint, trial.dataset_params, quick=False
+                )
                 tasks[key] = open_task(trial, data_roots, torch.device("cpu"), storage)
             if (task := tasks[key]) is not None:
                 task.check_recipe(*_requirements(trial))
                 if unit.kind == "base" and network not in networks:
                     networks.add(network)
                     task.check(fresh_model(trial, task, torch.device("cpu")))
+                _check_starts(trial, task, networks)
+        except ForeignError:
+            continue  # its cells fail with this message as a row; the other networks' run
         except UserError as error:
             mistakes[str(error)] = None
         except KeyboardInterrupt:
@@ -52,10 +59,21 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
         raise UserError("\n  ".join(mistakes))
 
 
+def _check_starts(trial: Trial, task: Task, known: set[str]) -> None:
+    """UserError where a stage starts with smaller images than the network takes; each network and stage once."""
+    for recipe in _requirements(trial)[0]:
+        key = digest(trial.model, trial.model_params, trial.dataset, trial.dataset_params, recipe.start_scale)
+        if recipe.start_scale < 1 and key not in known:
+            known.add(key)
+            shape = task.data.image_shape
+            check_start(fresh_model(trial, task, torch.device("cpu")), recipe, shape, trial.model)
+
+
 def _requirements(trial: Trial) -> tuple[list[TrainRecipe], int]:
     """(recipes of the training stages of `trial`, number of calibration images that its criterion needs)."""
     recipe = trial.recipe
     stages = [recipe.base] if trial.weights.trained else []
     stages += [recipe.sparsify] if trial.regularizer else []
     needs = registry.importance.entry(trial.importance.name).facts.get("needs", "weights")
-    return [*stages, recipe.finetune], recipe.calibration_images if needs_images(needs) else 0
+    calibration = recipe.calibration_images if needs_images(needs) else 0
+    return [*stages, recipe.finetune], max(calibration, recipe.recalibration_images)

@@ -1,7 +1,11 @@
-"""Exports a pruned network to ONNX, torch.export or ultralytics, and compares its outputs with the network's."""
+"""Exports a pruned network to ONNX, torch.export or ultralytics, and compares its outputs with the network's.
+
+What is exported says how to use it: its class names, how its images are normalised, and the names of its tensors.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import warnings
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from raybench.errors import StageError, UserError
 from raybench.pipeline.artifact import load_pruned, read_recipe
 
+ABOUT = "raybench.json"  # the file in a program of torch.export that says how to use it
 TOLERANCE = 1e-4  # relative to the largest output; other runtimes sum in another order
 EXPORTERS = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "onnxscript", "onnx_ir")
 Writer = Callable[[Path, Path, bool], str]  # (artifact folder, target, trust_code) -> message for the user
@@ -47,11 +52,14 @@ def to_onnx(folder: Path, target: Path, trust_code: bool = False) -> str:
     except ImportError as error:
         raise UserError(f"ONNX needs {error.name}: pip install 'raybench[export]'") from error
     model, images = _network(folder, trust_code)
+    about = about_network(folder)
     with _quietly():
         program = torch.onnx.export(
-            model, (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), verbose=False
-        )
+            model, (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), verbose=False,
+            input_names=[about["input"]], output_names=[about["output"]] if "output" in about else None,
+        )  # fmt: skip
         assert program is not None  # with dynamo=True
+        program.model.metadata_props.update(about)
         program.save(str(target))
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
@@ -64,7 +72,7 @@ def to_program(folder: Path, target: Path, trust_code: bool = False) -> str:
     model, images = _network(folder, trust_code)
     with _quietly():
         program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-        torch.export.save(program, target)
+        torch.export.save(program, target, extra_files={ABOUT: json.dumps(about_network(folder), indent=1)})
         found = torch.export.load(target).module()(images)
     difference = _checked("torch.export", model, images, [f.detach() for f in _flat(found)])
     return f"{target}: torch.export program, batch size free; outputs differ by {difference:.1e}"
@@ -76,8 +84,24 @@ def to_ultralytics(folder: Path, target: Path, trust_code: bool = False) -> str:
     save = getattr(model, "save_for_ultralytics", None)
     if save is None:
         raise UserError(f"--format ultralytics: {type(model).__name__} is not a detector of ultralytics")
-    save(target, [str(i) for i in range(data.classes)], data.image_size)
+    save(target, data.class_names or [str(i) for i in range(data.classes)], data.image_size)
     return f"{target}: ultralytics checkpoint; YOLO({str(target)!r}) predicts with it"
+
+
+def about_network(folder: Path) -> dict[str, str]:
+    """What a user of the network in `folder` needs to know, as texts by name.
+
+    Returns:
+        `input` and, of a classifier, `output`: names of tensors; `input_shape` (channels, height, width) and the
+        `mean` and `std` that images scaled to 0..1 are normalised with; `classes`, their names in order; and
+        `model`. What isn't text itself is JSON.
+    """
+    saved = read_recipe(folder)
+    data = saved.data
+    facts = {"input_shape": data.image_shape, "mean": data.mean, "std": data.std, "classes": data.class_names}
+    output = {"output": "logits"} if data.task == "classification" else {}
+    shown = {name: json.dumps(value) for name, value in facts.items() if value}
+    return {"input": "input", **output, **shown, "model": saved.model}
 
 
 EXPORTS: dict[str, tuple[str, Writer]] = {  # format -> (file suffix, writer)
@@ -117,7 +141,7 @@ def _network(folder: Path, trust_code: bool) -> tuple[nn.Module, Tensor]:
     model = load_pruned(folder, trust_code=trust_code)
     for_export = getattr(model, "for_export", None)  # detectors leave out the outputs that only training needs
     model = for_export() if for_export else model
-    return model, torch.randn(3, data.in_channels, data.image_size, data.image_size, generator=generator)
+    return model, torch.randn(3, *data.image_shape, generator=generator)
 
 
 def _flat(output: Any) -> list[Tensor]:

@@ -34,7 +34,7 @@ def model_of(stage: Path, trial: Trial, task: Task, device: torch.device) -> nn.
 
 def example_of(data: DataFacts, device: torch.device) -> Tensor:
     """A black image (1, channels, height, width), the input for tracing and counting."""
-    return torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=device)
+    return torch.zeros(1, *data.image_shape, device=device)
 
 
 def groups_of(model: nn.Module, trial: Trial, task: Task) -> Groups:

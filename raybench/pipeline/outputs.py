@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported, UserError
+from raybench.groups.first_run import check_ready
 
 Loss = Callable[[Any, Tensor], Tensor]
 SCORES = ("logits", "out")  # entries with the class scores: transformers' and torchvision's names
@@ -25,7 +26,7 @@ def returning_tensors(model: nn.Module) -> Iterator[None]:
 
     Raises:
         NotSupported: it returns detections. Which of them it keeps can't be followed.
-        UserError: there is no tensor in its output.
+        UserError: there is no tensor in its output, or it can't be traced as it is.
     """
 
     def tensors(module: nn.Module, inputs: Any, output: Any) -> Tensor | list[Tensor]:
@@ -40,6 +41,7 @@ def returning_tensors(model: nn.Module) -> Iterator[None]:
             raise UserError(f"model: {type(model).__name__} returns {_described(output)}, expected a tensor or several")
         return output if isinstance(output, Tensor) else found
 
+    check_ready(model)
     handle = model.register_forward_hook(tensors)
     try:
         yield

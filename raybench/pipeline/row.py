@@ -31,6 +31,7 @@ class StageResults:
     selection: Selection
     pruned: Pruned
     after_cut: Mapping[str, float]
+    recalibrated: Mapping[str, float] | None  # after the statistics of batch norms were measured anew
     training: Training
     final: Mapping[str, float]
     footprint: Footprint
@@ -60,6 +61,7 @@ def row_of(trial: Trial, stages: StageResults) -> Record:
         metric_name=stages.metric,
         metric_base=stages.dense.metrics[stages.metric],
         metric_pruned=stages.after_cut[stages.metric],
+        metric_recalibrated=stages.recalibrated and stages.recalibrated[stages.metric],
         metric_final=final[stages.metric],
         metric_val=_selected(training, stages.metric),
         selected_epoch=training.selected_epoch,

@@ -10,6 +10,7 @@ from raybench.pipeline.context import Note, StageContext
 from raybench.pipeline.cut import cut_network
 from raybench.pipeline.finetune import finetune
 from raybench.pipeline.network import model_of
+from raybench.pipeline.recalibrate import recalibrate
 from raybench.pipeline.row import StageResults, row_of
 from raybench.plan.records import Unit, UnitKind
 from raybench.provenance import now
@@ -74,6 +75,7 @@ def _cell(trial: Trial, context: StageContext, announce: Announce, note: Note) -
     pruned = cut_network(trial, start, selection.cut, task)
     measure.check_cost(pruned.model, selection.cut, task, context.device)
     after_cut = task.evaluate(pruned.model, "test")
+    recalibrated = recalibrate(trial, pruned.model, task)
     clock.lap("prune")
 
     announce("finetune")
@@ -87,7 +89,7 @@ def _cell(trial: Trial, context: StageContext, announce: Announce, note: Note) -
     key = artifact.publish(context.storage, trial, pruned.model, selection.cut, task.data)
     clock.lap("measure")
     results = StageResults(
-        task.metric, dense, sparse, selection, pruned, after_cut, training, final, footprint,
+        task.metric, dense, sparse, selection, pruned, after_cut, recalibrated, training, final, footprint,
         clock.laps, started_at, key, context.device,
     )  # fmt: skip
     return row_of(trial, results)

@@ -20,7 +20,7 @@ from raybench.progress.journal import WAITING, Execution
 from raybench.progress.outcome import Outcome, is_done, label_of, settle
 from raybench.results.store import Store
 from raybench.storage.damage import damage_lines
-from raybench.storage.leases import Lease
+from raybench.storage.leases import Fenced, Lease, LeaseLost
 from raybench.sweep.environment import check_variables
 
 
@@ -46,9 +46,13 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
         execution = Execution(context.storage, unit.key, unit.kind, label_of(unit))
         stack.enter_context(context.machine.computing(_waiting(execution)))
         patches.remember()
+        fenced = replace(context, storage=Fenced(context.storage, lease))
         try:
             check_variables(unit.trials[0].environment, context.device.type)
-            summary = RUN[unit.kind](unit, context, _announce(execution, report), execution.note)
+            summary = RUN[unit.kind](unit, fenced, _announce(execution, report), execution.note)
+        except LeaseLost as error:
+            execution.end("interrupted", error=str(error))
+            return Outcome(unit.key, unit.kind, "busy")
         except StageLost as error:
             execution.end("interrupted", error=str(error))
             return Outcome(unit.key, unit.kind, "again", execution.stage_name, error_message=str(error))
@@ -61,6 +65,9 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
             execution.end("interrupted")
             raise
         except BaseException as error:  # a plug-in may raise SystemExit, which ends neither its process nor the run
+            if not lease.still_held():
+                execution.end("interrupted", error=str(error))
+                return Outcome(unit.key, unit.kind, "busy")
             return _ended(unit, context, execution, "failed", error)
         execution.end("ok", summary=dict(summary))
         return Outcome(unit.key, unit.kind, "ok", execution.stage_name, seconds=execution.seconds, summary=summary)
@@ -90,7 +97,7 @@ def _ended(
     unit: Unit, context: StageContext, execution: Execution, status: Literal["failed", "skipped"], error: BaseException
 ) -> Outcome:
     """The outcome of a failed or skipped unit, after recording it in the journal and, for a cell, as a row."""
-    stage = error.stage if isinstance(error, StageError) else execution.stage_name
+    stage = (error.stage if isinstance(error, StageError) else "") or execution.stage_name
     kind, message = type(error).__name__, str(error) or type(error).__name__
     path = ""
     if status == "failed":

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from raybench import registry
 from raybench.errors import counted
 from raybench.plan.records import Estimate, Unit
-from raybench.sweep.sweep import Resources
+from raybench.sweep.resources import Resources
 
 # (kind, dataset, model, recipe) -> mean seconds; for selections protocol and criterion follow
 Timings = Mapping[tuple[str, ...], float]

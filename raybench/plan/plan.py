@@ -11,7 +11,8 @@ from raybench.results.repair import Damage, Repair
 from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.sweep.resolve import resolve
-from raybench.sweep.sweep import Resources, Sweep
+from raybench.sweep.resources import Resources
+from raybench.sweep.sweep import Sweep
 from raybench.sweep.trial import Trial, digest
 
 

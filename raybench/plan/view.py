@@ -10,6 +10,7 @@ from raybench import registry
 from raybench.catalogue import evidence_kinds, needs_images
 from raybench.errors import counted
 from raybench.plan.records import Estimate, Plan, Unit, UnitKind
+from raybench.sweep.method_label import method_label
 from raybench.sweep.target import amount
 from raybench.sweep.trial import Trial
 
@@ -57,19 +58,44 @@ def cell_states(plan: Plan) -> list[tuple[str, str | None]]:
     return states
 
 
+def axes_of(plan: Plan) -> list[str]:
+    """`protocol` and `recipe`, where the sweep has several of them."""
+    several: dict[str, set[str]] = {
+        "protocol": {t.protocol for t in plan.trials},
+        "recipe": {t.recipe.name for t in plan.trials},
+    }
+    return [name for name, values in several.items() if len(values) > 1]
+
+
 def board_rows(cells: Sequence[Unit]) -> Iterator[dict[str, Any]]:
-    """One row per (dataset, model): methods, strategies, speed-ups and number of planned cells."""
-    boards: dict[tuple[str, str], list[Trial]] = {}
+    """One row per (dataset, model, protocol, recipe): methods, strategies, speed-ups, and its planned cells."""
+    boards: dict[tuple[str, str, str, str], list[Trial]] = {}
     for unit in cells:
         trial = unit.trials[0]
-        boards.setdefault((trial.dataset, trial.model), []).append(trial)
-    for (dataset, model), trials in boards.items():
+        boards.setdefault((trial.dataset, trial.model, trial.protocol, trial.recipe.name), []).append(trial)
+    for (dataset, model, protocol, recipe), trials in boards.items():
         yield {
-            "dataset": dataset, "model": model, "cells": len(trials),
-            "methods": len({trial.method for trial in trials}),
+            "dataset": dataset, "model": model, "protocol": protocol, "recipe": recipe, "cells": len(trials),
+            "first cell": trials[0].trial_id,
+            "methods": len({label_of(trial) for trial in trials}),
             "strategies": ", ".join(sorted({trial.strategy for trial in trials})),
             "speedups": ", ".join(amount(*asked) for asked in sorted({(t.speedup, t.ratio) for t in trials})),
         }  # fmt: skip
+
+
+def cell_rows(plan: Plan) -> Iterator[dict[str, Any]]:
+    """One row per cell, with its id, in the sweep's order."""
+    for trial, (status, reason) in zip(plan.trials, cell_states(plan), strict=True):
+        yield {
+            "trial_id": trial.trial_id, "status": status, "dataset": trial.dataset, "model": trial.model,
+            "method": label_of(trial), "strategy": trial.strategy, "target": amount(trial.speedup, trial.ratio),
+            "seed": trial.seed, "protocol": trial.protocol, "recipe": trial.recipe.name, "reason": reason,
+        }  # fmt: skip
+
+
+def label_of(trial: Trial) -> str:
+    """The trial's method with its parameters, as it is typed."""
+    return method_label(trial.model_dump(include={"importance", "regularizer"}))
 
 
 def stage_rows(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -123,7 +149,8 @@ def cost_lines(cost: Estimate) -> list[str]:
 def _cell(trial: Trial, status: str, reason: str | None) -> dict[str, Any]:
     same = ("dataset", "model", "method", "strategy", "speedup", "seed", "protocol", "schedule", "task")
     axes = {name: getattr(trial, name) for name in same} | {"speedup": trial.speedup_target, "ratio": trial.ratio}
-    return {"trial_id": trial.trial_id, "status": status, "reason": reason, **axes, "recipe": trial.recipe.name}
+    known = {"trial_id": trial.trial_id, "status": status, "reason": reason, **axes}
+    return known | {"label": label_of(trial), "recipe": trial.recipe.name}
 
 
 def _stage(unit: Unit) -> dict[str, Any]:

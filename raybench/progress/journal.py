@@ -24,7 +24,7 @@ class Execution:
     """One run of one unit: an entry of the journal at `journal/<key>/<start>-<host>-<pid>.json`."""
 
     def __init__(self, storage: Storage, key: str, kind: str, label: str) -> None:
-        self._storage = storage
+        self._storage, self._began, self._stage_began = storage, time.monotonic(), 0.0
         self._entry: dict[str, Any] = {
             "key": key, "kind": kind, "label": label, "host": socket.gethostname(), "pid": os.getpid(),
             "started": time.time(), "status": "running", "stages": [],
@@ -38,12 +38,13 @@ class Execution:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the unit started."""
-        return time.time() - self._entry["started"]
+        """Seconds since the unit started, whatever happened to the machine's clock."""
+        return time.monotonic() - self._began
 
     def stage(self, stage: str, **facts: Any) -> None:
         """Start a stage; the one before it ends."""
         self._close_stage()
+        self._stage_began = time.monotonic()
         self._entry["stages"].append({"stage": stage, "started": time.time(), **facts})
         self._write()
 
@@ -60,8 +61,7 @@ class Execution:
 
     def _close_stage(self) -> None:
         if self._entry["stages"]:
-            last = self._entry["stages"][-1]
-            last.setdefault("seconds", time.time() - last["started"])
+            self._entry["stages"][-1].setdefault("seconds", time.monotonic() - self._stage_began)
 
     def _write(self) -> None:
         self._storage.replace(self._name, json.dumps(self._entry).encode(), durable=False)

@@ -6,11 +6,10 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from textwrap import wrap
 
 from raybench.errors import counted
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
-from raybench.reports.text import aligned, column_widths, signed
+from raybench.reports.text import aligned, column_widths, signed, wrapped
 from raybench.sweep.target import amount
 
 NOT_MEASURED = "n/m"
@@ -68,16 +67,16 @@ COLUMNS = (
 
 def as_text(leaderboard: Leaderboard, width: int) -> str:
     """Conditions, then every board with its notes, all within `width` characters; then failed and skipped cells."""
-    conditions = [part for line in leaderboard.conditions for part in wrap(line, width, subsequent_indent="  ")]
+    conditions = [part for line in leaderboard.conditions for part in wrapped(line, width)]
     blocks = ["\n".join(conditions)]
     for board in leaderboard.boards:
         fitted = _fitted(board, width)
-        title = wrap(title_of(board, fitted.constants), width)
+        title = wrapped(title_of(board, fitted.constants), width, rest="")
         hidden = [f"not shown at this width: {', '.join(fitted.hidden)}"] if fitted.hidden else []
         notes = [
             line
             for note in (*_mark_notes(board), *board_notes(board), *_meanings(fitted), *hidden)
-            for line in wrap(note, width, subsequent_indent="  ")
+            for line in wrapped(note, width)
         ]
         blocks.append("\n".join([*title, *fitted.lines, *notes]))
     return "\n\n".join([*blocks, *filter(None, ["\n".join(missing_lines(leaderboard))])])

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from textwrap import wrap
 
 from raybench.reports.board_text import final_text, missing_lines, title_of
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
-from raybench.reports.text import aligned, column_widths, signed
+from raybench.reports.text import aligned, column_widths, signed, wrapped
 from raybench.sweep.target import amount
 
 
 def as_wide_text(leaderboard: Leaderboard, width: int) -> str:
     """Conditions, then one table for all speed-ups of a model; methods by their mean over the speed-ups."""
-    conditions = [part for line in leaderboard.conditions for part in wrap(line, width, subsequent_indent="  ")]
+    conditions = [part for line in leaderboard.conditions for part in wrapped(line, width)]
     tables: dict[tuple[object, ...], list[Board]] = {}
     for board in leaderboard.boards:
         same = (board.dataset, board.model, board.strategy, board.protocol, board.recipe, board.track)
@@ -42,15 +41,15 @@ def _table(boards: Sequence[Board], width: int) -> Iterator[str]:
         mean = [f"{means[key]:.2f}", signed(means[key] - base)] if key in means else ["-", "-"]
         cells.append([key[0], *([key[1]] if several else []), f"{base:.2f}", *finals, *mean])
     title = title_of(replace(boards[0], speedup="average", ratio=None))
-    yield from wrap(title.replace("average over speed-ups", "all speed-ups", 1), width)
+    yield from wrapped(title.replace("average over speed-ups", "all speed-ups", 1), width, rest="")
     left = 2 if several else 1
     fits = sum(column_widths(cells)) + 2 * (len(cells[0]) - 1) <= width
     yield from aligned(cells, [place >= left for place in range(len(cells[0]))], "  " if fits else " ")
     if any(_tied(board) for board in boards):
         text = "~: among the best of its column, which the spread over seeds can't tell apart (95 %)"
-        yield from wrap(text, width, subsequent_indent="  ")
+        yield from wrapped(text, width)
     if len(whole) < len(found):
-        yield from wrap("no mean: methods that lack a speed-up, below the others", width, subsequent_indent="  ")
+        yield from wrapped("no mean: methods that lack a speed-up, below the others", width)
 
 
 def _tied(board: Board) -> bool:

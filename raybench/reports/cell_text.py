@@ -51,7 +51,7 @@ def _section(title: str, row: Mapping[str, Any], columns: Iterable[Column]) -> s
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
-    return f"{value:,}" if type(value) is int and value > 99999 else str(value)
+    return f"{value:,}" if type(value) is int and value > 9999 else str(value)
 
 
 def _curves(curve: Sequence[Mapping[str, Any]], width: int) -> str:

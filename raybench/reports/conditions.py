@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 
 from raybench import registry
 from raybench.catalogue import evidence_kinds, needs_images
+from raybench.reports.grouping import grouped
+from raybench.results.constants import constant
 
 _VERSIONS = {
     "raybench": "provenance.code_version",
@@ -38,7 +40,7 @@ def conditions(table: pa.Table) -> tuple[str, ...]:
 
     `table` has the columns CONDITIONS and those of the scores.
     """
-    rows = table.filter(pc.equal(table["status"], "ok"))
+    rows = table.filter(pc.equal(table["status"], constant("ok")))
     versions = [f"{name} {_either(rows, column)}" for name, column in _VERSIONS.items()]
     lines = [f"device: {_device(rows)}", f"versions: {', '.join(versions)}"]
     seeds = sorted(_values(rows, "seed"))
@@ -50,7 +52,7 @@ def conditions(table: pa.Table) -> tuple[str, ...]:
 
 def missing_cells(table: pa.Table, status: str) -> tuple[MissingCells, ...]:
     """Failed or skipped cells by reason, most frequent first."""
-    rows = table.filter(pc.equal(table["status"], status)).select(["trial_id", *_WHY]).to_pylist()
+    rows = table.filter(pc.equal(table["status"], constant(status))).select(["trial_id", *_WHY]).to_pylist()
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(_reason(row), []).append(row)
@@ -71,7 +73,7 @@ def _of(rows: pa.Table) -> str:
     """What the ± is of: of the stages after the dense base where all seeds share it, else of the whole."""
     counts = [("seed", "count_distinct"), ("base_sha256", "count_distinct")]
     same = [(name, "one") for name in ("dataset", "model", "importance", "regularizer")]
-    found = rows.group_by(list(_AVERAGED), use_threads=False).aggregate([*same, *counts]).to_pylist()
+    found = grouped(rows, _AVERAGED, [*same, *counts])
     several = [one for one in found if one["seed_count_distinct"] > 1 and one["base_sha256_count_distinct"]]
     own = [one for one in several if one["base_sha256_count_distinct"] > 1]
     shared = [one for one in several if one["base_sha256_count_distinct"] == 1]
@@ -104,7 +106,7 @@ def _models(averaged: Iterable[Mapping[str, Any]]) -> str:
 
 def _device(rows: pa.Table) -> str:
     """The devices that computed the rows, and whether their timings were taken with no other cell running."""
-    kinds = rows.group_by(["device", "provenance.device_name", "provenance.cpu"]).aggregate([]).to_pylist()
+    kinds = grouped(rows, ["device", "provenance.device_name", "provenance.cpu"], [])
     names = sorted({f"{k['device']} ({k['provenance.device_name'] or k['provenance.cpu']})" for k in kinds})
     batches = ", ".join(str(b) for b in sorted(_values(rows, "latency_batch")))
     exclusive = _values(rows, "exclusive")

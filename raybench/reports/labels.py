@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from raybench.sweep.method_label import with_params
+
 SHA256 = re.compile("[0-9a-f]{64}")
+KINDS = ("importance", "regularizer")  # the parts of a method, in the order of its name
 _NOT_THE_CONFIG = ("seed", "base_seed", "speedup", "recipe.name")
 
 
@@ -14,6 +17,8 @@ def unique_labels(
     rows: Sequence[Mapping[str, Any]], trials: Callable[[Sequence[str]], Mapping[str, Any]], shown: Sequence[str]
 ) -> dict[str, str]:
     """config_id -> label: the method, plus the differing settings where rows are equal in the printed columns `shown`.
+
+    Differing parameters stand as they are typed, ``cp(points=20)``, other settings behind: ``cp (epochs=3)``.
 
     `trials` returns trial_id -> resolved trial; it is called only if rows are equal.
     """
@@ -28,14 +33,26 @@ def unique_labels(
         if len(same) > 1:
             flat = {row["config_id"]: dict(_flatten(found[row["trial_id"]])) for row in same}
             for config_id, differing in _differences(flat).items():
-                labels[config_id] += f" ({', '.join(differing)})"
+                labels[config_id] = _label(labels[config_id], differing)
     return labels
 
 
-def _differences(flat: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _label(method: str, differing: Mapping[str, Any]) -> str:
+    """The method with its differing parameters, and the other settings that differ."""
+    parts = []
+    rest = {name: value for name, value in differing.items() if ".params." not in name}
+    for kind, name in zip(KINDS, method.split("+"), strict=False):
+        own = f"{kind}.params."
+        params = {key.removeprefix(own): value for key, value in differing.items() if key.startswith(own)}
+        parts.append(with_params(name, {key: value for key, value in params.items() if value is not None}))
+    others = ", ".join(f"{_short(name)}={_text(value)}" for name, value in rest.items())
+    return "+".join(parts) + (f" ({others})" if others else "")
+
+
+def _differences(flat: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     names = sorted({name for settings in flat.values() for name in settings} - set(_NOT_THE_CONFIG))
     varying = [name for name in names if len({repr(settings.get(name)) for settings in flat.values()}) > 1]
-    return {key: [f"{_short(n)}={_text(settings.get(n))}" for n in varying] for key, settings in flat.items()}
+    return {key: {name: settings.get(name) for name in varying} for key, settings in flat.items()}
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -47,10 +64,10 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _short(name: str) -> str:
-    """`strength` for regularizer.params.strength, `finetune.epochs` for recipe.finetune.epochs, `file` for a source."""
+    """`finetune.epochs` for recipe.finetune.epochs, `file` for a source, `image_size` for dataset_params.image_size."""
     if name in ("importance.source", "regularizer.source"):
         return "file"
-    return name.rpartition(".params.")[2].removeprefix("recipe.")
+    return name.rpartition("_params.")[2].removeprefix("recipe.")
 
 
 def _text(value: Any) -> str:

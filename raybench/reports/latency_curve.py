@@ -16,7 +16,7 @@ class Curve:
     """Measured latencies of one method's networks, cut but not fine-tuned.
 
     Attributes:
-        method: the method, as in the column `method`.
+        method: the method with its parameters, as it is typed.
         base_ms: milliseconds of one image on the uncut network.
         points: (asked speed-up, milliseconds of one image), by rising speed-up.
 
@@ -49,11 +49,11 @@ class Curve:
 
 
 def curves_of(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """One curve for each method of finished `rows`; rows without a latency are left out."""
+    """One curve for each `label` (method with parameters) of finished `rows`; rows without a latency are left out."""
     methods: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["status"] == "ok" and row["latency_ms"] is not None and row["latency_base_ms"] is not None:
-            methods.setdefault(row["method"], []).append(row)
+            methods.setdefault(row["label"], []).append(row)
     return [_curve(method, found) for method, found in methods.items()]
 
 

@@ -17,6 +17,7 @@ from raybench.reports.labels import unique_labels
 from raybench.reports.rank_marks import rank_marks
 from raybench.reports.scores import SCORED, averages, scores
 from raybench.reports.unfinished import no_results
+from raybench.results.constants import array_of, constant
 from raybench.results.store import Store
 
 Track = Literal["criteria", "regularizers", "all"]
@@ -199,7 +200,7 @@ def _chosen(table: pa.Table, query: Query) -> pa.Table:
 
 
 def _with(table: pa.Table, name: str, wanted: Any) -> pa.Table:
-    chosen = table.filter(pc.equal(table[name], wanted))
+    chosen = table.filter(pc.equal(table[name], constant(wanted)))
     if not chosen.num_rows:
         values = sorted(pc.unique(table[name].drop_null()).to_pylist())
         if isinstance(wanted, float):  # for a number there is no slip of the finger to guess at
@@ -272,7 +273,7 @@ def trials_of(store: Store) -> Trials:
     table = cache(lambda: store.table(["trial_id", "trial"]))
 
     def chosen(ids: Sequence[str]) -> dict[str, Any]:
-        rows = table().filter(pc.is_in(table()["trial_id"], pa.array(ids, pa.string())))
+        rows = table().filter(pc.is_in(table()["trial_id"], array_of(str, ids)))
         return {row["trial_id"]: json.loads(row["trial"]) for row in rows.to_pylist()}
 
     return chosen

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
 
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
+from raybench.sweep.method_label import method_label
 
 _BOARD = ("dataset", "model", "strategy", "protocol", "recipe", "track", "metric_name")
-_TEXT = ("method", "importance", "regularizer", "schedule", "timing_reason", "reason", "trial_id", *_BOARD)
+_TEXT = ("method", "label", "importance", "regularizer", "schedule", "timing_reason", "reason", "trial_id", *_BOARD)
 _COUNTS = ("rank", "rank_mark", "n")
 
 
 def rows(found: Leaderboard) -> list[dict[str, Any]]:
-    """Every entry with the columns of its board; `speedup_target` is None for an average and for a `ratio`."""
-    return [_row(board, entry) for board in found.boards for entry in board.entries]
+    """Every entry with the columns of its board; `speedup_target` is None for an average and for a `ratio`.
+
+    `label` is the method with the parameters that differ from its defaults; `method` has those alone that differ from
+    another entry's.
+    """
+    labels = _labels(found)
+    return [_row(board, entry, labels) for board in found.boards for entry in board.entries]
+
+
+def _labels(found: Leaderboard) -> dict[str, str]:
+    """Trial id -> label, of the entries whose trials are known."""
+    ids = sorted({entry.trial_id for board in found.boards for entry in board.entries})
+    return {trial_id: method_label(trial) for trial_id, trial in found.trials(ids).items()}
 
 
 def table(found: Leaderboard) -> pa.Table:
@@ -24,14 +37,17 @@ def table(found: Leaderboard) -> pa.Table:
     return pa.Table.from_pylist(rows(found), schema=pa.schema([(name, _type(name)) for name in _NAMES]))
 
 
-def _row(board: Board, entry: Ranked) -> dict[str, Any]:
+def _row(board: Board, entry: Ranked, labels: Mapping[str, str]) -> dict[str, Any]:
     average = board.speedup == "average"
     target = {"speedup_target": None if average else board.speedup, "ratio": board.ratio, "average": average}
     own = {f.name: getattr(entry, f.name) for f in fields(Ranked)}
+    own["label"] = labels.get(entry.trial_id, entry.method)
     return {name: getattr(board, name) for name in _BOARD} | target | own
 
 
-_NAMES = tuple(dict.fromkeys((*_BOARD, "speedup_target", "ratio", "average", *(f.name for f in fields(Ranked)))))
+_NAMES = tuple(
+    dict.fromkeys((*_BOARD, "speedup_target", "ratio", "average", *(f.name for f in fields(Ranked)), "label"))
+)
 
 
 def _type(name: str) -> pa.DataType:

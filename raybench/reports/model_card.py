@@ -8,6 +8,7 @@ from typing import Any
 
 from raybench.reports.pruned_text import figures_of, target_of
 from raybench.reports.recipe_text import stage_text
+from raybench.sweep.method_label import method_label
 from raybench.sweep.modules import own_module
 from raybench.sweep.trial import TrainRecipe
 
@@ -37,7 +38,7 @@ def card_of(row: Mapping[str, Any]) -> str:
             f"- model: {row['model']}{params}",
             f"- base: {_base(trial)}",
             f"- data: {row['dataset']}{data}",
-            f"- method: {row['method']}, {row['strategy']}, schedule {row['schedule']}, seed {row['seed']}",
+            f"- method: {method_label(trial)}, {row['strategy']}, schedule {row['schedule']}, seed {row['seed']}",
             f"- recipe: {row['recipe']}: fine-tuning {stage_text(TrainRecipe(**trial['recipe']['finetune']))}",
             f"- measured on: {_machine(row)}",
             f"- versions: {', '.join(f'{name} {value}' for name, value in versions.items())}",
@@ -51,7 +52,8 @@ def card_of(row: Mapping[str, Any]) -> str:
             "```",
             *([f"It needs the module of `{row['model']}` on the Python path, and runs it.", ""] if own else []),
             "Input: a batch of images (n, channels, height, width), normalised with `mean` and `std` of `data` in",
-            "`pruned.json`." + (" Output: a score for each class." if row["task"] == "classification" else ""),
+            "`pruned.json`, which also has `class_names`."
+            + (" Output: a score for each class." if row["task"] == "classification" else ""),
             "",
         ]
     )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import wrap
 from typing import Any
 
-from raybench.reports.text import aligned, column_widths
+from raybench.reports.text import aligned, column_widths, wrapped
 from raybench.sweep.target import amount
 
 ROWS_FROM = 100  # characters: a narrower terminal gets the list
@@ -95,7 +94,7 @@ def best_lines(rows: Sequence[Row], best: str) -> Iterator[str]:
             yield f"best {best} at {target}: not known: {found[0]['timing_reason'] or 'not measured'}"
         else:
             place = f" in {found[0]['files']}" if found[0].get("files") else ""
-            yield f"best {best} at {target}: {found[0]['method']}, {value:.4g} {by.unit}{place}"
+            yield f"best {best} at {target}: {found[0]['label']}, {value:.4g} {by.unit}{place}"
 
 
 def target_of(row: Row) -> str:
@@ -105,15 +104,16 @@ def target_of(row: Row) -> str:
 
 def labels_of(rows: Sequence[Row]) -> list[str]:
     """The target of each row, after the method where there are several."""
-    several = len({row["method"] for row in rows}) > 1
-    return [f"{row['method']} {target_of(row)}" if several else target_of(row) for row in rows]
+    several = len({row["label"] for row in rows}) > 1
+    return [f"{row['label']} {target_of(row)}" if several else target_of(row) for row in rows]
 
 
 def as_lines(rows: Sequence[Row], width: int | None) -> list[str]:
     """The figures of finished networks, all of one metric.
 
     Args:
-        rows: rows of results, with `bytes_base` and `bytes`, the sizes of the files, if known.
+        rows: rows of results with their `label` (a method with its parameters), and with `bytes_base` and `bytes`, the
+            sizes of the files, if known.
         width: characters of the terminal; None in a pipe, where lines may have any length.
     """
     shown = figures_of(rows[0]["metric_name"])
@@ -125,7 +125,7 @@ def as_lines(rows: Sequence[Row], width: int | None) -> list[str]:
     if width is None or (width >= ROWS_FROM and max(map(len, wide)) <= width):
         return [*wide, *_untimed(rows)]
     lists = _lists([figure.name for figure in shown], labels, cells, width)
-    return [*lists, *(line for note in _untimed(rows) for line in wrap(note, width, subsequent_indent="  "))]
+    return [*lists, *(line for note in _untimed(rows) for line in wrapped(note, width))]
 
 
 def _lists(names: Sequence[str], labels: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[str]:

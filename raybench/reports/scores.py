@@ -8,6 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raybench.reports.grouping import Aggregation, Row, grouped
+from raybench.results.constants import constant
+
 # Equal in all rows of one configuration.
 SAME = (
     "dataset", "model", "task", "method", "importance", "regularizer", "strategy", "protocol", "schedule",
@@ -32,7 +35,6 @@ SCORED = (
     *NOTES,
 )
 
-_SPREAD = pc.VarianceOptions(ddof=1)  # sample standard deviation: null for one seed
 _SCORE = ("config_id", "recipe", "speedup_target", "ratio")
 _SEED = ("config_id", "recipe", "seed", "base_seed")
 
@@ -52,13 +54,12 @@ def averages(table: pa.Table) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     out: a dict with `method`, the board's columns and `missing`, the absent speed-ups. Rows with a ratio are ignored.
     """
     asked = table.filter(pc.is_valid(table["speedup_target"]))
-    per_seed = _aggregated(_finished(asked), _SEED, [("speedup_target", "distinct")])
-    found = per_seed.to_pylist()
+    found = _aggregated(_finished(asked), _SEED, [("speedup_target", "distinct")])
     whole: dict[tuple, set[float]] = {}
     for row in found:
         whole.setdefault(board_of(row), set()).update(row["speedup_target_distinct"])
-    complete = [len(row["speedup_target_distinct"]) == len(whole[board_of(row)]) for row in found]
-    done = _over_seeds(per_seed.filter(pa.array(complete, pa.bool_())), ("config_id", "recipe"))
+    complete = [row for row in found if len(row["speedup_target_distinct"]) == len(whole[board_of(row)])]
+    done = _over_seeds(complete, ("config_id", "recipe"))
     ranked = {(row["config_id"], row["recipe"]) for row in done}
     absent: dict[tuple, dict[str, Any]] = {}
     for row in found:
@@ -75,14 +76,13 @@ def board_of(row: Mapping[str, Any]) -> tuple:
 
 
 def _finished(table: pa.Table) -> pa.Table:
-    rows = table.filter(pc.equal(table["status"], "ok"))
-    off = pc.abs(pc.subtract(pc.divide(rows["speedup"], rows["speedup_target"]), 1.0))
+    rows = table.filter(pc.equal(table["status"], constant("ok")))
+    off = pc.abs(pc.subtract(pc.divide(rows["speedup"], rows["speedup_target"]), constant(1.0)))
     return rows.append_column("off_target", off)
 
 
-def _over_seeds(rows: pa.Table, keys: Sequence[str]) -> list[dict[str, Any]]:
-    own = [("metric_final", "stddev", _SPREAD), ("seed", "count"), ("seed", "distinct")]
-    found = _aggregated(rows, keys, own).to_pylist()
+def _over_seeds(rows: pa.Table | Sequence[Row], keys: Sequence[str]) -> list[dict[str, Any]]:
+    found = _aggregated(rows, keys, [("metric_final", "stddev"), ("seed", "count"), ("seed", "distinct")])
     for row in found:
         row |= {
             "spread": row["metric_final_stddev"],
@@ -92,11 +92,13 @@ def _over_seeds(rows: pa.Table, keys: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _aggregated(rows: pa.Table, keys: Sequence[str], own: Sequence[tuple]) -> pa.Table:
-    """One row per value of `keys`. Columns keep their names; those of the aggregations `own` have Arrow's names."""
+def _aggregated(
+    rows: pa.Table | Sequence[Row], keys: Sequence[str], own: Sequence[Aggregation]
+) -> list[dict[str, Any]]:
+    """One row per value of `keys`. Columns keep their names; those of `own` have the aggregation behind theirs."""
     plain = (
         [(n, "one") for n in SAME] + [(n, "mean") for n in MEANS] + [(n, "max") for n in NOTES] + [("trial_id", "min")]
     )
-    grouped = rows.group_by(list(keys), use_threads=False).aggregate([*plain, *own])
     names = {f"{name}_{how}": name for name, how in plain}
-    return grouped.rename_columns([names.get(name, name) for name in grouped.column_names])
+    found = grouped(rows, keys, [*plain, *own])
+    return [{names.get(name, name): value for name, value in row.items()} for row in found]

@@ -7,13 +7,29 @@ last column folded, `cli/output.py` uses rich.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
+
+from raybench.errors import counted
 
 
 def lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
     """A header and one line a row. None is a dash, floats have five digits, numbers are right-aligned."""
+    return aligned(*_table(rows, columns))
+
+
+def cut_lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int) -> list[str]:
+    """The same within `width` characters: wide columns are cut, and a last line says how many don't fit at all."""
+    cells, right = _table(rows, columns)
+    shown, hidden = cut_to(cells, width)
+    more = [f"and {counted(hidden, 'more column')}: a pipe and --format json have all"] if hidden else []
+    return [*aligned(shown, right[: len(shown[0])]), *more]
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> tuple[list[list[str]], list[bool]]:
+    """The cells of a table, the header first, and which columns hold numbers."""
     cells = [list(columns), *([cell(row.get(name)) for name in columns] for row in rows)]
-    return aligned(cells, [any(isinstance(row.get(name), (int, float)) for row in rows) for name in columns])
+    return cells, [any(isinstance(row.get(name), (int, float)) for row in rows) for name in columns]
 
 
 def cell(value: Any) -> str:
@@ -31,6 +47,41 @@ def signed(value: float) -> str:
         ('+0.00', '+1.50')
     """
     return f"{round(value, 2) + 0.0:+.2f}"
+
+
+NARROWEST = 8  # characters to which a column is cut at most
+
+
+def cut_to(cells: Sequence[Sequence[str]], width: int) -> tuple[list[list[str]], int]:
+    """`cells` of a table that fits into `width` characters, and how many columns at the right were left out for it.
+
+    The widest columns are cut first, all to the same width; a cut text ends with a dot-dot-dot.
+
+    Example:
+        >>> cut_to([["a", "long"], ["1", "words and words"]], 14)
+        ([['a', 'long'], ['1', 'words and …']], 0)
+    """
+    widths = column_widths(cells)
+
+    def total(most: int, columns: int) -> int:
+        return sum(min(one, most) for one in widths[:columns]) + 2 * (columns - 1)
+
+    columns = next((n for n in range(len(widths), 1, -1) if total(NARROWEST, n) <= width), min(len(widths), 1))
+    most = next((n for n in range(max(widths), NARROWEST, -1) if total(n, columns) <= width), NARROWEST)
+    shown = [[text if len(text) <= most else text[: most - 1] + "…" for text in row[:columns]] for row in cells]
+    return shown, len(widths) - columns
+
+
+def wrapped(text: str, width: int, first: str = "", rest: str = "  ") -> list[str]:
+    """`text` in lines of at most `width` characters; a name or an address, which people copy, is never cut.
+
+    Example:
+        >>> wrapped("lamp, magnitude-l2+group-norm", 16)
+        ['lamp,', '  magnitude-l2+group-norm']
+    """
+    return wrap(
+        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def aligned(cells: Sequence[Sequence[str]], right: Sequence[bool], gap: str = "  ") -> list[str]:

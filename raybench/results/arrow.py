@@ -97,7 +97,8 @@ def empty(names: Sequence[str]) -> pa.Table:
         >>> empty(["seed"]).num_rows
         0
     """
-    return _projected(tuple(names)).empty_table()
+    schema = _projected(tuple(names))
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)  # no pandas is imported
 
 
 @cache

@@ -86,6 +86,13 @@ OUTCOME = (
     Column("metric_name", "string", "metric of the ranking: top1, mAP50-95", needed=OK),
     Column("metric_base", "float", "metric of the dense model, test split", "%", "higher", OK),
     Column("metric_pruned", "float", "metric after pruning, before fine-tuning, test split", "%", "higher", OK),
+    Column(
+        "metric_recalibrated",
+        "float",
+        "metric after batch norm statistics were measured anew, before fine-tuning",
+        "%",
+        "higher",
+    ),
     Column("metric_final", "float", "metric after fine-tuning, test split", "%", "higher", OK),
     Column("delta", "float", "metric_final - metric_base", "points", "higher", OK),
     Column("metric_val", "float", "metric of the selected epoch on the split used to select it", "%", "higher"),
@@ -93,6 +100,7 @@ OUTCOME = (
     Column("top5", "float", "top-5 accuracy after fine-tuning", "%", "higher"),
     Column("map50", "float", "mAP at IoU 0.5 after fine-tuning", "%", "higher"),
     Column("selected_epoch", "int", "epoch of fine-tuning whose weights were kept, from 1; 0 without fine-tuning"),
+    Column("train_pixels", "float", "pixels that fine-tuning saw over those of whole images; null: all whole", "ratio"),
     Column("steps", "int", "pruning steps taken"),
 )
 

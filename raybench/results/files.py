@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from raybench.errors import UserError, counted
 from raybench.results.arrow import VERSION_KEY, conform, empty
 from raybench.results.columns import COLUMNS, SCHEMA_VERSION
+from raybench.results.constants import array_of, constant
 from raybench.results.layout import TRIAL_ID, ResultFile
 from raybench.results.moved import Moved
 from raybench.results.rows import named, wrong_rows
@@ -198,12 +199,12 @@ class Files:
                 return None
             wrong = set(self._wrong_rows(file.key, parquet))
             left = [index for index in range(table.num_rows) if index not in wrong] if wrong else []
-            right = self._of_trials(file.key, table.take(pa.array(left, pa.int64())) if wrong else table)
+            right = self._of_trials(file.key, table.take(array_of(int, left)) if wrong else table)
         return right
 
     def _of_trials(self, key: str, table: pa.Table) -> pa.Table:
         """The rows whose trial_id is one; others, from which names of files would be made, are noted in `bad`."""
-        right = pc.fill_null(pc.match_substring_regex(table["trial_id"], f"^{TRIAL_ID}$"), False)
+        right = pc.fill_null(pc.match_substring_regex(table["trial_id"], f"^{TRIAL_ID}$"), constant(False))
         if pc.all(right, min_count=0).as_py():
             return table
         self._partly.add(key)

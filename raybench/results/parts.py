@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from raybench.errors import RaybenchError
 from raybench.results.encoding import encode
 from raybench.results.layout import ResultFile, partition
+from raybench.results.looked import forget
 from raybench.storage.base import Storage
 from raybench.sweep.trial import digest
 
@@ -46,6 +47,7 @@ def write_parts(storage: Storage, files: Files, table: pa.Table) -> list[str]:
         ['results/cells/dataset=digits/model=my-net/part-b03d5079ffbf770d.parquet']
     """
     keys = []
+    forget(storage)
     for where, rows in _partitions(table):
         ordered = rows.sort_by([(name, "ascending") for name in ORDER])
         for start in range(0, ordered.num_rows, PART_ROWS):

@@ -10,6 +10,7 @@ from raybench.errors import UserError, nearest
 from raybench.results.columns import COLUMNS
 from raybench.results.encoding import encode
 from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, attempt_key, cell_key, last_attempts, parse
+from raybench.results.looked import parts_below
 from raybench.storage.base import Storage
 from raybench.storage.json_text import is_any, is_method, is_object, is_text, read_object
 
@@ -72,7 +73,7 @@ class Store:
         if record["status"] == "failed":
             raise ValueError("a failed attempt is published by publish_attempt")
         key = cell_key(record)
-        parts = [file for file in self.listing(key.rpartition("/")[0]) if file.kind == "part"]
+        parts = parts_below(self.storage, key.rpartition("/")[0])
         if parts and record["trial_id"] in self._statuses(parts):
             return False
         return self.storage.create(key, encode([record]))

@@ -94,7 +94,8 @@ def consumers(dense: nn.Module, groups: Groups, kept: surgery.Kept) -> dict[str,
     found = {}
     for (layer, side), owners in sides.items():
         whole, cut = owners[0][1], narrow[layer, side][0][1]
-        if side == "in" and cut.width < whole.width and isinstance(dense.get_submodule(layer), nn.Conv2d | nn.Linear):
+        reads = side == "in" and whole.kind != "parameter"
+        if reads and cut.width < whole.width and isinstance(dense.get_submodule(layer), nn.Conv2d | nn.Linear):
             outs = sides.get((layer, "out"))
             found[layer] = ConsumerLayer(whole, cut, surgery.positions_left(outs, alive) if outs else None)
     return found

@@ -13,18 +13,39 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from raybench.errors import UserError
+from raybench.errors import RaybenchError, UserError
 from raybench.storage.base import Storage
 from raybench.storage.json_text import is_number, is_process, is_text, is_text_or_none, read_object
+from raybench.storage.renewals import renewals
+from raybench.storage.wrapped import P, T, Wrapped
 
 TTL = 60.0
 MOST_TTL = 3600.0  # a longer one is damage
 STAMP = {"time": is_number, "ttl": is_number, "machine": is_text, "pid": is_process}
+
+
+class LeaseLost(RaybenchError):
+    """This process stood still, and another one has taken over its work."""
+
+
+class Fenced(Wrapped):
+    """A storage in which only the holder of `lease` writes. Raises LeaseLost after a rival took over."""
+
+    def __init__(self, inner: Storage, lease: Lease) -> None:
+        super().__init__(inner)
+        self._lease = lease
+
+    def writing(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Make the call if the lease is still held."""
+        if not self._lease.still_held():
+            raise LeaseLost("this process stood still for longer than its lease, and another one has taken over")
+        return call(*args, **options)
 
 
 class Lease:
@@ -41,9 +62,8 @@ class Lease:
         self._ttl = ttl
         self._period = ttl / 6 if heartbeat is None else heartbeat
         self._owner = uuid.uuid4().hex
-        self._generation = 0
-        self._stop = threading.Event()
-        self._beat: threading.Thread | None = None
+        self._generation, self._renewed = 0, 0.0
+        self._renewing = threading.Lock()  # a renewal that began before the release must not follow it
         self.held = False
         self.lost = False
 
@@ -66,21 +86,23 @@ class Lease:
             return False
         for name in others:
             self._storage.delete(self._key(name))
-        self.held, self.lost = True, False
-        self._stop.clear()
-        self._beat = threading.Thread(target=self._renew, name=f"lease {self._folder}", daemon=True)
-        self._beat.start()
+        self.held, self.lost, self._renewed = True, False, _since_boot()
+        renewals().add(self, self._period)
         return True
 
     def release(self) -> None:
         """Give the lease back; nothing happens if it isn't held."""
-        self._stop.set()
-        if self._beat is not None:
-            self._beat.join()
-            self._beat = None
-        if self.held and not self.lost:
+        renewals().remove(self)
+        with self._renewing:
+            held, self.held = self.held and not self.lost, False
+        if held:
             self._storage.delete(self._key(self._generation))
-        self.held = False
+
+    def still_held(self) -> bool:
+        """Whether it is ours. Looks into the storage only if it wasn't renewed in time, e.g. after a standstill."""
+        if self.held and not self.lost and _since_boot() - self._renewed > self._ttl:
+            self.lost = not self._is_newest()
+        return self.held and not self.lost
 
     def __enter__(self) -> Lease:
         self.acquire()
@@ -89,17 +111,26 @@ class Lease:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.release()
 
-    def _renew(self) -> None:
-        while not self._stop.wait(self._period):
+    def renew(self) -> bool:
+        """Say that its holder lives; False when that is over, as it was given back or a rival took over."""
+        with self._renewing:
+            if not self.held:
+                return False
             try:
-                names = self._generations()
-                if self._generation not in names or max(names) > self._generation:
+                if self.lost or not self._is_newest():
                     self.lost = True
                     self._storage.delete(self._key(self._generation))
-                    return
+                    return False
                 self._storage.replace(self._key(self._generation), self._content(), durable=False)
+                self._renewed = _since_boot()
             except (OSError, UserError):
-                continue  # may pass: the lease stays valid until `ttl` after the last renewal
+                pass  # may pass: the lease stays valid until `ttl` after the last renewal
+            return True
+
+    def _is_newest(self) -> bool:
+        """Whether our generation is there and no rival made a later one."""
+        names = self._generations()
+        return self._generation in names and max(names) == self._generation
 
     def _key(self, generation: int) -> str:
         return f"{self._folder}/{generation}"
@@ -130,8 +161,8 @@ def is_alive(holder: Mapping[str, Any], now: float | None = None) -> bool:
     """
     here, ttl = holder["machine"] == _machine(), min(holder["ttl"], MOST_TTL)
     age = (time.time() if now is None else now) - holder["time"]
-    if age < -ttl and here and (since_boot := holder.get("since_boot")) is not None:
-        age = abs(_since_boot() - since_boot)  # this machine's clock was set back
+    if here and (now is None or age < -ttl) and (since_boot := holder.get("since_boot")) is not None:
+        age = abs(_since_boot() - since_boot)  # this machine's clock may have been set since
     if not -ttl <= age <= ttl:
         return False
     return not here or _started(holder["pid"]) == holder.get("started")
@@ -139,7 +170,7 @@ def is_alive(holder: Mapping[str, Any], now: float | None = None) -> bool:
 
 def stamp(ttl: float) -> dict[str, Any]:
     """This process and the current time, for `is_alive`; valid for `ttl` seconds."""
-    process = {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+    process = {"machine": _machine(), "pid": os.getpid(), "started": _own_start(os.getpid())}
     return {"time": time.time(), "since_boot": _since_boot(), "ttl": ttl, **process}
 
 
@@ -148,12 +179,19 @@ def _since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
+@cache
 def _machine() -> str:
     """Identifies this boot of this machine and its process table: two containers of one host are two machines."""
     boot, table = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if not boot.exists():
         return f"{socket.gethostname()}:{uuid.getnode():x}"
     return f"{socket.gethostname()}:{boot.read_text().strip()}:{os.readlink(table)}"
+
+
+@cache
+def _own_start(pid: int) -> str | None:
+    """`_started` of this process; by its number, as a fork is another one."""
+    return _started(pid)
 
 
 def _started(pid: int) -> str | None:

@@ -15,6 +15,7 @@ from raybench.errors import UserError
 from raybench.storage.base import Names, key_parts
 
 MARKER = ".complete"  # inside every published folder, so that a rename onto it fails
+MOVES = 20  # how often a file is moved into a folder that others make and remove meanwhile
 SCRATCH = ".tmp"  # for files being written; below the root, so that a rename stays in one file system; never listed
 
 
@@ -129,10 +130,11 @@ class LocalStorage:
     def _scratch(self) -> Iterator[Path]:
         """A unique path for a file or folder being written; removed at the end if still there."""
         folder = self.root / SCRATCH
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"storage {self.url!r}: can't write there: {error.strerror}") from error
+        if not folder.is_dir():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"storage {self.url!r}: can't write there: {error.strerror}") from error
         path = folder / uuid.uuid4().hex
         try:
             yield path
@@ -144,21 +146,22 @@ class LocalStorage:
 
     def _move(self, target: Path, move: Callable[[], object], durable: bool = True) -> bool:
         """Run the atomic `move` onto `target` and, if `durable`, sync its folder to disk; False if it existed."""
-        while True:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        for left in reversed(range(MOVES)):
             try:
                 move()
-            except FileNotFoundError:
-                if target.parent.exists():
+            except FileNotFoundError:  # its folder: not made yet, made just now, or removed empty by another process
+                if not left:
                     raise
-                continue  # another process removed the empty folder between the two calls
+                target.parent.mkdir(parents=True, exist_ok=True)
             except OSError:
                 if target.exists():
                     return False
                 raise
-            if durable:
-                _sync(target.parent)
-            return True
+            else:
+                break
+        if durable:
+            _sync(target.parent)
+        return True
 
 
 def _write(path: Path, data: bytes, durable: bool) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from raybench.errors import UserError
 from raybench.storage.base import Storage
 from raybench.storage.local import LocalStorage
+from raybench.storage.wrapped import Wrapped
 
 OBJECT_STORES = ("s3", "gs")
 
@@ -47,8 +48,10 @@ def open_existing(url: str | Path) -> Storage:
 def check_writable(storage: Storage) -> None:
     """Write and remove a small key, to find out before a sweep starts whether its results can be stored.
 
-    Raises UserError if the storage can't be written.
+    Raises UserError if the storage can't be written; it isn't waited for.
     """
+    while isinstance(storage, Wrapped):
+        storage = storage.inner
     key = f"probe/{uuid.uuid4().hex}"
     try:
         storage.create(key, b"")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,19 +35,31 @@ def mistake(message: str, *at: str | int) -> PydanticCustomError:
     return PydanticCustomError("mistake", "{message}", {"message": message, "at": list(at)})
 
 
+Place = tuple[str | int, ...]  # path of keys and indices from a validated value to a part of it
+
+
+def refuse(found: Iterable[tuple[str, Place]]) -> None:
+    """Raise everything that was `found`, (message, path) each, as one error of a validator; nothing for nothing."""
+    several = [{"message": message, "at": list(at)} for message, at in found]
+    if several:
+        raise PydanticCustomError("mistake", "{message}", {**several[0], "more": several[1:]})
+
+
 def as_tuple(value: Any) -> Any:
     """A list, or a single value, as a tuple: every axis accepts both."""
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values unchanged; raises a mistake if one occurs twice."""
+    """The values unchanged; raises a mistake for each that was there before."""
     seen: set[Any] = set()
+    again: list[tuple[str, Place]] = []
     for place, value in enumerate(values):
         known = value if isinstance(value, (str, int, float)) else value.model_dump_json()
         if known in seen:
-            raise mistake(f"found {getattr(value, 'name', value)!r} twice, expected each value once", place)
+            again.append((f"found {getattr(value, 'name', value)!r} twice, expected each value once", (place,)))
         seen.add(known)
+    refuse(again)
     return values
 
 
@@ -180,9 +192,8 @@ class MethodAxis(Axis):
     @classmethod
     def _known(cls, name: str) -> str:
         importance, plus, regularizer = name.partition("+")
-        _registered(importance, registry.importance)
-        if plus:
-            _registered(regularizer, registry.regularizer)
+        parts = ((importance, registry.importance), *([(regularizer, registry.regularizer)] if plus else []))
+        refuse((unknown(kind.kind, part, kind.entries()), ()) for part, kind in parts if part not in kind.entries())
         return name
 
     @field_validator("params")
@@ -204,25 +215,27 @@ class MethodAxis(Axis):
 def resolved(entry: Entry, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The entry's defaults updated with `params`, floats where the default is one. Hashed, and passed to the code."""
     values = {name: value for name, value in entry.params.items() if isinstance(value, Scalar) and value != REQUIRED}
-    for name, value in params.items():
-        values[name] = float(value) if isinstance(entry.params.get(name), float) else value
-    return values
+    return values | {name: entry.canonical(name, value) for name, value in params.items()}
 
 
 def checked(params: dict[str, Scalar], entry: Entry | None) -> dict[str, Scalar]:
-    """`params` unchanged; raises a mistake for an unknown, missing or wrongly typed parameter of `entry`."""
-    if entry is None:  # the name is unknown, which is reported already
-        return params
+    """`params` unchanged; raises a mistake for each unknown, missing or wrongly typed parameter of `entry`."""
+    if entry is not None:  # an unknown name is reported already
+        refuse(_wrong(params, entry))
+    return params
+
+
+def _wrong(params: Mapping[str, Scalar], entry: Entry) -> Iterator[tuple[str, Place]]:
+    """What is wrong with `params` of `entry`, as (message, path)."""
     for name, value in params.items():
         if name not in entry.params:
             near, known = nearest(name, entry.params), ", ".join(entry.params) or "none"
-            raise mistake(f"unknown parameter of {entry.kind} {entry.name!r}.{near} Known: {known}", name)
-        if wrong := entry.misfit(name, value):
-            raise mistake(wrong, name)
-    lacking = [name for name, default in entry.params.items() if default == REQUIRED and name not in params]
-    if lacking:
-        raise mistake(f"{entry.kind} {entry.name!r} needs the parameter {lacking[0]!r}")
-    return params
+            yield f"unknown parameter of {entry.kind} {entry.name!r}.{near} Known: {known}", (name,)
+        elif wrong := entry.misfit(name, value):
+            yield wrong, (name,)
+    for name, default in entry.params.items():
+        if default == REQUIRED and name not in params:
+            yield f"{entry.kind} {entry.name!r} needs the parameter {name!r}", ()
 
 
 def _registered(name: str, names: registry.Registry) -> str:

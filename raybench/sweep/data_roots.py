@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import os
 import socket
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from raybench import registry
 from raybench.errors import UserError
-from raybench.sweep.fingerprint import LENGTH, fingerprint
+from raybench.sweep.fingerprint import LENGTH, file_fingerprint, fingerprint
 
 ROOT_VARIABLE = "RAYBENCH_DATA"
 
@@ -43,7 +48,9 @@ def data_root(name: str, roots: Mapping[str, Path | str]) -> Path | None:
     return root
 
 
-def data_fingerprint(name: str, roots: Mapping[str, Path | str], *, quick: bool = False) -> str | None:
+def data_fingerprint(
+    name: str, roots: Mapping[str, Path | str], params: Mapping[str, Any], *, quick: bool = False
+) -> str | None:
     """Hash of what dataset `name` holds on this machine; None for an embedded one.
 
     None, too, for a published dataset that isn't here: a cluster may have it where the driver has not.
@@ -51,6 +58,7 @@ def data_fingerprint(name: str, roots: Mapping[str, Path | str], *, quick: bool 
     Args:
         name: of a registered dataset.
         roots: dataset name -> its folder, as in a sweep.
+        params: parameters of the dataset, on which it may depend what lies outside its folder.
         quick: see `fingerprint`.
 
     Raises:
@@ -65,14 +73,45 @@ def data_fingerprint(name: str, roots: Mapping[str, Path | str], *, quick: bool 
         return None
     if root is None:
         return None
+    if facts.get("layout"):  # a wrong folder is told before anything is imported to open it
+        _called(facts["layout"], root)
     found = fingerprint(root / facts.get("reads", ""), quick=quick)
-    if found.left_out:
-        counted = ", ".join(f"{count} {what}" for what, count in found.left_out.items())
+    digests, left_out = [found.digest], Counter(found.left_out)
+    for place in _elsewhere(facts.get("elsewhere"), root, params):
+        if place.is_dir():
+            found = fingerprint(place, quick=quick)
+            digests.append(found.digest)
+            left_out.update(found.left_out)
+        else:
+            digests.append(file_fingerprint(place))
+    if left_out:
+        counted = ", ".join(f"{count} {what}" for what, count in left_out.items())
         warnings.warn(f"dataset {name!r}: {root}: {counted}", UserWarning, stacklevel=2)
-    return found.digest
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()[:LENGTH]
 
 
-def check_fingerprint(name: str, roots: Mapping[str, Path | str], expected: str | None, *, quick: bool = True) -> None:
+def _elsewhere(source: str | None, root: Path, params: Mapping[str, Any]) -> tuple[Path, ...]:
+    """What a dataset takes from outside its folder; `source`: the `module:function` that knows."""
+    if source is None:
+        return ()
+    found: tuple[Path, ...] = _called(source, root, params)
+    return found
+
+
+def _called(source: str, *arguments: Any) -> Any:
+    """What the `module:function` of a registration returns."""
+    module, _, function = source.partition(":")
+    return getattr(importlib.import_module(module), function)(*arguments)
+
+
+def check_fingerprint(
+    name: str,
+    roots: Mapping[str, Path | str],
+    expected: str | None,
+    params: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    quick: bool = True,
+) -> None:
     """UserError when dataset `name` on this machine isn't the one that a trial was planned with.
 
     `expected`: the trial's `dataset_fingerprint`; without a data part there is nothing to compare with.
@@ -80,7 +119,7 @@ def check_fingerprint(name: str, roots: Mapping[str, Path | str], expected: str 
     planned = (expected or "").rpartition(":")[2]
     if len(planned) != LENGTH:
         return
-    found = data_fingerprint(name, roots, quick=quick)
+    found = data_fingerprint(name, roots, params, quick=quick)
     if found is not None and found != planned:
         raise UserError(
             f"dataset {name!r}: {data_root(name, roots)} on {socket.gethostname()} holds other data "

@@ -7,6 +7,7 @@ import socket
 import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 
 from raybench.errors import UserError
 
@@ -70,5 +71,6 @@ def assignments(variables: Mapping[str, str | None]) -> str:
     return " ".join(f"no {name}" if value is None else f"{name}={value}" for name, value in variables.items())
 
 
+@cache
 def _counts(name: str, families: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, family) for family in families) and not any(fnmatchcase(name, h) for h in HARMLESS)

@@ -93,6 +93,23 @@ def fingerprint(root: Path, *, quick: bool = False, cache: Path | None = None) -
     return Fingerprint(hasher.hexdigest()[:LENGTH], dict(sorted(left_out.items())))
 
 
+def file_fingerprint(path: Path) -> str:
+    """Hash of one file, by the same rule: its name and size, and its content unless it is a large image.
+
+    Args:
+        path: the file.
+
+    Returns:
+        16 hex digits; none for a file that can't be read.
+    """
+    try:
+        size = path.stat().st_size
+        content = "" if _by_size(path.name, size) else file_sha256(path)
+    except OSError:
+        return ""
+    return hashlib.sha256(os.fsencode(path.name) + f"\0{size}\0{content}".encode()).hexdigest()[:LENGTH]
+
+
 class _Cache:
     """What is known of the folders below one root, by their files' names, sizes and times (of content and of state)."""
 

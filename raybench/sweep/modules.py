@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from raybench.catalogue import ROOT, Entry
-from raybench.errors import SpecError
+from raybench.errors import SpecError, nearest
+
+DYNAMIC = {"globals", "vars", "locals", "exec", "setattr"}  # calls by which a module may get names of its own
 
 
 def module_source(name: str) -> str | None:
@@ -122,6 +124,39 @@ def module_hint(name: str) -> str | None:
             typed = " or ".join(found[:3]) if found else f"{module}:FUNCTION"
             return f"found {name!r}, expected module:function. {file} is in this folder: type {typed}"
     return None
+
+
+def check_function(name: str) -> None:
+    """SpecError where the module of a user's `module:function` binds no such name. Nothing is imported.
+
+    Modules whose names can't be known without running them pass, and so do those that aren't there.
+    """
+    module, _, function = name.partition(":")
+    spec = find_module(module) if module != "timm" else None
+    names = _bound(Path(spec.origin)) if spec and spec.origin else frozenset()
+    if names and function not in names:
+        near = nearest(function, (one for one in names if not one.startswith("_")))
+        where = spec.origin if spec else module
+        raise SpecError(f"model {name!r}: {where} has no function {function!r}.{near}".removesuffix("."))
+
+
+def _bound(file: Path) -> frozenset[str]:
+    """Every name that a source file binds, at any depth; none where they can't be known without running it."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes()))) if file.suffix == ".py" else []
+    except (SyntaxError, ValueError, OSError, RecursionError):
+        return frozenset()
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in DYNAMIC:
+            return frozenset()
+    return frozenset() if found & {"*", "__getattr__"} else frozenset(found)
 
 
 def _builders(file: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,11 @@ class YamlNode:
     def fields(self) -> dict[str, YamlNode]:
         """Key -> node of a mapping; empty for anything else."""
         return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def items(self) -> tuple[YamlNode, ...]:
+        """The nodes of a list; a single value stands for a list of one."""
+        return self.value if isinstance(self.value, tuple) else (self,)
 
     def replaced(self, value: Any) -> YamlNode:
         """A node with another value at the same place."""
@@ -191,3 +196,24 @@ for _kind, _pattern, _first in (
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as another kind of value; repeats a value instead of writing an alias."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Never write an alias, which `parse` refuses."""
+        return True
+
+
+def as_yaml(fields: Mapping[str, Any]) -> str:
+    """A mapping as YAML that `parse` reads as the same values; short lists stand on one line."""
+    return "".join(
+        yaml.dump(
+            {key: value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100,
+            default_flow_style=None if isinstance(value, (list, dict)) else False,
+        )
+        for key, value in fields.items()
+    )  # fmt: skip

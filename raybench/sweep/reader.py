@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
 from raybench.sweep.nodes import YamlNode, merge, parse
 from raybench.sweep.spread import spread_methods, with_plurals
 from raybench.sweep.sweep import ENTRIES, Sweep
+from raybench.sweep.trial import Recipe
 
 SHIPPED = Path(str(files("raybench") / "shipped"))  # the sweeps and recipes that come with raybench
 
@@ -48,7 +50,9 @@ def load_sweep(path: Path | str) -> Sweep:
         sweep = Sweep.model_validate(root.plain())
     except ValidationError as error:
         found = error.errors(include_url=False)
-        mistakes += [_placed(one, root) for one in found if not (mistakes and one["loc"] == ("recipe",))]
+        known = [one for one in found if not (mistakes and one["loc"] == ("recipe",))]
+        mistakes += [each for one in known for each in _placed(one, root)]
+        mistakes += [one for one in _contradictions(root) if one not in mistakes]
     if mistakes:
         raise Mistakes(sorted(mistakes, key=lambda m: (m.file != root.file, str(m.file), m.line or 0)))
     return sweep
@@ -77,13 +81,29 @@ def recipe_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _placed(error: Any, root: YamlNode) -> Mistake:
-    """A pydantic error as a mistake with its file and line."""
-    loc = (*error["loc"], *error.get("ctx", {}).get("at", ()))
+def _placed(error: Any, root: YamlNode) -> Iterator[Mistake]:
+    """A pydantic error as mistakes with their file and line: one, or all that a validator found."""
+    context = error.get("ctx", {})
+    loc = (*error["loc"], *context.get("at", ()))
     node, path = root.find(loc)
     if error["type"] == "missing":
         path = loc
-    return Mistake(node.file, node.line, path, explain(error, Sweep))
+    yield Mistake(node.file, node.line, path, explain(error, Sweep))
+    for one in context.get("more", ()):
+        node, path = root.find((*error["loc"], *one["at"]))
+        yield Mistake(node.file, node.line, path, one["message"])
+
+
+def _contradictions(root: YamlNode) -> Iterator[Mistake]:
+    """What can't work in the recipes, for a sweep whose other mistakes keep it from being checked as a whole."""
+    holders = [entry for axis in ENTRIES if (node := root.get(axis)) for entry in node.items]
+    several = root.get("recipes")
+    places = several.items if several else tuple(filter(None, (one.get("recipe") for one in (root, *holders))))
+    for node in places:
+        with suppress(ValidationError):
+            for message, at in Recipe.model_validate(node.plain()).contradictions():
+                wrong, _ = node.find(at)
+                yield Mistake(wrong.file, wrong.line, ("recipe", *at), message)
 
 
 def _extended(file: Path, chain: tuple[Path, ...]) -> YamlNode:
@@ -117,12 +137,17 @@ def _without(node: YamlNode, key: str) -> YamlNode:
 
 def _anchored(node: YamlNode, folder: Path) -> YamlNode:
     """`node` with the paths in it made absolute; relative ones are relative to `folder`."""
+    mistakes: list[Mistake] = []
 
     def anchor(value: YamlNode) -> YamlNode:
         text = value.value
         if not isinstance(text, str):
             return value
-        text = expanded(value, folder)
+        try:
+            text = expanded(value, folder)
+        except Mistakes as error:
+            mistakes.extend(error.mistakes)
+            return value
         return value.replaced(text if "://" in text else str((folder / text).absolute()))
 
     def weights(entry: YamlNode) -> YamlNode:
@@ -144,6 +169,8 @@ def _anchored(node: YamlNode, folder: Path) -> YamlNode:
     roots = node.get("data_roots")
     if roots is not None and isinstance(roots.value, dict):
         changed["data_roots"] = roots.replaced({key: anchor(root) for key, root in roots.fields.items()})
+    if mistakes:
+        raise Mistakes(mistakes)
     return node.replaced(changed)
 
 
@@ -157,10 +184,10 @@ def expanded(node: YamlNode, folder: Path) -> str:
         return text
     if "\0" not in text and (folder / text).exists():
         return text
-    for name in (found[1] or found[2] for found in _VARIABLE.finditer(text)):
-        if name not in os.environ:
-            near = nearest(name, os.environ)
-            raise Mistakes([Mistake(node.file, node.line, "", f"found ${name} in {text!r}, which isn't set.{near}")])
+    names = dict.fromkeys(found[1] or found[2] for found in _VARIABLE.finditer(text))
+    if unset := [name for name in names if name not in os.environ]:
+        each = [f"found ${name} in {text!r}, which isn't set.{nearest(name, os.environ)}" for name in unset]
+        raise Mistakes([Mistake(node.file, node.line, "", message) for message in each])
     text = _VARIABLE.sub(lambda found: os.environ[found[1] or found[2]], text)
     try:
         return str(Path(text).expanduser()) if text.startswith("~") else text

@@ -17,7 +17,7 @@ from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
 from raybench.sweep.bounds import AUGMENTATIONS
 from raybench.sweep.data_roots import data_fingerprint
 from raybench.sweep.environment import number_variables, warn_of_variables
-from raybench.sweep.modules import module_source, plugin_source
+from raybench.sweep.modules import check_function, module_source, plugin_source
 from raybench.sweep.speed import TASKS
 from raybench.sweep.sweep import Exclude, Include, Sweep
 from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Recipe, Trial, Weights
@@ -27,19 +27,25 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
     """Every cell of the sweep as a resolved trial, without duplicates, in the order of the axes.
 
     Raises SpecError when the grid is empty or a method needs more calibration images, UserError when a weights file or
-    a user's data can't be read.
+    a user's data can't be read; all that are wrong at once.
     """
     _warn_about_prune(sweep)
     environment = number_variables(sweep.computing_device)
     warn_of_variables(environment)
     trials: dict[str, Trial] = {}
     facts: Facts = {}
+    problems: dict[str, UserError] = {}
     for variant in sweep.variants():
-        resolver = _Resolver(variant, environment, facts)
+        resolver = _Resolver(variant, environment, facts, problems)
         for cell in itertools.chain(_cells(variant, None), *(_cells(variant, one) for one in variant.include)):
             if not any(_matches(cell, one) for one in variant.exclude):
                 trial = resolver.trial(*cell)
-                trials.setdefault(trial.trial_id, trial)
+                if trial is not None:
+                    trials.setdefault(trial.trial_id, trial)
+    if len(problems) == 1:
+        raise next(iter(problems.values()))
+    if problems:
+        raise SpecError(f"{len(problems)} mistakes\n" + "\n".join(problems))
     if not trials:
         raise SpecError(f"sweep {sweep.name!r} has no cells: `exclude` takes all of them out")
     return tuple(trials.values())
@@ -117,19 +123,30 @@ def _check_augment(recipe: Recipe, task: str, stages: tuple[str, ...]) -> None:
 class _Resolver:
     """Builds the trials of one variant of a sweep. Facts and hashes of every axis entry are computed once a sweep."""
 
-    def __init__(self, sweep: Sweep, environment: Mapping[str, str], facts: Facts) -> None:
-        """`facts`: of the variants before this one; new ones are added to it."""
-        self.sweep, self._environment, self._parts = sweep, dict(environment), facts
-        self._known: dict[tuple[Any, ...], Trial] = {}
+    def __init__(
+        self, sweep: Sweep, environment: Mapping[str, str], facts: Facts, problems: dict[str, UserError]
+    ) -> None:
+        """`facts` and `problems` (message -> error): of the variants before this one; new ones are added to them."""
+        self.sweep, self._environment, self._parts, self._problems = sweep, dict(environment), facts, problems
+        self._known: dict[tuple[Any, ...], Trial | None] = {}
 
     def trial(
         self, dataset: DatasetAxis, model: ModelAxis, method: MethodAxis, strategy: str, speedup: float, seed: int
-    ) -> Trial:
-        """The trial of one cell. The first of each dataset, model and method is built and checked as a whole."""
+    ) -> Trial | None:
+        """The trial of one cell; None where it is wrong, which is added to the problems.
+
+        The first of each dataset, model and method is built and checked as a whole.
+        """
         entries, base_seed = (id(dataset), id(model), id(method)), seed if self.sweep.base_seeds == "per-seed" else 0
-        first = self._known.get(entries)
+        if entries not in self._known:
+            try:
+                self._known[entries] = self._build(dataset, model, method, strategy, speedup, seed, base_seed)
+            except UserError as error:
+                self._problems.setdefault(str(error), error)
+                self._known[entries] = None
+        first = self._known[entries]
         if first is None:
-            first = self._known[entries] = self._build(dataset, model, method, strategy, speedup, seed, base_seed)
+            return None
         line = self._known.get((*entries, strategy, seed))
         if line is None:
             line = self._known[*entries, strategy, seed] = first.sibling(strategy, speedup, seed, base_seed)
@@ -198,11 +215,12 @@ class _Resolver:
     def _dataset(self, axis: DatasetAxis) -> dict[str, Any]:
         entry = registry.dataset.entry(axis.name)
         marks = [source] if (source := plugin_source(entry)) else []
-        if found := data_fingerprint(axis.name, self.sweep.data_roots, quick=True):
+        params = resolved(entry, axis.params)
+        if found := data_fingerprint(axis.name, self.sweep.data_roots, params, quick=True):
             marks.append(found)
         return {
             "dataset": axis.name,
-            "dataset_params": resolved(entry, axis.params),
+            "dataset_params": params,
             "dataset_version": entry.facts.get("version", 1),
             "dataset_fingerprint": ":".join(marks) or None,
             "task": entry.facts.get("task", "classification"),
@@ -210,6 +228,8 @@ class _Resolver:
 
     def _model(self, axis: ModelAxis) -> dict[str, Any]:
         entry = registry.model.entries().get(axis.name)
+        if entry is None:
+            check_function(axis.name)
         return {
             "model": axis.name,
             "model_params": resolved(entry, axis.params) if entry else axis.params,

@@ -1,19 +1,20 @@
-"""A list as a method's parameter is an axis: ``{name: m, params: {power: [1, 2]}}`` stands for two methods."""
+"""Methods as people write them: ``cp(points=20)``, and a list as a parameter, which stands for several methods."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
 
+from raybench.sweep.method_label import EXPECTED, read_label
 from raybench.sweep.mistakes import Mistake, Mistakes
-from raybench.sweep.nodes import YamlNode
+from raybench.sweep.nodes import YamlNode, scalar
 
 PLURALS = {"recipe": "recipes", "protocol": "protocols"}  # keys of a sweep whose list is an axis
 PARAMS = ("params", "regularizer_params")
 
 
 def spread_methods(root: YamlNode) -> YamlNode:
-    """`root`, a sweep, with each method that has lists as parameters in place of all its combinations.
+    """`root`, a sweep, with the parameters in a method's name spelt out, and each list of them as all combinations.
 
     An empty list is left as it is, to be reported as a mistake.
     """
@@ -23,9 +24,9 @@ def spread_methods(root: YamlNode) -> YamlNode:
     changed = dict(fields)
     if "methods" in fields:
         methods = fields["methods"]
-        entries = methods.value if isinstance(methods.value, tuple) else (methods,)
-        found = tuple(one for entry in entries for one in _combinations(entry))
-        if found != tuple(entries):  # else as it was typed, for the places of mistakes
+        entries = methods.items
+        found = tuple(one for entry in entries for one in _combinations(_spelt(entry)))
+        if found != entries:  # else as it was typed, for the places of mistakes
             changed["methods"] = methods.replaced(found)
     if "include" in fields:
         include = fields["include"]
@@ -41,12 +42,13 @@ def with_plurals(root: YamlNode) -> YamlNode:
 
     Raises Mistakes when both keys are given.
     """
-    changed = dict(root.fields)
+    changed, mistakes = dict(root.fields), []
     for single, plural in PLURALS.items():
         one, several = changed.get(single), changed.get(plural)
         if one is not None and several is not None:
             message = f"found {plural} beside it, expected one of the two"
-            raise Mistakes([Mistake(one.file, one.line, (single,), message)])
+            mistakes.append(Mistake(one.file, one.line, (single,), message))
+            continue
         node = several or one
         if node is None or (several is None and not (isinstance(node.value, tuple) and node.value)):
             continue
@@ -55,7 +57,40 @@ def with_plurals(root: YamlNode) -> YamlNode:
         changed.pop(single, None)
         if values and single == "protocol":
             changed[single] = values[0]
+    if mistakes:
+        raise Mistakes(mistakes)
     return root.replaced(changed) if changed != root.fields else root
+
+
+def _spelt(entry: YamlNode) -> YamlNode:
+    """`entry` with the parameters that its name carries, ``cp(points=20)``, as its `params`; else unchanged.
+
+    Raises Mistakes for brackets of another form, and for a parameter that stands in both places.
+    """
+    name = entry.get("name") or entry
+    if not isinstance(name.value, str) or not set(name.value) & set("()"):
+        return entry
+    found = read_label(name.value)
+    if found is None:
+        message = f"found {name.value!r}, expected {EXPECTED}"
+        raise Mistakes([Mistake(name.file, name.line, ("methods",), message)])
+    plain, *given = found
+    changed = {**entry.fields, "name": name.replaced(plain)}
+    for group, params in zip(PARAMS, given, strict=True):
+        own = changed.get(group, entry.replaced({}))
+        if twice := [key for key in params if key in own.fields]:
+            message = f"found {twice[0]!r} in {name.value!r} and in {group}, expected it once"
+            raise Mistakes([Mistake(name.file, name.line, ("methods",), message)])
+        if params:
+            changed[group] = own.replaced({**own.fields, **{key: _read(value, name) for key, value in params.items()}})
+    return entry.replaced(changed)
+
+
+def _read(text: str, place: YamlNode) -> YamlNode:
+    """The text of a parameter as a node: a scalar, or ``[0.5, 1]``, a list of them."""
+    inner = text[1:-1] if text[:1] + text[-1:] == "[]" else None
+    values = inner.split(",") if inner is not None else ()
+    return place.replaced(tuple(place.replaced(scalar(one.strip())) for one in values) if values else scalar(text))
 
 
 def _combinations(entry: YamlNode) -> Iterator[YamlNode]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -19,17 +18,19 @@ from raybench.sweep.axes import (
     MethodAxis,
     ModelAxis,
     Patterns,
+    Place,
     Schedule,
     Seeds,
     Speedups,
     Strategies,
     StrictModel,
-    as_tuple,
     distinct,
     mistake,
     named,
+    refuse,
 )
 from raybench.sweep.bounds import MOST_CELLS, MOST_NAME, MOST_RATIO, MOST_ROUND, MOST_THREADS
+from raybench.sweep.resources import Resources
 from raybench.sweep.size import cells_of
 from raybench.sweep.trial import Recipe
 
@@ -37,38 +38,9 @@ Models = Annotated[tuple[Annotated[ModelAxis, BeforeValidator(named)], ...], Man
 Datasets = Annotated[tuple[Annotated[DatasetAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
 Methods = Annotated[tuple[Annotated[MethodAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], Many, Field(min_length=1)]
-Place = tuple[str | int, ...]  # path of keys and indices to a value of the sweep file
 
 Protocol = Literal["raybench", "pruningbench"]
 ENTRIES = ("models", "datasets", "methods")  # axes whose entries may override keys of the sweep
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-class Resources(StrictModel):
-    """Resources of one cell. `gpus` may be a fraction; `memory` is in bytes, or text such as `2GiB`."""
-
-    cpus: float = Field(default=1, gt=0, le=100_000, allow_inf_nan=False)
-    gpus: float = Field(default=0, ge=0, allow_inf_nan=False)
-    memory: int | None = Field(default=None, gt=0, le=2**60)
-
-    @field_validator("gpus")
-    @classmethod
-    def _one_device(cls, gpus: float) -> float:
-        if gpus > 1:
-            raise mistake(f"found {gpus:g}, expected 0 to 1: a cell runs on one device at most")
-        return gpus
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _bytes(cls, memory: Any) -> Any:
-        if not isinstance(memory, str):
-            return memory
-        match = re.fullmatch(r"([0-9.]+)\s*([KMG]i?B|B)?", memory, re.IGNORECASE)
-        try:
-            return int(float(match[1]) * _UNITS[(match[2] or "").upper()])  # type: ignore[index]
-        except (TypeError, ValueError):
-            raise mistake(f"found {memory!r}, expected bytes or a size such as 512MiB or 2GiB") from None
 
 
 class Include(StrictModel):
@@ -163,16 +135,13 @@ class Sweep(StrictModel):
         ratio = fields.get("ratio") if isinstance(fields, dict) else None
         if not isinstance(ratio, float) or not 0 < ratio < 1:
             return fields
-        if as_tuple(fields.get("speedups", 1 / (1 - ratio))) != (1 / (1 - ratio),):
-            raise mistake("found speedups beside it, expected one of the two", "ratio")
-        return {**fields, "speedups": [1 / (1 - ratio)]}
+        return {"speedups": [1 / (1 - ratio)], **fields}
 
     @field_validator("data_roots")
     @classmethod
     def _of_datasets(cls, roots: dict[str, str]) -> dict[str, str]:
-        for name in roots:
-            if name not in registry.dataset.entries():
-                raise mistake(unknown("dataset", name, registry.dataset.entries()), name)
+        known = registry.dataset.entries()
+        refuse((unknown("dataset", name, known), (name,)) for name in roots if name not in known)
         return roots
 
     def variants(self) -> Iterator[Sweep]:
@@ -187,32 +156,41 @@ class Sweep(StrictModel):
         return distinct(values)
 
     @model_validator(mode="after")
-    def _no_schedule_with_pruningbench(self) -> Sweep:
-        """Refuse a schedule with the published protocol, which always takes its own 400 steps."""
-        if "pruningbench" in (*self.protocols, self.protocol):
-            self._check_schedules(("auto", "progressive"), "expected none: protocol pruningbench has its own 400 steps")
+    def _consistent(self) -> Sweep:
+        """Refuse keys that contradict each other, all at once, and a grid that no machine could even list."""
+        refuse((*self._wrong_schedules(), *self._beside_ratio(), *self._impossible_recipes(), *self._idle_exclusions()))
+        if (count := cells_of(self)) > MOST_CELLS:
+            raise mistake(
+                f"found axes whose product is {count:,} cells, expected at most {MOST_CELLS:,}: split the sweep"
+            )
         return self
 
-    @model_validator(mode="after")
-    def _ratio_alone(self) -> Sweep:
-        """Refuse speed-ups, schedules of many steps and the published protocol beside a ratio, which is one step."""
-        if self.ratio is None:
-            return self
-        if "pruningbench" in (*self.protocols, self.protocol):
-            raise mistake("found a ratio, expected speedups: protocol pruningbench prunes to a speed-up", "ratio")
-        self._check_schedules(("auto", "one-shot"), "expected one-shot or none: a ratio is one step")
-        included: list[tuple[Place, Axis | Include]] = [(("include", i), one) for i, one in enumerate(self.include)]
-        for place, holder in (*self._entries(), *included):
-            if holder.speedups is not None:
-                raise mistake("found speedups, expected none: the sweep has a ratio", *place, "speedups")
-        return self
-
-    def _check_schedules(self, allowed: tuple[str, ...], expected: str) -> None:
-        """Raise a mistake where the sweep or an entry sets a schedule that is not `allowed`."""
+    def _wrong_schedules(self) -> Iterator[tuple[str, Place]]:
+        """Schedules beside the published protocol, which has its own steps, or beside a ratio, which is one step."""
+        published = "pruningbench" in (*self.protocols, self.protocol)
+        if published:
+            allowed, expected = ("auto", "progressive"), "expected none: protocol pruningbench has its own 400 steps"
+        elif self.ratio is not None:
+            allowed, expected = ("auto", "one-shot"), "expected one-shot or none: a ratio is one step"
+        else:
+            return
         sweep: tuple[Place, Axis | Sweep] = ((), self)
         for place, holder in (sweep, *self._entries()):
             if holder.schedule not in (None, *allowed):
-                raise mistake(f"found {holder.schedule!r}, {expected}", *place, "schedule")
+                yield f"found {holder.schedule!r}, {expected}", (*place, "schedule")
+
+    def _beside_ratio(self) -> Iterator[tuple[str, Place]]:
+        """Speed-ups and the published protocol beside a ratio."""
+        if self.ratio is None:
+            return
+        if self.speedups != (1 / (1 - self.ratio),):
+            yield "found speedups beside it, expected one of the two", ("ratio",)
+        if "pruningbench" in (*self.protocols, self.protocol):
+            yield "found a ratio, expected speedups: protocol pruningbench prunes to a speed-up", ("ratio",)
+        included: list[tuple[Place, Axis | Include]] = [(("include", i), one) for i, one in enumerate(self.include)]
+        for place, holder in (*self._entries(), *included):
+            if holder.speedups is not None:
+                yield "found speedups, expected none: the sweep has a ratio", (*place, "speedups")
 
     def _entries(self) -> Iterator[tuple[Place, Axis]]:
         """Every entry that may override keys of the sweep, with the path to it."""
@@ -222,34 +200,24 @@ class Sweep(StrictModel):
             for i, entry in enumerate(getattr(holder, axis) or ()):
                 yield (*place, axis, i), entry
 
-    @model_validator(mode="after")
-    def _recipes_can_work(self) -> Sweep:
-        """Refuse stages whose settings contradict each other."""
+    def _impossible_recipes(self) -> Iterator[tuple[str, Place]]:
+        """Stages whose settings contradict each other, and speed options that the device doesn't have."""
         own: list[tuple[Place, Recipe | None]] = [(("recipes", i), one) for i, one in enumerate(self.recipes)]
         own = own or [(("recipe",), self.recipe)]
         others = [((*place, "recipe"), entry.recipe) for place, entry in self._entries()]
         found: list[tuple[Place, Recipe | None]] = [*own, *others]
         for place, recipe in found:
-            for stage in ("base", "sparsify", "finetune") if recipe else ():
-                for key, message in getattr(recipe, stage).contradictions():
-                    raise mistake(message, *place, stage, key)
-            for key, message in recipe.speed.impossible(self.computing_device) if recipe else ():
-                raise mistake(message, *place, "speed", key)
-        return self
+            if recipe:
+                yield from ((message, (*place, *at)) for message, at in recipe.contradictions())
+                if recipe.recalibration_images and "pruningbench" in (*self.protocols, self.protocol):
+                    wanted = f"found {recipe.recalibration_images}, expected 0"
+                    yield f"{wanted}: protocol pruningbench measures none anew", (*place, "recalibration_images")
+                yield from (
+                    (message, (*place, "speed", key)) for key, message in recipe.speed.impossible(self.computing_device)
+                )
 
-    @model_validator(mode="after")
-    def _not_too_large(self) -> Sweep:
-        """Refuse a grid that no machine could even list."""
-        count = cells_of(self)
-        if count > MOST_CELLS:
-            raise mistake(
-                f"found axes whose product is {count:,} cells, expected at most {MOST_CELLS:,}: split the sweep"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _exclude_names_cells(self) -> Sweep:
-        """Refuse an exclusion that names a value which no cell has."""
+    def _idle_exclusions(self) -> Iterator[tuple[str, Place]]:
+        """Exclusions that name a value which no cell has."""
         for place, one in enumerate(self.exclude):
             for axis in Exclude.model_fields:
                 known = self.values(axis)
@@ -257,8 +225,7 @@ class Sweep(StrictModel):
                     if value not in known:
                         near = nearest(str(value), map(str, known)) if isinstance(value, str) else ""
                         expected = f"expected one of this sweep's {axis}: {', '.join(map(str, known))}.{near}"
-                        raise mistake(f"found {value!r}, {expected}", "exclude", place, axis)
-        return self
+                        yield f"found {value!r}, {expected}".removesuffix("."), ("exclude", place, axis)
 
     def values(self, axis: str) -> list[Any]:
         """All values of `axis` anywhere in the sweep; for entries their names."""

@@ -72,6 +72,15 @@ class TrainRecipe(Frozen):
     ema: Real | None = Field(default=None, ge=0, lt=1)
     distill: Real = Field(default=0.0, ge=0, le=1)  # weight of distillation from the dense base's soft targets
     amp: bool = False
+    start_scale: Real = Field(default=1.0, gt=0, le=1)  # share of the images' sides in the first epoch; 1: whole images
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `start_scale` out where images are whole: ids from before there was the field stay valid."""
+        fields: dict[str, Any] = dump(self)
+        return (
+            fields if self.start_scale < 1 else {name: value for name, value in fields.items() if name != "start_scale"}
+        )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """(field, message) of every setting that can't work beside the others."""
@@ -93,13 +102,21 @@ class Recipe(Frozen):
     finetune: TrainRecipe
     calibration_images: Whole = Field(default=256, ge=1, le=MOST_IMAGES)
     calibration_batch: Whole = Field(default=64, ge=1, le=MOST_BATCH)
-    speed: Speed = Speed()  # left out of ids and keys where it says nothing
+    recalibration_images: Whole = Field(default=0, ge=0, le=MOST_IMAGES)  # of batch norms after the cut; 0: none
+    speed: Speed = Speed()
+
+    def contradictions(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        """(message, (stage, key)) of every setting of a stage that can't work beside the others."""
+        for stage in ("base", "sparsify", "finetune"):
+            for key, message in getattr(self, stage).contradictions():
+                yield message, (stage, key)
 
     @model_serializer(mode="wrap")
     def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `speed` out where it is the device's own: ids from before there was the field stay valid."""
+        """Leave newer fields out where they say nothing: ids from before there were such fields stay valid."""
         fields: dict[str, Any] = dump(self)
-        return fields if self.speed != Speed() else {name: value for name, value in fields.items() if name != "speed"}
+        said = {"speed": self.speed != Speed(), "recalibration_images": self.recalibration_images > 0}
+        return {name: value for name, value in fields.items() if said.get(name, True)}
 
 
 class Weights(Frozen):

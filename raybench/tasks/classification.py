@@ -22,6 +22,7 @@ from raybench.tasks.training.augment import check_augment
 from raybench.tasks.training.computing import choose
 from raybench.tasks.training.loop import EpochInputs, fit, run_epoch
 from raybench.tasks.training.optimize import make_optimizer
+from raybench.tasks.training.resizing import pixels_share
 from raybench.tasks.training.scale import Scale
 from raybench.tasks.training.seeding import deterministic, generator
 from raybench.tasks.training.steps import Stepper
@@ -48,7 +49,7 @@ class Classification:
         facts = self.data
         was_training = model.training
         model.eval()
-        outputs = model(torch.zeros(1, facts.in_channels, facts.image_size, facts.image_size, device=self._device))
+        outputs = model(torch.zeros(1, *facts.image_shape, device=self._device))
         model.train(was_training)
         if not isinstance(outputs, Tensor) or outputs.shape != (1, facts.classes):
             raise UserError(
@@ -83,7 +84,7 @@ class Classification:
         self.check(model)
         split: Split = "test" if select == "test" else "val"
         images, published = self._splits.train, select == "test"
-        shape = (recipe.batch_size, self.data.in_channels, self.data.image_size, self.data.image_size)
+        shape = (recipe.batch_size, *self.data.image_shape)
         computing = choose(model, self._speed, self._device, shape, amp=recipe.amp)
         steps = recipe.epochs * -(-len(images) // recipe.batch_size)
         stepper = Stepper(recipe, computing, self._device, teacher, steps)
@@ -103,7 +104,8 @@ class Classification:
             )
         finally:
             used = stepper.close()
-        return replace(training, computing=used.columns())
+        pixels = pixels_share(recipe, self.data.image_shape[1:])
+        return replace(training, computing=used.columns() | ({} if pixels is None else {"train_pixels": pixels}))
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """top1 and top5 in percent and the mean loss, in eval mode over the whole split."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from raybench.datasets.boxes import BoxData
 from raybench.datasets.facts import DataFacts, Split
 from raybench.datasets.label_cache import LabelSource
 from raybench.errors import UserError
+from raybench.image_size import sides
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.models.ultralytics import Detector, normalised
 from raybench.models.ultralytics_rtdetr import TransformerDetector
@@ -38,8 +40,9 @@ class Detection:
 
     def __init__(self, data: BoxData | LabelSource, device: torch.device, storage: Storage | None = None) -> None:
         self._data = data.opened(storage) if isinstance(data, LabelSource) else data
-        self.data: DataFacts = self._data.facts
+        self.data: DataFacts = replace(self._data.facts, class_names=self._data.names)
         self._device = device
+        self._side = max(sides(self.data.image_size))  # images keep their shape; this is their longer side
 
     def check(self, model: nn.Module) -> None:
         """UserError unless `model` detects this dataset's classes."""
@@ -87,7 +90,7 @@ class Detection:
         """mAP50-95 and mAP50 in percent and the mean loss per image, in eval mode over the whole split."""
         detector = self._checked(model)
         truth = self._data.split(split)
-        images = PlainImages(truth, self.data.image_size, stretched=detector.stretched)
+        images = PlainImages(truth, self._side, stretched=detector.stretched)
         meter = Meter(self._data.names)
         loss_of = DetectionLoss(detector)
         was_training, loss = model.training, 0.0
@@ -112,7 +115,7 @@ class Detection:
         self.check_recipe((), images)
         found = self._data.train
         draw = torch.randperm(len(found), generator=generator(seed, "calibration"))[:images]
-        size = self.data.image_size
+        size = self._side
         plain = PlainImages(found.chosen(draw.numpy()), size, square=True)
         targets = padded_targets(plain, range(images), (size, size))
         return Calibration(

@@ -16,6 +16,7 @@ from torch import nn
 
 from raybench.datasets.boxes import BoxData
 from raybench.errors import UserError
+from raybench.image_size import sides
 from raybench.models.ultralytics import normalised
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.detection_images import Augment, TrainingImages, workers_for
@@ -58,7 +59,7 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
     Gradients are those of the loss as ultralytics' trainer takes it, summed over the batch but for RT-DETR's.
     """
     model, recipe = cast(AnyDetector, progress.model.train()), inputs.recipe
-    size, augment = inputs.data.facts.image_size, augmentation(recipe, epoch)
+    size, augment = max(sides(inputs.data.facts.image_size)), augmentation(recipe, epoch)
     images = TrainingImages(inputs.data.train, inputs.data.names, size, augment, stretched=model.stretched)
     at_epoch(inputs.loss, epoch, recipe.epochs)
     count, total = len(images), torch.zeros((), device=inputs.device)
@@ -132,6 +133,8 @@ def check_recipe(recipe: TrainRecipe) -> None:
     for key in ("label_smoothing", "cutmix", "randaugment", "random_erasing", "distill"):
         if getattr(recipe, key):
             raise UserError(f"{key}: found {getattr(recipe, key)}; not supported for detection, expected 0")
+    if recipe.start_scale < 1:
+        raise UserError(f"start_scale: found {recipe.start_scale:g}; not supported for detection, expected 1")
 
 
 def freeze_integral(model: AnyDetector) -> None:

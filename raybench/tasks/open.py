@@ -28,7 +28,7 @@ def open_task(
     expected = registry.dataset.entry(trial.dataset).facts.get("task", "classification")
     if expected != trial.task:
         raise UserError(f"dataset {trial.dataset!r} is for {expected}, found task {trial.task!r}")
-    check_fingerprint(trial.dataset, data_roots, trial.dataset_fingerprint)
+    check_fingerprint(trial.dataset, data_roots, trial.dataset_fingerprint, trial.dataset_params)
     root = data_root(trial.dataset, data_roots)
     with _reading(trial.dataset, root):
         data = open_dataset(trial.dataset, trial.dataset_params, root)

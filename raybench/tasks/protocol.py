@@ -40,7 +40,7 @@ def check_calibration(data: DataFacts, wanted: int, found: int) -> None:
     if wanted > found:
         raise UserError(
             f"dataset {data.name!r}: the recipe sets {wanted} calibration images, the training split has {found}; "
-            f"set `calibration_images: {found}` or less at the recipe's top level"
+            f"set `calibration_images: {found}` or less (recalibration_images, too) at the recipe's top level"
         )
 
 

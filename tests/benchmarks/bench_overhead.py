@@ -3,7 +3,8 @@
     python -m tests.benchmarks.bench_overhead [CELLS ...] [--sleep 0] [--tune 20]
 
 For each number of cells: seconds of the plan, of the run, and of a rerun that finds everything done; milliseconds a
-cell above a bare Ray task (both with all CPUs of this machine); busy share of the workers; peak memory of the driver;
+cell above a bare Ray task (both with all CPUs of this machine); milliseconds of processor time a cell, of the workers
+and of the driver, which other work on the machine changes less; busy share of the workers; peak memory of the driver;
 files left. The plan, leases, journals, rows and Ray Tune are those of ``raybench run``; only the stages are replaced.
 `--tune N` runs N trials of plain Ray Tune, one fresh actor each, for comparison.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -52,8 +54,8 @@ def main() -> None:
         print(f"bare Ray task: {1000 * bare:.2f} ms")
         if args.tune:
             print(f"plain Ray Tune, fresh actors: {1000 * plain_tune_s(args.tune):.0f} ms a trial ({args.tune} trials)")
-        print(f"{'cells':>6} {'plan s':>7} {'run s':>7} {'ms/cell over bare':>18} {'busy':>5} {'rerun s':>8} {'MiB':>6}"
-              f" {'files':>6}")  # fmt: skip
+        print(f"{'cells':>6} {'plan s':>7} {'run s':>7} {'ms/cell over bare':>18} {'CPU ms: worker':>14} {'driver':>7}"
+              f" {'busy':>5} {'rerun s':>8} {'MiB':>6} {'files':>6}")  # fmt: skip
         for cells in args.cells:
             print(row(cells, args.sleep, bare), flush=True)
 
@@ -79,7 +81,9 @@ def row(cells: int, sleep_s: float, bare_s: float) -> str:
         plan_s = seconds(make_plan)
         trainable = type("NoOp", (noop_cells.NoOpTrial,), {"sleep_s": sleep_s})
         run = Run(storage, Assignment(storage.url), Watcher(), sweep=sweep.name)
+        before = time.process_time()
         run_s = seconds(lambda: drive(run, make_plan, executor(sweep.resources, None, trainable)))
+        driver_ms = 1000 * (time.process_time() - before) / cells
         assert sum(outcome.status == "ok" for outcome in run.outcomes.values()) >= cells, next(
             o for o in run.outcomes.values() if o.status != "ok"
         )
@@ -87,13 +91,14 @@ def row(cells: int, sleep_s: float, bare_s: float) -> str:
         workers = len({entry["pid"] for entry in entries})
         begun, ended = min(e["started"] for e in entries), max(e["started"] + e["seconds"] for e in entries)
         busy = sum(e["seconds"] for e in entries) / (ended - begun) / (os.cpu_count() or 1)
+        worker_ms = 1000 * statistics.mean(o.summary["cpu_s"] for o in run.outcomes.values() if o.kind == "cell")
         rerun_s = seconds(make_plan)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         files = sum(len(names) for _, _, names in os.walk(folder))
         above = 1000 * ((ended - begun - cells * sleep_s / workers) / cells - bare_s)
     return (
-        f"{cells:6} {plan_s:7.1f} {run_s:7.1f} {above:18.1f} {busy:5.0%} {rerun_s:8.1f} {memory:6} {files:6}"
-        f"   {workers} workers"
+        f"{cells:6} {plan_s:7.1f} {run_s:7.1f} {above:18.1f} {worker_ms:14.1f} {driver_ms:7.1f} {busy:5.0%}"
+        f" {rerun_s:8.1f} {memory:6} {files:6}   {workers} workers"
     )
 
 

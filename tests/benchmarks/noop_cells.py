@@ -24,10 +24,12 @@ class NoOpTrial(UnitTrial):
     """Runs units with their stages replaced; `raybench.pipeline.unit` and what lies below it are the real ones."""
 
     sleep_s: float = 0.0
+    _used: float  # processor time until the last cell
 
     def prepare(self) -> None:
         """Import as a real worker does, then replace the stages in this process."""
         preload()
+        self._used = time.process_time()
         kinds: tuple[UnitKind, ...] = ("base", "sparsify", "select")
         stages.RUN.update(dict.fromkeys(kinds, self._stage) | {"cell": self._cell})  # type: ignore[attr-defined]
 
@@ -44,8 +46,9 @@ class NoOpTrial(UnitTrial):
 
     def _cell(self, unit: Unit, context: StageContext, announce: stages.Announce, note: Note) -> stages.Summary:
         announce("finetune")
+        used, self._used = time.process_time() - self._used, time.process_time()
         time.sleep(self.sleep_s)
         announce("publish")
         conditions = {"provenance": provenance(device_name="none", threads=1)}
         Store(context.storage).publish(Record.of_trial(unit.trials[0], **FIGURES, **conditions))
-        return {"metric_final": 1.0}
+        return {"metric_final": 1.0, "cpu_s": used}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raybench.execution.batches import BATCH_S, MOST, Batches
+from raybench.execution.batches import BATCH_S, LONGEST_S, MOST, Batches
 from raybench.execution.queue import UnitQueue
 from raybench.progress.outcome import Outcome
 
@@ -34,6 +34,13 @@ def test_a_unit_of_unknown_duration_is_alone():
 def test_a_batch_lasts_a_quarter_of_a_minute(seconds, length):
     queue = UnitQueue(plan(*cells(4 * MOST)))
     assert len(taken(queue, knowing("cell", seconds))) == pytest.approx(length, abs=1)
+
+
+def test_where_processes_start_slowly_batches_last_longer_than_that():
+    for seconds, lasts in ((3.0, BATCH_S), (40.0, 60.0), (1000.0, LONGEST_S)):
+        batches = knowing("cell", 0.5)
+        batches.started(seconds)
+        assert len(taken(UnitQueue(plan(*cells(4000))), batches)) == pytest.approx(lasts / 0.5, abs=1)
 
 
 def test_the_last_units_are_shared_by_the_workers():

@@ -277,6 +277,18 @@ def test_skypilot_starts_a_command_that_exists_and_the_job_has_its_queue():
     assert "kueue.x-k8s.io/queue-name" in _read("kuberay-job.yaml")["metadata"]["labels"]
 
 
+def test_skypilot_itself_would_take_it(monkeypatch, tmp_path):
+    """Where its package is installed; it brings versions of its own, so it isn't part of the tests' environment."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")
+    sky = pytest.importorskip("sky", reason="skypilot isn't installed")
+    config = _read("skypilot.yaml")
+    assert sky.Task.from_yaml_config(dict(config)).name == "raybench"
+    for mistake in ({"resource": {}}, {"resources": {"use_spott": True}}):
+        with pytest.raises(Exception, match="did you mean"):
+            sky.Task.from_yaml_config({**config, **mistake})
+
+
 def test_versions_are_the_constraints():
     constraints = _constraints()
     for name in MANIFESTS:

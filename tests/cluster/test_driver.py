@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from raybench.errors import UserError
+from raybench.execution.causes import MAX_ATTEMPTS
 from raybench.execution.driver import Aborted, Run, Watcher, drive, only_cell
-from raybench.execution.queue import MAX_ATTEMPTS
 from raybench.execution.worker import Assignment
 from raybench.plan.records import Skip
 from raybench.progress.outcome import Outcome

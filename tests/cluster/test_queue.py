@@ -1,6 +1,7 @@
 """What may start when, without Ray."""
 
-from raybench.execution.queue import MAX_ATTEMPTS, POSTPONE_MAX_S, UnitQueue
+from raybench.execution.causes import MAX_ATTEMPTS
+from raybench.execution.queue import POSTPONE_MAX_S, UnitQueue
 
 from .fakes import failed, ok, plan, two_bases, unit
 

@@ -12,12 +12,12 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError
 
 from raybench.errors import UserError
+from raybench.execution.causes import MAX_ATTEMPTS
 from raybench.execution.driver import Run, drive
-from raybench.execution.queue import MAX_ATTEMPTS
 from raybench.execution.tune import executor
 from raybench.execution.worker import Assignment
 from raybench.storage.local import LocalStorage
-from raybench.sweep.sweep import Resources
+from raybench.sweep.resources import Resources
 
 from . import fake_worker
 from .fakes import plan, trial, two_bases

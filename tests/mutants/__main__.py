@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (default: 2)")
     parser.add_argument("--only", default="", help="only mutants whose name holds this text, e.g. problem.py:63")
     parser.add_argument("--again", type=_path, help="only the survivors in this output of an earlier run")
-    parser.add_argument("--map", type=_path, help="keeps which test runs which line; new files of tests are added")
+    parser.add_argument("--map", type=_path, help="keeps which test runs which line; changed files are run again")
     parser.add_argument("--copied", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     return _inside(args) if args.copied else _in_a_copy()
@@ -69,7 +69,7 @@ def _inside(args: argparse.Namespace) -> int:
     warm.import_large(detection=any("detection" in file for file in ROOMS[args.room]))
     scratch = ROOT.parent
     known = Map.read(args.map) if args.map and args.map.exists() else Map()
-    if unknown := [file for file in (f"tests/{file}" for file in ROOMS[args.room]) if not known.has(file)]:
+    if unknown := known.unknown(ROOT, [f"tests/{file}" for file in ROOMS[args.room]]):
         known.add(warm.record(ROOT, args.room, unknown, args.jobs, scratch))
     if args.map:
         known.write(args.map)
@@ -81,7 +81,8 @@ def _inside(args: argparse.Namespace) -> int:
     print(f"{args.room}: {len(chosen)} of {len(every)} mutants, {len(known.seconds)} tests, seed {args.seed}")
     work = [(mutant, known.tests(mutant.path, mutant.lines, SECONDS)) for mutant in chosen]
     outcomes = Counter[str]()
-    for mutant, outcome in warm.judge(work, known.seconds, args.jobs, scratch):
+    seconds = {test: known.alone(test) for test in known.seconds}
+    for mutant, outcome in warm.judge(work, seconds, args.jobs, scratch):
         outcomes[outcome] += 1
         if outcome == warm.SURVIVED:
             print(f"survived  {mutant.name}  {mutant.change}", flush=True)

@@ -8,7 +8,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_training.py",
         "unit/test_training_parts.py", "unit/test_protocol_faults.py",
         "unit/test_detection_steps.py", "unit/test_detection.py", "unit/test_detection_training.py",
-        "unit/test_hub.py",
+        "unit/test_hub.py", "unit/test_speed.py", "unit/test_task_parts.py",
     ),
     "scoring": (
         "unit/test_scoring_parts.py", "unit/test_sample_gradients.py", "unit/test_evidence.py",
@@ -21,7 +21,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "groups": (
         "unit/test_group.py", "unit/test_group_flow.py", "unit/test_group_split.py", "unit/test_cost.py",
         "unit/test_cost_attention.py", "unit/test_known_answers.py", "unit/test_layers.py", "unit/test_prune.py",
-        "unit/test_groups_parts.py",
+        "unit/test_groups_parts.py", "unit/test_group_rules.py",
         "unit/test_group_follow.py", "unit/test_whole.py", "unit/test_baked.py", "unit/test_refusals.py",
         "unit/test_inspect.py", "unit/test_models.py", "oracles/test_following.py", "oracles/test_reconstruct.py",
     ),
@@ -29,7 +29,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_artifact.py", "unit/test_damage.py", "unit/test_exclusive.py", "unit/test_measure.py",
         "unit/test_pipeline.py", "unit/test_protocol_faults.py", "unit/test_public.py", "unit/test_refit_cells.py",
         "unit/test_prune_command.py", "unit/test_identity_of_runs.py", "unit/test_outputs.py",
-        "unit/test_inspect.py", "unit/test_own_photos.py",
+        "unit/test_inspect.py", "unit/test_own_photos.py", "unit/test_export_options.py", "unit/test_several_needs.py",
+        "unit/test_pipeline_parts.py", "unit/test_pipeline_units.py",
     ),
     "results": (
         "unit/test_results_parts.py", "unit/test_result_damage.py", "unit/test_results_compaction.py",

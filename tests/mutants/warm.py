@@ -126,7 +126,10 @@ def _parts(tests: Sequence[str], seconds: Mapping[str, float]) -> list[Sequence[
     """`tests`, fastest first, in the parts that run one after the other."""
     quick = sum(seconds[test] <= QUICK for test in tests)
     first = min(FIRST, quick)
-    return [tests[:first], tests[first:quick], *([test] for test in tests[quick:])]
+    slow = {test.partition("::")[0]: list[str]() for test in tests[quick:]}
+    for test in tests[quick:]:
+        slow[test.partition("::")[0]].append(test)  # tests of one file may share a fixture
+    return [tests[:first], tests[first:quick], *slow.values()]
 
 
 def _tested(mutant: Mutant, parts: Sequence[Sequence[str]], limit: Limit, scratch: Path) -> int:

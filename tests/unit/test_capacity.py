@@ -25,11 +25,11 @@ def nodes(monkeypatch):
 def test_a_cluster_that_grows_is_asked_for_more_than_it_began_with(nodes, monkeypatch):
     from raybench.execution import tune
     from raybench.execution.worker import Assignment
-    from raybench.sweep.sweep import Resources
+    from raybench.sweep.resources import Resources
 
     nodes({"CPU": 1.0})
     limits = []
-    monkeypatch.setattr(tune, "fit", lambda run, trainable, limit: limits.append(limit))
+    monkeypatch.setattr(tune, "fit", lambda run, trainable, limit, workers: limits.append(limit))
     fit = tune.executor(Resources(cpus=1), address="auto")
     for count in (100, 9000):
         run = SimpleNamespace(

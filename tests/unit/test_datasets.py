@@ -1,5 +1,6 @@
 """Datasets on miniatures of their real formats, and on the real samples where they are; bad input gets a clear word."""
 
+import os
 import pickle
 
 import numpy as np
@@ -219,8 +220,24 @@ def test_bad_trees(tree):
     list_classes.cache_clear()
     with pytest.raises(UserError, match=r"different classes: cat \(not in train/\)"):
         open_dataset("imagefolder", {}, tree)
-    with pytest.raises(UserError, match="found no folder"):
+    with pytest.raises(UserError, match="found no train"):
         open_dataset("imagefolder", {}, tree / "train" / "ant")
+
+
+@pytest.mark.parametrize("closed", ["train", "train/ant", "val/bee"])
+def test_a_folder_that_may_not_be_read_is_named(tree, monkeypatch, closed):
+    """What lies in it would be missing without a word; root may read everything, so the system is stood in for."""
+    before = os.scandir
+
+    def scandir(path):
+        if os.fspath(path) == str(tree / closed):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return before(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    message = rf"dataset 'imagefolder': {tree / closed}: this user may not read it \(Permission denied\); change its"
+    with pytest.raises(UserError, match=message):
+        open_dataset("imagefolder", {}, tree)
 
 
 def test_unknown_statistics(tree):

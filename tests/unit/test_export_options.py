@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from raybench import registry
 from raybench.cli.main import main
 from raybench.datasets.open import facts_of
 from raybench.models.build import build_model
+from raybench.pipeline.export import ABOUT
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,22 @@ def test_int8_is_written_and_compared(pruned, tmp_path, capsys) -> None:
     assert "pre-process" not in told.err
     import onnx
 
-    operators = {node.op_type for node in onnx.load(file).graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    made = onnx.load(file)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in made.graph.node}
+    assert [one.name for one in (*made.graph.input, *made.graph.output)] == ["input", "logits"]
+    about = {one.key: one.value for one in made.metadata_props}
+    assert json.loads(about["classes"]) == list("0123456789")
+    assert (json.loads(about["input_shape"]), len(json.loads(about["mean"]))) == ([1, 8, 8], 1)
+
+
+def test_a_program_says_how_it_is_used(pruned, tmp_path, capsys) -> None:
+    results, trial_id = pruned
+    file, found = tmp_path / "p.pt2", {ABOUT: ""}
+    assert main(["export", trial_id, "--results", results, "-o", str(file)]) == 0
+    torch.export.load(file, extra_files=found)
+    about = json.loads(found[ABOUT])
+    assert (about["input"], about["output"], about["model"]) == ("input", "logits", "test-convnet")
+    assert {"input_shape", "mean", "std", "classes"} <= set(about)
 
 
 class Hub:

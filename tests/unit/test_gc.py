@@ -56,7 +56,7 @@ def test_stop_signs_of_runs_that_are_over_go(storage):
     facts = {"status": "running", "sweep": "s", "plan": "plans/p.json"}
     alive = Heartbeat(storage, "runs/alive.json", facts)
     alive.start()
-    killed = json.dumps({**stamp(60), "time": time.time() - 999, **facts})
+    killed = json.dumps({**stamp(60), "time": time.time() - 999, "since_boot": stamp(60)["since_boot"] - 999, **facts})
     storage.create("runs/killed.json", killed.encode())
     found = [one.name for one in find_garbage(storage, []) if one.kind == "stop request"]
     assert found == ["stops/killed", "stops/unknown"]
@@ -67,7 +67,8 @@ def test_stop_signs_of_runs_that_are_over_go(storage):
 def test_of_a_sweep_that_was_run_again_only_the_last_run_and_its_plan_stay(storage):
     def left(run, sweep, plan, age, status="ended"):
         storage.create(f"plans/{plan}.json", b"{}")
-        told = {**stamp(60), "time": time.time() - age, "status": status, "sweep": sweep, "plan": f"plans/{plan}.json"}
+        clocks = {"time": time.time() - age, "since_boot": stamp(60)["since_boot"] - age}
+        told = {**stamp(60), **clocks, "status": status, "sweep": sweep, "plan": f"plans/{plan}.json"}
         storage.create(f"runs/{run}.json", json.dumps(told).encode())
 
     left("first", "a", "old", 900)

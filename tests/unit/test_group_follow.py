@@ -124,6 +124,17 @@ class Deformed(nn.Module):
         return self.conv(x, self.offsets(x))
 
 
+class BareInside(nn.Module):
+    """A product with a bare weight both of whose sides are channels of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.back = nn.Parameter(torch.rand(16, 16)), nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("nchw,dc->ndhw", x, self.weight) + self.back(x)
+
+
 class Cosine(nn.Module):
     """A classifier by the cosines between features and one vector for each class."""
 
@@ -165,8 +176,22 @@ FOLLOWED = {  # net, units of its groups
     "exchange": (Between(Does(lambda x: x[:, [1, 0, *range(2, 16)]])), {"last": 12}),
     "mirrored-sum": (Between(Does(lambda x: x + x.flip(1))), {"first": 8, "last": 12}),
     "depthwise-2": (Between(nn.Conv2d(16, 32, 3, padding=1, groups=16), 32), {"first": 16, "last": 12}),
-    "einsum": (Between(Does(lambda x, w: torch.einsum("nchw,dc->ndhw", x, w), 16, 16)), {"last": 12}),
-    "conv2d": (Between(Does(lambda x, w: F.conv2d(x, w), 16, 16, 1, 1)), {"last": 12}),
+    "einsum": (Between(Does(lambda x, w: torch.einsum("nchw,dc->ndhw", x, w), 16, 16)), {"first": 16, "last": 12}),
+    "conv2d": (Between(Does(lambda x, w: F.conv2d(x, w), 16, 16, 1, 1)), {"first": 16, "last": 12}),
+    "conv2d-3x3": (Between(Does(lambda x, w: F.conv2d(x, w, padding=1), 16, 16, 3, 3)), {"first": 16, "last": 12}),
+    "conv2d-depthwise": (
+        Between(Does(lambda x, w: F.conv2d(x, w, padding=1, groups=x.shape[1]), 16, 1, 3, 3)),
+        {"first": 16, "last": 12},
+    ),
+    "matmul": (
+        Between(Does(lambda x, w: (x.flatten(2).mT @ w).mT.unflatten(2, (16, 16)), 16, 20), 20),
+        {"first": 16, "last": 12},
+    ),
+    "linear": (
+        Between(Does(lambda x, w: F.linear(x.movedim(1, -1), w).movedim(-1, 1), 20, 16), 20),
+        {"first": 16, "last": 12},
+    ),
+    "between-layers": (Between(BareInside()), {"first": 16, "between.back": 16, "last": 12}),
     "frozen": (Between(frozen()), {"first": 16, "last": 12}),
     "cosine": (Cosine(), {"first": 16}),
     "eca": (Between(Eca()), {"last": 12}),
@@ -174,7 +199,7 @@ FOLLOWED = {  # net, units of its groups
     "gru": (Between(Recurrent(nn.GRU)), {"last": 12}),
     "rnn": (Between(Recurrent(nn.RNN)), {"last": 12}),
     "lstm": (Between(Recurrent(nn.LSTM)), {"last": 12}),
-    "deform": (Between(Deformed()), {"first": 16, "last": 12}),
+    "deform": (Between(Deformed()), {"first": 16, "between.inner": 8, "last": 12}),
     "qkv": (Attends(one=True, fused=False), {"stem": 32, "layers.0": 8, "fc1": 32}),
     "qkv-fused": (Attends(one=True, fused=True), {"stem": 32, "fc1": 32}),
     "q-k-v": (Attends(one=False, fused=False), {"stem": 32, "layers.0": 8, "layers.2": 8, "fc1": 32}),

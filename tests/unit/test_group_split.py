@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from raybench.groups.by_graph import by_graph
+from raybench.groups.members import Layers
 from raybench.groups.trace import trace
+from raybench.sweep.trial import DEFAULT_PARTS
 from tests.oracles.grouping import check_groups, worst
 from tests.pruning_nets import IMAGE, Chain, assert_costs_as_predicted
 
@@ -143,3 +146,13 @@ def test_parts_by_number_stay_whole_and_the_rest_is_pruned(parts: Callable[[Tens
     with pytest.warns(UserWarning, match=r"Parted: first keeps its width: .*(split|slice).*; up to \d+ % of its MACs"):
         groups = trace(Parted(parts).eval(), IMAGE[:1])
     assert [g.name for g in groups] == ["second"]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_mended_graph_finds_parts_by_itself(name: str) -> None:
+    """Following, the second way to find groups, would hide a wrong graph: it is tried when the first refuses."""
+    model = NETS[name].eval()
+    layers = Layers.of(model)
+    groups = by_graph(model, IMAGE[:1], layers, DEFAULT_PARTS, None, set(), 60)
+    assert {g.name: g.size for g in groups} == {g.name: g.size for g in trace(model, IMAGE[:1])}
+    assert groups.whole["head"] == "it makes the network's output"

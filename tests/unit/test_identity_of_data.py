@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from raybench.datasets.yolo_elsewhere import elsewhere
 from raybench.errors import UserError
 from raybench.sweep import fingerprint as module
-from raybench.sweep.data_roots import check_fingerprint
+from raybench.sweep.data_roots import check_fingerprint, data_fingerprint
 from raybench.sweep.fingerprint import SMALL, fingerprint
 from raybench.sweep.resolve import resolve
 from tests.unit.sweeps import sweep
@@ -59,8 +60,10 @@ def ids(name: str, root: Path) -> set[str]:
     ],
 )
 def test_other_content_of_the_same_size_is_another_id(dataset, file, tmp_path, cache):
+    layout = {f"{split}__cat__0_dot_png": b"0" for split in ("train", "val")} if dataset == "imagefolder" else {}
     one, same, other = (
-        tree(tmp_path / name, **{file: content}) for name, content in (("a", b"0 1"), ("b", b"0 1"), ("c", b"1 0"))
+        tree(tmp_path / name, **layout, **{file: content})
+        for name, content in (("a", b"0 1"), ("b", b"0 1"), ("c", b"1 0"))
     )
     assert ids(dataset, one) == ids(dataset, same)
     assert not ids(dataset, one) & ids(dataset, other)
@@ -78,8 +81,7 @@ def test_archives_and_annotations_of_any_size_count_by_content_and_large_images_
 
 def test_links_are_followed_and_dead_ones_and_loops_are_counted(tmp_path, cache):
     store = tree(tmp_path / "store", cat__1_dot_jpg=b"one")
-    root = tmp_path / "root"
-    root.mkdir()
+    root = tree(tmp_path / "root", val__cat__1_dot_jpg=b"one")
     (root / "train").symlink_to(store)
     before = fingerprint(root)
     tree(tmp_path / "store", cat__1_dot_jpg=b"two")
@@ -181,7 +183,8 @@ def test_a_quick_look_at_a_large_tree_trusts_smaller_folders_too(tmp_path, cache
 
 
 def test_a_worker_with_other_data_than_planned_refuses_the_cell(tmp_path, cache):
-    planned, other = (tree(tmp_path / c, train__cat__1_dot_jpg=c.encode()) for c in "ab")
+    files = {"val__cat__1_dot_jpg": b"0"}
+    planned, other = (tree(tmp_path / c, train__cat__1_dot_jpg=c.encode(), **files) for c in "ab")
     digest = fingerprint(planned).digest
     check_fingerprint("imagefolder", {"imagefolder": planned}, digest)
     check_fingerprint("imagefolder", {"imagefolder": planned}, f"{'0' * 64}:{digest}")  # a plug-in's dataset
@@ -195,3 +198,59 @@ def test_published_data_may_be_missing_where_the_sweep_is_planned(cache, monkeyp
     assert resolve(sweep(datasets="cifar10", models="cifar-resnet20"))[0].dataset_fingerprint is None
     with pytest.raises(UserError, match="dataset 'imagefolder' needs its folder"):
         resolve(sweep(datasets="imagefolder", models="cifar-resnet20"))
+
+
+YOLO = {  # what data.yaml says of a dataset whose images lie beside its folder -> the file of labels there
+    "path": ("path: ../store\ntrain: images/train\nval: images/val\n", "store/labels/val/1.txt"),
+    "a folder": ("train: ../store/images/train\nval: ../store/images/val\n", "store/labels/train/1.txt"),
+    "a list": ("train: train.txt\nval: ../store/images/val\n", "store/labels/train/1.txt"),
+    "a list elsewhere": ("train: ../store/train.txt\nval: ../store/images/val\n", "store/train.txt"),
+    "an image above the folder": ("train: above.txt\nval: above.txt\n", "1.txt"),
+    "images above the folder": ("train: above.txt\nval: above.txt\n", "1.jpg"),
+}
+
+
+@pytest.mark.parametrize("case", YOLO)
+def test_what_a_yaml_takes_from_outside_the_folder_counts_by_the_same_rule(case, tmp_path, cache):
+    yaml, changed = YOLO[case]
+    found = []
+    for name, content in (("a", b"0 .5 .5 .1 .1"), ("b", b"0 .5 .5 .1 .1"), ("c", b"1 .5 .5 .1 .1")):
+        files = {f"store/{part}/{split}/1.{end}": b"0" for split in ("train", "val") for part, end in PARTS}
+        files |= {"1.jpg": b"0", "1.txt": b"0", "store/train.txt": b"images/train/1.jpg"}
+        files |= {"y/data.yaml": b"names: [a, b]\n" + yaml.encode(), "y/above.txt": b"../1.jpg"}
+        files |= {"y/train.txt": b"../store/images/train/1.jpg\n../nowhere.jpg\n", changed: content}
+        if changed.endswith("train.txt"):
+            files[changed] += b"\n./images/train/1.jpg"
+        tree(tmp_path / name, **{file.replace("/", "__").replace(".", "_dot_"): data for file, data in files.items()})
+        found.append(ids("yolo", tmp_path / name / "y"))
+    assert found[0] == found[1] != found[2]
+
+
+PARTS = (("images", "jpg"), ("labels", "txt"))
+
+
+def test_what_lies_below_the_folder_counts_once_links_too(tmp_path, cache):
+    yaml = b"names: [a, b]\npath: .\ntrain: train.txt\nval: images/val\n"
+    root = tree(tmp_path / "y", data_dot_yaml=yaml, train_dot_txt=b"./images/val/1.jpg", labels__val__1_dot_txt=b"0")
+    tree(tmp_path / "far", **{"1_dot_jpg": b"0"})
+    (root / "images").mkdir()
+    (root / "images/val").symlink_to(tmp_path / "far")
+    assert elsewhere(root, {"data": "data.yaml"}) == ()
+    assert data_fingerprint("yolo", {"yolo": root}, {}) == fingerprint(root).digest
+
+
+@pytest.mark.parametrize("yaml", [None, b"", b"[", b"train: 5\nval: [../none, 3]", b"train: ../none.txt", b"\xff\xfe"])
+def test_a_broken_yaml_has_nothing_elsewhere(yaml, tmp_path, cache):
+    root = tree(tmp_path / "y", x_dot_txt=b"1", **({} if yaml is None else {"data_dot_yaml": yaml}))
+    assert elsewhere(root, {}) == ()
+
+
+def test_a_worker_with_other_labels_outside_the_folder_is_told(tmp_path, cache):
+    yaml = b"names: [a, b]\ntrain: ../images/train\nval: ../images/train\n"
+    for name, label in (("a", b"0"), ("b", b"1")):
+        files = {"y__data_dot_yaml": yaml, "images__train__1_dot_jpg": b"0", "labels__train__1_dot_txt": label}
+        tree(tmp_path / name, **files)
+    planned = data_fingerprint("yolo", {"yolo": tmp_path / "a/y"}, {})
+    check_fingerprint("yolo", {"yolo": tmp_path / "a/y"}, planned)
+    with pytest.raises(UserError, match="holds other data"):
+        check_fingerprint("yolo", {"yolo": tmp_path / "b/y"}, planned)

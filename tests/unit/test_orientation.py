@@ -44,7 +44,7 @@ def test_every_orientation_gives_the_upright_pixels(orientation, ending, picture
     seen = look(file)
     assert (seen.exif, seen.upright) == (orientation, (TALL, WIDE))
     # an image of one row or column of pixels each, so that nothing is resampled
-    whole = decode(file, None, WIDE, 1.0, Image.Resampling.NEAREST, seen.turn)
+    whole = decode(file, None, (WIDE, WIDE), 1.0, Image.Resampling.NEAREST, seen.turn)
     top = (TALL - WIDE) // 2
     assert np.array_equal(whole, expected[top : top + WIDE])
     if importlib.util.find_spec("ultralytics"):

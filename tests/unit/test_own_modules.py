@@ -13,9 +13,9 @@ import torch
 import raybench
 from raybench.cli.main import main
 from raybench.datasets.facts import DataFacts
-from raybench.errors import UserError
+from raybench.errors import SpecError, UserError
 from raybench.models.build import build_model
-from raybench.sweep.modules import module_source
+from raybench.sweep.modules import check_function, module_source
 
 NET = """
 from torch import nn
@@ -74,7 +74,7 @@ def test_code_that_a_pruned_network_names_runs_only_if_it_is_trusted(folder, cap
     (folder / "pruned/pruned.json").write_text(json.dumps(recipe))
     with pytest.raises(UserError, match=r"'net' of the module 'harmful'.*trust_code=True.*--trust-code"):
         raybench.load_pruned(folder / "pruned")
-    with pytest.raises(SystemExit, match="it ran"):
+    with pytest.raises(UserError, match="it ran"):
         raybench.load_pruned(folder / "pruned", trust_code=True)
 
 
@@ -228,3 +228,27 @@ def test_results_of_before_a_change_in_a_module_beside_are_not_taken_for_current
     del sys.modules["late_width"]  # as in another process
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)[0]["params_base"] > first["params_base"]
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def net(): pass\n", "has no function 'nett'. Did you mean 'net'?"),
+        ("nett = 3\n", ""),
+        ("from os import path as nett\n", ""),
+        ("try:\n    def nett(): pass\nexcept ValueError: pass\n", ""),
+        ("from os.path import *\n", ""),
+        ("def __getattr__(name): return lambda: 1\n", ""),
+        ("globals()['net' + 't'] = 1\n", ""),
+        ("def net(:\n", ""),
+    ],
+)
+def test_a_function_that_isnt_there_is_told_without_running_the_module(code, told, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bound_names.py").write_text(code)
+    if not told:
+        check_function("bound_names:nett")
+        return
+    with pytest.raises(SpecError) as found:
+        check_function("bound_names:nett")
+    assert told in str(found.value)

@@ -45,12 +45,12 @@ def test_class_folders_without_splits_are_split_by_the_seed(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "missing"),
     [
-        ((), "found no folder train/ and val/ in"),
-        (("photos",), "found no folder train/ and val/ in"),
-        (("train",), "found no folder val/ in"),
-        (("training", "validation"), "found no folder train/ and val/ in"),
-        (("images", "labels"), "found no folder train/ and val/ in"),
-        (("val", "cats"), "found no folder train/ in"),
+        ((), "found no train/ and val/ in"),
+        (("photos",), "found no train/ and val/ in"),
+        (("train",), "found no val/ in"),
+        (("training", "validation"), "found no train/ and val/ in"),
+        (("images", "labels"), "found no train/ and val/ in"),
+        (("val", "cats"), "found no train/ in"),
     ],
 )
 def test_all_missing_folders_are_named_at_once(folders, missing, tmp_path):
@@ -63,11 +63,11 @@ def test_all_missing_folders_are_named_at_once(folders, missing, tmp_path):
 def test_enlarged_photos_are_told(tmp_path):
     small = sorted(photos(tmp_path / "small").glob("*/*"))
     large = sorted(photos(tmp_path / "large", size=(40, 32)).glob("*/*"))
-    assert "most images are 16x12 and are enlarged to 24" in enlarged_line(small, 24, "x")
-    assert "--image-size 12" in enlarged_line(small, 24, "x")
-    assert enlarged_line(small, 12, "x") == ""
-    assert enlarged_line([*large, *small[:5]], 24, "x") == ""
-    assert enlarged_line([], 24, "x") == ""
+    assert "most images are 16x12 and are enlarged to 24" in enlarged_line(small, (24, 24), "x")
+    assert "--image-size 12" in enlarged_line(small, (24, 24), "x")
+    assert enlarged_line(small, (12, 12), "x") == ""
+    assert enlarged_line([*large, *small[:5]], (24, 24), "x") == ""
+    assert enlarged_line([], (24, 24), "x") == ""
 
 
 @pytest.mark.parametrize(

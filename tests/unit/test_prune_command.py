@@ -205,9 +205,9 @@ def test_methods_are_ranked_on_one_base_and_the_networks_have_cards(tmp_path, ca
 
 
 def test_an_own_function_gets_what_its_signature_takes() -> None:
-    from raybench.models.build import _taken
+    from raybench.models.foreign import taken
 
     shape = {"num_classes": 3, "in_channels": 1, "image_size": 8}
-    assert _taken(lambda: None, shape) == {}
-    assert _taken(lambda num_classes, width=3: None, shape) == {"num_classes": 3}
-    assert _taken(lambda **others: None, shape) == shape
+    assert taken(lambda: None, shape) == {}
+    assert taken(lambda num_classes, width=3: None, shape) == {"num_classes": 3}
+    assert taken(lambda **others: None, shape) == shape

@@ -9,6 +9,7 @@ import zlib
 import pytest
 
 from raybench.cli.main import main
+from raybench.reports.pages import site
 from raybench.reports.pages.names import slug
 from raybench.reports.pages.site import write_report
 from raybench.storage.open import open_existing
@@ -178,6 +179,19 @@ def test_one_file_holds_it_all(made):
         address = attributes.get("href", "#main")
         if address.startswith("#") and not address.startswith("#trial/"):
             assert address == "#main" or f"page-{address[1:]}" in tags.ids, address
+
+
+def test_pages_of_a_large_file_are_packed(tmp_path, monkeypatch):
+    written = store(tmp_path / "st", seeded())
+    whole = write_report(written, tmp_path / "whole.html", single=True)
+    monkeypatch.setattr(site, "PACKED_FROM", whole.bytes // 2)
+    packed = write_report(written, tmp_path / "packed.html", single=True)
+    text = packed.path.read_text()
+    assert packed.bytes < 0.8 * whole.bytes
+    assert "Best method for each model" in text  # the first page
+    assert "behind the best" not in text
+    found = re.search(r'id="block-page-board-digits-cifar-resnet20-protected-global">([^<]+)<', text)
+    assert "behind the best" in unpacked(found[1])
 
 
 @pytest.mark.parametrize("single", [False, True])

@@ -2,28 +2,18 @@
 
 import csv
 import json
-import shutil
 
 import pytest
 
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+from raybench.reports.pages import site
 from raybench.reports.pages.site import write_report
+from tests.unit.browsing import CONTRAST
 from tests.unit.report_stores import hostile, seeded, store
 from tests.unit.result_rows import failure, trial
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 BOARD = "board-digits-cifar-resnet20-protected-global"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with sync_api.sync_playwright() as playwright:
-        try:
-            started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium: apt-get install chromium ({str(error).splitlines()[0]})")
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +22,9 @@ def report(tmp_path_factory):
     rows = seeded(("cifar-resnet20", "cifar-resnet56", "vit-nano"))
     written = store(folder / "st", rows, [failure(trial("hrank", speedup=8.0), message="singular matrix")])
     write_report(written, folder / "pages")
-    write_report(written, folder / "one.html", single=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(site, "PACKED_FROM", 0)  # as in a large report
+        write_report(written, folder / "one.html", single=True)
     rows, failures = hostile()
     write_report(store(folder / "bad", rows, failures), folder / "bad.html", single=True)
     return folder
@@ -52,6 +44,7 @@ def opened(request, browser, report):
             f"pages/{name}.html{extra}" if request.param == "folder" else f"one.html#{name}{extra.replace('#', '/')}"
         )
         page.goto(f"file://{report}/{address}")
+        page.locator("article:visible[data-opened]").wait_for()
         return page
 
     yield goto
@@ -187,30 +180,3 @@ def test_pages_fit_their_window_and_can_be_read(browser, report, width, scheme):
         assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0, name
         assert page.evaluate(CONTRAST) == [], (name, scheme)
     context.close()
-
-
-CONTRAST = """() => {
-  const part = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const parse = text => {
-    const n = (text.match(/[\\d.]+/g) || []).map(Number);
-    const srgb = text.startsWith('color(');
-    return { c: n.slice(0, 3).map(v => srgb ? v * 255 : v), a: n.length > 3 ? n[3] : 1 };
-  };
-  const light = c => 0.2126 * part(c[0]) + 0.7152 * part(c[1]) + 0.0722 * part(c[2]);
-  const behind = one => {
-    for (let at = one; at; at = at.parentElement) {
-      const found = parse(getComputedStyle(at).backgroundColor);
-      if (found.a > 0.9) return found.c;
-    }
-    return [255, 255, 255];
-  };
-  const poor = [];
-  for (const one of document.querySelectorAll('main *, header *, footer')) {
-    const own = [...one.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !one.offsetParent || one.closest('svg') || getComputedStyle(one).clipPath !== 'none') continue;
-    const [a, b] = [light(parse(getComputedStyle(one).color).c), light(behind(one))].sort((x, y) => y - x);
-    const contrast = (a + 0.05) / (b + 0.05);
-    if (contrast < 4.5) poor.push(one.outerHTML.slice(0, 90) + ' ' + contrast.toFixed(2));
-  }
-  return poor.slice(0, 5);
-}"""

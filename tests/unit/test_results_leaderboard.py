@@ -122,8 +122,8 @@ def test_settings_that_differ_are_rows_of_their_own_and_say_so(store):
     put(store, 94.0, "lamp", recipe=longer)
     (board,) = Leaderboard.read(store).boards
     assert [entry.method for entry in board.entries] == [
-        "magnitude-l2 (p=1)",
-        "magnitude-l2 (p=2)",
+        "magnitude-l2(p=1)",
+        "magnitude-l2(p=2)",
         "lamp (finetune.epochs=2)",
         "lamp (finetune.epochs=9)",
     ]
@@ -239,3 +239,19 @@ def test_the_verb_imports_neither_torch_nor_ray(store):
     )
     told = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
     assert told[-1] == "[]"
+
+
+def test_exports_carry_the_method_with_its_parameters(store, tmp_path):
+    put(store, 97.0, "cp", params={"points": 5})
+    put(store, 96.0, "lamp", "group-norm")
+    import pyarrow.parquet as pq
+
+    made = {}
+    for ending in ("csv", "json", "parquet"):
+        file = tmp_path / f"b.{ending}"
+        assert main(["leaderboard", str(tmp_path / "results"), "-o", str(file)]) == 0
+        made[ending] = file
+    labels = {"cp(points=5)", "lamp+group-norm"}
+    assert {line["label"] for line in csv.DictReader(made["csv"].open())} == labels
+    assert {line["label"] for line in json.loads(made["json"].read_text())["rows"]} == labels
+    assert set(pq.read_table(made["parquet"])["label"].to_pylist()) == labels

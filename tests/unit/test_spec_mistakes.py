@@ -193,7 +193,53 @@ BAD = {
         ],
     ),
 }
+ALL_AT_ONCE = {  # (the file, what each of its mistakes says)
+    "parameters of one entry": (
+        GOOD.replace("random", "{name: cp, params: {point: 3, reconstruct: 1}}"),
+        ["methods[1].params.point: unknown parameter", "params.reconstruct: found 1, expected true or false"],
+    ),
+    "both parts of a method": (
+        GOOD.replace("random", "randm+group-nrm"),
+        ["methods[1]: unknown importance 'randm'", "methods[1]: unknown regularizer 'group-nrm'"],
+    ),
+    "several doubles": (
+        GOOD.replace("[2, 4]", "[2, 2, 4, 4]"),
+        ["speedups[1]: found 2.0 twice", "speedups[3]: found 4.0 twice"],
+    ),
+    "data roots of no dataset": (
+        GOOD + "data_roots: {digit: a, cifar: b}\n",
+        ["data_roots.digit: unknown dataset", "data_roots.cifar: unknown dataset"],
+    ),
+    "what contradicts what": (
+        GOOD.replace("small", "{extends: small, base: {warmup_epochs: 9}, finetune: {warmup_epochs: 8}}")
+        + "protocol: pruningbench\nschedule: iterative\nexclude: [{seeds: [4, 5]}, {methods: randm}]\n",
+        [
+            "recipe.base.warmup_epochs: found 9", "recipe.finetune.warmup_epochs: found 8",
+            "schedule: found 'iterative', expected none", "exclude[0].seeds: found 4, expected one of this sweep's",
+            "exclude[0].seeds: found 5", "exclude[1].methods: found 'randm'",
+        ],
+    ),
+    "a wrong name and an impossible recipe": (
+        GOOD.replace("small", "{extends: small, base: {warmup_epochs: 9}}").replace("random", "randm"),
+        ["methods[1]: unknown importance", "recipe.base.warmup_epochs: found 9"],
+    ),
+    "a ratio beside much": (
+        GOOD + "ratio: 0.5\nprotocol: pruningbench\n",
+        ["ratio: found speedups beside it", "ratio: found a ratio, expected speedups"],
+    ),
+    "variables": (
+        GOOD.replace("test-convnet", "{name: test-convnet, weights: $NOT_SET_A/$NOT_SET_B}")
+        + "storage: $NOT_SET_C\n",
+        ["found $NOT_SET_A", "found $NOT_SET_B", "found $NOT_SET_C"],
+    ),
+    "two plurals": (
+        GOOD + "recipes: [small]\nprotocol: raybench\nprotocols: [raybench]\n",
+        ["recipe: found recipes beside it", "protocol: found protocols beside it"],
+    ),
+}  # fmt: skip
+BAD |= ALL_AT_ONCE
 COUNTS = {"required key missing": 5, "several at once": 3}  # of mistakes; one elsewhere
+COUNTS |= {what: len(expected) for what, (_, expected) in ALL_AT_ONCE.items()}
 
 
 @pytest.fixture
@@ -222,6 +268,15 @@ def test_every_mistake_is_told_where_it_is(what, folder):
         assert words in told
     count = int(told.split()[0]) if " mistakes\n" in told else 1
     assert count == COUNTS.get(what, 1), told
+
+
+def test_what_only_resolving_finds_is_told_all_at_once(folder, capsys):
+    each = ["{name: random, recipe: {extends: small, finetune: {augment: [mosaic]}}}"]
+    each += ["{name: lamp, recipe: {extends: small, base: {augment: [hsv]}}}"]
+    (folder / "s.yaml").write_text(GOOD.replace("[magnitude-l1, random]", f"[magnitude-l1, {', '.join(each)}]"))
+    assert main(["validate", str(folder / "s.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert all(words in told for words in ("2 mistakes", "found 'mosaic'", "found 'hsv'"))
 
 
 def test_mistakes_are_told_in_the_order_of_the_file(folder):

@@ -14,7 +14,7 @@ from raybench.reports.latency_curve import PROBES, Curve, curve_line, curves_of
 
 def row(method: str, speedup: float, ms: float | None, base: float | None = 10.0, **more: object) -> dict:
     known = {"status": "ok", "timing_reason": None, "reason": None, "error_message": None}
-    return {**known, "method": method, "speedup_target": speedup, "latency_ms": ms, "latency_base_ms": base, **more}
+    return {**known, "label": method, "speedup_target": speedup, "latency_ms": ms, "latency_base_ms": base, **more}
 
 
 def options(target: float) -> argparse.Namespace:

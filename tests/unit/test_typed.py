@@ -13,7 +13,7 @@ from raybench.cli.job_arguments import add_address
 from raybench.cli.main import VERBS, main
 from raybench.cli.parser import Parser
 from raybench.cli.quantities import duration, parameter, speedup
-from raybench.errors import nearest
+from raybench.errors import nearest, unknown
 from raybench.reports.query import query
 from raybench.reports.text import signed
 from raybench.results.schema import Record
@@ -77,10 +77,19 @@ def test_parameters_are_read_as_yaml_reads_them() -> None:
         ("warmup", ["epochs", "warmup_epochs"], "warmup_epochs"),
         ("resnet", ["random", "resnet18"], "resnet18"),
         ("taylr", ["taylor", "random"], "taylor"),
+        ("gpu", ["auto", "cpu", "cuda"], "cuda"),
+        ("learning_rate", ["epochs", "lr", "min_lr"], "lr"),
     ],
 )
 def test_the_nearest_name(typed, known, found) -> None:
     assert nearest(typed, known) == f" Did you mean {found!r}?"
+
+
+def test_many_names_are_listed_by_their_verb() -> None:
+    few, many = unknown("recipe", "quik", ["quick"]), unknown("model", "n7x", [f"n{place}" for place in range(99)])
+    assert few == "unknown recipe 'quik'. Did you mean 'quick'? Known: quick"
+    assert many.endswith("`raybench models` lists all 99")
+    assert unknown("importance", "x", map(str, range(99))).endswith("`raybench methods` lists all 99")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +322,9 @@ def test_verbose_prints_every_epoch_and_tracebacks(tmp_path, capfd, monkeypatch)
     for verbose, count in (([], 0), (["--verbose"], 5)):
         assert main([*command, str(recipe), "-o", str(tmp_path / f"pruned{count}"), *verbose]) == 0
         told = capfd.readouterr().err
-        assert len([line for line in told.splitlines() if line.strip().startswith("epoch ")]) == count
+        assert (
+            len([line for line in told.splitlines() if line.strip().startswith("epoch ") and "loss" in line]) == count
+        )
     for verbose in (False, True):
         assert main(["leaderboard", str(tmp_path / "none"), *["--verbose"] * verbose]) == 2
         assert ("Traceback" in capfd.readouterr().err) is verbose

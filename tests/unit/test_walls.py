@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "raybench").rglob("*.py"))
 
 ROOMS = [  # from the bottom up: an import may only go to the same room or to one further up in this list
-    "errors", "provenance", "catalogue", "registry", "storage", "sweep", "groups", "methods", "results", "datasets",
-    "models", "scoring", "selection", "plan", "progress", "tasks", "pipeline", "reports", "execution", "testing", "cli",
+    "errors", "image_size", "provenance", "catalogue", "registry", "storage", "sweep", "groups", "methods", "results",
+    "datasets", "models", "scoring", "selection", "plan", "progress", "tasks", "pipeline", "reports", "execution",
+    "testing", "serve", "cli",
 ]  # fmt: skip
 FACE = {"raybench", "raybench.__main__"}  # the public names and the command: they import what they offer
 ONLY = {  # module -> the files that may import it
@@ -33,14 +34,16 @@ ONLY = {  # module -> the files that may import it
     ],
     "ultralytics": ["raybench/models/ultralytics*.py", "raybench/tasks/detection*"],
     "torch_pruning": ["raybench/groups/*", "raybench/selection/*", "raybench/methods/importance/*"],
+    "fastapi": ["raybench/serve/*"],
     "yaml": ["raybench/sweep/nodes.py", "raybench/reports/reproduce.py", "raybench/execution/submission.py"],
 }
 LIGHT = [  # files that import neither torch nor ray, whatever they import in turn
-    "raybench/errors.py", "raybench/provenance.py", "raybench/catalogue.py", "raybench/registry.py",
-    "raybench/storage/*", "raybench/sweep/*", "raybench/results/*", "raybench/plan/*", "raybench/progress/*",
-    "raybench/reports/*", "raybench/cli/*",
+    "raybench/errors.py", "raybench/image_size.py", "raybench/provenance.py", "raybench/catalogue.py",
+    "raybench/registry.py", "raybench/storage/*", "raybench/sweep/*", "raybench/results/*", "raybench/plan/*",
+    "raybench/progress/*", "raybench/reports/*", "raybench/serve/*", "raybench/cli/*",
 ]  # fmt: skip
 NOT_LIGHT = [
+    "raybench/serve/check_weights.py",  # runs in a process of its own
     "raybench/storage/checkpoints.py",  # it keeps tensors
     "raybench/cli/data.py", "raybench/cli/export.py", "raybench/cli/submit.py",  # import what they run
 ]  # fmt: skip

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 import raybench
 from raybench.errors import NotSupported, UserError
-from raybench.groups import surgery
+from raybench.groups import proof, surgery
 from raybench.groups.cost import Cost, count_macs
+from raybench.groups.follow import follow
 from raybench.groups.proof import disproved
 from raybench.groups.records import Group, Groups
 from raybench.groups.trace import trace
 from raybench.models.offline import offline
+from raybench.sweep.trial import DEFAULT_PARTS
 from tests.oracles.grouping import check_groups, worst
 from tests.pruning_nets import IMAGE, Chain, OwnAttention, shuffled
 
@@ -133,6 +135,32 @@ def test_the_numeric_trial_finds_the_one_wrong_group_among_many() -> None:
     moved = type(into)(into.layer, into.kind, into.side, into.width, into.positions, np.roll(into.units, 1))
     wrong[at] = Group("3.0", 8, (out, moved))
     assert list(disproved(model, torch.ones(1, 6), Groups(tuple(wrong)))) == ["3.0"]
+
+
+class Scaled(nn.Module):
+    """Multiplies by widths, which no cut can undo: every group is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.first, self.second):
+            x = layer(x)
+            x = x * x.shape[1]
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("work", [10**12, 0])
+def test_a_network_of_which_nothing_is_right_is_given_up_after_some_work(monkeypatch, work) -> None:
+    monkeypatch.setattr(proof, "GIVE_UP", work)
+    net = Scaled().eval()
+    found = follow(net, IMAGE[:1], DEFAULT_PARTS)
+    wrong = proof.disproved(net, IMAGE[:1], found.groups, found.choices)
+    assert set(wrong) == {"first", "second"}
+    assert (proof.UNTRIED in wrong.values()) == (work == 0)
+    with pytest.raises(NotSupported, match="Scaled has no group of channels that can be pruned: "):
+        trace(net, IMAGE[:1])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ CLAIM = (
 COLUMNS = (
     "model",
     "dataset",
-    "asked",
+    "target",
     "cells",
     "kept in proportion, %",
     "least kept, %",

@@ -15,7 +15,7 @@ CLAIM = (
     "Protected global ranking is like global ranking at low speed-ups and much better at high ones, where global "
     "ranking can empty a layer."
 )
-COLUMNS = ("comparison", "asked", "cells", "models", "mean, points", "low", "high", "verdict")
+COLUMNS = ("comparison", "target", "cells", "models", "mean, points", "low", "high", "verdict")
 CELL = ("dataset", "model", "protocol", "recipe", "label", "speedup_target", "seed", "base_seed")
 ORDER = ("protected-global", "global", "local", "isomorphic")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from typing import Any
 from raybench.errors import UserError, counted
 from raybench.reports.board_text import board_notes
 from raybench.reports.comparison import TOLERANCE, boards
-from raybench.reports.pages.blocks import table_block, trial_blocks
+from raybench.reports.pages.blocks import packed, table_block, trial_blocks
 from raybench.reports.pages.board_pages import board_pages, difference_bar
 from raybench.reports.pages.content import Content, read_content
 from raybench.reports.pages.method_pages import method_pages
@@ -34,6 +34,7 @@ NAVIGATION = (
     ("index", "Overview"), ("boards", "Boards"), ("ranks", "Ranks"), ("methods", "Methods"), ("findings", "Findings"),
     ("compare", "Published"), ("trials", "Trials"), ("failures", "Failures"), ("downloads", "Downloads"),
 )  # fmt: skip
+PACKED_FROM = 1_000_000  # characters of all pages
 LISTED = 500  # failed and skipped cells on their page; the list of trials has all
 
 
@@ -45,6 +46,17 @@ class Page:
     title: str
     nav: str
     body: str
+    packed: bool = False  # the body is in the block `page-NAME`
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """The pages of a store without their frame, the packed data that they load, and the tables to download."""
+
+    content: Content
+    pages: tuple[Page, ...]
+    blocks: tuple[tuple[str, str], ...]
+    tables: tuple[Table, ...]
 
 
 @dataclass(frozen=True)
@@ -72,19 +84,27 @@ def write_report(store: Store, out: Path, *, single: bool = False, about: Path |
         UserError: `out` can't be written, or is a file where a folder is needed, or the other way round.
     """
     _check(out, single)
+    site = render_site(store, single=single)
+    near = "" if single or about is None else f"{os.path.relpath(about.resolve(), out.resolve())}/".replace(os.sep, "/")
+    frame = partial(frame_of(site.content, single=single), files=near)
+    try:
+        if single:
+            pages, bodies = _packed(site.pages)
+            out.write_text(frame(pages=pages, blocks=[*site.blocks, *bodies], title="raybench"), encoding="utf-8")
+            return Report(out, len(site.pages), out.stat().st_size)
+        return _write_folder(out, frame, site)
+    except OSError as error:
+        raise UserError(f"-o {error.filename or out}: can't be written: {error.strerror or error}") from error
+
+
+def render_site(store: Store, *, single: bool = False) -> Site:
+    """Read a store and render its pages, without the frame around them; with `single` their links are of one file."""
     content = read_content(store)
     scopes = scope_views(content)
     tables = report_tables(content, scopes, single)
     blocks = [*trial_blocks(content), *((one.name, table_block(one.rows)) for one in tables if one.rows is not None)]
-    frame = _frame(content, out, single, about)
-    pages = list(_pages(content, scopes, tables, single, unfinished(store.storage)))
-    try:
-        if single:
-            out.write_text(frame(pages=pages, blocks=blocks, title="raybench"), encoding="utf-8")
-            return Report(out, len(pages), out.stat().st_size)
-        return _write_folder(out, frame, pages, blocks, tables)
-    except OSError as error:
-        raise UserError(f"-o {error.filename or out}: can't be written: {error.strerror or error}") from error
+    pages = _pages(content, scopes, tables, single, unfinished(store.storage))
+    return Site(content, tuple(pages), tuple(blocks), tuple(tables))
 
 
 def _check(out: Path, single: bool) -> None:
@@ -94,32 +114,45 @@ def _check(out: Path, single: bool) -> None:
         raise UserError(f"-o {out}: found a file, expected a folder; a report of one file: --single-file FILE")
 
 
-def _write_folder(
-    out: Path,
-    frame: Callable[..., str],
-    pages: Sequence[Page],
-    blocks: Sequence[tuple[str, str]],
-    tables: Sequence[Table],
-) -> Report:
+def _packed(pages: Sequence[Page]) -> tuple[list[Page], list[tuple[str, str]]]:
+    """(pages, blocks): of a large report all pages but the first are packed, and unpacked when they are opened."""
+    if sum(len(page.body) for page in pages) < PACKED_FROM:
+        return list(pages), []
+    first, *others = pages
+    return [first, *(replace(page, body="", packed=True) for page in others)], [
+        (f"page-{page.name}", packed(str(page.body))) for page in others
+    ]
+
+
+def _write_folder(out: Path, frame: Callable[..., str], site: Site) -> Report:
     (out / "data").mkdir(parents=True, exist_ok=True)
-    written = {f"{page.name}.html": frame(pages=[page], title=page.title).encode() for page in pages}
+    written = {f"{page.name}.html": frame(pages=[page], title=page.title).encode() for page in site.pages}
     written |= {name: static(name).encode() for name in ("report.css", "report.js")}
-    written |= {f"data/{name}.js": f'raybench.block("{name}","{text}")\n'.encode() for name, text in blocks}
-    written |= {f"data/{one.name}.parquet": parquet_bytes(one.table) for one in tables}
+    written |= {f"data/{name}.js": block_script(name, text) for name, text in site.blocks}
+    written |= {f"data/{one.name}.parquet": parquet_bytes(one.table) for one in site.tables}
     for name, data in written.items():
         (out / name).write_bytes(data)
-    return Report(out, len(pages), sum(map(len, written.values())))
+    return Report(out, len(site.pages), sum(map(len, written.values())))
 
 
-def _frame(content: Content, out: Path, single: bool, about: Path | None) -> Callable[..., str]:
-    """The page around the pages, with all that is the same in every one."""
-    near = "" if single or about is None else f"{os.path.relpath(about.resolve(), out.resolve())}/".replace(os.sep, "/")
+def block_script(name: str, text: str) -> bytes:
+    """The script file that hands a block of data to a page."""
+    return f'raybench.block("{name}","{text}")\n'.encode()
+
+
+def frame_of(content: Content, *, single: bool = False) -> Callable[..., str]:
+    """The page around the pages, with all that is the same in every one.
+
+    Left to the caller: `pages`, `title`, with `single` `blocks`, and `files`, the address of the store's files. A
+    server adds to `navigation`, and gives `live`, what its pages load and show besides.
+    """
     return partial(
         environment(single).get_template("frame.html").render,
         single=single,
         source=content.source,
         quoted=shlex.quote(content.source),
-        files=near,
+        files="",
+        live=None,
         version=version("raybench"),
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         counts=content.counts,

@@ -48,7 +48,7 @@ def seeds_for(resolution: float, spread: float | None, url: str) -> SeedsNeeded:
     if needed is None:
         return SeedsNeeded(None, f"seeds: {basis}; more than {MOST:,} are needed for ±{resolution:g} points")
     width = half_width(found, needed)
-    sentence = f"seeds: {basis}; {needed} give a 95 % interval of ±{width:.2f} points (asked: ±{resolution:g})"
+    sentence = f"seeds: {basis}; {needed} give a 95 % interval of ±{width:.2f} points (target: ±{resolution:g})"
     return SeedsNeeded(needed, sentence)
 
 

@@ -24,10 +24,12 @@ from raybench.tasks.training.computing import Computing, kernels, laid_out
 from raybench.tasks.training.ema import Average
 from raybench.tasks.training.optimize import learning_rate
 from raybench.tasks.training.progress import TrainingState
+from raybench.tasks.training.resizing import resized, size_at
 from raybench.tasks.training.scale import Scale
 from raybench.tasks.training.seeding import generator, seeded
 from raybench.tasks.training.steps import Stepper
 
+PROBE_S = 2.0  # seconds of an epoch before its duration is estimated
 Validate = Callable[[nn.Module], Mapping[str, float]]  # metrics on the split that selects the epoch
 
 
@@ -101,7 +103,7 @@ def _fit(
         seconds += time.perf_counter() - started
         if not torch.isfinite(torch.tensor(loss)):
             message = f"the training loss is {loss} in epoch {epoch + 1} of {recipe.epochs}"
-            raise StageError("train", f"{message}; lr {recipe.lr} may be too high")
+            raise StageError("", f"{message}; lr {recipe.lr} may be too high")
         _close_epoch(progress, loss, validate, metric, keep_best)
         checkpoint.save(progress.state())
         _log_epoch(progress, recipe, metric, (time.perf_counter() - began) / (progress.epoch - resumed))
@@ -118,11 +120,15 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
     total = torch.zeros((), device=inputs.device)
     with seeded(inputs.device, inputs.seed, epoch, "network"):
         order = batch_order(len(inputs.images), inputs.seed, epoch, recipe.batch_size, inputs.drop_last)
+        within = _WithinEpoch(epoch, recipe.epochs, sum(map(len, order)))
         draw, strides = generator(inputs.seed, epoch, "augment"), steps.computing.strides
         for step, mixed in enumerate(training_batches(inputs.images, recipe, order, draw, inputs.scale, strides)):
             for group in progress.optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch + step / len(order))
-            total += steps(progress, mixed) * len(mixed.labels)
+            height, width = mixed.images.shape[-2:]
+            batch = resized(mixed, size_at(recipe, (height, width), epoch))
+            total += steps(progress, batch) * len(mixed.labels)
+            within.add(len(mixed.labels))
     steps.end_epoch(progress)
     return float(total) / sum(map(len, order))
 
@@ -155,8 +161,28 @@ def _log_epoch(progress: TrainingState, recipe: TrainRecipe, metric: str, second
     """Log the epoch that has just ended; `seconds` is an epoch's mean time with validation."""
     last = progress.curve[-1]
     values = (progress.epoch, recipe.epochs, last["train_loss"], metric, last[metric])
-    left = seconds * (recipe.epochs - progress.epoch)
-    logging.getLogger(EPOCHS).info("epoch %d of %d: loss %.4g, %s %.2f %%", *values, extra={"left": left})
+    known = {"left": seconds * (recipe.epochs - progress.epoch), "each": seconds}
+    logging.getLogger(EPOCHS).info("epoch %d of %d: loss %.4g, %s %.2f %%", *values, extra=known)
+
+
+class _WithinEpoch:
+    """Logs how far an epoch is, where it takes longer than PROBE_S: the first estimate of what is to come."""
+
+    def __init__(self, epoch: int, epochs: int, images: int) -> None:
+        self._place, self._images, self._done = (epoch + 1, epochs), images, 0
+        self._began = self._last = time.perf_counter()
+
+    def add(self, images: int) -> None:
+        """Count the images of a step."""
+        self._done += images
+        now = time.perf_counter()
+        if now - self._last < PROBE_S or self._done >= self._images:
+            return
+        self._last, (number, epochs) = now, self._place
+        each = (now - self._began) * self._images / self._done
+        known = {"left": each * (epochs - number + 1) - (now - self._began), "each": each}
+        values = (number, epochs, self._done, self._images)
+        logging.getLogger(EPOCHS).info("epoch %d of %d: %d of %d images", *values, extra=known)
 
 
 def _keep_selected(progress: TrainingState, keep_best: bool) -> None:

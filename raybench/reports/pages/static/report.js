@@ -30,8 +30,8 @@ function source(name) {
   if (single) return Promise.reject(new Error("no block " + name));
   return new Promise(function (done, failed) {
     waiting[name] = done;
-    var script = make("script", { src: "data/" + name + ".js" });
-    script.onerror = function () { failed(new Error("data/" + name + ".js is missing beside this page")); };
+    var file = (root.dataset.blocks || "data/") + name + ".js", script = make("script", { src: file });
+    script.onerror = function () { failed(new Error(root.dataset.blocks ? "this page is old: load it again" : file + " is missing beside this page")); };
     document.head.append(script);
   });
 }
@@ -218,7 +218,7 @@ function download(button) {
 /* ---- the list of trials ---- */
 function trialLink(id) { return (single ? "#trial/" : "trial.html#") + id; }
 function number(v, digits) { return v === null || v === undefined ? "–" : typeof v === "number" ? v.toFixed(digits) : String(v); }
-var COLUMNS = [["trial_id", "trial"], ["status", "status"], ["dataset", "dataset"], ["model", "model"], ["method", "method"], ["strategy", "strategy"], ["speedup_target", "asked", 1], ["seed", "seed", 0], ["metric_base", "base, %", 2], ["metric_final", "final, %", 2], ["delta", "Δ, pts", 2], ["speedup", "speed-up", 2], ["params_kept", "kept", 3], ["latency_ms", "latency, ms", 3]];
+var COLUMNS = [["trial_id", "trial"], ["status", "status"], ["dataset", "dataset"], ["model", "model"], ["method", "method"], ["strategy", "strategy"], ["speedup_target", "target", 1], ["seed", "seed", 0], ["metric_base", "base, %", 2], ["metric_final", "final, %", 2], ["delta", "Δ, pts", 2], ["speedup", "speed-up", 2], ["params_kept", "kept", 3], ["latency_ms", "latency, ms", 3]];
 function list(place) {
   block("index").then(function (index) {
     var c = index.columns, n = c.trial_id.length, order = [], page = 0, size = 100, sorted = null, up = true;
@@ -367,6 +367,11 @@ function route() {
     if (name.indexOf("trial/") === 0) { id = name.slice(6); name = "trial"; }
     var page = document.getElementById("page-" + name);
     if (!page) { if (name !== "main") page = document.getElementById("page-index"); else return; }
+    if (page.dataset.packed !== undefined) {
+      delete page.dataset.packed;
+      block(page.id).then(function (html) { page.innerHTML = html; route(); }).catch(function (e) { page.textContent = e.message; route(); });
+      return;
+    }
     $$(".page").forEach(function (p) { p.hidden = p !== page; });
     $$("nav.main a").forEach(function (a) { if (a.dataset.page === page.dataset.nav) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current"); });
     open_(page, id);

@@ -1,0 +1,68 @@
+"""Why a unit ended without a result, and how often it is started again because of that.
+
+Told apart: memory that ran out, a node that left, a process that died, a stage that hung, and errors of the code, which
+come back and are not tried again in the same run.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from raybench.progress.outcome import Outcome
+
+MAX_ATTEMPTS = 3  # how often one run starts a unit whose process dies
+MAX_MOVES = 20  # how often it moves from a node that leaves
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One reason.
+
+    Attributes:
+        name: the error type in the row of a cell that fails because of it.
+        starts: how often one run starts a unit that ends this way.
+        counts: whether a start counts; a node that leaves says nothing about the unit.
+        alone: whether nothing else runs beside the unit when it is started again.
+    """
+
+    name: str
+    starts: int
+    counts: bool = True
+    alone: bool = False
+
+
+DIED = Cause("WorkerDied", MAX_ATTEMPTS)
+MEMORY = Cause("OutOfMemory", 2, alone=True)
+NODE = Cause("NodeLost", MAX_MOVES, counts=False)
+HUNG = Cause("StageTimeout", 1)
+
+_NODE = re.compile(r"\bnode (has |was )?(died|dead|terminated|preempted|drained)|preempted|node_died", re.IGNORECASE)
+_AWAY = "ActorUnavailableError"  # the connection to a node broke; of a process that dies its node says more
+_MEMORY_TYPES = re.compile(r"OutOfMemory|MemoryError")
+_MEMORY_WORDS = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory", re.IGNORECASE
+)
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Why the process of a unit died, from Ray's error and those that it wraps."""
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = getattr(one, "cause", None) or one.__cause__ or one.__context__
+    if any(_MEMORY_TYPES.search(type(link).__name__) or _MEMORY_WORDS.search(str(link)) for link in chain):
+        return MEMORY
+    if any(
+        getattr(link, "preempted", False) or type(link).__name__ == _AWAY or _NODE.search(str(link)) for link in chain
+    ):
+        return NODE
+    return DIED
+
+
+def ran_out_of_memory(outcome: Outcome) -> bool:
+    """Whether a unit failed because memory ran out: of its device, which others may share, or of its process."""
+    if outcome.status != "failed":
+        return False
+    return bool(_MEMORY_TYPES.search(outcome.error_type) or _MEMORY_WORDS.search(outcome.error_message))

@@ -1,0 +1,230 @@
+"""Reads the form of a new sweep into the sweep file that it describes; every mistake names its field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raybench.errors import UserError, unknown
+from raybench.serve.places import allowed_module, allowed_path
+from raybench.serve.settings import Settings
+from raybench.serve.uploads import Uploads
+from raybench.sweep.modules import own_module
+from raybench.sweep.nodes import as_yaml, scalar
+from raybench.sweep.reader import SHIPPED, recipe_files
+
+OWN = "own"  # the model that is typed beside the list
+STAGES = {"base": "base", "sparsify": "sparse learning", "finetune": "fine-tuning"}
+SETTINGS = {"epochs": int, "warmup_epochs": float, "batch_size": int, "lr": float}
+WORD = re.compile(r"[\w.+~-]+")  # a parameter: no separator of paths
+MOST_TEXT = 2000  # characters of one field
+MOST_ITEMS = 200  # entries of one list
+
+
+class FormError(UserError):
+    """Mistakes in a form, one a line."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a form describes: the sweep as a file, the folder from which its own modules are imported, and its parts."""
+
+    name: str
+    yaml: str
+    folder: Path | None  # None: no module of one's own
+    model: str
+    dataset: str
+    image_size: str  # as typed among the dataset's parameters; empty: the dataset's own
+    methods: tuple[str, ...]
+    keep: tuple[str, ...]
+    only: tuple[str, ...]
+    prune: tuple[str, ...]
+
+
+class Fields:
+    """The values of a form; what is wrong with them is collected, so that all is reported at once."""
+
+    def __init__(self, values: Mapping[str, list[str]]) -> None:
+        self._values = values
+        self.problems: list[str] = []
+
+    def text(self, name: str) -> str:
+        """The value of a field without spaces around it; empty without one."""
+        found = (self._values.get(name) or [""])[0].strip()
+        if len(found) > MOST_TEXT:
+            self.problems.append(f"{label(name)}: found {len(found)} characters, expected at most {MOST_TEXT}")
+            return ""
+        return found
+
+    def chosen(self, name: str) -> list[str]:
+        """The values of a field with several boxes, each once."""
+        return [value for value in dict.fromkeys(self._values.get(name, ())) if value][:MOST_ITEMS]
+
+    def items(self, name: str) -> list[str]:
+        """The words of a field, which commas, spaces or lines separate."""
+        return [word for word in re.split(r"[,\s]+", self.text(name)) if word][:MOST_ITEMS]
+
+    def numbers(self, name: str, kind: Callable[[str], Any]) -> list[Any]:
+        """The numbers of a field: ``2, 4 8x``."""
+        return [one for word in self.items(name) if (one := self._number(name, word.rstrip("xX"), kind)) is not None]
+
+    def number(self, name: str, kind: Callable[[str], Any]) -> Any:
+        """The number of a field; None where it is empty."""
+        return self._number(name, text, kind) if (text := self.text(name)) else None
+
+    def _number(self, name: str, text: str, kind: Callable[[str], Any]) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            self.problems.append(
+                f"{label(name)}: found {text!r}, expected {'a whole number' if kind is int else 'a number'}"
+            )
+            return None
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """`name=value` pairs. A value is a number, true, false or a word, so that it names no path."""
+        found = {}
+        for word in self.items(name):
+            key, equals, value = word.partition("=")
+            if not equals or not key.isidentifier() or not WORD.fullmatch(value) or ".." in value:
+                self.problems.append(f"{label(name)}: found {word!r}, expected name=value, such as width=32")
+            else:
+                found[key] = scalar(value)
+        return found
+
+    def patterns(self, name: str) -> list[str]:
+        """Names or globs of layers."""
+        found = self.items(name)
+        for word in found:
+            if word.startswith("-"):  # the command of a dry run would take it for an option
+                self.problems.append(f"{label(name)}: found {word!r}, expected the name of a layer, or a glob")
+        return found
+
+    def tried(self, read: Callable[[], Any]) -> Any:
+        """What `read` returns; None after its UserError has become a problem."""
+        try:
+            return read()
+        except UserError as error:
+            self.problems.append(str(error))
+            return None
+
+
+def label(name: str) -> str:
+    """The name of a field as people see it."""
+    return name.replace("_", " ")
+
+
+def read_form(values: Mapping[str, list[str]], settings: Settings, uploads: Uploads) -> Wanted:
+    """The sweep that a form describes.
+
+    Args:
+        values: name of a field -> its values.
+        settings: of the server; its allowed folders bound what the form may name.
+        uploads: the uploaded weights.
+
+    Raises:
+        FormError: with every mistake that shows without reading the models; the plan finds the others.
+    """
+    form = Fields(values)
+    folder: list[Path] = []
+    model = _model(form, settings, uploads, folder)
+    dataset: dict[str, Any] = {"name": form.text("dataset")} | _some(params=form.parameters("dataset_params"))
+    methods = _methods(form)
+    sweep: dict[str, Any] = {
+        "name": form.text("name") or "served",
+        "datasets": [dataset],
+        "models": [model],
+        "methods": methods,
+        **_some(strategies=form.chosen("strategy")),
+        "speedups": form.numbers("speedups", float),
+        **_some(seeds=form.numbers("seeds", int)),
+        **_some(base_seeds=form.text("base_seeds"), protocol=form.text("protocol"), schedule=form.text("schedule")),
+        "recipe": _recipe(form),
+        **_some(prune=form.chosen("prune"), keep=form.patterns("keep"), only=form.patterns("only")),
+        **_some(round_to=form.number("round_to", int)),
+        **_some(resources=_resources(form)),
+    }
+    if text := form.text("data_folder"):
+        root = form.tried(lambda: allowed_path("data folder", text, settings.allowed, folder=True))
+        sweep |= {"data_roots": {dataset["name"]: str(root)}}
+    if not sweep["speedups"]:
+        form.problems.append("speedups: found none, expected one or several, such as 2, 4")
+    if form.problems:
+        raise FormError(form.problems)
+    return Wanted(
+        sweep["name"], as_yaml(sweep), folder[0] if folder else None, model["name"], dataset["name"],
+        str(dataset.get("params", {}).get("image_size", "")), tuple(methods),
+        tuple(sweep.get("keep", ())), tuple(sweep.get("only", ())), tuple(sweep.get("prune", ())),
+    )  # fmt: skip
+
+
+def _some(**fields: Any) -> dict[str, Any]:
+    """The fields that were filled in."""
+    return {name: value for name, value in fields.items() if value not in ("", None, [], {})}
+
+
+def _model(form: Fields, settings: Settings, uploads: Uploads, folder: list[Path]) -> dict[str, Any]:
+    """The model's entry; `folder` receives the one from which a module of one's own is imported."""
+    name = form.text("model")
+    if name == OWN:
+        name = form.text("own_model")
+        if own_module(name):
+            root = form.tried(lambda: allowed_module(name, settings.allowed))
+            folder += [root] if root else []
+        elif not re.fullmatch(r"timm:[\w.-]+", name):
+            form.problems.append(f"own model: found {name!r}, expected module:function or timm:NAME")
+    elif ":" in name:
+        form.problems.append(f"model: found {name!r}, expected a name of the list")
+    entry: dict[str, Any] = {"name": name} | _some(params=form.parameters("model_params"))
+    weights = form.text("weights") or "trained"
+    if weights == "path":
+        text = form.text("weights_path")
+        found = form.tried(lambda: allowed_path("weights path", text, settings.allowed))
+        weights = str(found)
+    elif weights.startswith("upload:"):
+        found = form.tried(lambda: uploads.file(weights.partition(":")[2]))
+        weights = str(found)
+    elif weights not in ("trained", "pretrained"):
+        form.problems.append(f"weights: found {weights!r}, expected trained, pretrained, an upload or a path")
+    if weights != "trained":
+        entry["weights"] = weights
+        if form.text("new_head"):
+            entry["new_head"] = True
+    return entry
+
+
+def _methods(form: Fields) -> list[str]:
+    """Every criterion with every way of sparse learning; `none` is the criterion alone."""
+    criteria, regularizers = form.chosen("method"), form.chosen("regularizer") or ["none"]
+    if not criteria:
+        form.problems.append("criteria: found none, expected at least one")
+    return [one if r == "none" else f"{one}+{r}" for one in criteria for r in regularizers]
+
+
+def _recipe(form: Fields) -> Any:
+    """The recipe's name, or what is changed of it."""
+    name, known = form.text("recipe"), recipes()
+    if name not in known:  # never a path
+        form.problems.append(f"recipe: {unknown('recipe', name, known)}")
+    changes: dict[str, Any] = {}
+    for stage in STAGES:
+        own = {key: form.number(f"{stage}_{key}", kind) for key, kind in SETTINGS.items()}
+        if own := _some(**own):
+            changes[stage] = own
+    return {"extends": name, **changes} if changes else name
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with raybench."""
+    return sorted(recipe_files(SHIPPED))
+
+
+def _resources(form: Fields) -> dict[str, Any]:
+    return _some(cpus=form.number("cpus", float), gpus=form.number("gpus", float), memory=form.text("memory"))
