@@ -215,3 +215,14 @@ def test_a_graph_holds_only_regularizers_that_say_so(monkeypatch):
     labels = torch.zeros(2, dtype=torch.int64)
     step(progress, Mixed(torch.ones(2, 2), labels, labels))
     assert (step.close().graphs, step.computing.speed_note.endswith("is not capturable")) == ("off", True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"augment": ("flip", "crop")}, {"randaugment": 9}, {"random_erasing": 1.0}, {"mixup": 1.0}, {"cutmix": 1.0}],
+)
+def test_batches_have_the_memory_format_that_the_row_tells(options):
+    order = [torch.arange(8), torch.arange(8, 16)]
+    made = (recipe(**options), order, generator("format"), SCALE, torch.channels_last)
+    for mixed in training_batches(images(), *made):
+        assert mixed.images.is_contiguous(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ waits for the device.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -40,7 +41,10 @@ def training_batches(
     else:
         loaded = _from_files(images, recipe, order, draw, device, crops)
     for (pixels, draws), truth in zip(loaded, labels, strict=True):
-        yield _mixed(_normalised(pixels, recipe, draws, scale, memory_format), truth, draws)
+        mixed = _mixed(_normalised(pixels, recipe, draws, scale, memory_format), truth, draws)
+        if memory_format is torch.channels_last and not _keeps_format(draws):
+            mixed = replace(mixed, images=mixed.images.contiguous(memory_format=memory_format))
+        yield mixed
 
 
 Loaded = Iterator[tuple[Tensor, Draws]]  # (pixels, moved already; what else was drawn for them)
@@ -96,7 +100,7 @@ def _normalised(
     """Moved pixels, bytes or floats, mirrored, changed by RandAugment, normalised and erased."""
     if "mirrored" in draws.tensors:
         pixels = mirrored(pixels, draws.tensors["mirrored"])
-    if memory_format is torch.channels_last:
+    if memory_format is torch.channels_last and _keeps_format(draws):  # of bytes, a quarter of what floats are
         pixels = pixels.contiguous(memory_format=memory_format)
     pixels = in_floats(pixels)
     if draws.operations:
@@ -107,6 +111,11 @@ def _normalised(
     if "erased" in draws.tensors:
         pixels = torch.where(draws.tensors["erased"], draws.tensors["noise"], pixels)
     return pixels
+
+
+def _keeps_format(draws: Draws) -> bool:
+    """Whether what is done to a batch after mirroring leaves its memory format."""
+    return not (draws.operations or {"erased", "order"} & draws.tensors.keys())
 
 
 def _mixed(images: Tensor, labels: Tensor, draws: Draws) -> Mixed:
