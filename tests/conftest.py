@@ -13,6 +13,13 @@ def no_terminal():
     os.environ.pop("COLUMNS", None)
 
 
+@pytest.fixture(autouse=True)
+def no_variables_left():
+    """ultralytics' `YOLO(...)` sets a variable that changes numbers; the next test begins without it."""
+    yield
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def interrupts_arrive():
     """Shells ignore SIGINT for commands in the background, and so would all that the tests start and interrupt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -12,6 +13,7 @@ from torch import nn
 
 from raybench.errors import RaybenchError, UserError, said
 from raybench.groups.first_run import check_ready
+from raybench.sweep.environment import number_variables
 
 DOWNLOADS = {"weights_backbone": None}  # torchvision's arguments whose defaults are weights to download
 
@@ -24,8 +26,10 @@ class ForeignError(UserError):
 def told(what: str, hint: str = "") -> Iterator[None]:
     """Inside, an error of others' code, or its exit, becomes the ForeignError ``what: its error (file:line)hint``.
 
-    What the code prints goes to standard error: a command's standard output is for its results.
+    What the code prints goes to standard error: a command's standard output is for its results. Variables that change
+    numbers are put back: ultralytics' ``YOLO(...)`` sets one, and later cells would compute with it.
     """
+    before = number_variables("cuda")
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -33,6 +37,10 @@ def told(what: str, hint: str = "") -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise ForeignError(f"{what}: {said(error)}{hint}") from error
+    finally:
+        for name in number_variables("cuda").keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def taken(make: Callable[..., Any], shape: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 import warnings
@@ -19,6 +20,7 @@ from raybench.errors import UserError
 from raybench.groups import proof
 from raybench.groups.trace import trace
 from raybench.models.build import build_model
+from raybench.models.foreign import called
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 FACTS = DataFacts("digits", "classification", 10, 1, 8, (0.5,), (0.5,), "")
@@ -183,3 +185,18 @@ def test_a_lack_of_memory_isnt_taken_for_a_wrong_group(monkeypatch, message) -> 
     monkeypatch.setattr(proof, "_silenced", lambda *given: raising(short)())
     with pytest.raises(RuntimeError, match=r"memory"):
         trace(nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10)), IMAGE)
+
+
+def test_variables_that_change_numbers_are_put_back(monkeypatch):
+    monkeypatch.setenv("CUBLAS_LOGINFO", "kept")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+
+    def net():
+        os.environ.update(CUBLAS_WORKSPACE_CONFIG=":4096:8", ATEN_CPU_CAPABILITY="default", MY_OWN="1")
+        return nn.Linear(2, 2)
+
+    monkeypatch.delenv("MY_OWN", raising=False)
+    called("mine:net", net, {}, {})
+    assert os.environ["ATEN_CPU_CAPABILITY"] == "avx2"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert os.environ.pop("MY_OWN") == "1"
