@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from raybench.groups.attention import attentions, plainly
 from raybench.groups.cost import count_macs
 from raybench.groups.records import Groups
 from raybench.groups.widths import sides_of
+from raybench.selection.records import Cut
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,16 @@ def outputs_left(groups: Groups, kept: Mapping[str, Sequence[int]]) -> dict[str,
                 stays[member.positions] &= alive[g][member.units]
             left[layer] = np.nonzero(stays)[0]
     return left
+
+
+def check_agreement(stops: Iterable[Stop], cuts: Mapping[float, Cut], groups: Groups) -> None:
+    """AssertionError unless the cuts keep the channels that the library's loop had left, after as many steps."""
+    for stop in stops:
+        cut = cuts[stop.target]
+        assert cut.steps == stop.steps
+        assert cut.macs_tp_base / cut.macs_tp == pytest.approx(stop.speedup_tp, rel=1e-12)
+        left = outputs_left(groups, cut.kept)
+        assert {name: left[name].tolist() for name in stop.kept} == {n: k.tolist() for n, k in stop.kept.items()}
 
 
 def overlap(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from raybench.cli.output import print_json
+from raybench.cli.output import add_format, print_json
 from raybench.cli.results import add_results, hint_to_compact, open_store
 from raybench.errors import counted
 from raybench.reports.comparison import TOLERANCE, Compared, Comparison, boards, compare
@@ -46,9 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="NAME", help=f"only this {name}")
     message = "allowed difference between the two drops in accuracy, in points (default: %(default)s)"
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, metavar="POINTS", help=message)
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="output format (default: %(default)s)"
-    )
+    add_format(parser, ("table", "json", "csv"))
 
 
 def run(args: argparse.Namespace) -> int:

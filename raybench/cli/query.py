@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from raybench.cli.output import print_json, terminal_width
+from raybench.cli.output import add_format, print_json, terminal_width
 from raybench.cli.results import add_results, hint_to_compact, open_store
 from raybench.errors import counted
 from raybench.reports.text import cut_lines, lines
@@ -18,9 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sql", metavar="SQL", help="a SELECT over the tables trials, leaderboard, curves, layers, published, literature"
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="output format (default: %(default)s)"
-    )
+    add_format(parser, ("table", "json", "csv"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from PIL import Image
 from raybench.datasets.jpeg import ORIENTATION, has_end, read_head
 from raybench.errors import counted
 from raybench.provenance import usable_cores
+from raybench.storage.user_cache import cache_folder, cache_name, write_cache
 
 ENDINGS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2",
@@ -212,9 +211,7 @@ class _Memory:
     """What is known of the files below one folder that had to be decoded, by path, size and time."""
 
     def __init__(self, folder: Path) -> None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        name = sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
-        self._file = home / "raybench/images" / f"{name}.json"
+        self._file = cache_folder("images") / cache_name(folder)
         self._before = self._read()
         self._now: dict[str, list[Any]] = {}
 
@@ -236,15 +233,9 @@ class _Memory:
         return found
 
     def save(self) -> None:
-        """Keep what is known now, unless nothing is new; a cache that can't be written costs time, nothing else."""
-        if self._now == self._before:
-            return
-        with suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._file.parent)
-            with os.fdopen(handle, "w") as opened:
-                json.dump(self._now, opened)
-            os.replace(temporary, self._file)
+        """Keep what is known now, unless nothing is new."""
+        if self._now != self._before:
+            write_cache(self._file, self._now)
 
     def _read(self) -> dict[str, list[Any]]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from raybench.errors import NotSupported
@@ -48,3 +49,23 @@ def maps_after_activation(layer: Layer, inputs: Tensor, output: Tensor, method: 
     if maps.dim() != 4:
         raise NotSupported(f"{method} can't score {layer.name}: its maps have shape {tuple(maps.shape[1:])}")
     return maps
+
+
+def added(state: Tensor | None, scores: Tensor) -> Tensor:
+    """Add one batch to the sums of a mean over images.
+
+    Args:
+        state: what this function returned for the batch before; None at first.
+        scores: (images, channels), of one batch.
+
+    Returns:
+        (channels, 2) float64: sum of scores and number of images so far.
+    """
+    total = scores.double().sum(0)
+    batch = torch.stack([total, torch.full_like(total, len(scores))], 1)
+    return batch if state is None else state + batch
+
+
+def mean_score(layer: Layer) -> Tensor | None:
+    """(channels,) mean over the images that `added` has seen; None for a layer that wasn't watched."""
+    return None if layer.state is None else layer.state[:, 0] / layer.state[:, 1]

@@ -42,11 +42,12 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
                 )
                 tasks[key] = open_task(trial, data_roots, torch.device("cpu"), storage)
             if (task := tasks[key]) is not None:
-                task.check_recipe(*_requirements(trial))
+                stages, images = _requirements(trial)
+                task.check_recipe(stages, images)
                 if unit.kind == "base" and network not in networks:
                     networks.add(network)
                     task.check(fresh_model(trial, task, torch.device("cpu")))
-                _check_starts(trial, task, networks)
+                _check_starts(trial, stages, task, networks)
         except ForeignError:
             continue  # its cells fail with this message as a row; the other networks' run
         except UserError as error:
@@ -59,11 +60,13 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
         raise UserError("\n  ".join(mistakes))
 
 
-def _check_starts(trial: Trial, task: Task, known: set[str]) -> None:
+def _check_starts(trial: Trial, stages: Sequence[TrainRecipe], task: Task, known: set[str]) -> None:
     """UserError where a stage starts with smaller images than the network takes; each network and stage once."""
-    for recipe in _requirements(trial)[0]:
+    for recipe in stages:
+        if recipe.start_scale == 1:
+            continue
         key = digest(trial.model, trial.model_params, trial.dataset, trial.dataset_params, recipe.start_scale)
-        if recipe.start_scale < 1 and key not in known:
+        if key not in known:
             known.add(key)
             shape = task.data.image_shape
             check_start(fresh_model(trial, task, torch.device("cpu")), recipe, shape, trial.model)

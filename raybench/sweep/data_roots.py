@@ -75,27 +75,19 @@ def data_fingerprint(
         return None
     if facts.get("layout"):  # a wrong folder is told before anything is imported to open it
         _called(facts["layout"], root)
-    found = fingerprint(root / facts.get("reads", ""), quick=quick)
-    digests, left_out = [found.digest], Counter(found.left_out)
-    for place in _elsewhere(facts.get("elsewhere"), root, params):
-        if place.is_dir():
-            found = fingerprint(place, quick=quick)
-            digests.append(found.digest)
-            left_out.update(found.left_out)
-        else:
+    outside = _called(facts["elsewhere"], root, params) if facts.get("elsewhere") else ()
+    digests, left_out = [], Counter[str]()
+    for place in (root / facts.get("reads", ""), *outside):
+        if place.is_file():
             digests.append(file_fingerprint(place))
+            continue
+        found = fingerprint(place, quick=quick)
+        digests.append(found.digest)
+        left_out.update(found.left_out)
     if left_out:
         counted = ", ".join(f"{count} {what}" for what, count in left_out.items())
         warnings.warn(f"dataset {name!r}: {root}: {counted}", UserWarning, stacklevel=2)
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()[:LENGTH]
-
-
-def _elsewhere(source: str | None, root: Path, params: Mapping[str, Any]) -> tuple[Path, ...]:
-    """What a dataset takes from outside its folder; `source`: the `module:function` that knows."""
-    if source is None:
-        return ()
-    found: tuple[Path, ...] = _called(source, root, params)
-    return found
 
 
 def _called(source: str, *arguments: Any) -> Any:

@@ -6,15 +6,14 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from raybench.storage.hashing import file_sha256
+from raybench.storage.user_cache import cache_folder, cache_name, write_cache
 
 SMALL = 64 << 10  # bytes: smaller images are hashed by content
 IMAGES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif"}
@@ -114,9 +113,7 @@ class _Cache:
     """What is known of the folders below one root, by their files' names, sizes and times (of content and of state)."""
 
     def __init__(self, root: Path, folder: Path | None) -> None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:LENGTH]
-        self._file = (folder or home / "raybench/fingerprints") / f"{name}.json"
+        self._file = (folder or cache_folder("fingerprints")) / cache_name(root)
         self._before = self._read()
         self._big = BIG if sum(one.files for one in self._before.values()) < LARGE_TREE else BIG_THERE
         self._now: dict[str, _Folder] = {}
@@ -162,19 +159,14 @@ class _Cache:
         return found
 
     def save(self) -> None:
-        """Keep what is known now, unless nothing is new; a cache that can't be written costs time, nothing else."""
+        """Keep what is known now, unless nothing is new."""
         if self._now == self._before:
             return
         content = {
             name: [one.state, one.digest, dict(one.left_out), one.folders, one.sample, one.quick, one.files]
             for name, one in self._now.items()
         }
-        with suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._file.parent)
-            with os.fdopen(handle, "w") as opened:
-                json.dump(content, opened)
-            os.replace(temporary, self._file)
+        write_cache(self._file, content)
 
     def _read(self) -> dict[str, _Folder]:
         try:

@@ -20,7 +20,7 @@ from raybench.scoring import scorer
 from raybench.scoring.gather import gather
 from raybench.scoring.scorer import Scoring
 from raybench.selection.select import select_ratio
-from tests.library_loop import Weighed, outputs_left, run
+from tests.library_loop import Weighed, check_agreement, run
 from tests.pruning_nets import small_resnet, small_vit
 from tests.unit.cuts import IMAGE, L2, cuts_of
 
@@ -80,12 +80,7 @@ def test_pruningbench_is_the_librarys_loop_channel_for_channel(make, ours, their
         victim, IMAGE, theirs(), targets, ignored=[victim.get_submodule(head)], steps=40, most=most,
         global_pruning=strategy != "local",
     )  # fmt: skip
-    for stop in stops:
-        cut = cuts[stop.target]
-        assert cut.steps == stop.steps
-        assert cut.macs_tp_base / cut.macs_tp == pytest.approx(stop.speedup_tp, rel=1e-12)
-        left = outputs_left(groups, cut.kept)
-        assert {name: left[name].tolist() for name in stop.kept} == {n: k.tolist() for n, k in stop.kept.items()}
+    check_agreement(stops, cuts, groups)
 
 
 PICTURES = Calibration(torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.arange(6), 4)
@@ -192,11 +187,7 @@ def test_pruningbench_gathers_before_every_step_as_the_librarys_loop_does(make, 
     gather = theirs.gather if isinstance(theirs, Weighed) else backward
     stops = list(run(victim, IMAGE, theirs, targets, ignored=[head], steps=16, before_step=gather))
     assert [stop.target for stop in stops] == targets
-    for stop in stops:
-        cut = cuts[stop.target]
-        assert cut.steps == stop.steps
-        left = outputs_left(groups, cut.kept)
-        assert {name: left[name].tolist() for name in stop.kept} == {n: k.tolist() for n, k in stop.kept.items()}
+    check_agreement(stops, cuts, groups)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from raybench.groups.records import Group, Member
 from raybench.methods.independence import independence
-from raybench.methods.maps import map_layers, maps_after_activation
+from raybench.methods.maps import added, map_layers, maps_after_activation, mean_score
 from raybench.methods.protocols import Importance, Layer
 from raybench.registry import importance
 
@@ -34,10 +33,8 @@ class Chip(Importance):
     def observe(self, layer: Layer, inputs: Tensor, output: Tensor, state: Tensor | None) -> Tensor | None:
         """(channels, 2): sum of scores and number of images so far."""
         maps = maps_after_activation(layer, inputs, output, "chip")
-        scores = independence(maps.flatten(2)).sum(0)
-        batch = torch.stack([scores, torch.full_like(scores, len(maps))], 1)
-        return batch if state is None else state + batch
+        return added(state, independence(maps.flatten(2)))
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
         """(channels,) mean over the images; None for a layer that wasn't watched."""
-        return None if layer.state is None else layer.state[:, 0] / layer.state[:, 1]
+        return mean_score(layer)

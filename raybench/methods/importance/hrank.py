@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from raybench.groups.records import Group, Member
-from raybench.methods.maps import map_layers, maps_after_activation
+from raybench.methods.maps import added, map_layers, maps_after_activation, mean_score
 from raybench.methods.protocols import Importance, Layer
 from raybench.methods.ranks import map_ranks
 from raybench.registry import importance
@@ -34,10 +33,8 @@ class HRank(Importance):
     def observe(self, layer: Layer, inputs: Tensor, output: Tensor, state: Tensor | None) -> Tensor | None:
         """(channels, 2): sum of ranks and number of maps so far."""
         maps = maps_after_activation(layer, inputs, output, "hrank")
-        ranks = map_ranks(maps.flatten(0, 1)).view(maps.shape[:2]).sum(0).double()
-        batch = torch.stack([ranks, torch.full_like(ranks, len(maps))], 1)
-        return batch if state is None else state + batch
+        return added(state, map_ranks(maps.flatten(0, 1)).view(maps.shape[:2]))
 
     def layer_scores(self, layer: Layer) -> Tensor | None:
         """(channels,) mean rank; None for a layer that wasn't watched."""
-        return None if layer.state is None else layer.state[:, 0] / layer.state[:, 1]
+        return mean_score(layer)
