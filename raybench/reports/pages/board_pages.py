@@ -34,7 +34,7 @@ class RowView:
 
     @property
     def mark(self) -> str:
-        """How the method stands to the best: best, tied, behind, or an empty text where that can't be told."""
+        """Whether the method is best, tied with the best or behind it; empty where there are too few seeds."""
         if self.behind is None:
             return "best"
         if self.interval is None or self.interval.tied is None:
