@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -131,8 +131,25 @@ def _check_same(name: str, first: Counter[str], second: Counter[str]) -> None:
 def run_once(model: nn.Module, example: Tensor) -> Counter[str]:
     """Run `model` in eval mode without gradients; returns how often each of its modules ran. Buffers are restored."""
     with _counting(model.named_modules()) as calls, plainly(model), torch.no_grad(), buffers_restored(model):
-        model(example)
+        output = model(example)
+    if _holds_itself(output):
+        raise UserError(
+            f"{type(model).__name__}: the {type(output).__name__} that its forward returns holds itself, so it can't "
+            "be searched for tensors; return tensors, or a dict, list or tuple of tensors"
+        )
     return calls
+
+
+def _holds_itself(output: object, outer: tuple[int, ...] = ()) -> bool:
+    """Whether a dict, list or tuple is one of its own parts, at any depth. `outer`: the ids of what `output` is in."""
+    if isinstance(output, Mapping):
+        parts = list(output.values())
+    elif isinstance(output, list | tuple):
+        parts = list(output)
+    else:
+        return False
+    inside = (*outer, id(output))
+    return any(id(part) in inside or _holds_itself(part, inside) for part in parts)
 
 
 @contextmanager

@@ -212,9 +212,20 @@ class Branches(Chain):
         return self.head(x.mean((2, 3)))
 
 
+class Circle(Chain):
+    def __init__(self) -> None:
+        super().__init__(torch.relu)
+
+    def forward(self, x: Tensor) -> dict:
+        found = {"all": [super().forward(x)]}
+        found["all"].append(found)
+        return found
+
+
 @pytest.mark.parametrize(
     ("model", "image", "error", "message"),
     [
+        (Circle(), IMAGE[:1], UserError, r"Circle: the dict that its forward returns holds itself"),
         (Lazy(), IMAGE[:1], UserError, r"Lazy: stem\.weight has no shape yet \(a lazy module\)"),
         (
             Chain(torch.relu).half(),
@@ -235,7 +246,7 @@ class Branches(Chain):
             r"Branches: which layers run depends on .* \((bright|third) ",
         ),
     ],
-    ids=["lazy", "half", "small", "branches"],
+    ids=["circle", "lazy", "half", "small", "branches"],
 )
 def test_what_the_first_runs_show_is_told_as_what_it_is(model, image, error, message) -> None:
     with pytest.raises(error, match=message):
