@@ -25,7 +25,13 @@ FACTS = {  # the values of a method's class attributes; `needs` may be several o
     "reduce": ("mean", "sum", "max", "first"),
     "normalize": ("mean", "max", "sum", "lamp", "none"),
 }
-RESERVED = {"needs", "labels", "version", "requires", "min_images", "reconstructs", "paper"}
+RESERVED = {"needs", "labels", "version", "requires", "min_images", "paper"}
+RESERVED |= {"neighbours", "reconstructs", "refits_bias"}
+REPAIR, TRAIN, SCRATCH = "repair", "train", "scratch"
+OPTIONS = {  # of every criterion: its words, the default first, which is left out of params
+    REPAIR: ("none", "ridge"),  # a refit after the cut
+    TRAIN: ("finetune", SCRATCH),  # the weights that are left, or new ones by the base stage's recipe
+}
 REQUIRED = "<required>"  # default of a parameter that has none
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 TYPES |= {"ImageSize": EXPECTED}
@@ -51,12 +57,20 @@ class Entry:
         ours = (self.module or "").startswith("raybench.")
         return None if ours else hashlib.sha256(self.file.read_bytes()).hexdigest()
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What the entry takes among its parameters without declaring it."""
+        return tuple(name for name in OPTIONS if self.kind == "importance" and name not in self.params)
+
     def misfit(self, name: str, value: Any) -> str | None:
         """What is wrong with `value` for the parameter `name`, which the entry has; None if nothing is known to be.
 
         Known are the default's type, the annotation (``Literal["out", "all"]``, ``int | None``), and the fact `limits`:
         ``limits = {"strength": (0, None)}`` are the least and the largest value.
         """
+        if name in self.options:
+            words = OPTIONS[name]
+            return None if value in words else f"found {value!r}, expected {' or '.join(map(repr, words))}"
         default, kinds = self.params[name], self.kinds.get(name, ())
         words = tuple(kind for kind in kinds if not isinstance(kind, _Type))
         types = tuple(kind for kind in kinds if isinstance(kind, _Type))
@@ -185,6 +199,18 @@ def needs_images(needs: str | Sequence[str]) -> bool:
         (False, True)
     """
     return any(kind not in NO_DATA for kind in evidence_kinds(needs))
+
+
+def reads_images(entry: Entry, params: Mapping[str, Any]) -> bool:
+    """Whether a criterion with these parameters is computed from images, or refits layers to what they give.
+
+    Example:
+        >>> lamp = Entry("importance", "lamp", Path("lamp.py"), "Lamp")
+        >>> reads_images(lamp, {}), reads_images(lamp, {"repair": "ridge"})
+        (False, True)
+    """
+    refits = bool(entry.facts.get("reconstructs")) or params.get(REPAIR, "none") != "none"
+    return refits or needs_images(entry.facts.get("needs", "weights"))
 
 
 def _data(

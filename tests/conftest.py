@@ -13,6 +13,12 @@ def no_terminal():
     os.environ.pop("COLUMNS", None)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_pictures_kept():
+    """Photos of tests are decoded each time and leave nothing in the user's cache folder."""
+    os.environ["RAYBENCH_PICTURE_CACHE_GIB"] = "0"
+
+
 @pytest.fixture(autouse=True)
 def no_variables_left():
     """ultralytics' `YOLO(...)` sets a variable that changes numbers; the next test begins without it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 import time
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ COLUMNS = ("id", "sweep", "status", "started", "took", "storage")
 
 def add_address(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--address``."""
-    given = next((value for name in VARIABLES if (value := os.environ.get(name))), None)
+    given = _given_address()
     parser.add_argument(
         "--address",
         required=given is None,
@@ -36,6 +37,16 @@ def add_address(parser: argparse.ArgumentParser) -> None:
         help=f"dashboard of the cluster, HEAD:8265 (default: {' or '.join('$' + name for name in VARIABLES)}; its "
         "token is read from RAY_AUTH_TOKEN)",
     )
+
+
+def _given_address() -> str | None:
+    return next((value for name in VARIABLES if (value := os.environ.get(name))), None)
+
+
+def address_option(address: str) -> str:
+    """`` --address URL`` for a command that is printed; empty where a variable names that address already."""
+    given = _given_address()
+    return "" if given and dashboard(given) == address else f" --address {shlex.quote(address)}"
 
 
 def dashboard(text: str) -> str:

@@ -29,6 +29,7 @@ GROUPS = {
     },
     "one model": {
         "inspect": "list what of a model can be pruned, and what stays whole",
+        "sensitivity": "cut each group of channels alone, and show what that costs in accuracy",
         "prune": "prune one model without a sweep file",
         "export": "write a pruned network as safetensors, ONNX or an exported program",
     },

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "json":
         print_json(rows)
     else:
-        _print("importance", "importance criteria: decide which channels are kept", rows)
+        _print("importance", "importance criteria: decide which channels are kept; each takes repair=ridge, too", rows)
         print()
         _print(
             "regularizer",

@@ -21,6 +21,7 @@ from raybench.plan.view import (
     cost_lines,
     damage_lines,
     gathering_line,
+    share_lines,
     stage_rows,
 )
 from raybench.progress.console import SafeConsole
@@ -116,6 +117,8 @@ def _print(planned: Plan, args: argparse.Namespace, name: str, url: str) -> None
         print()
         print_rows(list(stage_rows(planned)), ["shared stage", "units", "what"])
     if lines := damage_lines(planned):
+        _say("\n" + "\n".join(lines))
+    if lines := share_lines(planned):
         _say("\n" + "\n".join(lines))
     if line := gathering_line(planned):
         _say(f"\n{line}")

@@ -15,10 +15,11 @@ class PrintableStream:
 
     def __init__(self, stream: TextIO) -> None:
         self.unfiltered = stream
+        self.is_over = False  # a library that kept the stream resets the terminal's colours when the process ends
 
     def write(self, text: str) -> int:
         """Write `text` without control characters; returns its length."""
-        self.unfiltered.write(printable(text))
+        self.unfiltered.write(text if self.is_over else printable(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -34,8 +35,8 @@ class PrintableStream:
 def printable_output() -> Iterator[None]:
     """Context in which `print` writes no control characters to standard output. Standard error is left to libraries."""
     before = sys.stdout
-    sys.stdout = PrintableStream(before)
+    sys.stdout = stream = PrintableStream(before)
     try:
         yield
     finally:
-        sys.stdout = before
+        sys.stdout, stream.is_over = before, True

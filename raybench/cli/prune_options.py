@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench import registry
+from raybench.cli.prune_calibration import with_fewer_images
 from raybench.cli.prune_latency import add_target_latency
 from raybench.cli.quantities import image_size, parameter, speedup
 from raybench.cli.sweep_arguments import check_name
@@ -122,6 +123,9 @@ def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None
         file.write_text(json.dumps(fields))  # JSON is YAML
         try:
             sweep = load_sweep(file)
+            if fewer := with_fewer_images(fields, sweep, args):
+                file.write_text(json.dumps(fewer))
+                sweep = load_sweep(file)
             resolve(sweep)  # reads weights and data: report their mistakes by option, too
             return sweep
         except Mistakes as error:

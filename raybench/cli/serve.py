@@ -30,7 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     text = "name or address to listen on; any but this machine's own needs a token (default: %(default)s)"
     add("--host", default="127.0.0.1", metavar="H", help=text)
     add("--port", type=int, default=PORT, metavar="N", help="port to listen on, 0 for any (default: %(default)s)")
-    add("--address", metavar="A", help="run queued sweeps on this Ray cluster: auto or HOST:PORT (default: here)")
+    text = "run queued sweeps on this Ray cluster: auto, HOST:PORT, or its dashboard, http://HEAD:8265 (default: here)"
+    add("--address", metavar="A", help=text)
     add("--read-only", action="store_true", help="show results only: nothing can be queued or uploaded")
     text = "folder of which the form may name weights, data and modules of your own; may be repeated (default: none)"
     add("--allow", action="append", default=[], type=Path, metavar="DIR", help=text)
@@ -69,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
 def settings_of(args: argparse.Namespace) -> Settings:
     """The options as settings; UserError for one that can't be used."""
     from raybench.serve.settings import Settings, is_loopback
+    from raybench.serve.where import check_address
 
+    check_address(args.address)
     storage = open_existing(args.results) if args.read_only else open_storage(args.results)
     local = storage.root if isinstance(storage, LocalStorage) else None
     token = _token(args.token_file)

@@ -6,6 +6,8 @@ import argparse
 
 from raybench.cli.job_arguments import add_address, add_job, wait_line
 
+AS = {"SUCCEEDED": "succeeded", "FAILED": "failed", "STOPPED": "been stopped"}  # how a job ended -> after "it has"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
@@ -20,6 +22,6 @@ def run(args: argparse.Namespace) -> None:
     jobs = Jobs(args.address, wait_line)
     job = jobs.find(args.job)
     if job.is_over:
-        print(f"{job.id}: nothing to stop, it has ended ({job.status})")
+        print(f"{job.id}: nothing to stop, it has {AS[job.status]}")
         return
-    print(f"{job.id}: {jobs.stop(job.id).status}; its finished cells are in {job.storage}")
+    print(f"{job.id}: {jobs.stop(job.id).status.lower()}; its finished cells are in {job.storage}")

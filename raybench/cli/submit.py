@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from raybench.cli.job_arguments import add_address, wait_line
+from raybench.cli.job_arguments import add_address, address_option, wait_line
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
 from raybench.errors import RaybenchError, UserError, counted
 from raybench.plan.plan import plan
@@ -91,15 +91,16 @@ def run(args: argparse.Namespace) -> int:
         sent.stage(Path(folder))
         metadata = {"sweep": sweep.name, "storage": sent.storage}
         job, started = jobs.submit(sent.hash, sent.entrypoint, Path(folder), env, metadata)
-    print(f"{job.id}: {'submitted' if started else f'the same sweep, {job.status}: nothing was submitted'}")
+    known = f"this sweep is {job.status.lower()} already: nothing was submitted"
+    print(f"{job.id}: {'submitted' if started else known}")
     if not args.wait:
-        print(f"follow it: raybench logs {job.id} --follow --address {shlex.quote(args.address)}")
+        print(f"follow it: raybench logs {job.id} --follow{address_option(args.address)}")
         print(f"progress:  raybench watch {shlex.quote(sent.storage)}")
         return 0
     for text in jobs.follow(job.id):
         print(text, end="", flush=True)
     job = jobs.find(job.id)
-    print(f"{job.id}: {job.status}")
+    print(f"{job.id}: {job.status.lower()}")
     return 0 if job.status == "SUCCEEDED" else 1
 
 

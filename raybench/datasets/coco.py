@@ -27,6 +27,7 @@ from raybench.registry import dataset
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
     licence="annotations CC BY 4.0, images under Flickr's terms",
+    names_files="annotations/instances_*.json",
     version=2,  # 2: images stored turned are read upright where the annotations are of the upright picture
 )
 def coco(

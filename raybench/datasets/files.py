@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +28,9 @@ from raybench.datasets.image_files import (
     is_image,
     look_at_all,
 )
+from raybench.datasets.picture_cache import PictureCache, pictures
 from raybench.datasets.statistics import View
+from raybench.datasets.transfer import on_device
 from raybench.datasets.tree import counted_by_ending, files_below, is_left_by_tools, warn_once
 from raybench.errors import UserError
 
@@ -154,6 +158,10 @@ class FileImages:
         self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None
     ) -> Iterator[Tensor]:
         """Images by index, decoded a few batches ahead; see `Images.batches`."""
+        return on_device(self._decoded(order, crops), device)
+
+    def _decoded(self, order: Sequence[Tensor], crops: Sequence[Tensor] | None) -> Iterator[np.ndarray]:
+        """The batches as (b, h, w, 3) uint8."""
         ignore_pillow()
         with ThreadPoolExecutor(decoding_threads()) as pool:
             waiting: deque[list[Future[np.ndarray]]] = deque()
@@ -161,9 +169,9 @@ class FileImages:
                 draws = None if crops is None else crops[number]
                 waiting.append(self._submit(pool, indices, draws))
                 if len(waiting) > AHEAD:
-                    yield _gathered(waiting.popleft(), device)
+                    yield np.stack([part.result() for part in waiting.popleft()])
             while waiting:
-                yield _gathered(waiting.popleft(), device)
+                yield np.stack([part.result() for part in waiting.popleft()])
 
     def _submit(self, pool: ThreadPoolExecutor, indices: Tensor, draws: Tensor | None) -> list[Future[np.ndarray]]:
         chosen = indices.tolist()
@@ -171,13 +179,6 @@ class FileImages:
         how = self._size, self._crop, self._resample
         files, turns = self._listing.files, self._listing.turns
         return [pool.submit(decode, files[i], row, *how, turns[i]) for i, row in zip(chosen, rows, strict=True)]
-
-
-def _gathered(parts: Sequence[Future[np.ndarray]], device: torch.device) -> Tensor:
-    """The decoded images as one batch: NCHW on a CPU, channels-last on an accelerator, whose convolutions prefer it."""
-    pixels = torch.from_numpy(np.stack([part.result() for part in parts])).to(device).permute(0, 3, 1, 2)
-    strides = torch.contiguous_format if device.type == "cpu" else torch.preserve_format
-    return pixels.to(torch.float32, memory_format=strides).div_(255)
 
 
 def decode(
@@ -193,13 +194,41 @@ def decode(
     `size`: that height and width. `turn` is EXIF's orientation. UserError naming the file when its pixels can't be
     decoded.
     """
+    if (cache := pictures()) is not None:
+        with suppress(Exception):  # it is decoded from the file, which says what is wrong
+            return _cached(cache, path, draws, size, crop, resample, turn)
     try:
-        with Image.open(path) as opened:
-            image = as_rgb(opened, turn)
-            bounds = _box(image, size, crop) if draws is None else _random_box(image, draws, size)
-            return np.asarray(image.resize((size[1], size[0]), resample, box=bounds))
+        return _cropped(_upright(path, turn), draws, size, crop, resample)
     except Exception as error:  # decoders raise what they like at damaged files
         raise UserError(f"{path}: the image can't be decoded ({error}); remove it or fetch it again") from error
+
+
+def _cached(
+    cache: PictureCache, path: Path, draws: Tensor | None, size: tuple[int, int], crop: float,
+    resample: Image.Resampling, turn: int,
+) -> np.ndarray:  # fmt: skip
+    """`decode` by way of the cache: it holds resized centres, and whole pictures of which random boxes are taken."""
+
+    def centre(data: bytes) -> np.ndarray:
+        return _cropped(_upright(io.BytesIO(data), turn), None, size, crop, resample)
+
+    if draws is None:
+        return cache.get(path, f"{size[0]}x{size[1]} {crop} {resample.name} {turn}", centre)
+    whole = cache.get(path, f"whole {turn}", lambda data: np.asarray(_upright(io.BytesIO(data), turn)))
+    return _cropped(Image.fromarray(whole), draws, size, crop, resample)
+
+
+def _upright(file: Path | io.BytesIO, turn: int) -> Image.Image:
+    with Image.open(file) as opened:
+        return as_rgb(opened, turn)
+
+
+def _cropped(
+    image: Image.Image, draws: Tensor | None, size: tuple[int, int], crop: float, resample: Image.Resampling
+) -> np.ndarray:
+    """The random box of `draws`, or the centre, as (height, width, 3) of `size`."""
+    bounds = _box(image, size, crop) if draws is None else _random_box(image, draws, size)
+    return np.asarray(image.resize((size[1], size[0]), resample, box=bounds))
 
 
 def _random_box(image: Image.Image, draws: Tensor, size: tuple[int, int]) -> tuple[float, float, float, float]:

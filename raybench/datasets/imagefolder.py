@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from raybench.datasets.class_counts import TEST_SHARE
 from raybench.datasets.data import Data
 from raybench.datasets.enlarged import enlarged_line
 from raybench.datasets.facts import DataFacts
@@ -19,8 +20,6 @@ from raybench.datasets.tree import class_folders, listed, shared_folders, warn_o
 from raybench.errors import UserError, counted
 from raybench.image_size import EXPECTED, ImageSize, Side, read_size, sides
 from raybench.registry import dataset
-
-TEST_SHARE = 0.2  # of each class, where the folder has no splits
 
 
 @dataset(
@@ -63,6 +62,7 @@ def imagenet(
     licence="the user's own data",
     user_data=True,
     layout="raybench.datasets.tree:class_folders",
+    training_images="raybench.datasets.class_counts:training_images",
     version=2,  # 2: EXIF orientation, 16 bits of grey, more endings, linked folders
 )
 def imagefolder(

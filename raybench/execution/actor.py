@@ -13,8 +13,10 @@ from typing import Any
 from ray import tune
 
 from raybench.execution import worker
+from raybench.execution.grants import Grant
 from raybench.execution.limits import own_this_process
-from raybench.execution.message import decode_unit, encode_outcome
+from raybench.execution.message import decode_grant, decode_unit, encode_outcome
+from raybench.execution.teams import run_together
 from raybench.plan.records import Unit
 from raybench.progress.outcome import Outcome
 from raybench.storage.base import Storage
@@ -46,6 +48,7 @@ class UnitTrial(tune.Trainable):
 
     assignment: worker.Assignment  # set on a subclass made for each run
     stop_key: str
+    grant: Grant  # what the unit that runs has
 
     def setup(self, config: dict[str, Any]) -> None:
         """Install plug-ins, import what units need and measure the memory baseline; once per process."""
@@ -55,7 +58,9 @@ class UnitTrial(tune.Trainable):
         self._executing, self._terminate = False, signal.getsignal(signal.SIGTERM)
         if callable(self._terminate):  # Ray's handler raises SystemExit, as a plug-in's sys.exit() does
             signal.signal(signal.SIGTERM, self._terminated)
-        self.prepare()
+        self._starts_teams = decode_grant(config["grants"][0]).processes > 1  # so do all that follow here
+        if not self._starts_teams:
+            self.prepare()
 
     def prepare(self) -> None:
         """Import what units need, and measure the memory of the process without a unit."""
@@ -73,9 +78,13 @@ class UnitTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Run the next units to their ends. Raises Recycle when the process must be replaced."""
         units, outcomes = self.config["units"], list[str]()
+        if self._starts_teams:
+            grant = decode_grant(self.config["grants"][0])
+            return {OUTCOMES: run_together(units, grant, self.assignment, self.stop_key), "done": True}
         deadline = time.monotonic() + STEP_S
         while True:
             unit, outcome = decode_unit(units[self._next]), None
+            self.grant = decode_grant(self.config["grants"][self._next])
             self._next += 1
             try:
                 with self._stop.enabled():
@@ -103,7 +112,7 @@ class UnitTrial(tune.Trainable):
 
     def execute(self, unit: Unit) -> Outcome:
         """Run one unit in this process."""
-        return worker.execute(unit, self.assignment)
+        return worker.execute(unit, self.assignment.granting(self.grant))
 
     def excess(self) -> str:
         """A sentence about memory that the last unit left behind; empty when there is none."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
-from raybench.execution.queue import UnitQueue
+from raybench.execution.queue import Shape, UnitQueue
 from raybench.plan.records import Unit
 from raybench.progress.outcome import Outcome
 
@@ -33,20 +33,30 @@ class Batches:
         """Note that the first process took so long to start; the next ones will, too."""
         self._batch_s = min(max(BATCH_S, 1.5 * seconds), LONGEST_S)
 
-    def take(self, queue: UnitQueue, workers: int) -> Iterator[Unit]:
-        """Units for one of `workers` processes, in the order to run them; none when no unit is ready.
+    def take(self, queue: UnitQueue, workers: Callable[[Unit], int], full: Collection[Shape] = ()) -> Iterator[Unit]:
+        """Units for one process, in the order to run them; none when no unit is ready. All ask for the same resources.
 
         A batch holds at most half of a worker's share of the ready units, so that all workers end at about the same
         time. A unit whose duration is unknown is a batch of its own.
+
+        Args:
+            queue: what to take from.
+            workers: unit -> how many processes run such units.
+            full: shapes of units of which enough were submitted.
         """
-        room = min(MOST, max(1, queue.ready // (2 * workers)))
+        unit = queue.take(full)
+        if unit is None:
+            return
+        shape = queue.shape(unit.key)
+        room = min(MOST, max(1, (1 + queue.ready_of(shape)) // (2 * workers(unit))))
         left = self._batch_s
-        while room > 0 and left > 0 and (unit := queue.take()) is not None:
+        while unit is not None:
             yield unit
             room, left = room - 1, left - self._expected(unit)
-            following = queue.next
-            if following is None or self._expected(following) > left:
+            following = queue.next_of(shape)
+            if room <= 0 or left <= 0 or following is None or self._expected(following) > left:
                 return
+            unit = queue.take_of(shape)
 
     def _expected(self, unit: Unit) -> float:
         """Seconds that `unit` will take; infinite when no unit of its kind has ended yet."""

@@ -14,18 +14,20 @@ from raybench.execution.contact import lost_cluster
 AT_ONCE = (
     400  # units submitted to Tune at once where a cluster may grow: Tune's loop, one process, handles some hundreds
 )
+TEAMS_AT_ONCE = 16  # the same for units of several processes: a waiting process starts each of them
 ANSWER_S = 18.0  # time for the autoscaler to react; it reads the requests every five seconds
 ROUNDS = 2  # autoscaler rounds before pending nodes are taken as meant for this request: other drivers may cause them
 GRAIN = 1e-4  # step in which Ray counts resources
 
 
-def concurrency(request: Mapping[str, float], address: str | None) -> int:
-    """Maximum number of trials submitted to Tune at once: twice what the cluster holds now.
+def concurrency(request: Mapping[str, float], address: str | None, processes: int = 1) -> int:
+    """Maximum number of trials submitted to Tune at once: twice what the cluster holds now; of teams what it holds.
 
     At least AT_ONCE for a cluster at an `address`: it may have few of its nodes when this is computed, at the start.
 
     Args:
-        request: resources of one unit, name -> amount, memory in bytes.
+        request: resources of one process, name -> amount, memory in bytes.
+        processes: of one unit; they may be on several nodes.
         address: of the cluster; None for a Ray that was started on this machine, which doesn't grow.
 
     Raises:
@@ -36,26 +38,29 @@ def concurrency(request: Mapping[str, float], address: str | None) -> int:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not nodes:
         raise lost_cluster("no node of the Ray cluster is alive")
-    now = sum(_fits(request, node) for node in nodes)
-    if not now and (address is None or not _may_be_added(request)):
+    now = sum(_fits(request, node) for node in nodes) // processes
+    if not now and (address is None or not _may_be_added(request, processes)):
         more = "" if address is None else "; no kind of node that it may start has more"
-        raise UserError(
-            f"resources: found {_words(request)} a cell; expected what a node has: {_inventory(nodes)}{more}"
-        )
+        each = "a cell; expected what a node has" if processes == 1 else (
+            f"for each of {processes} processes of a cell; expected what the nodes have together"
+        )  # fmt: skip
+        raise UserError(f"resources: found {_words(request)} {each}: {_inventory(nodes)}{more}")
+    if processes > 1:  # a team that waits for its GPUs has no process that could start meanwhile
+        return max(now, TEAMS_AT_ONCE if address else 1)
     return max(2 * now, AT_ONCE if address else 1)
 
 
-def slots(request: Mapping[str, float]) -> int:
-    """How many units the cluster holds now, at least one."""
+def slots(request: Mapping[str, float], processes: int = 1) -> int:
+    """How many units of so many processes the cluster holds now, at least one."""
     import ray
 
-    return max(1, sum(_fits(request, node["Resources"]) for node in ray.nodes() if node["Alive"]))
+    return max(1, sum(_fits(request, node["Resources"]) for node in ray.nodes() if node["Alive"]) // processes)
 
 
-def _may_be_added(request: Mapping[str, float]) -> bool:
-    """Whether the autoscaler may start a node that holds `request`; True with a warning where Ray can't say."""
+def _may_be_added(request: Mapping[str, float], processes: int = 1) -> bool:
+    """Whether the autoscaler may start nodes that hold `request`; True with a warning where Ray can't say."""
     try:
-        return _autoscaler_accepts(request)
+        return _autoscaler_accepts(request, processes)
     except (ImportError, AttributeError) as error:  # private parts of Ray, which another version may lack
         import ray
 
@@ -67,11 +72,11 @@ def _may_be_added(request: Mapping[str, float]) -> bool:
         return True
 
 
-def _autoscaler_accepts(request: Mapping[str, float]) -> bool:
-    """Submit one placement group for `request` and read from the autoscaler's state how it reacts."""
+def _autoscaler_accepts(request: Mapping[str, float], processes: int = 1) -> bool:
+    """Submit one placement group for `request`, once a process, and read from the autoscaler's state how it reacts."""
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    group = placement_group([dict(request)])
+    group = placement_group([dict(request) for _ in range(processes)])
     deadline = time.monotonic() + ANSWER_S
     rounds: set[int] = set()
     try:

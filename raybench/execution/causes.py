@@ -34,6 +34,7 @@ class Cause:
 
 DIED = Cause("WorkerDied", MAX_ATTEMPTS)
 MEMORY = Cause("OutOfMemory", 2, alone=True)
+DEVICE_MEMORY = Cause("OutOfMemory", 2)  # of a GPU of which the unit had a share: it gets a larger one
 NODE = Cause("NodeLost", MAX_MOVES, counts=False)
 HUNG = Cause("StageTimeout", 1)
 
@@ -43,6 +44,10 @@ _MEMORY_TYPES = re.compile(r"OutOfMemory|MemoryError")
 _MEMORY_WORDS = re.compile(
     r"out of memory|can't allocate memory|not enough memory|cannot allocate memory", re.IGNORECASE
 )
+
+MONITOR = "Ray's memory monitor"
+_IN_USE = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")  # in the words of Ray's memory monitor
+_DEVICE = re.compile(r"\b(CUDA|HIP|GPU|CUBLAS_STATUS_ALLOC_FAILED)\b")
 
 
 def cause_of(error: BaseException) -> Cause:
@@ -61,8 +66,27 @@ def cause_of(error: BaseException) -> Cause:
     return DIED
 
 
+def words_of(error: BaseException) -> str:
+    """Type and last line of an error that Ray wrapped, without its traceback.
+
+    Of an end by Ray's memory monitor, whose last line is about settings of Ray, one sentence.
+    """
+    text = str(error).strip()
+    if "RAY_memory_usage_threshold" in text:
+        found = _IN_USE.search(text)
+        used = f": {found[1]} of {found[2]} GB were in use" if found else ""
+        return f"{MONITOR} ended the process, as the machine's memory ran out{used}"
+    lines = text.splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
 def ran_out_of_memory(outcome: Outcome) -> bool:
     """Whether a unit failed because memory ran out: of its device, which others may share, or of its process."""
     if outcome.status != "failed":
         return False
     return bool(_MEMORY_TYPES.search(outcome.error_type) or _MEMORY_WORDS.search(outcome.error_message))
+
+
+def of_device(outcome: Outcome) -> bool:
+    """Whether it was the memory of a GPU: torch's own error, whose message names the kind of device."""
+    return bool(_DEVICE.search(outcome.error_message))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any
 
 from raybench.errors import UserError
 from raybench.pipeline.exclusive import own_folder, user_folder
-from raybench.sweep.resources import Resources
 
 # Read by Ray when it is imported or started. Raybench prints the output, stores the results and handles Ctrl-C, not
 # Ray or Tune; trials run in the folder where the command was typed.
@@ -55,7 +56,7 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[str]:
     else:
         options |= {"address": address}
     try:
-        with _on_loopback() if address is None else nullcontext():
+        with _own_sigterm(), _on_loopback() if address is None else nullcontext():
             ray.init(**options)
     except ray.exceptions.AuthenticationError as error:
         raise UserError(
@@ -72,6 +73,17 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[str]:
         yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Context after which SIGTERM is handled as before: Ray puts handlers in its place that end the process at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
@@ -132,12 +144,6 @@ def _prepare(address: str | None) -> None:
     has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     has_token = has_token or (Path.home() / ".ray" / "auth_token").exists()
     os.environ["RAY_AUTH_MODE"] = "token" if has_token else "disabled"
-
-
-def demand(resources: Resources) -> dict[str, float]:
-    """Resources that one unit requests from Ray; memory in bytes."""
-    amounts = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": float(resources.memory or 0)}
-    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def _about_tokens() -> str:

@@ -8,14 +8,26 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from raybench.errors import UserError
 from raybench.execution.batches import Batches
-from raybench.execution.causes import DIED, HUNG, MAX_ATTEMPTS, MEMORY, Cause, ran_out_of_memory
+from raybench.execution.causes import (
+    DEVICE_MEMORY,
+    DIED,
+    HUNG,
+    MAX_ATTEMPTS,
+    MEMORY,
+    Cause,
+    of_device,
+    ran_out_of_memory,
+)
+from raybench.execution.grants import Grants
 from raybench.execution.interrupt import interrupts
+from raybench.execution.lengths import Work
 from raybench.execution.limits import overdue
 from raybench.execution.queue import UnitQueue
 from raybench.execution.worker import Assignment
@@ -28,6 +40,7 @@ from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.storage.heartbeat import Heartbeat
 from raybench.storage.leases import Lease
+from raybench.sweep.resources import Resources
 
 
 class Aborted(Exception):
@@ -80,12 +93,21 @@ class Run:
     outcomes: dict[str, Outcome] = field(default_factory=dict)  # unit key -> its last outcome in this run
     interrupted: bool = False
     sweep: str = ""  # its name, shown by `raybench watch`
+    resources: Resources | None = None  # of the sweep; None: what `assignment` says
+    work: Work = field(default_factory=dict)  # of an epoch of each (dataset, model), where it is known: longest first
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     queue: UnitQueue = field(init=False)
     assigned: dict[str, list[str]] = field(default_factory=dict)  # Tune's trial id -> keys of units not yet reported
     batches: Batches = field(default_factory=Batches)
     _first_taken: float | None = field(init=False, default=None)  # when the first unit was given to a process
     _heartbeat: Heartbeat | None = field(init=False, default=None)
+
+    @cached_property
+    def grants(self) -> Grants:
+        """What each unit asks for."""
+        known = self.assignment
+        said = Resources.model_construct(cpus=known.cpus, gpus=known.gpus, timeout=dict(known.timeouts))
+        return Grants(self.resources or said, self.storage)
 
     @property
     def stop_key(self) -> str:
@@ -106,7 +128,11 @@ class Run:
     def load(self, plan: Plan) -> None:
         """Start on another plan; units that failed or were skipped in this run are not tried again."""
         closed = frozenset(key for key, outcome in self.outcomes.items() if outcome.status not in ("ok", "again"))
-        self.queue = UnitQueue(plan, self.attempts, closed, self.outcomes, self.moves, self.alone)
+        for share in self.grants.load(plan.shares):
+            self.watcher.say(f"gpus: auto: {share.sentence}")
+        self.queue = UnitQueue(
+            plan, self.attempts, closed, self.outcomes, self.moves, self.alone, self._shape, self.work
+        )
         if self._heartbeat is None and plan.units:
             self._announce(plan)
         self.watcher.begin(self)
@@ -119,10 +145,15 @@ class Run:
             self.watcher.started(unit)
         return unit
 
-    def take_batch(self, workers: int) -> list[Unit]:
-        """Units for one of `workers` processes to run one after the other: one, or several short ones."""
+    def take_batch(self, workers: Callable[[Unit], int], most: Callable[[Unit], int] | None = None) -> list[Unit]:
+        """Units for one process to run one after the other: one, or several short ones that ask for the same.
+
+        Args:
+            workers: unit -> how many processes run units that ask for as much.
+            most: unit -> how many such batches may be assigned at once; None: any number.
+        """
         self._check_all_postponed()
-        units = list(self.batches.take(self.queue, workers))
+        units = list(self.batches.take(self.queue, workers, self._full(most) if most else ()))
         for unit in units:
             self.watcher.started(unit)
         if units and self._first_taken is None:
@@ -136,9 +167,10 @@ class Run:
         if outcome.status == "busy":
             self.queue.postpone(outcome.key, time.monotonic())
             return
-        if ran_out_of_memory(outcome) and outcome.key in self.queue.running and self.queue.again(outcome.key, MEMORY):
-            self.watcher.say(f"{outcome.kind} {outcome.key}: memory ran out; starting it again, alone")
+        if ran_out_of_memory(outcome) and outcome.key in self.queue.running and self._with_more_memory(outcome):
             return
+        if outcome.kind == "probe" and outcome.status in ("failed", "skipped"):
+            outcome = self._unmeasured(outcome)
         cells = self.queue.end(outcome)
         if outcome.status == "again":
             return
@@ -147,6 +179,8 @@ class Run:
             self.batches.started(time.monotonic() - self._first_taken - outcome.seconds)
         self.batches.note(ended, outcome)
         self.watcher.ended(ended, outcome)
+        if share := self.grants.measured_by(ended):
+            self.watcher.say(f"gpus: auto: {share.sentence}")
         for unit in cells:
             own = replace(outcome, key=unit.key, kind="cell")
             settle(own, unit.trials[0], Store(self.storage))
@@ -162,11 +196,13 @@ class Run:
             return True
         if hung := self._hung(key):
             reason, cause = hung, HUNG
+        starts_again = cause is MEMORY and self.attempts[key] < MEMORY.starts
+        note = self.grants.after_memory_ran_out(unit) if starts_again else self.grants.of(unit).note
         outcome = self.queue.lost(key, reason, cause)
         if outcome is None:
             self.watcher.say(f"{unit.kind} {key}: {reason}; starting it again{', alone' if cause.alone else ''}")
             return False
-        outcome = replace(outcome, stage=_last_stage(unit, self.storage))
+        outcome = replace(outcome, stage=_last_stage(unit, self.storage), share_note=note)
         if unit.kind == "cell":
             settle(outcome, unit.trials[0], Store(self.storage))
         self.over(outcome)
@@ -207,9 +243,36 @@ class Run:
         if self._heartbeat is not None:
             self._heartbeat.stop(status="ended" if self.finished and not self.interrupted else "interrupted")
 
+    def _with_more_memory(self, outcome: Outcome) -> bool:
+        """Start a unit once more that found no memory: with twice its share of a GPU, else alone; whether it is."""
+        unit = self.queue.running[outcome.key]
+        if self.attempts[unit.key] >= MEMORY.starts:
+            return False
+        share = self.grants.of(unit).gpus
+        self.grants.after_memory_ran_out(unit)
+        cause = DEVICE_MEMORY if of_device(outcome) and 0 < share < 1 else MEMORY
+        self.queue.again(unit.key, cause)
+        how = "alone" if cause.alone else f"with {self.grants.of(unit).gpus:g} of a GPU"
+        self.watcher.say(f"{outcome.kind} {outcome.key}: memory ran out; starting it again, {how}")
+        return True
+
+    def _unmeasured(self, outcome: Outcome) -> Outcome:
+        """A probe that failed: its cells get a whole GPU each."""
+        self.grants.settle_unmeasured(self.queue.units[outcome.key], f"{outcome.error_type}: {outcome.error_message}")
+        return replace(outcome, status="ok")
+
+    def _shape(self, unit: Unit) -> Hashable:
+        return self.grants.of(unit).shape
+
+    def _full(self, most: Callable[[Unit], int]) -> set[Hashable]:
+        """Shapes of units of which as many batches are assigned as may be."""
+        firsts = [self.queue.units[keys[0]] for keys in self.assigned.values() if keys and keys[0] in self.queue.units]
+        counts = Counter(self.queue.shape(unit.key) for unit in firsts)
+        return {self.queue.shape(unit.key) for unit in firsts if counts[self.queue.shape(unit.key)] >= most(unit)}
+
     def _hung(self, key: str) -> str:
         """The message of the stage at which unit `key` reached its time limit without reacting; empty if it didn't."""
-        timeouts = self.assignment.timeouts
+        timeouts = self.grants.of(self.queue.units[key]).timeouts
         entries = list(read_journal(self.storage, key)) if timeouts else []
         return overdue(entries[-1], timeouts) if entries else ""
 

@@ -91,7 +91,8 @@ class Jobs:
         wanted = prefix if prefix.startswith("raybench-") else f"raybench-{prefix}"
         found = [job for job in jobs if job.id == wanted] or [job for job in jobs if job.id.startswith(wanted)]
         if not found:
-            raise UserError(f"no job {prefix!r} at {self.address}.{nearest(wanted, [job.id for job in jobs])}")
+            hint = nearest(wanted, [job.id for job in jobs]) or " raybench jobs lists them"
+            raise UserError(f"no job {prefix!r} at {self.address}.{hint}")
         if len({job.id.rpartition("-")[0] for job in found}) > 1:
             raise UserError(f"job {prefix!r} is not unique: {', '.join(job.id for job in found)}")
         return max(found, key=lambda job: attempt(job.id))  # several attempts of one sweep: the last one
@@ -139,7 +140,7 @@ class Jobs:
         while not (job := self.find(job_id)).is_over:
             if time.monotonic() > end:
                 raise UserError(
-                    f"job {job_id} is still {job.status} after {patience:.0f} s; see raybench logs {job_id}"
+                    f"job {job_id} is still {job.status.lower()} after {patience:.0f} s; see raybench logs {job_id}"
                 )
             time.sleep(0.5)
         return job
@@ -225,6 +226,8 @@ class Jobs:
 
 def _reason(error: Exception) -> str:
     """The operating system's words in an error of requests, which quotes errors inside errors; else its class."""
+    if "Timeout" in type(error).__name__:
+        return f"nothing within {ANSWER_S:.0f} s"
     found = re.search(r"\[Errno -?\d+\] ([\w ,.-]+)", str(error))
     return found[1].strip() if found else type(error).__name__
 

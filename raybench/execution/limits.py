@@ -40,14 +40,21 @@ def limited(timeouts: Mapping[str, float]) -> Iterator[Callable[[str], None]]:
     """Context of one unit. Yields what is called with the name of each stage when it starts.
 
     Args:
-        timeouts: seconds of a stage, by its name; others are not limited. Without any, or outside of the main thread,
-            nothing is done.
+        timeouts: seconds of a stage, by its name; others are not limited. Without any nothing is done. Outside of the
+            main thread, where Ray Train runs units, nothing is raised: a process that runs only units ends.
     """
-    if not timeouts or OVER is None or threading.current_thread() is not threading.main_thread():
+    in_main = threading.current_thread() is threading.main_thread()
+    if not timeouts or OVER is None or not (in_main or _owned.is_set()):
         yield lambda stage: None
         return
     with open(os.devnull, "w") as traces:
-        limit = _Limit(timeouts, traces)
+        limit = _Limit(timeouts, traces, threading.main_thread().ident if in_main else None)
+        if not in_main:
+            try:
+                yield limit.begin
+            finally:
+                limit.end()
+            return
         before, blocked = signal.signal(OVER, limit.over), signal.pthread_sigmask(signal.SIG_UNBLOCK, {OVER})
         limit.otherwise = before if callable(before) else None
         try:
@@ -61,11 +68,11 @@ def limited(timeouts: Mapping[str, float]) -> Iterator[Callable[[str], None]]:
 class _Limit:
     """The clock of the stage that runs."""
 
-    def __init__(self, timeouts: Mapping[str, float], traces: IO[str]) -> None:
+    def __init__(self, timeouts: Mapping[str, float], traces: IO[str], main: int | None) -> None:
         self._timeouts, self._traces = timeouts, traces
         self._stage, self._timer = "", threading.Timer(0, lambda: None)
         self._deadline = float("inf")
-        self._main = threading.main_thread().ident
+        self._main = main  # the thread to interrupt; None: none
         self.otherwise: Callable[[int, FrameType | None], Any] | None = None
 
     def begin(self, stage: str) -> None:

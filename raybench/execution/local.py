@@ -21,7 +21,7 @@ def fit(run: Run) -> None:
             continue
         try:
             with report_epochs(run.watcher.say, in_all=partial(run.watcher.left, unit)):
-                outcome = execute(unit, run.assignment)
+                outcome = execute(unit, run.assignment.granting(run.grants.of(unit)))
             if run.interrupted and outcome.status == "failed":
                 raise KeyboardInterrupt  # Ctrl-C made a library raise another error
             run.over(outcome)

@@ -1,4 +1,4 @@
-"""Units and outcomes as JSON text, as sent from the driver to a worker and back."""
+"""Units, grants and outcomes as JSON text, as sent from the driver to a worker and back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from raybench.execution.grants import Grant
 from raybench.plan.records import Unit
 from raybench.progress.outcome import Outcome
 from raybench.sweep.trial import Trial
@@ -39,6 +40,16 @@ def _with_local_path(trial: dict[str, Any], near: Mapping[str, str]) -> dict[str
     if path in near and not Path(path).exists():
         trial["weights"]["path"] = str(Path.cwd() / near[path])
     return trial
+
+
+def encode_grant(grant: Grant) -> str:
+    """`grant` as JSON."""
+    return json.dumps(asdict(grant))
+
+
+def decode_grant(text: str) -> Grant:
+    """The grant that `encode_grant` wrote."""
+    return Grant(**json.loads(text))
 
 
 def encode_outcome(outcome: Outcome | None) -> str:

@@ -214,6 +214,7 @@ def _present(run: Run, unit: Unit) -> Iterable[dict[str, Any]]:
 
 
 def _weight(unit: Unit) -> float:
-    recipe = unit.trials[0].recipe
-    epochs = {"base": recipe.base.epochs, "sparsify": recipe.sparsify.epochs, "cell": recipe.finetune.epochs}
+    trial = unit.trials[0]
+    recipe = trial.recipe
+    epochs = {"base": recipe.base.epochs, "sparsify": recipe.sparsify.epochs, "cell": trial.tuning.epochs}
     return 1.0 + epochs.get(unit.kind, 0)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 
 from raybench.execution.causes import DIED, Cause
+from raybench.execution.lengths import Work, paths
 from raybench.plan.records import Plan, Unit
 from raybench.progress.outcome import Outcome
 
 POSTPONE_S = 2.0  # first wait for a unit that another driver holds; it doubles up to POSTPONE_MAX_S
 POSTPONE_MAX_S = 30.0
+Shape = Hashable  # of what a unit asks for
 
 
 class UnitQueue:
     """Queue of the units of one plan: a unit is ready once its needs have ended; those on the longest path come first.
 
+    The length of a path is its units' estimated seconds; where nothing is known of them their work.
+
     `attempts` counts starts over all plans of one run; `closed` holds keys of units that this run won't start again;
     `outcomes` gets every outcome, also those of units that need a failed stage; `moves` counts nodes that left under a
-    unit, and `alone` holds keys of units beside which nothing else runs, both over all plans of one run.
+    unit, and `alone` holds keys of units beside which nothing else runs, both over all plans of one run. `shape_of`
+    tells what a ready unit asks for; `work` is that of one epoch of a (dataset, model), where it is known.
     """
 
     def __init__(
@@ -31,6 +36,8 @@ class UnitQueue:
         outcomes: dict[str, Outcome] | None = None,
         moves: Counter[str] | None = None,
         alone: set[str] | None = None,
+        shape_of: Callable[[Unit], Shape] = lambda unit: None,
+        work: Work | None = None,
     ) -> None:
         self.attempts: Counter[str] = Counter() if attempts is None else attempts
         self.moves: Counter[str] = Counter() if moves is None else moves
@@ -46,8 +53,11 @@ class UnitQueue:
         for unit in units:
             for need in unit.needs:
                 self._dependents[need].append(unit.key)
-        self._rank = {key: (-path, place) for place, (key, path) in enumerate(_paths(units).items())}
-        self._ready: list[tuple[bool, float, int, str]] = []
+        ranked = paths(units, plan.seconds, work or {})
+        self._rank = {key: (-path, place) for place, (key, path) in enumerate(ranked.items())}
+        self._shape_of = shape_of
+        self._ready: dict[Shape, list[tuple[bool, float, int, str]]] = defaultdict(list)
+        self._shapes: dict[str, Shape] = {}  # of units that were ready once
         self._postponed: dict[str, float] = {}  # key -> when to check again
         self._waits: Counter[str] = Counter()
         for key, missing in self._missing.items():
@@ -62,18 +72,32 @@ class UnitQueue:
     @property
     def ready(self) -> int:
         """How many units could start now."""
-        return 0 if self.stopped else len(self._ready)
+        return 0 if self.stopped else sum(map(len, self._ready.values()))
 
-    @property
-    def next(self) -> Unit | None:
-        """The unit that `take` would return now."""
-        return self.units[self._ready[0][-1]] if self.ready else None
+    def shape(self, key: str) -> Shape:
+        """What `key` asked for when it was ready last."""
+        return self._shapes[key]
 
-    def take(self) -> Unit | None:
-        """The next ready unit, which then counts as running; None while there is none."""
-        if self.stopped or not self._ready or self._must_wait(self._ready[0][-1]):
+    def ready_of(self, shape: Shape) -> int:
+        """How many units of `shape` could start now."""
+        return 0 if self.stopped else len(self._ready[shape])
+
+    def next_of(self, shape: Shape) -> Unit | None:
+        """The first of them."""
+        return self.units[self._ready[shape][0][-1]] if self.ready_of(shape) else None
+
+    def take(self, without: Collection[Shape] = ()) -> Unit | None:
+        """The next ready unit, of no shape in `without`, which then counts as running; None while there is none."""
+        first = [(heap[0], shape) for shape, heap in self._ready.items() if heap and shape not in without]
+        if self.stopped or not first:
             return None
-        key = heapq.heappop(self._ready)[-1]
+        return self.take_of(min(first, key=lambda one: one[0])[1])
+
+    def take_of(self, shape: Shape) -> Unit | None:
+        """The same of `shape` alone."""
+        if not self.ready_of(shape) or self._must_wait(key := self._ready[shape][0][-1]):
+            return None
+        heapq.heappop(self._ready[shape])
         self.running[key] = self.units[key]
         self.attempts[key] += 1
         return self.units[key]
@@ -94,10 +118,11 @@ class UnitQueue:
                 if not self._missing[key] and key not in self.ended:
                     self._push(key)
             return []
-        doomed = [self.units[key] for key in self._dependents[outcome.key] if key not in self.ended]
-        cells = [unit for unit in doomed if unit.kind == "cell"]
-        for unit in doomed:
-            cells += self.end(replace(outcome, key=unit.key, kind=unit.kind))
+        cells: list[Unit] = []
+        for unit in [self.units[key] for key in self._dependents[outcome.key]]:
+            if unit.key not in self.ended:  # a cell needs a stage and what is made of it: it fails once
+                cells += [unit] if unit.kind == "cell" else []
+                cells += self.end(replace(outcome, key=unit.key, kind=unit.kind))
         return cells
 
     def lost(self, key: str, reason: str, cause: Cause = DIED) -> Outcome | None:
@@ -155,21 +180,5 @@ class UnitQueue:
         suspect = (
             self.attempts[key] > 0 or key in self.alone
         )  # its process died before, perhaps because of it: run the others first
-        heapq.heappush(self._ready, (suspect, path, place, key))
-
-
-def _paths(units: list[Unit]) -> Mapping[str, float]:
-    """Length in epochs of the longest chain that starts at each unit. `units` are in an order that can be run."""
-    longest: dict[str, float] = defaultdict(float)
-    paths: dict[str, float] = {}
-    for unit in reversed(units):
-        paths[unit.key] = _epochs(unit) + longest[unit.key]
-        for need in unit.needs:
-            longest[need] = max(longest[need], paths[unit.key])
-    return {unit.key: paths[unit.key] for unit in units}
-
-
-def _epochs(unit: Unit) -> float:
-    recipe = unit.trials[0].recipe
-    trained = {"base": recipe.base, "sparsify": recipe.sparsify, "cell": recipe.finetune}.get(unit.kind)
-    return 1.0 + (trained.epochs if trained else 0)
+        shape = self._shapes[key] = self._shape_of(self.units[key])
+        heapq.heappush(self._ready[shape], (suspect, path, place, key))

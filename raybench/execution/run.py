@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybench import registry
+from raybench.errors import UserError
 from raybench.execution.contact import contact
 from raybench.execution.driver import Run, Watcher, drive, only_cell
 from raybench.execution.interrupt import interrupts
@@ -97,8 +98,10 @@ def run_sweep(
     watcher, repair = watcher or Watcher(), Repair(place)
     trials = resolve(sweep)  # once: it hashes weights and looks at all data
 
+    resources = sweep.resources.without_auto() if local else sweep.resources  # one unit at a time shares nothing
+
     def planned() -> Plan:
-        return plan_trials(trials, sweep.resources, place, retry_failed=retry_failed)
+        return plan_trials(trials, resources, place, retry_failed=retry_failed)
 
     def make_plan() -> Plan:
         whole = planned()
@@ -110,17 +113,17 @@ def run_sweep(
             whole = planned()
         return only_cell(whole, only) if only else whole
 
-    resources = sweep.resources
     assignment = Assignment(
         place.url,
         dict(sweep.data_roots),
         {Path(file).name: Path(file).read_bytes() for file in plugins},
         resources.cpus,
-        resources.gpus,
+        float(resources.gpus),
         device,
         resources.timeout,
+        mps="off" if local else resources.mps,
     )
-    work = Run(patient(place, watcher.say), assignment, watcher, sweep=sweep.name)
+    work = Run(patient(place, watcher.say), assignment, watcher, sweep=sweep.name, resources=resources)
     first = make_plan()
     with interrupts() as requests, requests.noted(work.note_interrupt):
         try:
@@ -143,12 +146,25 @@ def run_sweep(
     return SweepEnd(place.url, statuses, dict(work.outcomes), len(first.units), work.interrupted)
 
 
+def _refuse_teams(plan: Plan) -> None:
+    """UserError where several processes train a cell: this one runs units by itself."""
+    for trial in (unit.trials[0] for unit in plan.units):
+        if trial.processes > 1:
+            found = f"found {trial.processes} processes for a cell of {trial.model} (resources: gpus or processes)"
+            raise UserError(
+                f"--local: {found}, expected 1. Leave --local out: Ray starts them on this machine, without a cluster. "
+                "With one process the cells have other ids"
+            )
+
+
 def _execute(
     work: Run, first: Plan, make_plan: Callable[[], Plan], sweep: Sweep, *, local: bool, address: str | None
 ) -> None:
     """Check what the run is about to read, then hand the work to this process or to Ray."""
     if local:
-        device_of(work.assignment, sweep.computing_device)  # before anything is written
+        _refuse_teams(first)
+        for kind in {unit.trials[0].device for unit in first.units}:
+            device_of(work.assignment, kind)  # before anything is written
     check_writable(work.storage)
     if not address:  # a cluster's workers have data and weights that this machine may lack
         from raybench.execution.torch_settings import Settings
@@ -157,7 +173,7 @@ def _execute(
         work.watcher.checking()
         settings = Settings.now()
         try:
-            check_input(first.units, work.assignment.data_roots, work.storage)
+            work.work = check_input(first.units, work.assignment.data_roots, work.storage)
         finally:
             settings.restore()  # what the import of a network's module has set
     if local:

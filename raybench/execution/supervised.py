@@ -214,7 +214,7 @@ def _fail_units(work: Run, plan: Plan, death: _Death) -> bool:
 def _outcome_of(unit: Unit, entry: Mapping[str, Any], death: _Death, work: Run) -> Outcome:
     """The failure of a unit at which its process died: by a signal, or because a stage hung."""
     stage = entry["stages"][-1]["stage"] if entry["stages"] else unit.kind
-    if hung := overdue(entry, work.assignment.timeouts):
+    if hung := overdue(entry, work.grants.of(unit).timeouts):
         return Outcome(unit.key, unit.kind, "failed", stage, "StageTimeout", hung)
     return Outcome(unit.key, unit.kind, "failed", stage, "WorkerDied", str(death))
 

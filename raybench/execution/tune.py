@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ray import cloudpickle, tune
 from ray.tune.error import TuneError
@@ -16,31 +15,55 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from raybench.execution.actor import OUTCOMES, Recycle, UnitTrial
 from raybench.execution.capacity import concurrency, slots
-from raybench.execution.causes import cause_of
-from raybench.execution.cluster import demand
+from raybench.execution.causes import MONITOR, cause_of, words_of
 from raybench.execution.contact import was_away
 from raybench.execution.driver import Aborted, Run
+from raybench.execution.grants import Grant, granted
 from raybench.execution.interrupt import interrupts
-from raybench.execution.message import decode_outcome, encode_unit
+from raybench.execution.message import decode_outcome, encode_grant, encode_unit
+from raybench.execution.teams import STARTER, TeamFailed
 from raybench.sweep.resources import Resources
 
+E = TypeVar("E", bound=BaseException)
 _RUNS: dict[str, Run] = {}  # run id -> run: Tune pickles searchers and callbacks, so these hold the id only
 
 
 def executor(
     resources: Resources, address: str | None = None, trainable: type[UnitTrial] = UnitTrial
 ) -> Callable[[Run], None]:
-    """The `fit` argument of `drive` that runs units on the Ray that this process is connected to."""
-    request = demand(resources)
-    limit, held = concurrency(request, address), slots(request)
-    return lambda run: fit(run, _named(trainable, run, request), min(limit, len(run.queue.units)), held)
+    """The `fit` argument of `drive` that runs units on the Ray that this process is connected to.
 
-
-def fit(run: Run, trainable: type, limit: int, workers: int) -> None:
-    """Run the current plan as one Tune run, at most `limit` trials at once. Raises Aborted when Tune itself crashes.
-
-    `workers`: how many processes the cluster holds now; short units are divided among so many.
+    UserError when no node can hold a unit of one of the models.
     """
+    room = Room(address)
+    limits = [room.most(granted(resources.of(model))) for model in ("", *resources.models)]
+    limit = max(limits) if address else sum(limits)
+    return lambda run: fit(run, _named(trainable, run), min(limit, len(run.queue.units)), room)
+
+
+class Room:
+    """How many units that ask for the same the cluster holds now, and how many trials of them are submitted at once."""
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._most: dict[tuple[tuple[str, float], ...], int] = {}
+        self._held: dict[tuple[tuple[str, float], ...], int] = {}
+
+    def most(self, grant: Grant) -> int:
+        """How many trials are submitted at once. UserError when no node can hold one."""
+        if grant.shape not in self._most:
+            self._most[grant.shape] = concurrency(grant.demand, self._address, grant.processes)
+        return self._most[grant.shape]
+
+    def workers(self, grant: Grant) -> int:
+        """How many units the cluster holds now; short ones are divided among so many."""
+        if grant.shape not in self._held:
+            self._held[grant.shape] = slots(grant.demand, grant.processes)
+        return self._held[grant.shape]
+
+
+def fit(run: Run, trainable: type, limit: int, room: Room) -> None:
+    """Run the current plan as one Tune run, at most `limit` trials at once. Raises Aborted when Tune itself crashes."""
     _RUNS[run.id] = run
     try:
         with (
@@ -51,7 +74,7 @@ def fit(run: Run, trainable: type, limit: int, workers: int) -> None:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    search_alg=ConcurrencyLimiter(UnitSearcher(run.id, workers), max_concurrent=limit),
+                    search_alg=ConcurrencyLimiter(UnitSearcher(run.id, room), max_concurrent=limit),
                     num_samples=-1,
                     reuse_actors=True,
                     trial_name_creator=_name,
@@ -68,7 +91,9 @@ def fit(run: Run, trainable: type, limit: int, workers: int) -> None:
             )
             tuner.fit()
     except (RuntimeError, TuneError) as error:
-        raise Aborted(f"Ray Tune crashed ({_cause(error)})", not was_away(), cause_of(error)) from error
+        words = words_of(error)
+        reason = words if words.startswith(MONITOR) else f"Ray Tune crashed ({words})"
+        raise Aborted(reason, not was_away(), cause_of(error)) from error
     finally:
         del _RUNS[run.id]
 
@@ -79,18 +104,27 @@ class UnitSearcher(Searcher):
     A trial is one unit, or a batch of short ones that its process runs one after the other.
     """
 
-    def __init__(self, run_id: str, workers: int) -> None:
+    def __init__(self, run_id: str, room: Room) -> None:
         super().__init__()
-        self._run_id, self._workers = run_id, workers
+        self._run_id, self._room = run_id, room
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray leaves out FINISHED
         """Config of the next trial."""
         run = _RUNS[self._run_id]
-        units = run.take_batch(self._workers)
+        units = run.take_batch(
+            lambda unit: self._room.workers(run.grants.of(unit)),
+            lambda unit: self._room.most(run.grants.of(unit)),
+        )
         if not units:
             return Searcher.FINISHED if run.finished else None
         run.assigned[trial_id] = [unit.key for unit in units]
-        return {"units": [encode_unit(unit) for unit in units], "key": units[0].key}
+        grants = [run.grants.of(unit) for unit in units]
+        return {
+            "units": [encode_unit(unit) for unit in units],
+            "grants": [encode_grant(grant) for grant in grants],
+            "demand": grants[0].demand if grants[0].processes == 1 else STARTER,
+            "key": units[0].key,
+        }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record the outcomes of units of a batch."""
@@ -128,9 +162,11 @@ class CrashedTrials(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Handle a trial that raised: a dead process or a Recycle. A unit's own failure is an outcome, not an error."""
         run, error = _RUNS[self._run_id], _error_of(trial)
-        recycled, keys = _recycled(error), run.assigned.pop(trial.trial_id)
+        recycled, keys = _in_chain(error, Recycle), run.assigned.pop(trial.trial_id)
         if recycled is None:
-            run.lost_batch(keys, _cause(error), cause_of(error))
+            failed = _in_chain(error, TeamFailed)
+            reason, cause = (failed.reason, failed.as_cause()) if failed else (words_of(error), cause_of(error))
+            run.lost_batch(keys, reason, cause)
             return
         run.watcher.say(f"replacing a worker: {recycled.excess}")
         ended = {outcome.key: outcome for outcome in filter(None, map(decode_outcome, recycled.outcomes))}
@@ -141,11 +177,11 @@ class CrashedTrials(tune.Callback):
                 run.queue.give_back(key)
 
 
-def _named(trainable: type[UnitTrial], run: Run, request: dict[str, float]) -> type:
+def _named(trainable: type[UnitTrial], run: Run) -> type:
     """A subclass with a name of its own for each run: Ray identifies the trainables of a cluster by name."""
     name = f"raybench_{run.id}"
     own = type(name, (trainable,), {"assignment": run.assignment, "stop_key": run.stop_key})
-    ready = tune.with_resources(own, PlacementGroupFactory([dict(request)]))
+    ready = tune.with_resources(own, lambda config: PlacementGroupFactory([dict(config["demand"])]))
     ready.__name__ = name
     return ready
 
@@ -163,15 +199,9 @@ def _error_of(trial: TuneTrial) -> BaseException:
     )
 
 
-def _recycled(error: BaseException) -> Recycle | None:
+def _in_chain(error: BaseException, kind: type[E]) -> E | None:
+    """The error of a `kind` that Ray wrapped in `error`."""
     chain: BaseException | None = error
-    while chain is not None and not isinstance(chain, Recycle):
+    while chain is not None and not isinstance(chain, kind):
         chain = getattr(chain, "cause", None) or chain.__cause__
     return chain
-
-
-def _cause(error: BaseException) -> str:
-    """Type and last line of an error that Ray wrapped, without its traceback."""
-    with suppress(IndexError):
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"
-    return type(error).__name__

@@ -7,12 +7,15 @@ import hashlib
 import importlib
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raybench.errors import UserError
+from raybench.execution import mps
+from raybench.execution.grants import Grant
 from raybench.execution.limits import limited
 from raybench.plan.records import Unit
 from raybench.progress.outcome import Outcome
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from raybench.pipeline.exclusive import Machine
     from raybench.sweep.trial import Trial
+    from raybench.tasks.training.team import Peers
 
 MODULE = "module"  # beside the kinds of registered names: the module of a model given as module:function
 
@@ -39,6 +43,12 @@ class Assignment:
     gpus: float = 0.0
     device: str | None = None  # as torch spells it; None: a GPU if `gpus` > 0 and there is one
     timeouts: Mapping[str, float] = field(default_factory=dict)  # seconds of a stage, by its name
+    share_note: str = ""  # why a unit has this share of a GPU
+    mps: str = "off"  # whether processes that share a GPU come under NVIDIA MPS: off, on, auto
+
+    def granting(self, grant: Grant) -> Assignment:
+        """The assignment of a unit that gets `grant`."""
+        return replace(self, cpus=grant.cpus, gpus=grant.gpus, timeouts=dict(grant.timeouts), share_note=grant.note)
 
     @property
     def threads(self) -> int:
@@ -58,23 +68,36 @@ def preload() -> None:
     gc.freeze()
 
 
-def execute(unit: Unit, assignment: Assignment, report: Callable[[str], None] = lambda stage: None) -> Outcome:
-    """Run one unit in this process, isolated from earlier ones. A failure is an outcome, not an exception."""
+def execute(
+    unit: Unit,
+    assignment: Assignment,
+    report: Callable[[str], None] = lambda stage: None,
+    team: Peers | None = None,
+) -> Outcome:
+    """Run one unit in this process, isolated from earlier ones. A failure is an outcome, not an exception.
+
+    `team`: of several processes, of which this is the first.
+    """
     from raybench.execution.isolation import isolated
     from raybench.pipeline.context import StageContext
     from raybench.pipeline.unit import run_unit
+    from raybench.tasks.training.team import ALONE
 
     trial = unit.trials[0]
+    shared = trial.device == "cuda" and 0 < assignment.gpus < 1
+    notes = assignment.share_note, _under_mps(assignment.mps) if shared else ""  # before anything uses the device
     context = StageContext(
         storage=patient(open_storage(assignment.storage)),
         device=device_of(assignment, trial.device),
         data_roots={name: Path(root) for name, root in assignment.data_roots.items()},
         machine=_machine(),
+        cpus=assignment.cpus,
+        share=(assignment.gpus or 1.0) if trial.device == "cuda" else None,
+        share_note="; ".join(filter(None, notes)),
+        team=team or ALONE,
     )
     threads = trial.threads or assignment.threads
-    for kind, name in _plugged_in(trial):
-        with isolated(unit.key, threads):  # so that what an import sets reaches no unit, neither the first nor the last
-            _import(kind, name)
+    _import_plugged_in(unit, threads)
 
     def begin(stage: str) -> None:
         limit(stage)
@@ -82,6 +105,34 @@ def execute(unit: Unit, assignment: Assignment, report: Callable[[str], None] = 
 
     with isolated(unit.key, threads), limited(assignment.timeouts) as limit:
         return run_unit(unit, context, begin)
+
+
+def take_part_in(unit: Unit, assignment: Assignment, team: Peers, *, elsewhere: bool) -> None:
+    """Train and evaluate with the first process of `team` what it trains and evaluates in `unit`, until that is over.
+
+    `elsewhere`: on another machine than the first one, so that this one's lock is taken, too. On the same machine this
+    process computes only while the first one does.
+    """
+    from raybench.execution.isolation import isolated
+    from raybench.tasks.open import open_task
+    from raybench.tasks.shared import take_part
+
+    trial = unit.trials[0]
+    roots = {name: Path(root) for name, root in assignment.data_roots.items()}
+    threads = trial.threads or assignment.threads
+    _import_plugged_in(unit, threads)
+    with isolated(unit.key, threads), _machine().computing() if elsewhere else nullcontext():
+        device = device_of(assignment, trial.device)
+        take_part(lambda: open_task(trial, roots, device, open_storage(assignment.storage), team), team)
+
+
+def _import_plugged_in(unit: Unit, threads: int) -> None:
+    """Import what the unit uses of plug-ins. What an import sets reaches no unit, neither the first nor the last."""
+    from raybench.execution.isolation import isolated
+
+    for kind, name in _plugged_in(unit.trials[0]):
+        with isolated(unit.key, threads):
+            _import(kind, name)
 
 
 def _plugged_in(trial: Trial) -> list[tuple[str, str]]:
@@ -147,6 +198,12 @@ def _plugin_folder() -> tempfile.TemporaryDirectory:
 
 
 @cache
+def _under_mps(wanted: str) -> str:
+    """Bring this process under MPS if it is `wanted`; a line for the row. UserError where it must be and can't."""
+    return mps.join(wanted).note
+
+
+@cache
 def _machine() -> Machine:
     from raybench.pipeline.exclusive import Machine
 
@@ -174,6 +231,6 @@ def device_of(assignment: Assignment, kind: str) -> torch.device:
         raise UserError(f"device: {name!r} can't be used on this machine: {why}") from error
     if device.type != kind:
         raise UserError(f"device: found {name!r}, expected one of kind {kind!r}, for which the cells were planned")
-    if device.type == "cuda" and assignment.gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(assignment.gpus or 1.0)
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(min(assignment.gpus or 1.0, 1.0))
     return device

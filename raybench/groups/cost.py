@@ -129,11 +129,10 @@ def _terms(
         out, into = widths.column(name, "out"), widths.column(name, "in")
         if isinstance(module, CONVOLUTIONS):
             kernel = int(np.prod(module.kernel_size))
-            depthwise = module.groups > 1 and module.groups in (module.out_channels, module.in_channels)
+            depthwise = 1 < module.groups == module.in_channels  # its outputs follow its inputs
             right, groups = (one, 1) if depthwise else (into, module.groups)
-            scale = module.in_channels // module.groups if depthwise else 1
-            macs.append((calls[name] * kernel * scale, out, right, rows.get(name, one), groups))
-            params.append((kernel * scale, out, right, one, groups))
+            macs.append((calls[name] * kernel, out, right, rows.get(name, one), groups))
+            params.append((kernel, out, right, one, groups))
             if module.bias is not None:
                 params.append((1, out, one, one, 1))
         elif isinstance(module, nn.Linear):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -22,8 +22,14 @@ MOST_SECONDS = 8.0  # of finding images on which a network runs
 TRIED = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384)  # image sizes, when the one given is too small
 
 
-def check_runs(model: nn.Module, example: Tensor) -> None:
+def check_runs(model: nn.Module, example: Tensor, vouched: Container[str] = ()) -> None:
     """Run `model` on the example and on an image of noise. The model isn't changed.
+
+    Args:
+        model: The network.
+        example: One or several of its images.
+        vouched: Names of layers for which the network's author says that what they read keeps its width; they may run
+            in training only.
 
     Raises:
         UserError: layers without shapes, weights and image of different types, images of a size or number of channels
@@ -39,7 +45,7 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
         raise
     except (Exception, SystemExit) as error:  # a forward of others may raise anything
         raise UserError(_explained(model, example, error)) from error
-    _check_training(model, example, first)
+    _check_training(model, example, first, vouched)
     _check_single(model, example)
     if not example.is_floating_point():
         return
@@ -76,9 +82,9 @@ def check_ready(model: nn.Module) -> None:
             )
 
 
-def _check_training(model: nn.Module, example: Tensor, ran: Counter[str]) -> None:
+def _check_training(model: nn.Module, example: Tensor, ran: Counter[str], vouched: Container[str]) -> None:
     """NotSupported for layers that run in training only: they would read channels that are cut without them."""
-    silent = [(n, m) for n, m in model.named_modules() if is_layer(m) and n not in ran]
+    silent = [(n, m) for n, m in model.named_modules() if is_layer(m) and n not in ran and n not in vouched]
     if not silent:
         return
     with _counting(silent) as calls, modes_restored(model):

@@ -69,8 +69,6 @@ class Followed(TorchDispatchMode):
         self._axes: Any = WeakTensorKeyDictionary()
         self.stack: list[tuple[str, str]] = [("", self.model_name)]  # (name, class) of the modules that run
         self.reshaped: set[str] = set()  # classes of modules in which an axis of channels was divided
-        self.reshaped_names: set[str] = set()
-        self.weights: set[int] = set()  # ids of parameters and buffers
 
     @property
     def here(self) -> str:

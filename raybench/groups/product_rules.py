@@ -110,7 +110,7 @@ def _convolved(
     for axis in (*x[2:], *weight[2:]):
         followed.pin(axis, "a convolution along channels")
     if groups > 1:
-        out, into = _grouped(followed, x, out, into, turned, groups)
+        out = _grouped(followed, x, out, into, turned, groups)
     else:
         followed.join(x[1], into, "a convolution reads what has a fixed width")
     if bias is not None:
@@ -118,35 +118,35 @@ def _convolved(
     return [x[0], out, *[FIXED] * (dims - 2)]
 
 
-def _grouped(followed: Followed, x: Axes, out: Axis, into: Axis, turned: bool, groups: int) -> tuple[Axis, Axis]:
-    """(Output axis, input axis) of a grouped convolution; one input channel a group: its outputs follow it."""
+def _grouped(followed: Followed, x: Axes, out: Axis, into: Axis, turned: bool, groups: int) -> Axis:
+    """Output axis of a grouped convolution; one input channel a group: its outputs follow it."""
     if not (isinstance(out, np.ndarray) and isinstance(into, np.ndarray)):
         for axis in (x[1], out, into):
             followed.pin(axis, "a grouped convolution with a weight of its own")
-        return FIXED, FIXED
-    own = out if turned else out.reshape(groups, -1)[0]  # of one group
-    depthwise = (len(into) == groups) if turned else len(into) == 1
-    if depthwise:
-        each = np.tile(own, groups) if turned else out
-        if turned and len(own) > 1:
-            followed.pin(own, "a transposed depthwise convolution with several outputs for each channel")
-        source = into if turned else x[1]
-        if turned:
-            x[1] = followed.join(x[1], into, "a convolution reads what has a fixed width")
-            return (x[1] if len(own) == 1 else FIXED), into
-        if isinstance(source, np.ndarray):
-            followed.labels.unite(np.repeat(source, len(each) // groups), each)
-            return each, into
-        followed.pin(each, "a depthwise convolution reads what has a fixed width")
-        return FIXED, into
+        return FIXED
     if turned:
-        followed.pin(own, "a grouped transposed convolution")
-        followed.pin(into, "a grouped transposed convolution")
-        followed.pin(x[1], "a grouped transposed convolution")
-        return FIXED, into
+        return _grouped_turned(followed, x, out, into, groups)
+    if len(into) == 1:
+        if isinstance(x[1], np.ndarray):
+            followed.labels.unite(np.repeat(x[1], len(out) // groups), out)
+            return out
+        followed.pin(out, "a depthwise convolution reads what has a fixed width")
+        return FIXED
     followed.couple(out, groups)
     followed.join(x[1], np.tile(into, groups), "a convolution reads what has a fixed width")
-    return out, into
+    return out
+
+
+def _grouped_turned(followed: Followed, x: Axes, own: np.ndarray, into: np.ndarray, groups: int) -> Axis:
+    """Output axis of a transposed convolution in groups; `own`: the outputs of one group."""
+    if len(into) != groups:
+        for axis in (own, into, x[1]):
+            followed.pin(axis, "a grouped transposed convolution")
+        return FIXED
+    if len(own) > 1:
+        followed.pin(own, "a transposed depthwise convolution with several outputs for each channel")
+    x[1] = followed.join(x[1], into, "a convolution reads what has a fixed width")
+    return x[1] if len(own) == 1 else FIXED
 
 
 @rule("torchvision::deform_conv2d")
@@ -155,11 +155,10 @@ def deformed(followed: Followed, call: Call) -> list[Axes]:
     for side in (offset, mask):
         for axis in followed.axes(side)[1:2]:
             followed.pin(axis, "offsets of a deformable convolution")
-    groups, apart = call.get("groups", call.args[11]), call.args[12]
     axes = followed.axes(x)
-    if apart > 1 and isinstance(axes[1], np.ndarray):
+    if call.get("offset_groups") > 1:
         followed.pin(axes[1], "groups of offsets of a deformable convolution")
-    return [_convolved(followed, axes, followed.axes(weight), bias, False, groups, 4)]
+    return [_convolved(followed, axes, followed.axes(weight), bias, False, call.get("groups"), 4)]
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm",

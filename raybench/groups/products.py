@@ -142,10 +142,6 @@ class Products:
         return np.rint(units @ self.linear + units**2 @ self.square + together @ self.each + self.constant)
 
 
-def _middle(sizes: np.ndarray, least: np.ndarray, group: int, cut: bool) -> int:
-    return int(sizes[group] + least[group]) // 2 if cut else int(sizes[group])
-
-
 def _that_matter(excess: Excess, sizes: np.ndarray, least: np.ndarray, whole: int, groups: list[int]) -> list[int]:
     """Those of `groups` whose widths may change `excess`, found by halves: no count grows when a group shrinks."""
     kept = sizes.copy()

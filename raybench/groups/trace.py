@@ -63,24 +63,29 @@ def trace(
     parts = _check_parts(prune)
     layers = Layers.of(model)
     protected = _protected(layers, protect, only)
-    check_runs(model, example)
+    check_runs(model, example, _own(layers))
     started = time.thread_time()
     try:
         groups = by_graph(model, example, layers, parts, classes, protected, max_seconds)
+        groups = replace(groups, share=share_of(layers, groups))  # refuses units that own unequal numbers of channels
     except UserError:
         raise
     except Exception:  # refused, or the library fails: it may raise anything
         layers = Layers.of(model)
         groups = _followed(model, example, layers, parts, protected, max_seconds, started)
-    groups = replace(groups, share=share_of(layers, groups))
     if text := warning_of(type(model).__name__, layers, groups):
         warnings.warn(text, UserWarning, stacklevel=2)
     return groups
 
 
+def _own(layers: Layers) -> set[str]:
+    """Names of the modules that the network's author keeps."""
+    return set(layers.resolve(getattr(layers.model, "protected_layers", ())))
+
+
 def _protected(layers: Layers, protect: Sequence[str], only: Sequence[str]) -> set[str]:
     """Names of the modules that keep their width."""
-    found = layers.resolve(protect, "keep") | layers.resolve(getattr(layers.model, "protected_layers", ()))
+    found = layers.resolve(protect, "keep") | _own(layers)
     if only:
         inside = layers.resolve(only, "only")
         found |= {name for name, _ in layers.roots() if name not in inside}

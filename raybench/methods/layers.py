@@ -7,7 +7,7 @@ of bare parameters is defined in one place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class Evidence:
     gradients: Mapping[str, Tensor] = field(default_factory=dict)  # parameter name -> dL/dw, L the mean loss
     gradient_squares: Mapping[str, Tensor] = field(default_factory=dict)  # parameter name -> mean_i (dL_i/dw)^2
     states: Mapping[tuple[str, Side], Any] = field(default_factory=dict)  # (layer, side) -> what `observe` gathered
+    before: Mapping[str, np.ndarray] = field(default_factory=dict)  # layer -> energy of what feeds each of its inputs
+    after: Mapping[str, np.ndarray] = field(default_factory=dict)  # layer -> energy of what reads each of its outputs
     seconds: float = 0.0  # time that it took
 
 
@@ -169,6 +171,13 @@ def view(
     def computed(values: Mapping[str, Tensor]) -> Tensor | None:
         return laid_out(values[name]) if name in values else None
 
+    def around(energies: Mapping[str, np.ndarray], side: Side) -> Tensor | None:
+        if weight is None or member.layer not in energies:
+            return None
+        values = torch.as_tensor(energies[member.layer]).to(weight)
+        spread = arrangement(model, replace(member, side=side)).spread(values, weight)
+        return laid_out(spread.expand(*weight.shape[:2], *spread.shape[2:]))
+
     bias = getattr(module, "bias", None) if member.side == "out" else None
     unit = torch.full((member.width,), -1, dtype=torch.int64)
     unit[torch.as_tensor(member.positions)] = torch.as_tensor(member.units)
@@ -181,6 +190,8 @@ def view(
         gradient=computed(evidence.gradients) if evidence else None,
         gradient_square=computed(evidence.gradient_squares) if evidence else None,
         state=evidence.states.get((member.layer, member.side)) if evidence else None,
+        before=around(evidence.before, "in") if evidence else None,
+        after=around(evidence.after, "out") if evidence else None,
         module=module,
         unit=unit,
         seed=seed,

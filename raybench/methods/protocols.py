@@ -1,4 +1,4 @@
-"""The base classes that every method extends: importance criteria and sparsity regularizers, and what they are given.
+"""The base classes that every method extends: importance criteria and sparsity regularizers.
 
 A criterion scores *one side of one layer* at a time (`layer_scores`). raybench adds those scores up per unit of a
 group, reduces over the group's layers and normalises, as the criterion's class attributes say. A regularizer adds
@@ -7,15 +7,27 @@ its penalty's gradient after each backward pass of the sparsifying stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
-from raybench.groups.records import Group, Groups, LayerKind, Member, Side
+from raybench.groups.records import Group, Groups, Member
 from raybench.methods.pairs import FilterDistances
+from raybench.methods.records import Calibration, Layer, RefitProblem, has_filters
+
+__all__ = [  # the names of `records`, too: methods import all that they need from here
+    "Calibration",
+    "ElementwiseImportance",
+    "Importance",
+    "Layer",
+    "Need",
+    "Needs",
+    "PairwiseImportance",
+    "RefitProblem",
+    "Regularizer",
+    "has_filters",
+]
 
 Need = Literal[
     "nothing",  # neither weights nor data: scored once
@@ -25,71 +37,6 @@ Need = Literal[
     "activations",  # `observe` reads the calibration images, then `layer_scores` reads `Layer.state`
 ]
 Needs = Need | tuple[Need, ...]  # several of the last three; with activations and gradients `observe_gradient`, too
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One side of one layer, arranged so that dimension 0 of every tensor runs over that side's channels.
-
-    For `side="in"` of a convolution `weight` is transposed to (in, out, kh, kw). Where channels were already removed,
-    the *other* dimension holds only those that are left.
-
-    Attributes:
-        name: qualified name of the module, or of the parameter for `kind="parameter"`.
-        kind: conv, linear, depthwise, norm, parameter or embedding.
-        side: "out" or "in"; norms, depthwise convolutions and bare parameters are "out".
-        weight: (channels, ...); (channels, 0) for a norm without one, which needs "nothing" or "activations".
-        bias: (channels,), only on the out side; None for a layer without one.
-        gradient: like `weight`, dL/dw of the mean loss; None if it isn't needed, or the loss doesn't depend on it.
-        gradient_square: like `weight`, mean over samples of (dL_i/dw)^2; None as above ("sample-gradients").
-        state: what `observe` returned last; None unless `needs="activations"`.
-        module: the module; None for a bare parameter.
-        unit: (channels,) int64, the group's unit that each channel belongs to, -1 for channels of other groups; None:
-            every channel is a unit of its own.
-        seed: of the trial; the only source of randomness that a criterion may use.
-
-    Example:
-        >>> layer = Layer("conv", "conv", "out", weight=torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
-        >>> layer.weight.abs().sum(1)
-        tensor([3.0000, 0.5000])
-    """
-
-    name: str
-    kind: LayerKind
-    side: Side
-    weight: Tensor
-    bias: Tensor | None = None
-    gradient: Tensor | None = None
-    gradient_square: Tensor | None = None
-    state: Any = None
-    module: nn.Module | None = None
-    unit: Tensor | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class RefitProblem:
-    """A layer that reads pruned channels: its inputs now at sampled points, and the uncut layer's outputs there.
-
-    All tensors are float64. g: convolution groups (1 for most layers); c: input channels left; o: outputs left;
-    k: kernel taps.
-
-    Attributes:
-        name: qualified name of the layer.
-        inputs: (g, points, c, k), from the pruned network, in which the layers before this one are refitted already.
-        weight: (g, c, k, o), of the channels that are left.
-        target: (g, points, o), the uncut layer's outputs without the bias.
-
-    Example:
-        >>> problem = RefitProblem("fc", torch.ones(1, 5, 2, 1), torch.ones(1, 2, 1, 3), torch.full((1, 5, 3), 4.0))
-        >>> (problem.inputs.flatten(2) @ problem.weight.flatten(1, 2)).shape == problem.target.shape
-        True
-    """
-
-    name: str
-    inputs: Tensor
-    weight: Tensor
-    target: Tensor
 
 
 class Importance:
@@ -106,13 +53,17 @@ class Importance:
         normalize: how scores are scaled within a group, over the units left: "mean", "max", "sum", "lamp" or "none".
         min_images: fewer calibration images are an error; how many there are is set by the recipe.
         requires: "batch-norm" where models without it are a skipped row.
+        neighbours: whether `Layer.before` and `Layer.after` are computed.
         reconstructs: whether the class defines `refit` and has the parameters `points` and `reconstruct`.
+        refits_bias: whether the refit also moves the biases, by the difference of the mean outputs.
         version: increase it when the numbers change; it is part of trial_id.
         paper: authors, title, venue, equation.
         points: parameter of criteria that reconstruct: output locations sampled per image.
         reconstruct: parameter of criteria that reconstruct: whether layers are refitted after the cut.
 
     Example:
+        >>> import torch
+        >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class LargestWeight(Importance):
         ...     def layer_scores(self, layer: Layer) -> Tensor | None:
@@ -127,7 +78,9 @@ class Importance:
     normalize: ClassVar[Literal["mean", "max", "sum", "lamp", "none"]] = "mean"
     min_images: ClassVar[int] = 1
     requires: ClassVar[str | None] = None
+    neighbours: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
+    refits_bias: ClassVar[bool] = False
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
     if TYPE_CHECKING:  # of subclasses; declared here, they would be parameters of every criterion
@@ -208,6 +161,8 @@ class ElementwiseImportance(Importance):
     The progressive schedule computes the saliencies once and subtracts those of removed channels.
 
     Example:
+        >>> import torch
+        >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Capped(ElementwiseImportance):
         ...     cap: float = 0.1
@@ -250,6 +205,8 @@ class PairwiseImportance(Importance):
     The progressive schedule computes the distances once and updates them as channels are removed.
 
     Example:
+        >>> import torch
+        >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Distances(PairwiseImportance):
         ...     def pair_value(self, squares: Tensor) -> Tensor:
@@ -286,22 +243,6 @@ class PairwiseImportance(Importance):
         return FilterDistances(layer.weight.flatten(1)).sums(self.pair_value).to(layer.weight.dtype)
 
 
-def has_filters(layer: Layer | Member) -> bool:
-    """Check whether this side's channels are filters.
-
-    Args:
-        layer: one side of a layer.
-
-    Returns:
-        True for the output side of a convolution (a depthwise one too) or of a linear layer, whose rows are filters.
-
-    Example:
-        >>> has_filters(Layer("bn", "norm", "out", weight=torch.ones(2, 1)))
-        False
-    """
-    return layer.side == "out" and layer.kind in ("conv", "linear", "depthwise")
-
-
 class Regularizer:
     """Base class of every sparsity regularizer. `bind` is called once, `add_gradients` after each backward pass.
 
@@ -314,6 +255,8 @@ class Regularizer:
         paper: authors, title, venue, equation.
 
     Example:
+        >>> import torch
+        >>> from dataclasses import dataclass
         >>> @dataclass
         ... class WeightDecay(Regularizer):
         ...     strength: float = 0.5
@@ -374,27 +317,3 @@ class Regularizer:
         Args:
             state: what `state_dict` returned.
         """
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The images that a data-driven criterion is computed on: fixed by the seed, already normalised.
-
-    Attributes:
-        images: (n, channels, height, width) float32.
-        labels: (n,) int64.
-        batch_size: images per forward pass.
-        loss: (model output, labels) -> mean loss; None: cross-entropy.
-        generator: for sampled labels; its state is read, never advanced.
-
-    Example:
-        >>> calibration = Calibration(torch.zeros(12, 3, 8, 8), torch.zeros(12, dtype=torch.int64), batch_size=4)
-        >>> len(calibration.images)
-        12
-    """
-
-    images: Tensor
-    labels: Tensor
-    batch_size: int
-    loss: Callable[[Any, Tensor], Tensor] | None = None
-    generator: torch.Generator | None = None

@@ -34,7 +34,7 @@ def run(trial: Trial, context: StageContext, note: Note) -> Base:
     """Train (or load) and evaluate the dense base of `trial`, unless it is in the stage cache."""
 
     def build(folder: Path) -> dict[str, Any]:
-        task = open_task(trial, context.data_roots, context.device, context.storage)
+        task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
         model = fresh_model(trial, task, context.device)
         curve: tuple[Mapping[str, float], ...] = ()
         checkpoint = StageCheckpoint(context.storage, trial.base_key)

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from raybench import registry
-from raybench.catalogue import needs_images
+from raybench.catalogue import reads_images
 from raybench.errors import UserError
 from raybench.models.foreign import ForeignError
-from raybench.pipeline.network import fresh_model
+from raybench.pipeline.network import example_of, fresh_model
 from raybench.plan.records import Unit
 from raybench.storage.base import Storage
 from raybench.sweep.data_roots import check_fingerprint
@@ -21,11 +22,17 @@ from raybench.tasks.protocol import Task
 from raybench.tasks.training.resizing import check_start
 
 
-def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage: Storage) -> None:
+def check_input(
+    units: Sequence[Unit], roots: Mapping[str, Path | str], storage: Storage
+) -> dict[tuple[str, str], float]:
     """UserError listing every mistake in the datasets, weights and networks that `units` read from this machine.
 
     Networks are checked only if their base is still to be computed. Errors that are not the user's fail the cell later.
+    Returns the work of an epoch, MACs of an image x training images, of each checked (dataset, model) where there are
+    several: longer cells start first.
     """
+    several = len({(unit.trials[0].dataset, unit.trials[0].model) for unit in units}) > 1
+    work: dict[tuple[str, str], float] = {}
     data_roots = {name: Path(root) for name, root in roots.items()}
     mistakes: dict[str, None] = {}  # each once, in order
     tasks: dict[str, Task | None] = {}
@@ -46,7 +53,10 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
                 task.check_recipe(stages, images)
                 if unit.kind == "base" and network not in networks:
                     networks.add(network)
-                    task.check(fresh_model(trial, task, torch.device("cpu")))
+                    model = fresh_model(trial, task, torch.device("cpu"))
+                    task.check(model)
+                    if several:
+                        work[trial.dataset, trial.model] = _work(model, task)
                 _check_starts(trial, stages, task, networks)
         except ForeignError:
             continue  # its cells fail with this message as a row; the other networks' run
@@ -58,6 +68,18 @@ def check_input(units: Sequence[Unit], roots: Mapping[str, Path | str], storage:
             continue  # an error in a plug-in or in raybench: its cells fail or are skipped, with the message as a row
     if mistakes:
         raise UserError("\n  ".join(mistakes))
+    return work
+
+
+def _work(model: nn.Module, task: Task) -> float:
+    """MACs of an epoch of training; 0 where they can't be counted."""
+    from raybench.groups.cost import count_macs
+
+    try:
+        macs = count_macs(model.eval(), example_of(task.data, torch.device("cpu")))
+    except Exception:  # an operation that torch's counter doesn't take; the cells say what else is wrong
+        return 0.0
+    return float(macs * task.training_images)
 
 
 def _check_starts(trial: Trial, stages: Sequence[TrainRecipe], task: Task, known: set[str]) -> None:
@@ -77,6 +99,6 @@ def _requirements(trial: Trial) -> tuple[list[TrainRecipe], int]:
     recipe = trial.recipe
     stages = [recipe.base] if trial.weights.trained else []
     stages += [recipe.sparsify] if trial.regularizer else []
-    needs = registry.importance.entry(trial.importance.name).facts.get("needs", "weights")
-    calibration = recipe.calibration_images if needs_images(needs) else 0
-    return [*stages, recipe.finetune], max(calibration, recipe.recalibration_images)
+    criterion = registry.importance.entry(trial.importance.name)
+    calibration = recipe.calibration_images if reads_images(criterion, trial.importance.params) else 0
+    return [*stages, trial.tuning], max(calibration, recipe.recalibration_images)

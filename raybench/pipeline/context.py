@@ -10,6 +10,7 @@ import torch
 
 from raybench.pipeline.exclusive import Machine
 from raybench.storage.base import Storage
+from raybench.tasks.training.team import ALONE, Alone, Peers
 
 Note = Callable[..., None]  # note(resumed_from=3) adds facts to the journal
 
@@ -22,3 +23,7 @@ class StageContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     data_roots: Mapping[str, Path] = field(default_factory=dict)
     machine: Machine = field(default_factory=Machine)
+    cpus: float = 1.0  # that the unit may use
+    share: float | None = None  # of the GPU; None on a CPU
+    share_note: str = ""  # why; empty where the sweep says it
+    team: Alone | Peers = ALONE  # processes that train together; this is the first of them

@@ -41,7 +41,8 @@ def to_safetensors(folder: Path, target: Path, trust_code: bool = False) -> str:
     target.mkdir(parents=True, exist_ok=True)
     for name in ("pruned.json", "model.safetensors"):
         shutil.copyfile(folder / name, target / name)
-    return f"{target}: pruned.json and model.safetensors; raybench.load_pruned({str(target)!r}) gives the network"
+    load = f"raybench.load_pruned({str(target)!r}{', trust_code=True' if trust_code else ''})"
+    return f"{target}: pruned.json and model.safetensors; {load} gives the network"
 
 
 def to_onnx(folder: Path, target: Path, trust_code: bool = False) -> str:

@@ -17,6 +17,7 @@ from raybench.errors import UserError, nearest
 from raybench.groups import surgery
 from raybench.groups.trace import PARTS, trace
 from raybench.methods.protocols import Calibration, Importance
+from raybench.methods.repair import criterion_named
 from raybench.models.baked import baked_copy, computes_weights
 from raybench.pipeline.outputs import Loss, checked, class_loss, return_scores, returning_tensors
 from raybench.scoring.scorer import Scoring
@@ -183,13 +184,12 @@ def _criterion(criterion: str | Importance, params: Mapping[str, Any] | None) ->
         hint = f"; give an object: {criterion.__name__}()" if isinstance(criterion, type) else ""
         raise UserError(f"criterion: found {_kind(criterion)}, expected a name or an Importance{hint}")
     entry, given = registry.importance.entry(criterion), dict(params or {})
-    if unknown := sorted(set(given) - set(entry.params)):
+    if unknown := sorted(set(given) - {*entry.params, *entry.options}):
         known = ", ".join(sorted(entry.params)) or "none"
         raise UserError(f"{criterion} has no parameter {unknown[0]!r}. Known: {known}")
     if wrong := next((f"{name}: {why}" for name, value in given.items() if (why := entry.misfit(name, value))), None):
         raise UserError(f"{criterion}: {wrong}")
-    found: Importance = registry.importance.load(criterion)(**given)
-    return found
+    return criterion_named(criterion, given)
 
 
 def _calibration(
@@ -198,8 +198,9 @@ def _calibration(
     """The images a data-driven criterion looks at; UserError when it needs some and none are given."""
     if given is None:
         if needs_images(method.needs) or method.reconstructs:
+            needs = evidence_kinds(method.needs) if needs_images(method.needs) else ("activations",)
             raise UserError(
-                f"{type(method).__name__} needs {' and '.join(evidence_kinds(method.needs))}: "
+                f"{type(method).__name__} needs {' and '.join(needs)}: "
                 "give calibration=(images, labels), normalised as the network expects them"
             )
         return None

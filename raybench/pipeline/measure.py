@@ -28,15 +28,16 @@ class Pace:
 
     warm_up: int
     repeats: int
+    block: int = 1  # passes of one network before the turn of the next
     most_s: float = float("inf")  # no repeat begins after this many seconds of repeats; one is always timed
 
 
-ONE, MANY = Pace(5, 30), Pace(1, 5, most_s=2.0)  # of one image, of BATCH images
+ONE, MANY = Pace(5, 30, block=5), Pace(1, 5, most_s=2.0)  # of one image, of BATCH images
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a forward pass takes, of base and pruned network; times in milliseconds, one right after the other."""
+    """What a forward pass takes, of base and pruned network; times in milliseconds, taken in turns."""
 
     activations_base: int  # peak bytes, one image
     activations: int
@@ -65,7 +66,7 @@ def footprint(dense: nn.Module, model: nn.Module, task: Task, context: StageCont
     nets = [dense.eval(), copy.deepcopy(model).eval()]
     image = example_of(task.data, context.device)
     base_bytes, pruned_bytes = (peak_activations(net, image) for net in nets)
-    found, reason = context.machine.timed(lambda: ([median_ms(net, image, ONE) for net in nets], _many(nets, image)))
+    found, reason = context.machine.timed(lambda: (medians_ms(nets, image, ONE), _many(nets, image)))
     if found is None:
         return Footprint(base_bytes, pruned_bytes, None, None, reason, None, None, reason)
     (base_ms, pruned_ms), many = found
@@ -76,7 +77,7 @@ def _many(nets: Sequence[nn.Module], image: Tensor) -> tuple[float | None, float
     """(Milliseconds of the dense network, of the pruned one, None) at BATCH images, or why there are none."""
     try:
         images = image.repeat(BATCH, *[1] * (image.dim() - 1))
-        base, pruned = (median_ms(net, images, MANY) for net in nets)
+        base, pruned = medians_ms(nets, images, MANY)
     except Exception as error:  # a network may refuse a batch with any error; one image was no problem
         if image.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -85,17 +86,25 @@ def _many(nets: Sequence[nn.Module], image: Tensor) -> tuple[float | None, float
     return base, pruned, None
 
 
-@torch.inference_mode()
 def median_ms(model: nn.Module, images: Tensor, pace: Pace) -> float:
     """Median time of a forward pass, in milliseconds."""
-    times: list[float] = []
-    for turn in range(pace.warm_up + pace.repeats):
-        took = _milliseconds(model, images)
-        if turn >= pace.warm_up:
-            times.append(took)
-        if times and sum(times) > pace.most_s * 1e3:
-            break
-    return statistics.median(times)
+    return medians_ms([model], images, pace)[0]
+
+
+@torch.inference_mode()
+def medians_ms(models: Sequence[nn.Module], images: Tensor, pace: Pace) -> list[float]:
+    """Median time of a forward pass of each of `models`, in milliseconds.
+
+    They take turns, so that other load on the machine, which comes and goes, strikes all of them.
+    """
+    times: list[list[float]] = [[] for _ in models]
+    for model in models:
+        for _ in range(pace.warm_up):
+            _milliseconds(model, images)
+    while len(times[-1]) < pace.repeats and max(map(sum, times)) <= pace.most_s * 1e3:
+        for model, own in zip(models, times, strict=True):
+            own += [_milliseconds(model, images) for _ in range(pace.block)]
+    return [statistics.median(own) for own in times]
 
 
 def _milliseconds(model: nn.Module, images: Tensor) -> float:

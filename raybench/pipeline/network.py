@@ -18,6 +18,8 @@ from raybench.pipeline import cache
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
 
+NEW = 1_000_003  # added to the seed of a network with new weights
+
 
 def fresh_model(trial: Trial, task: Task, device: torch.device) -> nn.Module:
     """The unpruned network on `device`, with the weights that the trial names; what it has no weights for is seeded."""
@@ -25,6 +27,11 @@ def fresh_model(trial: Trial, task: Task, device: torch.device) -> nn.Module:
     if trial.weights.kind != "trained":
         fill_from(model, trial.weights, Head(trial.model, task.data, trial.model_params))
     return baked(model).to(device)
+
+
+def new_model(trial: Trial, task: Task, device: torch.device) -> nn.Module:
+    """The unpruned network with initial weights of the trial's seed, other ones than the base started from."""
+    return baked(_seeded(trial, task.data, NEW + trial.seed)).to(device)
 
 
 def model_of(stage: Path, trial: Trial, task: Task, device: torch.device) -> nn.Module:
@@ -44,8 +51,8 @@ def groups_of(model: nn.Module, trial: Trial, task: Task) -> Groups:
     return trace(model, example, prune=trial.prune, classes=classes, protect=trial.keep, only=trial.only)
 
 
-def _seeded(trial: Trial, data: DataFacts) -> nn.Module:
-    """The network with initial weights of the base seed."""
+def _seeded(trial: Trial, data: DataFacts, seed: int | None = None) -> nn.Module:
+    """The network with initial weights of `seed`, the base seed by default."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(trial.base_seed)
+        torch.manual_seed(trial.base_seed if seed is None else seed)
         return build_model(trial.model, data, trial.model_params)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from raybench.errors import UserError
+
+NOBODY = "--push-to-hub: nobody is logged in: hf auth login, or set HF_TOKEN"
 
 
 def check_repository(name: str) -> None:
@@ -29,6 +32,7 @@ def push(exported: Path, card: str, name: str, *, private: bool) -> str:
     except ImportError as error:
         raise UserError("--push-to-hub needs huggingface_hub: pip install huggingface_hub") from error
     hub = huggingface_hub.HfApi()
+    failures: Any = (*HfHubHTTPError.__bases__, OSError)  # the HTTP library's errors; OSError: no network
     try:
         url = str(hub.create_repo(name, private=private, exist_ok=True))
         if exported.is_dir():
@@ -37,8 +41,12 @@ def push(exported: Path, card: str, name: str, *, private: bool) -> str:
             hub.upload_file(repo_id=name, path_or_fileobj=str(exported), path_in_repo=exported.name)
             hub.upload_file(repo_id=name, path_or_fileobj=card.encode(), path_in_repo="README.md")
     except LocalTokenNotFoundError as error:
-        raise UserError("--push-to-hub: nobody is logged in: hf auth login, or set HF_TOKEN") from error
-    except (HfHubHTTPError, OSError) as error:  # OSError: no network
-        first = str(error).strip().partition("\n")[0]
+        raise UserError(NOBODY) from error
+    except failures as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 401 and huggingface_hub.get_token() is None:
+            raise UserError(NOBODY) from error
+        first = getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]
+        first = first.rstrip(".")
         raise UserError(f"--push-to-hub {name}: {first}; the files are in {exported}") from error
     return url

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from raybench.pipeline.base import Base
 from raybench.pipeline.cut import Pruned
+from raybench.pipeline.early_stop import StoppedEarly
 from raybench.pipeline.measure import BATCH, Footprint
 from raybench.pipeline.select import Selection
 from raybench.pipeline.sparsify import Sparsified
@@ -22,8 +23,8 @@ _EXTRA_METRICS = {"top5": "top5", "mAP50": "map50", "loss": "loss_final"}  # nam
 
 
 @dataclass(frozen=True)
-class StageResults:
-    """Results of all stages of one cell. Metrics are on the test split, in percent."""
+class CutResults:
+    """Results of the stages of one cell up to its fine-tuning. Metrics are on the test split, in percent."""
 
     metric: str
     dense: Base
@@ -32,40 +33,34 @@ class StageResults:
     pruned: Pruned
     after_cut: Mapping[str, float]
     recalibrated: Mapping[str, float] | None  # after the statistics of batch norms were measured anew
+    seconds: Mapping[str, float]  # of prune, finetune, measure
+    started_at: str
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class StageResults(CutResults):
+    """Results of all stages of one cell."""
+
     training: Training
     final: Mapping[str, float]
     footprint: Footprint
-    seconds: Mapping[str, float]  # of prune, finetune, measure
-    started_at: str
     artifact: str  # key in the storage
-    device: torch.device
 
 
 def row_of(trial: Trial, stages: StageResults) -> Record:
     """The finished row of `trial`."""
     cut, footprint, training = stages.selection.cut, stages.footprint, stages.training
-    reg_time_s = stages.sparse.reg_time_s if stages.sparse else None
     final = stages.final
     extra: dict[str, Any] = {column: final[name] for name, column in _EXTRA_METRICS.items() if name in final}
-    extra |= {f"seconds_{name}": value for name, value in stages.seconds.items()}
     return Record.of_trial(
         trial,
         reason=cut.reason,
-        speedup=cut.speedup,
-        macs_base=cut.macs_base,
-        macs=cut.macs,
-        macs_tp_base=cut.macs_tp_base,
-        macs_tp=cut.macs_tp,
-        params_base=cut.params_base,
-        params=cut.params,
-        metric_name=stages.metric,
-        metric_base=stages.dense.metrics[stages.metric],
-        metric_pruned=stages.after_cut[stages.metric],
-        metric_recalibrated=stages.recalibrated and stages.recalibrated[stages.metric],
+        **_until_finetune(stages),
+        **extra,
         metric_final=final[stages.metric],
         metric_val=_selected(training, stages.metric),
         selected_epoch=training.selected_epoch,
-        steps=cut.steps,
         activations_base=footprint.activations_base,
         activations=footprint.activations,
         latency_base_ms=footprint.base_ms,
@@ -76,27 +71,60 @@ def row_of(trial: Trial, stages: StageResults) -> Record:
         throughput_base=_throughput(footprint.many_base_ms),
         throughput=_throughput(footprint.many_pruned_ms),
         batch_reason=footprint.many_reason,
-        step_time_s=stages.selection.step_time_s,
-        reg_time_s=reg_time_s,
         exclusive=footprint.base_ms is not None,
         timing_reason=_timing_reason(stages),
-        seconds_base=stages.dense.seconds,
-        seconds_sparsify=stages.sparse.seconds if stages.sparse else None,
-        seconds_select=stages.selection.seconds,
-        **extra,
         resumed_from=training.resumed_from,
-        device=stages.device.type,
         **training.computing,
-        base_sha256=stages.dense.sha256,
         artifact=stages.artifact,
-        provenance=_provenance(stages),
-        curve=list(_curves(stages)),
-        layers=[
+        curve=list(_curves(stages, training.curve)),
+    )
+
+
+def stopped_row(trial: Trial, stages: CutResults, stopped: StoppedEarly) -> Record:
+    """The row of a cell that ended at a rung: what was measured before, and no final metric."""
+    return Record.of_trial(
+        trial,
+        status="skipped",
+        reason=str(stopped),
+        **_until_finetune(stages),
+        metric_val=stopped.decision.value,
+        stopped_epoch=stopped.epoch,
+        stopped_below=stopped.decision.bar,
+        curve=list(_curves(stages, stopped.curve)),
+    )
+
+
+def _until_finetune(stages: CutResults) -> dict[str, Any]:
+    """The columns that are known before fine-tuning."""
+    cut, sparse = stages.selection.cut, stages.sparse
+    return {
+        "speedup": cut.speedup,
+        "macs_base": cut.macs_base,
+        "macs": cut.macs,
+        "macs_tp_base": cut.macs_tp_base,
+        "macs_tp": cut.macs_tp,
+        "params_base": cut.params_base,
+        "params": cut.params,
+        "metric_name": stages.metric,
+        "metric_base": stages.dense.metrics[stages.metric],
+        "metric_pruned": stages.after_cut[stages.metric],
+        "metric_recalibrated": stages.recalibrated and stages.recalibrated[stages.metric],
+        "steps": cut.steps,
+        "step_time_s": stages.selection.step_time_s,
+        "reg_time_s": sparse.reg_time_s if sparse else None,
+        "seconds_base": stages.dense.seconds,
+        "seconds_sparsify": sparse.seconds if sparse else None,
+        "seconds_select": stages.selection.seconds,
+        **{f"seconds_{name}": value for name, value in stages.seconds.items()},
+        "device": stages.device.type,
+        "base_sha256": stages.dense.sha256,
+        "provenance": _provenance(stages),
+        "layers": [
             {"layer": name, "out_before": b[0], "out_after": a[0], "in_before": b[1], "in_after": a[1]}
             for name, (b, a) in stages.pruned.widths.items()
         ],
-        kept=dict(cut.kept),
-    )
+        "kept": dict(cut.kept),
+    }
 
 
 def _throughput(batch_ms: float | None) -> float | None:
@@ -115,10 +143,10 @@ def _selected(training: Training, metric: str) -> float | None:
     return next((e.get(metric) for e in training.curve if e["epoch"] == training.selected_epoch), None)
 
 
-def _curves(stages: StageResults) -> Iterable[dict[str, Any]]:
+def _curves(stages: CutResults, finetuned: Sequence[Mapping[str, float]]) -> Iterable[dict[str, Any]]:
     """The epochs of base, sparsify and finetune, one after another."""
     sparse = stages.sparse.curve if stages.sparse else ()
-    curves = {"base": stages.dense.curve, "sparsify": sparse, "finetune": stages.training.curve}
+    curves = {"base": stages.dense.curve, "sparsify": sparse, "finetune": finetuned}
     for stage, curve in curves.items():
         for epoch in curve:
             yield {
@@ -130,7 +158,7 @@ def _curves(stages: StageResults) -> Iterable[dict[str, Any]]:
             }
 
 
-def _provenance(stages: StageResults) -> Any:
+def _provenance(stages: CutResults) -> Any:
     cuda = stages.device.type == "cuda"
     return provenance(
         started_at=stages.started_at,

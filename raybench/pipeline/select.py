@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
-from raybench import registry
 from raybench.catalogue import needs_images
 from raybench.errors import NotSupported
 from raybench.groups.first_run import check_image
 from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration, Importance
+from raybench.methods.repair import criterion_named
 from raybench.pipeline import base, cache, sparsify
 from raybench.pipeline.context import Note, StageContext
 from raybench.pipeline.network import example_of, groups_of, model_of
@@ -66,7 +66,7 @@ def _select(trials: Sequence[Trial], context: StageContext) -> None:
     """Trace the groups, score and select for all `trials`, and publish the cuts."""
     started = time.perf_counter()
     trial = trials[0]
-    task = open_task(trial, context.data_roots, context.device, context.storage)
+    task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
     start = sparsify.load(trial, context) or base.load(trial, context)
     model = model_of(start.folder, trial, task, context.device).eval()
     groups = groups_of(model, trial, task)
@@ -97,8 +97,7 @@ def _cuts(trials: Sequence[Trial], scoring: Scoring, example: Tensor, groups: Gr
 
 def criterion_of(trial: Trial) -> Importance:
     """The trial's criterion with its parameters."""
-    criterion: Importance = registry.importance.load(trial.importance.name)(**trial.importance.params)
-    return criterion
+    return criterion_named(trial.importance.name, trial.importance.params)
 
 
 def calibration_of(criterion: Importance, trial: Trial, task: Task) -> Calibration | None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from raybench.pipeline import artifact, base, cache, measure, patches, select, sparsify
 from raybench.pipeline.context import Note, StageContext
 from raybench.pipeline.cut import cut_network
+from raybench.pipeline.early_stop import StoppedEarly
 from raybench.pipeline.finetune import finetune
 from raybench.pipeline.network import model_of
+from raybench.pipeline.probe import run_probe
 from raybench.pipeline.recalibrate import recalibrate
-from raybench.pipeline.row import StageResults, row_of
+from raybench.pipeline.row import CutResults, StageResults, row_of, stopped_row
 from raybench.plan.records import Unit, UnitKind
 from raybench.provenance import now
 from raybench.results.schema import Record
@@ -50,12 +53,12 @@ def run_cell(unit: Unit, context: StageContext, announce: Announce, note: Note) 
     record = _cell(trial, context, announce, note)
     patches.check("finetune")
     announce("publish")
-    Store(context.storage).publish(record)
-    StageCheckpoint(context.storage, trial.trial_id).clear()
+    _publish(record, context)
     return {name: record[name] for name in ("metric_final", "metric_pruned", "metric_base", "speedup")}
 
 
 RUN: Mapping[UnitKind, Callable[[Unit, StageContext, Announce, Note], Summary]] = {
+    "probe": run_probe,
     "base": run_base,
     "sparsify": run_sparsify,
     "select": run_select,
@@ -68,7 +71,7 @@ def _cell(trial: Trial, context: StageContext, announce: Announce, note: Note) -
     started_at, clock = now(), _Clock()
     announce("surgery")
     cache.require(context, trial.base_key, trial.sparsify_key, trial.select_key)
-    task = open_task(trial, context.data_roots, context.device, context.storage)
+    task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
     dense, sparse, selection = base.load(trial, context), sparsify.load(trial, context), select.load(trial, context)
     network = model_of(dense.folder, trial, task, context.device)
     start = model_of(sparse.folder, trial, task, context.device) if sparse else network
@@ -79,7 +82,18 @@ def _cell(trial: Trial, context: StageContext, announce: Announce, note: Note) -
     clock.lap("prune")
 
     announce("finetune")
-    training = finetune(trial, network, pruned, task, context)
+    until: dict[str, Any] = {
+        "metric": task.metric, "dense": dense, "sparse": sparse, "selection": selection, "pruned": pruned,
+        "after_cut": after_cut, "recalibrated": recalibrated, "seconds": clock.laps, "started_at": started_at,
+        "device": context.device,
+    }  # fmt: skip
+    try:
+        training = finetune(trial, network, pruned, task, context)
+    except StoppedEarly as stopped:
+        clock.lap("finetune")
+        patches.check("finetune")
+        _publish(stopped_row(trial, CutResults(**until), stopped), context)
+        raise
     note(resumed_from=training.resumed_from)
     clock.lap("finetune")
 
@@ -88,11 +102,14 @@ def _cell(trial: Trial, context: StageContext, announce: Announce, note: Note) -
     footprint = measure.footprint(network, pruned.model, task, context)
     key = artifact.publish(context.storage, trial, pruned.model, selection.cut, task.data)
     clock.lap("measure")
-    results = StageResults(
-        task.metric, dense, sparse, selection, pruned, after_cut, recalibrated, training, final, footprint,
-        clock.laps, started_at, key, context.device,
-    )  # fmt: skip
-    return row_of(trial, results)
+    return row_of(trial, StageResults(**until, training=training, final=final, footprint=footprint, artifact=key))
+
+
+def _publish(record: Record, context: StageContext) -> None:
+    """Publish a cell's row; its progress isn't needed any more."""
+    shared = {"device_share": context.share, "share_note": context.share_note or None}
+    Store(context.storage).publish(record.replaced(**shared) if any(shared.values()) else record)
+    StageCheckpoint(context.storage, record["trial_id"]).clear()
 
 
 class _Clock:

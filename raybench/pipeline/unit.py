@@ -22,6 +22,7 @@ from raybench.results.store import Store
 from raybench.storage.damage import damage_lines
 from raybench.storage.leases import Fenced, Lease, LeaseLost
 from raybench.sweep.environment import check_variables
+from raybench.tasks.training.team import PeerLost
 
 
 def run_unit(unit: Unit, context: StageContext, report: Announce = lambda stage: None) -> Outcome:
@@ -64,6 +65,9 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
         except KeyboardInterrupt:
             execution.end("interrupted")
             raise
+        except PeerLost as error:  # the process that ended first says why, not this one
+            execution.end("interrupted", error=str(error))
+            raise
         except BaseException as error:  # a plug-in may raise SystemExit, which ends neither its process nor the run
             if not lease.still_held():
                 execution.end("interrupted", error=str(error))
@@ -105,6 +109,7 @@ def _ended(
         context.storage.create(path, "".join(traceback.format_exception(error)).encode())
     execution.end(status, error=message, traceback=path)
     outcome = Outcome(unit.key, unit.kind, status, stage, kind, message, path, execution.seconds)
+    outcome = replace(outcome, share_note=context.share_note)
     if unit.kind == "cell":
         settle(outcome, unit.trials[0], Store(context.storage))
     return outcome

@@ -7,38 +7,52 @@ from collections.abc import Mapping, Sequence
 from raybench import registry
 from raybench.errors import counted
 from raybench.plan.records import Estimate, Unit
-from raybench.sweep.resources import Resources
+from raybench.plan.share import Group, Sharing, group_of
+from raybench.sweep.resources import Measured, Resources
 
 # (kind, dataset, model, recipe) -> mean seconds; for selections protocol and criterion follow
 Timings = Mapping[tuple[str, ...], float]
 
 
-def estimate(units: Sequence[Unit], timings: Timings, resources: Resources) -> Estimate | None:
-    """The cost of `units`; None when `timings` has nothing for any of them.
+def estimate(
+    units: Sequence[Unit], timings: Timings, resources: Resources, shares: Mapping[Group, Sharing] | None = None
+) -> tuple[Estimate | None, dict[str, float]]:
+    """The cost of `units`, None when `timings` has nothing for any of them; and the seconds of each unit it has.
 
     Each unit takes the mean of its kind for the same (dataset, model, recipe), a selection for the same protocol and
     criterion, too; else for the same dataset and model under other recipes, or with another criterion of the same kind.
+    `shares`: those of `gpus: auto` that are known; without one a unit counts as a whole GPU.
     """
     seconds: dict[str, float] = {}
+    each: dict[str, float] = {}
+    own: dict[str, Resources] = {}
+    cpu_s = gpu_s = 0.0
     unknown: dict[str, int] = {}
     borrowed = 0
     for unit in units:
+        if unit.kind == "probe":
+            continue
         found, exact = _nearest(unit, timings)
         if found is None:
             unknown[unit.kind] = unknown.get(unit.kind, 0) + 1
             continue
         borrowed += not exact
-        shares = len(unit.trials) if unit.kind == "select" else 1  # a selection pass is timed per speed-up
-        seconds[unit.kind] = seconds.get(unit.kind, 0.0) + found * shares
+        speedups = len(unit.trials) if unit.kind == "select" else 1  # a selection pass is timed per speed-up
+        each[unit.key] = found * speedups
+        seconds[unit.kind] = seconds.get(unit.kind, 0.0) + found * speedups
+        model = unit.trials[0].model
+        asked = own[model] if model in own else own.setdefault(model, resources.of(model))
+        sharing = (shares or {}).get(group_of(unit.trials[0])) if isinstance(asked.gpus, Measured) else None
+        cpu_s += found * speedups * asked.cpus
+        gpu_s += found * speedups * (sharing.share.gpus if sharing and sharing.share else asked.gpus)
     if not seconds:
-        return None
+        return None, {}
     total = sum(seconds.values())
     source = "means over finished cells of the same dataset, model and recipe, whatever device they ran on"
     if borrowed:
         many = counted(len(units), "unit")
         source += f"; {borrowed} of {many} estimated from other recipes or criteria of the same dataset and model"
-    hours = total / 3600
-    return Estimate(seconds, total, hours * resources.gpus, hours * resources.cpus, unknown, source)
+    return Estimate(seconds, total, gpu_s / 3600, cpu_s / 3600, unknown, source), each
 
 
 def _nearest(unit: Unit, timings: Timings) -> tuple[float | None, bool]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from raybench import registry
 from raybench.plan.cost import Timings, estimate
 from raybench.plan.records import Plan, Skip, Unit
+from raybench.plan.shares import shares_of, with_probes
 from raybench.results.repair import Damage, Repair
 from raybench.results.store import Store
 from raybench.storage.base import Storage
@@ -65,7 +66,10 @@ def plan_trials(
     settled = {"ok", "skipped"} if retry_failed else {"ok", "skipped", "failed"}
     done = dict.fromkeys(i for i in ids if stored.get(i) in settled and (i not in reasons or stored[i] == "ok"))
     open_cells = {i: trial for i, trial in ids.items() if i not in reasons and i not in done}
-    units = _units(open_cells, _published(storage))
+    shares = shares_of(trials, resources, storage)
+    units = with_probes(_units(open_cells, _published(storage)), shares)
+    timings = _timings(timed or storage, everything) if units else {}
+    cost, seconds = estimate(units, timings, resources, shares)
     return Plan(
         units=units,
         done=tuple(done),
@@ -74,7 +78,9 @@ def plan_trials(
         stored=stored,
         damaged=damaged,
         unchecked=tuple(sorted({t.model for t in trials if t.model not in registry.model.entries()})),
-        cost=estimate(units, _timings(timed or storage, everything) if units else {}, resources),
+        cost=cost,
+        seconds=seconds,
+        shares=shares,
     )
 
 

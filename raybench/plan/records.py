@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raybench.plan.share import Group, Sharing
 from raybench.results.repair import Damage
 from raybench.sweep.trial import Trial
 
-UnitKind = Literal["base", "sparsify", "select", "cell"]
+UnitKind = Literal["probe", "base", "sparsify", "select", "cell"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Plan:
     damaged: tuple[Damage, ...] = ()  # result files whose rows a run sets aside, keeps where they are whole, or makes
     unchecked: tuple[str, ...] = ()  # unregistered models: whether a method supports them is checked at start
     cost: Estimate | None = None  # None without any earlier timing
+    seconds: Mapping[str, float] = field(default_factory=dict)  # unit key -> estimated duration, where it is known
+    shares: Mapping[Group, Sharing] = field(default_factory=dict)  # of the cells with `gpus: auto`
 
     @property
     def cells(self) -> tuple[Unit, ...]:

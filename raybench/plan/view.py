@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raybench import registry
-from raybench.catalogue import evidence_kinds, needs_images
+from raybench.catalogue import evidence_kinds, needs_images, reads_images
 from raybench.errors import counted
 from raybench.plan.records import Estimate, Plan, Unit, UnitKind
 from raybench.sweep.method_label import method_label
@@ -32,6 +32,11 @@ def as_json(plan: Plan, name: str) -> dict[str, Any]:
         "stages": [_stage(unit) for unit in plan.stages],
         "damaged": [{"file": damage.file.key, "why": damage.why + damage.note} for damage in plan.damaged],
         "slow_selections": gathering_line(plan),
+        "shares": [
+            {"dataset": one.largest.dataset, "model": one.largest.model, "gpus": one.share and one.share.gpus,
+             "measured": one.share and [vars(copies) for copies in one.share.measured]}
+            for one in plan.shares.values()
+        ],
         "checked_at_start": list(plan.unchecked),
         "cost": plan.cost and {
             "seconds": dict(plan.cost.seconds), "total_s": plan.cost.total_s, "gpu_hours": plan.cost.gpu_hours,
@@ -119,6 +124,16 @@ def damage_lines(plan: Plan) -> list[str]:
     return [*lines, end] if lines else []
 
 
+def share_lines(plan: Plan) -> list[str]:
+    """One line for each share of a GPU that `gpus: auto` stands for."""
+    unknown = "measured when the run starts, then kept in the storage"
+    return [
+        f"gpus: auto: {one.share.sentence}" if one.share else
+        f"gpus: auto: {one.largest.model} on {one.largest.dataset}: {unknown}"
+        for one in plan.shares.values()
+    ]  # fmt: skip
+
+
 def gathering_line(plan: Plan) -> str | None:
     """What makes the selections of protocol pruningbench slow; None where none of them looks at images."""
     selections = [unit.trials[0] for unit in plan.stages if unit.kind == "select"]
@@ -176,8 +191,11 @@ def _evidence_counts(selections: Sequence[Unit]) -> str:
 
 def _evidence(trial: Trial) -> tuple[str, int]:
     """(what the trial's criterion scores from, number of calibration images)."""
-    needs = registry.importance.entry(trial.importance.name).facts.get("needs", "weights")
-    return " + ".join(evidence_kinds(needs)), trial.recipe.calibration_images if needs_images(needs) else 0
+    entry = registry.importance.entry(trial.importance.name)
+    kinds = evidence_kinds(entry.facts.get("needs", "weights"))
+    images = trial.recipe.calibration_images if reads_images(entry, trial.importance.params) else 0
+    refits = images and not needs_images(kinds)  # no scores, but outputs of layers to refit to
+    return " + ".join((*kinds, *["activations"] * bool(refits))), images
 
 
 def _duration(seconds: float) -> str:

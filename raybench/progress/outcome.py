@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raybench.plan.records import Unit
+from raybench.plan.share import file_of
 from raybench.results.layout import cell_key
 from raybench.results.schema import Record
 from raybench.results.store import Store
@@ -35,13 +36,16 @@ class Outcome:
     seconds: float = 0.0
     summary: Mapping[str, float] = field(default_factory=dict)  # a few figures for the progress panel
     damage: tuple[str, ...] = ()  # one line for each file that was set aside
+    share_note: str = ""  # for the row: why it had its share of a device
 
 
 def is_done(unit: Unit, storage: Storage) -> bool:
     """Whether the storage has everything that `unit` makes. Compacted cells are not found here; the plan skips them."""
     if unit.kind == "cell":
-        row = unit.trials[0].model_dump(include={"dataset", "model"}) | {"trial_id": unit.key, "status": "ok"}
-        return storage.has(cell_key(row))
+        row = unit.trials[0].model_dump(include={"dataset", "model"}) | {"trial_id": unit.key}
+        return any(storage.has(cell_key({**row, "status": status})) for status in ("ok", "skipped"))
+    if unit.kind == "probe":
+        return storage.has(file_of(unit.key))
     keys = [trial.select_key for trial in unit.trials] if unit.kind == "select" else [unit.key]
     return all(storage.has(f"stages/{key}") for key in keys)
 
@@ -49,6 +53,8 @@ def is_done(unit: Unit, storage: Storage) -> bool:
 def label_of(unit: Unit) -> str:
     """A unit as text for the progress panel: ``cifar-resnet20 magnitude-l2 2x global seed 0``."""
     trial = unit.trials[0]
+    if unit.kind == "probe":
+        return f"share of a GPU for {trial.model} on {trial.dataset}"
     if unit.kind == "base":
         return f"{trial.model} on {trial.dataset}"
     if unit.kind == "sparsify":
@@ -73,5 +79,6 @@ def settle(outcome: Outcome, trial: Trial, store: Store) -> None:
                 error_type=outcome.error_type,
                 error_message=outcome.error_message,
                 traceback_path=outcome.traceback_path,
+                share_note=outcome.share_note or None,
             )
         )

@@ -66,7 +66,8 @@ def plain(snapshot: Snapshot) -> Iterator[str]:
     yield pace(snapshot)
     for row in _rows(snapshot):
         since = duration(snapshot.time - row["started"])
-        yield f"running {row['label']}: {row['stage']} for {since} on {row['host']}, heartbeat {row['heartbeat']}"
+        state = "running" if row["alive"] else "killed or lost:"
+        yield f"{state} {row['label']}: {row['stage']} for {since} on {row['host']}, heartbeat {row['heartbeat']}"
     yield from map(ended_line, _recent(snapshot))
     yield from failure_lines(snapshot)
 

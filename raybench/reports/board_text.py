@@ -192,7 +192,8 @@ def board_notes(board: Board) -> Iterable[str]:
     )
     yield from (f"{NOT_MEASURED}: {', '.join(methods)}: not measured: {why}" for why, methods in untimed.items())
     if board.left_out:
-        yield f"not in the average: {', '.join(board.left_out)}"
+        what = "in the average" if board.speedup == "average" else "ranked"
+        yield f"not {what}: {', '.join(board.left_out)}"
     if board.strategy is None:
         yield from _strategies(board)
 

@@ -11,12 +11,13 @@ from raybench.reports.labels import unique_labels
 from raybench.reports.leaderboard import Trials
 from raybench.reports.published import published
 from raybench.reports.statistics.samples import Cells, Samples, samples
+from raybench.reports.stopped import finished
 
 COLUMNS = (
     "trial_id", "config_id", "status", "dataset", "task", "model", "method", "importance", "regularizer", "strategy",
     "protocol", "recipe", "schedule", "seed", "base_seed", "speedup_target", "ratio", "speedup", "params_kept",
     "metric_name", "metric_base", "metric_pruned", "metric_final", "delta", "latency_base_ms", "latency_ms",
-    "step_time_s", "reg_time_s",
+    "step_time_s", "reg_time_s", "stopped_epoch",
 )  # fmt: skip
 BOARD = ("dataset", "model", "protocol", "recipe", "strategy")
 SCOPE = ("protocol", "strategy", "speedup_target")
@@ -29,8 +30,7 @@ def frame(table: pa.Table, trials: Trials) -> pd.DataFrame:
         table: rows with the columns COLUMNS.
         trials: trial ids -> resolved trials by id.
     """
-    rows = table.select(list(COLUMNS)).to_pandas()
-    rows = rows[rows["status"] == "ok"].drop(columns="status").reset_index(drop=True)
+    rows = finished(table).select(list(COLUMNS)).to_pandas().drop(columns=["status", "stopped_epoch"])
     for name in ("regularizer", "ratio", "speedup_target"):
         rows[name] = rows[name].astype(object if name == "regularizer" else float)
     rows["regularizer"] = rows["regularizer"].where(rows["regularizer"].notna(), None)
@@ -59,7 +59,7 @@ def published_frame() -> pd.DataFrame:
         }
         for row in published()
     ]
-    found = pd.DataFrame(rows).drop(columns="status")
+    found = pd.DataFrame(rows).drop(columns=["status", "stopped_epoch"])
     numeric = ("ratio", "metric_pruned", "latency_base_ms", "latency_ms", "step_time_s", "reg_time_s")
     return found.astype(dict.fromkeys(numeric, float))
 

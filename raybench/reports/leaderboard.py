@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench.errors import UserError, nearest
+from raybench.reports import stopped
 from raybench.reports.conditions import CONDITIONS, MissingCells, conditions, missing_cells
 from raybench.reports.labels import unique_labels
 from raybench.reports.rank_marks import rank_marks
@@ -89,7 +90,7 @@ class Board:
     track: Track
     metric_name: str
     entries: tuple[Ranked, ...]
-    left_out: tuple[str, ...] = ()  # methods not in an average, with the speed-ups they lack
+    left_out: tuple[str, ...] = ()  # methods that aren't ranked: the speed-ups that an average lacks, stopped seeds
 
     @property
     def schedules(self) -> Mapping[str, tuple[str, ...]]:
@@ -169,11 +170,7 @@ class Leaderboard:
             UserError: no rows match the query.
         """
         table = _chosen(table, query)
-        absent: list[dict[str, Any]] = []
-        if query.speedup == "average":
-            found, absent = averages(table)
-        else:
-            found = scores(table)
+        found, absent = averages(table) if query.speedup == "average" else (scores(table), stopped.left_out(table))
         boards = [
             _board(key, rows, query, trials, _left_out(absent, key))
             for key, rows in sorted(_grouped(found, query).items(), key=lambda pair: _order(pair[0]))
@@ -262,10 +259,14 @@ def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:
     for row in absent:
         track = "regularizers" if row["regularizer"] else "criteria"
         here = (row["dataset"], row["model"], row["protocol"], row["recipe"]) == key[:4]
+        here = here and (key[5][0] == "average" or key[5] == (row["speedup_target"], row["ratio"]))
         if here and key[4] in (None, row["strategy"]) and key[6] in ("all", track):
-            lacks = ", ".join(f"{s:g}x" for s in row["missing"]) or "a seed with every speed-up"
-            lacking.append(f"{row['method']} (lacks {lacks})")
+            lacking.append(f"{row['method']} ({row.get('stopped') or _lacks(row)})")
     return tuple(sorted(lacking))
+
+
+def _lacks(row: Mapping[str, Any]) -> str:
+    return f"lacks {', '.join(f'{s:g}x' for s in row['missing']) or 'a seed with every speed-up'}"
 
 
 def trials_of(store: Store) -> Trials:

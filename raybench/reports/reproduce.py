@@ -41,6 +41,7 @@ def sweep_of(trial_json: str) -> str:
         "schedule": trial["schedule"],
         "round_to": trial["round_to"],
         **{key: trial[key] for key in ("device", "threads") if trial.get(key)},
+        **_resources(trial),
         "recipe": trial["recipe"],
     }
     sweep |= {name: trial[name] for name in ("prune", "keep", "only") if trial.get(name)}
@@ -66,6 +67,13 @@ def variables_of(trial_json: str) -> str:
     variables = json.loads(trial_json).get("environment", {})
     named = {name: str(value) for name, value in variables.items() if name.isidentifier() and name.isascii()}
     return "".join(f"{name}={shlex.quote(value)} " for name, value in named.items())
+
+
+def _resources(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """The resources of a trial that several processes trained; none for others, which any have."""
+    count = trial.get("processes", 1)
+    kind = "gpus" if trial["device"] == "cuda" else "processes"
+    return {"resources": {"cpus": count, kind: count}} if count > 1 else {}
 
 
 def _entry(**values: Any) -> dict[str, Any]:

@@ -45,6 +45,10 @@ CRITERIA: Mapping[str, Rules] = {
     ),
     "lamp": Rules(authors="units of a group take the place of the weights of a layer"),
     "bn-scale": Rules(authors="mean of the group's batch norm scales, divided by the group's mean"),
+    "uniform": Rules(authors="the order within a group is drawn"),
+    "lookahead": Rules(
+        authors="a filter's weights are added up (authors: single weights), and compared between groups"
+    ),
     "fpgm": Rules(("distances of filters (theirs: of squared weights, and of input slices)",), "one selection"),
     "thinet": Rules((_PRIVATE,), "sum over all output channels of a point, not one drawn; one fine-tuning at the end"),
     "cp": Rules((_PRIVATE,), "no intercept, no refitted bias"),

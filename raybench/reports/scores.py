@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench.reports.grouping import Aggregation, Row, grouped
+from raybench.reports.stopped import finished
 from raybench.results.constants import constant
 
 # Equal in all rows of one configuration.
@@ -30,6 +31,7 @@ SCORED = (
     "base_seed",
     "speedup_target",
     "ratio",
+    "stopped_epoch",
     *SAME,
     *MEANS[:-1],
     *NOTES,
@@ -76,7 +78,7 @@ def board_of(row: Mapping[str, Any]) -> tuple:
 
 
 def _finished(table: pa.Table) -> pa.Table:
-    rows = table.filter(pc.equal(table["status"], constant("ok")))
+    rows = finished(table)
     off = pc.abs(pc.subtract(pc.divide(rows["speedup"], rows["speedup_target"]), constant(1.0)))
     return rows.append_column("off_target", off)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # Raise with every change of COLUMNS. Files of a newer version are refused; columns that older files lack are null.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Type = Literal["string", "int", "float", "bool", "strings", "list", "struct"]
 CellStatus = Literal["ok", "failed", "skipped"]
@@ -49,7 +49,7 @@ IDENTITY = (
     Column("trial_id", "string", "hash of the resolved trial", needed=EVERY),
     Column("config_id", "string", "hash of the trial without seed and speed-up: rows to average", needed=EVERY),
     Column("status", "string", "ok, failed or skipped", needed=EVERY),
-    Column("reason", "string", "why a cell was skipped, or why an ok row misses its speed-up", needed=SKIPPED),
+    Column("reason", "string", "why a cell was skipped or stopped, or an ok row misses its speed-up", needed=SKIPPED),
     Column("stage", "string", "stage that failed", needed=FAILED),
     Column("error_type", "string", "class of the exception", needed=FAILED),
     Column("error_message", "string", "text of the exception", needed=FAILED),
@@ -100,6 +100,8 @@ OUTCOME = (
     Column("top5", "float", "top-5 accuracy after fine-tuning", "%", "higher"),
     Column("map50", "float", "mAP at IoU 0.5 after fine-tuning", "%", "higher"),
     Column("selected_epoch", "int", "epoch of fine-tuning whose weights were kept, from 1; 0 without fine-tuning"),
+    Column("stopped_epoch", "int", "epoch of fine-tuning at which early_stop ended the cell; null: it didn't"),
+    Column("stopped_below", "float", "metric that the cell needed on the selection split to go on", "%"),
     Column("train_pixels", "float", "pixels that fine-tuning saw over those of whole images; null: all whole", "ratio"),
     Column("steps", "int", "pruning steps taken"),
 )
@@ -126,7 +128,9 @@ TIMINGS = (
     Column("seconds_measure", "float", "duration of final evaluation and latency measurement", "s", "lower"),
     Column("resumed_from", "int", "epochs of fine-tuning restored from a checkpoint"),
     Column("device", "string", "device that ran the cell", needed=OK),
-    Column("device_share", "float", "share of the device assigned to the cell", "ratio"),
+    Column("processes", "int", "processes that trained the cell together, one a GPU; null: of an older version"),
+    Column("device_share", "float", "share of the GPU that the cell had; null on a CPU", "ratio"),
+    Column("share_note", "string", "why it had that share: measured, or memory had run out with less"),
     Column("precision", "string", "of fine-tuning: fp32, tf32 or bf16; null where its task has no `speed` block"),
     Column("memory_format", "string", "of fine-tuning: nchw or channels_last"),
     Column("deterministic", "bool", "whether fine-tuning used deterministic kernels only"),

@@ -182,7 +182,10 @@ def identity(trial: Trial) -> dict[str, Any]:
         >>> identity(trial)["method"], identity(trial)["speedup_target"]
         ('random', 2.0)
     """
-    same = ("dataset", "task", "model", "method", "strategy", "protocol", "schedule", "seed", "base_seed", "round_to")
+    same = (
+        "dataset", "task", "model", "method", "strategy", "protocol", "schedule", "seed", "base_seed", "round_to",
+        "processes",
+    )  # fmt: skip
     return {name: getattr(trial, name) for name in same} | {
         "trial_id": trial.trial_id,
         "config_id": config_id(trial),

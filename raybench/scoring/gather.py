@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from raybench.scoring.evidence import (
     finite_outputs,
     members_by_parameter,
 )
+from raybench.scoring.neighbours import Energies
 from raybench.scoring.recompute import Key
 from raybench.scoring.sample_gradients import gradient_squares
 
@@ -45,7 +47,7 @@ def gather(criterion: Importance, model: nn.Module, groups: Groups, calibration:
     if "gradients" in kinds:
         passes["activations"] = lambda *a: {"states": activation_gradients(criterion, *a)}
     if not needs_images(criterion.needs):
-        return Evidence()
+        return _around(criterion, model, groups)
     name = type(criterion).__name__
     if calibration is None:
         raise UserError(f"{name} needs {' and '.join(kinds)}, but there are no calibration images")
@@ -59,7 +61,15 @@ def gather(criterion: Importance, model: nn.Module, groups: Groups, calibration:
     with evaluating(model), finite_outputs(model), strided_in_nchw(model):
         for kind in kinds:  # each pass draws the same labels
             found |= passes[kind](model, groups, Labels(criterion.labels, calibration), calibration)
-    return Evidence(**found, seconds=time.perf_counter() - began)
+    return replace(_around(criterion, model, groups), **found, seconds=time.perf_counter() - began)
+
+
+def _around(criterion: Importance, model: nn.Module, groups: Groups) -> Evidence:
+    """The energies around each layer, where the criterion looks at them."""
+    if not criterion.neighbours:
+        return Evidence()
+    found = Energies(model, groups).around()
+    return Evidence(before=found.before, after=found.after)
 
 
 def gradients(model: nn.Module, groups: Groups, labels: Labels, calibration: Calibration) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,19 +46,25 @@ class Recomputed:
 
     def remove(self, gone: Sequence[np.ndarray]) -> set[int]:
         """Remove units `gone[g]` of each group; returns the groups whose raw scores or remaining units changed."""
-        shrunk: dict[Key, None] = {}
+        shrunk: dict[Key, list[np.ndarray]] = {}  # newly removed positions
         for g, units in enumerate(gone):
             if not len(units):
                 continue
             removed = np.zeros(self.groups.groups[g].size, dtype=bool)
             removed[units] = True
             for member in self.groups.groups[g].members:
-                self._places[member.layer, member.side][member.positions[removed[member.units]]] = False
-                shrunk[member.layer, member.side] = None
-        again = dict.fromkeys(k for key in shrunk for k in (key, other(key)) if self._values.get(k) is not None)
+                places = self._places[member.layer, member.side]
+                positions = member.positions[removed[member.units]]
+                shrunk.setdefault((member.layer, member.side), []).append(positions[places[positions]])
+                places[positions] = False
+        again = dict.fromkeys(key for key in self._again(shrunk) if self._values.get(key) is not None)
         for key in again:
             self._values[key] = self._compute(self._members[key])
         return {g for g, units in enumerate(gone) if len(units)} | {g for k in again for g, _ in self._sides[k]}
+
+    def _again(self, shrunk: Mapping[Key, list[np.ndarray]]) -> Iterable[Key]:
+        """The sides whose scores may change when these lost positions."""
+        return (k for key in shrunk for k in (key, other(key)))
 
     def raw(self, g: int) -> np.ndarray | None:
         """Reduced scores of one group's units, (size,) float64; None when no layer contributes a score."""
@@ -126,5 +132,7 @@ def _only(layer: Layer, left: Tensor) -> Layer:
         bias=optional(layer.bias),
         gradient=optional(layer.gradient),
         gradient_square=optional(layer.gradient_square),
+        before=optional(layer.before),
+        after=optional(layer.after),
         unit=optional(layer.unit),
     )

@@ -19,6 +19,7 @@ from raybench.groups.records import Groups
 from raybench.methods.layers import Evidence
 from raybench.methods.protocols import Calibration, ElementwiseImportance, Importance, PairwiseImportance
 from raybench.scoring.gather import gather
+from raybench.scoring.neighbours import WithNeighbours
 from raybench.scoring.recompute import ComputedOnce, Recomputed
 from raybench.scoring.running_pairs import RunningPairs
 from raybench.scoring.running_sums import RunningSums, shared_positions
@@ -118,6 +119,8 @@ def _raw_scores(criterion: Importance, groups: Groups) -> Callable[..., RawScore
     """The cheapest class of raw scores that is exact for `criterion`."""
     if {"nothing", "activations"} & set(evidence_kinds(criterion.needs)):
         return ComputedOnce
+    if criterion.neighbours:
+        return WithNeighbours
     if type(criterion).layer_scores is PairwiseImportance.layer_scores:
         return RunningPairs
     plain_sum = type(criterion).layer_scores is ElementwiseImportance.layer_scores

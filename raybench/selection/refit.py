@@ -54,8 +54,8 @@ def reconstruct(
     """Refit, in place, the weights of every layer of `pruned` that reads pruned channels, by `criterion.refit`.
 
     Does nothing for a criterion that doesn't reconstruct. `pruned` is `dense` cut down to the `kept` units of `groups`.
-    Each layer is refitted separately, with all of its input channels, whatever groups they belong to. Biases, norms,
-    depthwise filters and layers that run more than once keep their values.
+    Each layer is refitted separately, with all of its input channels, whatever groups they belong to. Norms, depthwise
+    filters and layers that run more than once keep their values, biases do unless the criterion says `refits_bias`.
     StageError of `stage` when an activation isn't finite.
     """
     if not wanted(criterion):
@@ -79,7 +79,10 @@ def reconstruct(
         target = targets.pop(name, None)
         if target is not None:
             x, w = _split(pruned, found[name].cut, inputs, most)
-            _write(pruned, found[name].cut, criterion.refit(RefitProblem(name, x, w, target)))
+            if criterion.refits_bias and getattr(pruned.get_submodule(name), "bias", None) is not None:
+                _fit_with_bias(criterion, pruned, found[name].cut, RefitProblem(name, x, w, target))
+            else:
+                _write(pruned, found[name].cut, criterion.refit(RefitProblem(name, x, w, target)))
 
     for model, action in ((dense, remember), (pruned, refit)):
         with torch.no_grad(), evaluating(model), finite_outputs(model, stage), _before(model, found, action):
@@ -152,6 +155,18 @@ def _first(calibration: Calibration, count: int) -> Calibration:
     """The first `count` images as one batch."""
     images, labels = calibration.images[:count], calibration.labels[:count]
     return replace(calibration, images=images, labels=labels, batch_size=count)
+
+
+def _fit_with_bias(criterion: Importance, model: nn.Module, member: Member, problem: RefitProblem) -> None:
+    """Refit the weight to what varies around the means, then the bias to the means: least squares with an intercept."""
+    middle, goal = (values.mean(1, keepdim=True) for values in (problem.inputs, problem.target))
+    weight = criterion.refit(replace(problem, inputs=problem.inputs - middle, target=problem.target - goal))
+    shift = goal - middle.flatten(2) @ weight.flatten(1, 2)  # (g, 1, o)
+    _write(model, member, weight)
+    bias = model.get_submodule(member.layer).bias
+    assert isinstance(bias, Tensor)  # the caller has looked
+    with torch.no_grad():
+        bias.add_(shift.flatten().to(bias))
 
 
 def _write(model: nn.Module, member: Member, weight: Tensor) -> None:

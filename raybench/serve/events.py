@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import anyio
 import anyio.to_thread
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
@@ -16,6 +17,7 @@ from raybench.serve.pulse import Cell, tally
 from raybench.serve.runs import RunRecord
 
 MOST = 64  # streams at a time
+LOOKING = 8  # of them that read the storage at a time; those that wait take no thread from the pages
 LOOK_S = 0.8
 BEAT_LOOKS = 15  # a comment after so many looks without news, so that proxies keep the stream open
 SHOWN_CELLS = 400
@@ -77,7 +79,7 @@ def runs_part(parts: Parts, status: str, words: str) -> str:
 
 def add_events(app: FastAPI, parts: Parts) -> None:
     """Add the stream: of one run, or with filters of the history."""
-    open_streams = 0
+    open_streams, looking = 0, anyio.CapacityLimiter(LOOKING)
 
     @app.get("/events")
     async def events(request: Request, run: str = "", status: str = "", words: str = "") -> StreamingResponse:
@@ -96,20 +98,24 @@ def add_events(app: FastAPI, parts: Parts) -> None:
         nonlocal open_streams
         open_streams += 1
         try:
-            async for text in stream(read, lambda: bool(getattr(app.state, "closing", False)), request.is_disconnected):
+            ending = request.is_disconnected
+            async for text in stream(read, lambda: bool(getattr(app.state, "closing", False)), ending, looking):
                 yield text
         finally:
             open_streams -= 1
 
 
 async def stream(
-    read: Callable[[], dict[str, str]], closing: Callable[[], bool], disconnected: Callable[[], Awaitable[bool]]
+    read: Callable[[], dict[str, str]],
+    closing: Callable[[], bool],
+    disconnected: Callable[[], Awaitable[bool]],
+    looking: anyio.CapacityLimiter | None = None,
 ) -> AsyncIterator[str]:
     """Events for the parts that `read` returns, first all, then those that changed, until either side ends."""
     sent: dict[str, str] = {}
     quiet = 0
     while not closing() and not await disconnected():
-        found = await anyio.to_thread.run_sync(read)
+        found = await anyio.to_thread.run_sync(read, limiter=looking)
         changed = {name: text for name, text in found.items() if sent.get(name) != text}
         for name, text in changed.items():
             yield event(name, text)

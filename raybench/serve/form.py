@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raybench import registry
 from raybench.errors import UserError, unknown
+from raybench.serve.data import check_stays
 from raybench.serve.places import allowed_module, allowed_path
 from raybench.serve.settings import Settings
 from raybench.serve.uploads import Uploads
@@ -19,9 +22,17 @@ from raybench.sweep.reader import SHIPPED, recipe_files
 OWN = "own"  # the model that is typed beside the list
 STAGES = {"base": "base", "sparsify": "sparse learning", "finetune": "fine-tuning"}
 SETTINGS = {"epochs": int, "warmup_epochs": float, "batch_size": int, "lr": float}
+STRATEGIES = ("protected-global", "global", "local", "isomorphic")
+PARTS = ("embed", "head-dim", "heads", "mlp")
+CHOICES = {
+    "base_seeds": ("shared", "per-seed"),
+    "protocol": ("raybench", "pruningbench"),
+    "schedule": ("auto", "progressive", "iterative", "one-shot"),
+}
 WORD = re.compile(r"[\w.+~-]+")  # a parameter: no separator of paths
 MOST_TEXT = 2000  # characters of one field
 MOST_ITEMS = 200  # entries of one list
+MOST_CELLS = 20_000  # of one run; a plan of more takes minutes and memory, while somebody types
 
 
 class FormError(UserError):
@@ -63,9 +74,24 @@ class Fields:
             return ""
         return found
 
-    def chosen(self, name: str) -> list[str]:
-        """The values of a field with several boxes, each once."""
-        return [value for value in dict.fromkeys(self._values.get(name, ())) if value][:MOST_ITEMS]
+    def chosen(self, name: str, kind: str, known: Iterable[str]) -> list[str]:
+        """The values of a field with several boxes, each once; one that isn't `known` is a mistake.
+
+        None of them goes further: to a command it could be an option, and in a sweep a path.
+        """
+        found = [value for value in dict.fromkeys(self._values.get(name, ())) if value][:MOST_ITEMS]
+        names = set(known)
+        self.problems += [
+            f"{label(name)}: {unknown(kind, one[:MOST_TEXT], names)}" for one in found if one not in names
+        ]
+        return [one for one in found if one in names]
+
+    def one(self, name: str, kind: str, known: Iterable[str], default: str = "") -> str:
+        """The value of a list; `default` where it is empty or isn't `known`, which is a mistake."""
+        text, names = self.text(name), set(known)
+        if text and text not in names:
+            self.problems.append(f"{label(name)}: {unknown(kind, text, names)}")
+        return text if text in names else default
 
     def items(self, name: str) -> list[str]:
         """The words of a field, which commas, spaces or lines separate."""
@@ -135,27 +161,28 @@ def read_form(values: Mapping[str, list[str]], settings: Settings, uploads: Uplo
     form = Fields(values)
     folder: list[Path] = []
     model = _model(form, settings, uploads, folder)
-    dataset: dict[str, Any] = {"name": form.text("dataset")} | _some(params=form.parameters("dataset_params"))
+    dataset: dict[str, Any] = {"name": form.one("dataset", "dataset", registry.dataset.entries())}
+    dataset |= _some(params=form.parameters("dataset_params"))
     methods = _methods(form)
     sweep: dict[str, Any] = {
         "name": form.text("name") or "served",
         "datasets": [dataset],
         "models": [model],
         "methods": methods,
-        **_some(strategies=form.chosen("strategy")),
+        **_some(strategies=form.chosen("strategy", "strategy", STRATEGIES)),
         "speedups": form.numbers("speedups", float),
         **_some(seeds=form.numbers("seeds", int)),
-        **_some(base_seeds=form.text("base_seeds"), protocol=form.text("protocol"), schedule=form.text("schedule")),
+        **_some(**{name: form.one(name, label(name), known) for name, known in CHOICES.items()}),
         "recipe": _recipe(form),
-        **_some(prune=form.chosen("prune"), keep=form.patterns("keep"), only=form.patterns("only")),
+        **_some(prune=form.chosen("prune", "part", PARTS), keep=form.patterns("keep"), only=form.patterns("only")),
         **_some(round_to=form.number("round_to", int)),
-        **_some(resources=_resources(form)),
+        **_some(resources=_resources(form), data_roots=_data_roots(form, dataset, settings)),
     }
-    if text := form.text("data_folder"):
-        root = form.tried(lambda: allowed_path("data folder", text, settings.allowed, folder=True))
-        sweep |= {"data_roots": {dataset["name"]: str(root)}}
-    if not sweep["speedups"]:
+    if not sweep["speedups"] and not any(one.startswith("speedups: ") for one in form.problems):
         form.problems.append("speedups: found none, expected one or several, such as 2, 4")
+    counts = (methods, sweep.get("strategies", ()), sweep["speedups"], sweep.get("seeds", ()))
+    if (cells := math.prod(max(1, len(one)) for one in counts)) > MOST_CELLS:
+        form.problems.append(f"cells: found {cells}, expected at most {MOST_CELLS} in one run")
     if form.problems:
         raise FormError(form.problems)
     return Wanted(
@@ -163,6 +190,16 @@ def read_form(values: Mapping[str, list[str]], settings: Settings, uploads: Uplo
         str(dataset.get("params", {}).get("image_size", "")), tuple(methods),
         tuple(sweep.get("keep", ())), tuple(sweep.get("only", ())), tuple(sweep.get("prune", ())),
     )  # fmt: skip
+
+
+def _data_roots(form: Fields, dataset: Mapping[str, Any], settings: Settings) -> dict[str, str]:
+    """The folder of the dataset, which must be an allowed one and lead to no other; empty where none was typed."""
+    text = form.text("data_folder")
+    root = form.tried(lambda: allowed_path("data folder", text, settings.allowed, folder=True)) if text else None
+    if root is None or not dataset["name"]:
+        return {}
+    form.tried(lambda: check_stays(dataset["name"], dataset.get("params", {}), root, settings.allowed))
+    return {dataset["name"]: str(root)}
 
 
 def _some(**fields: Any) -> dict[str, Any]:
@@ -180,8 +217,8 @@ def _model(form: Fields, settings: Settings, uploads: Uploads, folder: list[Path
             folder += [root] if root else []
         elif not re.fullmatch(r"timm:[\w.-]+", name):
             form.problems.append(f"own model: found {name!r}, expected module:function or timm:NAME")
-    elif ":" in name:
-        form.problems.append(f"model: found {name!r}, expected a name of the list")
+    else:
+        name = form.one("model", "model", registry.model.entries())
     entry: dict[str, Any] = {"name": name} | _some(params=form.parameters("model_params"))
     weights = form.text("weights") or "trained"
     if weights == "path":
@@ -202,7 +239,8 @@ def _model(form: Fields, settings: Settings, uploads: Uploads, folder: list[Path
 
 def _methods(form: Fields) -> list[str]:
     """Every criterion with every way of sparse learning; `none` is the criterion alone."""
-    criteria, regularizers = form.chosen("method"), form.chosen("regularizer") or ["none"]
+    criteria = form.chosen("method", "importance", registry.importance.entries())
+    regularizers = form.chosen("regularizer", "regularizer", ("none", *registry.regularizer.entries())) or ["none"]
     if not criteria:
         form.problems.append("criteria: found none, expected at least one")
     return [one if r == "none" else f"{one}+{r}" for one in criteria for r in regularizers]
@@ -210,9 +248,7 @@ def _methods(form: Fields) -> list[str]:
 
 def _recipe(form: Fields) -> Any:
     """The recipe's name, or what is changed of it."""
-    name, known = form.text("recipe"), recipes()
-    if name not in known:  # never a path
-        form.problems.append(f"recipe: {unknown('recipe', name, known)}")
+    name = form.one("recipe", "recipe", recipes(), "quick")
     changes: dict[str, Any] = {}
     for stage in STAGES:
         own = {key: form.number(f"{stage}_{key}", kind) for key, kind in SETTINGS.items()}

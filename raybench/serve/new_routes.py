@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.datastructures import UploadFile
 
@@ -19,7 +20,7 @@ from raybench.errors import UserError
 from raybench.plan.records import Estimate
 from raybench.plan.view import cost_lines
 from raybench.serve.children import Answer, answer
-from raybench.serve.form import STAGES, FormError, Wanted, read_form, recipes
+from raybench.serve.form import PARTS, STAGES, STRATEGIES, FormError, Wanted, read_form, recipes
 from raybench.serve.parts import Parts
 from raybench.serve.queue import Queue
 from raybench.serve.runs import Runs
@@ -27,9 +28,9 @@ from raybench.serve.uploads import Uploads
 from raybench.sweep.data_roots import ROOT_VARIABLE
 
 SHOWN_CELLS = 60
-STRATEGIES = ("protected-global", "global", "local", "isomorphic")
-PARTS = ("embed", "head-dim", "heads", "mlp")
 MOST_FIELDS = 500
+PLANNING = 4  # forms read at a time; those that wait take no thread from the pages
+SENDING = 2  # files received at a time: each lies on the disk until it is checked
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,12 @@ def _add_form(app: FastAPI, parts: Parts, runs: Runs, queue: Queue, uploads: Upl
     def page() -> Response:
         return parts.page("new", "new", "New run", "new.html", **_choices(), uploads=uploads.all())
 
+    waiting = anyio.CapacityLimiter(PLANNING)
+
     @app.post("/preview")
     async def preview(request: Request) -> Response:
         values = await _values(request)
-        return await anyio.to_thread.run_sync(lambda: shown(values))
+        return await anyio.to_thread.run_sync(lambda: shown(values), limiter=waiting)
 
     def shown(values: Mapping[str, list[str]]) -> Response:
         try:
@@ -83,7 +86,7 @@ def _add_form(app: FastAPI, parts: Parts, runs: Runs, queue: Queue, uploads: Upl
     @app.post("/dryrun")
     async def dry_run(request: Request) -> Response:
         values = await _values(request)
-        return await anyio.to_thread.run_sync(lambda: inspected(values))
+        return await anyio.to_thread.run_sync(lambda: inspected(values), limiter=waiting)
 
     def inspected(values: Mapping[str, list[str]]) -> Response:
         try:
@@ -96,7 +99,7 @@ def _add_form(app: FastAPI, parts: Parts, runs: Runs, queue: Queue, uploads: Upl
     @app.post("/queue")
     async def enqueue(request: Request) -> Response:
         values = await _values(request)
-        return await anyio.to_thread.run_sync(lambda: queued(values))
+        return await anyio.to_thread.run_sync(lambda: queued(values), limiter=waiting)
 
     def queued(values: Mapping[str, list[str]]) -> Response:
         try:
@@ -112,8 +115,20 @@ def _add_form(app: FastAPI, parts: Parts, runs: Runs, queue: Queue, uploads: Upl
 
 
 def _add_uploads(app: FastAPI, parts: Parts, uploads: Uploads) -> None:
+    receiving = 0
+
     @app.post("/upload")
     async def upload(request: Request) -> Response:
+        nonlocal receiving
+        if receiving >= SENDING:
+            raise HTTPException(503, f"{SENDING} files are being uploaded already: wait a moment.")
+        receiving += 1
+        try:
+            return await received(request)
+        finally:
+            receiving -= 1
+
+    async def received(request: Request) -> Response:
         form = await request.form(max_files=1, max_fields=5)
         file = form.get("file")
         try:
@@ -144,8 +159,8 @@ def plan_of(wanted: Wanted, storage: str) -> Planned:
 
 def inspect(wanted: Wanted, work: Path) -> Answer:
     """What of a form's model can be pruned, from a process of its own."""
-    arguments = ["inspect", wanted.model, "--dataset", wanted.dataset, "--format", "json"]
-    arguments += ["--image-size", wanted.image_size] if wanted.image_size else []
+    arguments = ["inspect", wanted.model, f"--dataset={wanted.dataset}", "--format", "json"]
+    arguments += [f"--image-size={wanted.image_size}"] if wanted.image_size else []
     for option, values in (("--keep", wanted.keep), ("--only", wanted.only), ("--prune", wanted.prune)):
         arguments += [option, *values] if values else []
     return answer(arguments, wanted.folder or work)

@@ -7,15 +7,19 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from raybench.errors import UserError
 from raybench.serve.children import start
 from raybench.serve.runs import RunRecord, Runs, Status
 from raybench.serve.settings import Settings
+from raybench.serve.where import arguments, is_dashboard, stop_job
 
 MOST_QUEUED = 100
 GRACE_S = 25.0  # `raybench run` ends by itself within 15 s of a signal
+JOB_GRACE_S = 70.0  # `raybench stop` waits a minute for a job
 LOOK_S = 0.2
 INTERRUPTED = 130
 ENDS: dict[int, Status] = {0: "ok", INTERRUPTED: "stopped"}
@@ -26,6 +30,7 @@ class Queue:
 
     def __init__(self, settings: Settings, runs: Runs) -> None:
         self._settings, self._runs = settings, runs
+        self._grace = JOB_GRACE_S if is_dashboard(settings.address) else GRACE_S
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="queue", daemon=True)
         self._thread.start()
@@ -62,7 +67,7 @@ class Queue:
         """Stop what runs and wait for it; what waits is kept for the next server."""
         self._closing.set()
         self._wake.set()
-        self._thread.join(GRACE_S + 5)
+        self._thread.join(self._grace + 5)
 
     def _work(self) -> None:
         while not self._closing.is_set():
@@ -78,25 +83,30 @@ class Queue:
     def _run(self, one: RunRecord) -> None:
         """One attempt of a run, to its end."""
         sweep = self._runs.place(one.id, "sweep.yaml")
-        where = ["--address", self._settings.address] if self._settings.address else ["--local"]
-        folder = Path(one.folder) if one.folder else sweep.parent
+        own = Path(one.folder) if one.folder else None
+        folder = own or sweep.parent
         with open(self._runs.place(one.id, "log.txt"), "ab") as log:
             log.write(
                 f"{'' if one.attempt == 1 else chr(10)}attempt {one.attempt}, {time.strftime('%F %T')}\n".encode()
             )
             log.flush()
             try:
-                process = start(["run", str(sweep), "--storage", self._settings.storage, *where], folder, log)
+                process = start(arguments(self._settings, sweep, own), folder, log)
             except OSError as error:
                 log.write(f"can't be started: {error}\n".encode())
                 self._runs.change(one.id, status="failed", ended=time.time(), exit_code=None)
                 return
-            code = self._wait(one.id, process)
+            code = self._wait(one.id, process, lambda: self._tell(one.id, process, folder, log))
         asked = self._runs.get(one.id).status == "stopping" or self._closing.is_set()
         status = "stopped" if asked and code else ENDS.get(code, "failed")
         self._runs.change(one.id, status=status, ended=time.time(), exit_code=code)
 
-    def _wait(self, run: str, process: subprocess.Popen[bytes]) -> int:
+    def _tell(self, run: str, process: subprocess.Popen[bytes], folder: Path, log: IO[bytes]) -> None:
+        """Ask a run to end: its job on a cluster, which ends the process that follows it, else the process."""
+        if stop_job(self._settings, self._runs.tail(run), folder, log) is None:
+            process.send_signal(signal.SIGTERM)
+
+    def _wait(self, run: str, process: subprocess.Popen[bytes], tell: Callable[[], None]) -> int:
         """The exit code of the process; it is told to stop when somebody asked, and killed if it doesn't."""
         told: float | None = None
         while True:
@@ -105,7 +115,7 @@ class Queue:
             except subprocess.TimeoutExpired:
                 pass
             if told is None and (self._closing.is_set() or self._runs.get(run).status == "stopping"):
-                process.send_signal(signal.SIGTERM)
+                tell()
                 told = time.monotonic()
-            elif told is not None and time.monotonic() - told > GRACE_S:
+            elif told is not None and time.monotonic() - told > self._grace:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from raybench import registry
-from raybench.catalogue import REQUIRED, Entry
+from raybench.catalogue import OPTIONS, REQUIRED, Entry
 from raybench.errors import nearest, unknown
 from raybench.sweep.bounds import MOST_ROUND, MOST_SEED, MOST_SPEEDUP
 from raybench.sweep.data_roots import folder_hint
@@ -215,7 +215,8 @@ class MethodAxis(Axis):
 def resolved(entry: Entry, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The entry's defaults updated with `params`, floats where the default is one. Hashed, and passed to the code."""
     values = {name: value for name, value in entry.params.items() if isinstance(value, Scalar) and value != REQUIRED}
-    return values | {name: entry.canonical(name, value) for name, value in params.items()}
+    values |= {name: entry.canonical(name, value) for name, value in params.items()}
+    return {name: value for name, value in values.items() if name not in entry.options or value != OPTIONS[name][0]}
 
 
 def checked(params: dict[str, Scalar], entry: Entry | None) -> dict[str, Scalar]:
@@ -228,8 +229,8 @@ def checked(params: dict[str, Scalar], entry: Entry | None) -> dict[str, Scalar]
 def _wrong(params: Mapping[str, Scalar], entry: Entry) -> Iterator[tuple[str, Place]]:
     """What is wrong with `params` of `entry`, as (message, path)."""
     for name, value in params.items():
-        if name not in entry.params:
-            near, known = nearest(name, entry.params), ", ".join(entry.params) or "none"
+        if name not in entry.params and name not in entry.options:
+            near, known = nearest(name, (*entry.params, *entry.options)), ", ".join(entry.params) or "none"
             yield f"unknown parameter of {entry.kind} {entry.name!r}.{near} Known: {known}", (name,)
         elif wrong := entry.misfit(name, value):
             yield wrong, (name,)

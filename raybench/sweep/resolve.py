@@ -7,10 +7,10 @@ import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raybench import registry
-from raybench.catalogue import Entry, needs_images
+from raybench.catalogue import Entry, needs_images, reads_images
 from raybench.errors import SpecError, UserError
 from raybench.storage.hashing import file_sha256
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
@@ -30,13 +30,13 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
     a user's data can't be read; all that are wrong at once.
     """
     _warn_about_prune(sweep)
-    environment = number_variables(sweep.computing_device)
-    warn_of_variables(environment)
+    environments = {device: number_variables(device) for device in sweep.devices}
+    warn_of_variables({name: value for found in environments.values() for name, value in found.items()})
     trials: dict[str, Trial] = {}
     facts: Facts = {}
     problems: dict[str, UserError] = {}
     for variant in sweep.variants():
-        resolver = _Resolver(variant, environment, facts, problems)
+        resolver = _Resolver(variant, environments, facts, problems)
         for cell in itertools.chain(_cells(variant, None), *(_cells(variant, one) for one in variant.include)):
             if not any(_matches(cell, one) for one in variant.exclude):
                 trial = resolver.trial(*cell)
@@ -124,10 +124,16 @@ class _Resolver:
     """Builds the trials of one variant of a sweep. Facts and hashes of every axis entry are computed once a sweep."""
 
     def __init__(
-        self, sweep: Sweep, environment: Mapping[str, str], facts: Facts, problems: dict[str, UserError]
+        self,
+        sweep: Sweep,
+        environments: Mapping[Literal["cpu", "cuda"], dict[str, str]],
+        facts: Facts,
+        problems: dict[str, UserError],
     ) -> None:
-        """`facts` and `problems` (message -> error): of the variants before this one; new ones are added to them."""
-        self.sweep, self._environment, self._parts, self._problems = sweep, dict(environment), facts, problems
+        """`environments`: device -> its variables. `facts` and `problems` (message -> error): of the variants before
+        this one; new ones are added to them.
+        """
+        self.sweep, self._environments, self._parts, self._problems = sweep, environments, facts, problems
         self._known: dict[tuple[Any, ...], Trial | None] = {}
 
     def trial(
@@ -181,7 +187,7 @@ class _Resolver:
             )
         stages = ("base",) * fields["weights"].trained + ("sparsify",) * bool(fields["regularizer"]) + ("finetune",)
         _check_augment(recipe, fields["task"], stages)
-        schedule, device = overriding("schedule", method, model, dataset, sweep), sweep.computing_device
+        schedule, device = overriding("schedule", method, model, dataset, sweep), sweep.device_of(model.name)
         parts = overriding("prune", method, model, dataset, sweep) or DEFAULT_PARTS
         recipe = recipe.model_copy(update={"speed": recipe.speed.canonical(device, sweep.protocol)})
         for key, value in recipe.speed.model_dump().items() if fields["task"] not in TASKS else ():
@@ -201,10 +207,21 @@ class _Resolver:
             only=tuple(sorted(set(overriding("only", method, model, dataset, sweep)))),
             round_to=overriding("round_to", method, model, dataset, sweep),
             device=device,
-            threads=sweep.computing_threads if device == "cpu" else None,
-            environment=self._environment,
+            threads=sweep.threads_of(model.name) if device == "cpu" else None,
+            processes=self._processes(model.name, fields["task"]),
+            environment=self._environments[device],
             recipe=recipe,
         )
+
+    def _processes(self, model: str, task: str) -> int:
+        """How many processes train a cell of `model` together; SpecError for a task that knows one only."""
+        found = self.sweep.resources.of(model).team
+        if found > 1 and task not in TASKS:
+            raise SpecError(
+                f"resources: found {found} processes for a cell of {model}, expected 1: {task} trains with parts of "
+                "ultralytics in one process, on one GPU at most"
+            )
+        return found
 
     def _once(self, entry: Any, make: Any) -> dict[str, Any]:
         key = (id(entry), make.__name__)
@@ -253,16 +270,18 @@ class _Resolver:
         regularizer = registry.regularizer.entry(axis.regularizer) if axis.regularizer else None
         one_walk = not needs_images(importance.facts.get("needs", "weights"))
         return {
-            "importance": _pinned(importance, axis.params).model_copy(update={"seeded": _is_seeded(importance)}),
+            "importance": _pinned(importance, axis.params).model_copy(
+                update={"seeded": _is_seeded(importance, axis.params)}
+            ),
             "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,
             "min_images": importance.facts.get("min_images", 1),
             "auto": "one-shot" if self.sweep.ratio else "progressive" if one_walk else "iterative",
         }
 
 
-def _is_seeded(importance: Entry) -> bool:
+def _is_seeded(importance: Entry, params: Mapping[str, Any]) -> bool:
     """Whether a criterion's scores depend on the seed: it draws numbers, or looks at calibration images."""
-    return importance.facts.get("needs", "weights") != "weights" or bool(importance.facts.get("reconstructs"))
+    return importance.facts.get("needs", "weights") != "weights" or reads_images(importance, params)
 
 
 def _pinned(entry: Any, params: Mapping[str, Any]) -> MethodRef:

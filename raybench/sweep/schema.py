@@ -24,9 +24,10 @@ def json_schema() -> dict[str, Any]:
     for definition in (schema, *definitions.values()):
         for key, field in definition.get("properties", {}).items():
             definition["properties"][key] = _either(_shorter(_bounded(field), recipes))
-    definitions["Resources"]["properties"]["memory"] = {
-        "anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "examples": ["512MiB", "2GiB"]}]
-    }
+    for name in ("Resources", "ModelResources"):
+        definitions[name]["properties"]["memory"] = {
+            "anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "examples": ["512MiB", "2GiB"]}]
+        }
     for name, names in _NAMED.items():
         definitions[name]["properties"]["name"]["examples"] = list(names.entries())
     definitions["MethodAxis"]["properties"]["name"]["examples"] = method_names()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -30,7 +31,7 @@ from raybench.sweep.axes import (
     refuse,
 )
 from raybench.sweep.bounds import MOST_CELLS, MOST_NAME, MOST_RATIO, MOST_ROUND, MOST_THREADS
-from raybench.sweep.resources import Resources
+from raybench.sweep.resources import Measured, Resources
 from raybench.sweep.size import cells_of
 from raybench.sweep.trial import Recipe
 
@@ -40,6 +41,7 @@ Methods = Annotated[tuple[Annotated[MethodAxis, BeforeValidator(named)], ...], M
 Names = Annotated[tuple[str, ...], Many, Field(min_length=1)]
 
 Protocol = Literal["raybench", "pruningbench"]
+_OF_MODELS: Place = ("resources", "models")
 ENTRIES = ("models", "datasets", "methods")  # axes whose entries may override keys of the sweep
 
 
@@ -116,17 +118,21 @@ class Sweep(StrictModel):
     include: Annotated[tuple[Include, ...], Many] = ()
     exclude: Annotated[tuple[Exclude, ...], Many] = ()
 
-    @property
-    def computing_device(self) -> Literal["cpu", "cuda"]:
-        """What cells compute on, `auto` resolved."""
+    def device_of(self, model: str) -> Literal["cpu", "cuda"]:
+        """What cells of `model` compute on, `auto` resolved."""
         if self.device != "auto":
             return self.device
-        return "cuda" if self.resources.gpus else "cpu"
+        return "cuda" if self.resources.of(model).gpus else "cpu"
+
+    def threads_of(self, model: str) -> int:
+        """Threads of each process of a cell of `model` on a CPU: as many as it may use, unless the sweep says it."""
+        asked = self.resources.of(model)
+        return self.threads or max(1, int(asked.cpus / asked.team))
 
     @property
-    def computing_threads(self) -> int:
-        """Threads that a cell computes with on a CPU: as many as it may use, unless the sweep says otherwise."""
-        return self.threads or max(1, int(self.resources.cpus))
+    def devices(self) -> tuple[Literal["cpu", "cuda"], ...]:
+        """All that cells compute on."""
+        return tuple(sorted({self.device_of(model) for model in self.values("models")}))
 
     @model_validator(mode="before")
     @classmethod
@@ -159,6 +165,7 @@ class Sweep(StrictModel):
     def _consistent(self) -> Sweep:
         """Refuse keys that contradict each other, all at once, and a grid that no machine could even list."""
         refuse((*self._wrong_schedules(), *self._beside_ratio(), *self._impossible_recipes(), *self._idle_exclusions()))
+        refuse(self._idle_resources())
         if (count := cells_of(self)) > MOST_CELLS:
             raise mistake(
                 f"found axes whose product is {count:,} cells, expected at most {MOST_CELLS:,}: split the sweep"
@@ -202,19 +209,38 @@ class Sweep(StrictModel):
 
     def _impossible_recipes(self) -> Iterator[tuple[str, Place]]:
         """Stages whose settings contradict each other, and speed options that the device doesn't have."""
-        own: list[tuple[Place, Recipe | None]] = [(("recipes", i), one) for i, one in enumerate(self.recipes)]
-        own = own or [(("recipe",), self.recipe)]
-        others = [((*place, "recipe"), entry.recipe) for place, entry in self._entries()]
-        found: list[tuple[Place, Recipe | None]] = [*own, *others]
-        for place, recipe in found:
-            if recipe:
-                yield from ((message, (*place, *at)) for message, at in recipe.contradictions())
-                if recipe.recalibration_images and "pruningbench" in (*self.protocols, self.protocol):
-                    wanted = f"found {recipe.recalibration_images}, expected 0"
-                    yield f"{wanted}: protocol pruningbench measures none anew", (*place, "recalibration_images")
-                yield from (
-                    (message, (*place, "speed", key)) for key, message in recipe.speed.impossible(self.computing_device)
+        own: list[tuple[Place, Recipe]] = [(("recipes", i), one) for i, one in enumerate(self.recipes)]
+        found = [(place, recipe, self.devices) for place, recipe in own or [(("recipe",), self.recipe)]]
+        for place, entry in self._entries():
+            if entry.recipe:
+                on = (self.device_of(entry.name),) if isinstance(entry, ModelAxis) else self.devices
+                found.append(((*place, "recipe"), entry.recipe, on))
+        for place, recipe, devices in found:
+            yield from ((message, (*place, *at)) for message, at in recipe.contradictions())
+            if recipe.recalibration_images and "pruningbench" in (*self.protocols, self.protocol):
+                wanted = f"found {recipe.recalibration_images}, expected 0"
+                yield f"{wanted}: protocol pruningbench measures none anew", (*place, "recalibration_images")
+            if recipe.early_stop and "pruningbench" in (*self.protocols, self.protocol):
+                yield "found a block, expected none: protocol pruningbench stops no cell", (*place, "early_stop")
+            impossible = {one: None for device in devices for one in recipe.speed.impossible(device)}
+            yield from ((message, (*place, "speed", key)) for key, message in impossible)
+
+    def _idle_resources(self) -> Iterator[tuple[str, Place]]:
+        """Resources of models that no cell has, and shares of a GPU that is not computed on."""
+        known = self.values("models")
+        for pattern in self.resources.models:
+            if pattern not in known and not any(fnmatchcase(model, pattern) for model in known):
+                expected = f"expected a name or glob of this sweep's models: {', '.join(known)}"
+                yield (
+                    f"found {pattern!r}, {expected}.{nearest(pattern, known)}".removesuffix("."),
+                    (*_OF_MODELS, pattern),
                 )
+        if self.device == "cpu":
+            holders: list[tuple[Place, float | None]] = [(("resources",), self.resources.gpus)]
+            holders += [((*_OF_MODELS, name), one.gpus) for name, one in self.resources.models.items()]
+            for place, gpus in holders:
+                if isinstance(gpus, Measured):
+                    yield "found auto, expected a number: the sweep's device is cpu", (*place, "gpus")
 
     def _idle_exclusions(self) -> Iterator[tuple[str, Place]]:
         """Exclusions that name a value which no cell has."""

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from raybench.catalogue import SCRATCH, TRAIN
 from raybench.sweep.bounds import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_NAME, Augmentation, Real, Whole
+from raybench.sweep.early_stop import EarlyStop
 from raybench.sweep.speed import Speed
 
 ID_LENGTH = 16  # hex digits of the SHA-256 that are kept: 64 bits, no collision below a billion cells
@@ -104,18 +106,24 @@ class Recipe(Frozen):
     calibration_batch: Whole = Field(default=64, ge=1, le=MOST_BATCH)
     recalibration_images: Whole = Field(default=0, ge=0, le=MOST_IMAGES)  # of batch norms after the cut; 0: none
     speed: Speed = Speed()
+    early_stop: EarlyStop | None = None  # of fine-tuning; None: every cell trains to its end
 
     def contradictions(self) -> Iterator[tuple[str, tuple[str, str]]]:
-        """(message, (stage, key)) of every setting of a stage that can't work beside the others."""
+        """(message, (stage or block, key)) of every setting that can't work beside the others."""
         for stage in ("base", "sparsify", "finetune"):
             for key, message in getattr(self, stage).contradictions():
                 yield message, (stage, key)
+        if self.early_stop and not self.early_stop.rungs(self.finetune.epochs):
+            found, epochs = self.early_stop.grace_period, self.finetune.epochs
+            wanted = f"found {found}, expected less than the {epochs} epochs of finetune: no cell would be stopped"
+            yield wanted, ("early_stop", "grace_period")
 
     @model_serializer(mode="wrap")
     def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave newer fields out where they say nothing: ids from before there were such fields stay valid."""
         fields: dict[str, Any] = dump(self)
         said = {"speed": self.speed != Speed(), "recalibration_images": self.recalibration_images > 0}
+        said["early_stop"] = self.early_stop is not None
         return {name: value for name, value in fields.items() if said.get(name, True)}
 
 
@@ -166,15 +174,17 @@ class Trial(Frozen):
     round_to: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = Field(default=1, ge=1)  # on a CPU, where they change sums; None on a GPU
+    processes: int = Field(default=1, ge=1)  # that train together; left out of ids and keys where it is one
     environment: dict[str, str] = {}  # variables that change numbers; left out of ids and keys where none is set
     ratio: float | None = Field(default=None, gt=0, lt=1)  # share of channels to remove in one step
     recipe: Recipe
 
     @model_serializer(mode="wrap")
     def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `environment` out where it is empty: ids from before there was the field stay valid."""
+        """Leave newer fields out where they say nothing: ids from before there were such fields stay valid."""
         fields: dict[str, Any] = dump(self)
-        return fields if self.environment else {name: value for name, value in fields.items() if name != "environment"}
+        said = {"environment": bool(self.environment), "processes": self.processes > 1}
+        return {name: value for name, value in fields.items() if said.get(name, True)}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields replaced, validated, with new keys."""
@@ -206,6 +216,16 @@ class Trial(Frozen):
         return self.importance.name + (f"+{self.regularizer.name}" if self.regularizer else "")
 
     @property
+    def from_scratch(self) -> bool:
+        """Whether the pruned network gets new weights, which the base stage's recipe trains: a baseline."""
+        return self.importance.params.get(TRAIN) == SCRATCH
+
+    @property
+    def tuning(self) -> TrainRecipe:
+        """How the pruned network is trained."""
+        return self.recipe.base if self.from_scratch else self.recipe.finetune
+
+    @property
     def speedup_target(self) -> float | None:
         """The speed-up asked for; None with a ratio (then `speedup` is only a label)."""
         return self.speedup if self.ratio is None else None
@@ -225,7 +245,8 @@ class Trial(Frozen):
     @cached_property
     def id_fields(self) -> dict[str, str]:
         """Canonical JSON of each field that is part of the trial's own identity."""
-        left_out: dict[str, Any] = {"recipe": {"name", "base"}, "weights": True, "base_seed": True}
+        recipe = {"name"} if self.from_scratch else {"name", "base"}
+        left_out: dict[str, Any] = {"recipe": recipe, "weights": True, "base_seed": True}
         if self.ratio is None:  # trials from before there were ratios keep their ids
             left_out["ratio"] = True
         left_out |= {name: True for name in CHOSEN if name not in self.chosen}
@@ -261,7 +282,7 @@ class Trial(Frozen):
     def base_key(self) -> str:
         """Key of the base stage (trained weights, or loaded ones, and their evaluation)."""
         data = {"dataset", "dataset_params", "dataset_version", "dataset_fingerprint", "device", "threads"}
-        data |= {"environment"}
+        data |= {"environment", "processes"}
         model = {"model", "model_params", "model_version", "model_source"}
         fields = data | model | {"task", "protocol", "weights"}
         own = self.model_dump(mode="json", include=fields)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -14,18 +15,22 @@ from raybench.datasets.data import Data
 from raybench.datasets.facts import DataFacts, Split
 from raybench.errors import UserError
 from raybench.methods.protocols import Calibration, Regularizer
+from raybench.models.strided import strided_in_nchw
 from raybench.registry import task
 from raybench.sweep.speed import EXACT, Speed
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.protocol import Checkpoint, Training, check_calibration
 from raybench.tasks.training.augment import check_augment
-from raybench.tasks.training.computing import choose
-from raybench.tasks.training.loop import EpochInputs, fit, run_epoch
+from raybench.tasks.training.batches import training_batches
+from raybench.tasks.training.computing import choose, kernels, laid_out, plain_steps
+from raybench.tasks.training.loop import EpochInputs, batch_order, fit, run_epoch
 from raybench.tasks.training.optimize import make_optimizer
+from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.resizing import pixels_share
 from raybench.tasks.training.scale import Scale
 from raybench.tasks.training.seeding import deterministic, generator
 from raybench.tasks.training.steps import Stepper
+from raybench.tasks.training.team import ALONE, Team
 
 EVALUATION_BATCH = 250  # images; a constant, so that a figure never depends on the recipe
 
@@ -36,9 +41,10 @@ class Classification:
 
     metric = "top1"
 
-    def __init__(self, data: Data, device: torch.device, speed: Speed = EXACT) -> None:
-        """`speed`: how to train, with every default filled in."""
+    def __init__(self, data: Data, device: torch.device, speed: Speed = EXACT, team: Team = ALONE) -> None:
+        """`speed`: how to train, with every default filled in. `team`: processes that train and evaluate together."""
         self.data: DataFacts = data.facts
+        self._team = team
         self._speed = speed
         self._splits, self._device = data, device
         self._normalise = Scale.of(self.data.mean, self.data.std, device)
@@ -85,9 +91,11 @@ class Classification:
         split: Split = "test" if select == "test" else "val"
         images, published = self._splits.train, select == "test"
         shape = (recipe.batch_size, *self.data.image_shape)
-        computing = choose(model, self._speed, self._device, shape, amp=recipe.amp)
+        check_shares(self._team, len(images), recipe.batch_size)
+        computing = self._team.agreed(choose(model, self._speed, self._device, shape, amp=recipe.amp))
+        computing = plain_steps(computing) if self._team.size > 1 else computing
         steps = recipe.epochs * -(-len(images) // recipe.batch_size)
-        stepper = Stepper(recipe, computing, self._device, teacher, steps)
+        stepper = Stepper(recipe, computing, self._device, teacher, steps, self._team)
         inputs = EpochInputs(images, recipe, self._normalise, seed, self._device, stepper, drop_last=published)
         try:
             training = fit(
@@ -101,11 +109,32 @@ class Classification:
                 metric=self.metric,
                 keep_best=select != "last",
                 computing=computing,
+                team=self._team,
             )
         finally:
             used = stepper.close()
         pixels = pixels_share(recipe, self.data.image_shape[1:])
         return replace(training, computing=used.columns() | ({} if pixels is None else {"train_pixels": pixels}))
+
+    @property
+    def training_images(self) -> int:
+        """How many images an epoch has."""
+        return len(self._splits.train)
+
+    def training_steps(self, model: nn.Module, recipe: TrainRecipe) -> Iterator[int]:
+        """Take the steps of `train` one after another, without end and without validation; yields images of a step."""
+        shape = (recipe.batch_size, *self.data.image_shape)
+        computing = choose(model, self._speed, self._device, shape, amp=recipe.amp)
+        stepper = Stepper(recipe, computing, self._device, None, recipe.epochs)
+        progress = TrainingState(model.train(), make_optimizer(model, recipe, self._device), None, None)
+        images, strides = self._splits.train, computing.strides
+        with kernels(self._device, computing), strided_in_nchw(model), laid_out(model, strides):
+            for epoch in itertools.count():
+                order = batch_order(len(images), 0, epoch, recipe.batch_size, drop_last=False)
+                draw = generator(0, epoch, "augment")
+                for mixed in training_batches(images, recipe, order, draw, self._normalise, strides):
+                    stepper(progress, mixed)
+                    yield len(mixed.labels)
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """top1 and top5 in percent and the mean loss, in eval mode over the whole split."""
@@ -115,7 +144,7 @@ class Classification:
         top1 = top5 = 0
         loss = 0.0
         with torch.inference_mode(), deterministic(self._device):
-            order = torch.arange(len(images)).split(EVALUATION_BATCH)
+            order = self._team.dealt(torch.arange(len(images)).split(EVALUATION_BATCH))
             for indices, batch in zip(order, images.batches(order, self._device, None), strict=True):
                 labels = images.labels[indices].to(self._device)
                 outputs = model(self._normalise(batch)).float()
@@ -124,8 +153,9 @@ class Classification:
                 top5 += int(ranked.any(1).sum())
                 loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
         model.train(was_training)
+        first, fifth, loss = self._team.sums(top1, top5, loss)
         count = len(images)
-        return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count}
+        return {"top1": 100 * first / count, "top5": 100 * fifth / count, "loss": loss / count}
 
     def calibration(self, images: int, batch_size: int, seed: int) -> Calibration:
         """`images` training images without augmentation, drawn uniformly by the seed (not stratified by class)."""
@@ -136,6 +166,16 @@ class Classification:
         labels = found.labels[chosen].to(self._device)
         return Calibration(
             self._normalise(pixels), labels, batch_size, F.cross_entropy, generator(seed, "calibration labels")
+        )
+
+
+def check_shares(team: Team, images: int, batch_size: int) -> None:
+    """UserError unless every process of `team` has an image of every batch of an epoch over `images`."""
+    smallest = images // -(-images // batch_size)
+    if smallest < team.size:
+        raise UserError(
+            f"resources: found {team.size} processes a cell, expected at most {smallest}: so many images has the "
+            f"smallest batch (batch_size {batch_size}, {images} training images)"
         )
 
 

@@ -54,6 +54,11 @@ class Detection:
             check_recipe(recipe)
         check_calibration(self.data, calibration_images, len(self._data.train))
 
+    @property
+    def training_images(self) -> int:
+        """How many images an epoch has."""
+        return len(self._data.train)
+
     def train(
         self,
         model: nn.Module,

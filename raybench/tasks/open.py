@@ -16,14 +16,21 @@ from raybench.sweep.data_roots import check_fingerprint, data_root
 from raybench.sweep.speed import TASKS
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
+from raybench.tasks.shared import SharedTask
+from raybench.tasks.training.team import ALONE, Alone, Peers
 
 
 def open_task(
-    trial: Trial, data_roots: Mapping[str, Path], device: torch.device, storage: Storage | None = None
+    trial: Trial,
+    data_roots: Mapping[str, Path],
+    device: torch.device,
+    storage: Storage | None = None,
+    team: Alone | Peers = ALONE,
 ) -> Task:
     """The task of `trial` on its dataset; UserError when the data is missing or for another task.
 
-    Detection labels, which take long to read and check, are cached in `storage`.
+    Detection labels, which take long to read and check, are cached in `storage`. Of several processes in a `team` the
+    first gets a task whose calls the others share.
     """
     expected = registry.dataset.entry(trial.dataset).facts.get("task", "classification")
     if expected != trial.task:
@@ -42,8 +49,8 @@ def open_task(
     if trial.protocol == "pruningbench":
         data = data.training_on_all()  # epochs are selected on the test split, so nothing is held out
     kind = registry.task.load(trial.task)
-    task: Task = kind(data, device, trial.speed) if trial.task in TASKS else kind(data, device)
-    return task
+    task: Task = kind(data, device, trial.speed, team) if trial.task in TASKS else kind(data, device)
+    return SharedTask(task, team) if isinstance(team, Peers) and team.rank == 0 else task
 
 
 @contextmanager

@@ -40,7 +40,8 @@ def check_calibration(data: DataFacts, wanted: int, found: int) -> None:
     if wanted > found:
         raise UserError(
             f"dataset {data.name!r}: the recipe sets {wanted} calibration images, the training split has {found}; "
-            f"set `calibration_images: {found}` or less (recalibration_images, too) at the recipe's top level"
+            f"set `calibration_images: {found}` or less (recalibration_images, too) at the recipe's top level, "
+            f"or for raybench prune --calibration-images {found}"
         )
 
 
@@ -49,6 +50,10 @@ class Task(Protocol):
 
     metric: str  # the main metric, in percent: top1, mAP50-95
     data: DataFacts
+
+    @property
+    def training_images(self) -> int:
+        """How many images an epoch has."""
 
     def check(self, model: nn.Module) -> None:
         """UserError when `model` doesn't fit the data, e.g. has another number of classes."""

@@ -1,6 +1,7 @@
 """Training beside the plain loop, interleaved in one process: images a second of both. No ray, no network.
 
-    python -m tests.benchmarks.bench_training [NET ...] [--images 512] [--turns 3] [--device cpu] [--only WORD ...]
+    python -m tests.benchmarks.bench_training [NET ...] [--images 512] [--batch 128] [--turns 3] [--device cpu]
+        [--only WORD ...] [--profile]
 
 The plain loop is a DataLoader over PIL images, torchvision's transforms, fp32 and NCHW. Data is random and of CIFAR's
 format. Each row is one variant of ours: the time of the plain loop over its own, dense and pruned to an eighth of the
@@ -8,7 +9,9 @@ MACs; for regularizers and the moving average, its time over that of an epoch wi
 turns, and each turn is an epoch; the figure is the median over turns of the ratio to the same turn's reference. On a
 CPU, times are CPU seconds of one thread, whose ratios other work on the machine moves less than wall time. "Of a
 product" is the share of the rate of one large matrix product in float32 on the same device: 3 passes of 2 operations
-for each MAC. `--profile` prints where the time of one step goes instead.
+for each MAC. Peak memory is the most that the process (on a GPU: torch) held in the first epoch, above what it held
+before. `yolov8n` trains on generated canvases of 320 pixels; its plain loop reads and augments as ours does, with
+ultralytics' code. `--profile` prints where the time of one step goes instead.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +34,11 @@ import raybench
 from raybench import registry
 from raybench.datasets.data import Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
+from raybench.errors import NotSupported
 from raybench.groups.cost import count_macs
 from raybench.models.build import build_model
 from raybench.sweep.trial import TrainRecipe
+from tests.benchmarks import memory, training_detector
 from tests.benchmarks.training_epochs import Epochs
 
 FACTS = DataFacts("cifar10", "classification", 10, 3, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "")
@@ -43,6 +49,7 @@ NETS = {
     "resnet50": "cifar-resnet50",
     "vit-small": "vit-small",
 }
+DETECTOR = "yolov8n"
 BATCH, SPEEDUP = 128, 8.0
 RECIPE = TrainRecipe(epochs=1, batch_size=BATCH, lr=0.01, schedule="constant", augment=("crop", "flip"))
 SPEEDS: Mapping[str, Mapping[str, str]] = {
@@ -72,10 +79,10 @@ class Photos(Dataset):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-def plain(net: nn.Module, pixels: Tensor, labels: Tensor, device: torch.device) -> Epoch:
+def plain(net: nn.Module, pixels: Tensor, labels: Tensor, device: torch.device, batch: int = BATCH) -> Epoch:
     """One epoch of the usual script."""
     net = copy.deepcopy(net)
-    loader = DataLoader(Photos(pixels, labels), BATCH, shuffle=True, pin_memory=device.type == "cuda")
+    loader = DataLoader(Photos(pixels, labels), batch, shuffle=True, pin_memory=device.type == "cuda")
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
     def epoch() -> None:
@@ -100,15 +107,16 @@ def seconds(epoch: Epoch, device: torch.device) -> float:
     return clock() - started
 
 
-def take_turns(epochs: Mapping[str, Epoch], turns: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each epoch in each turn; a turn before the first one warms up."""
+def take_turns(
+    epochs: Mapping[str, Epoch], turns: int, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """(seconds of each epoch in each turn, its peak memory in MiB); a turn before the first one warms up."""
     found: dict[str, list[float]] = {name: [] for name in epochs}
-    for turn in range(turns + 1):
+    peaks = {name: memory.peak(epoch, device) for name, epoch in epochs.items()}
+    for _ in range(turns):
         for name, epoch in epochs.items():
-            took = seconds(epoch, device)
-            if turn:
-                found[name].append(took)
-    return found
+            found[name].append(seconds(epoch, device))
+    return found, peaks
 
 
 def against(times: Mapping[str, list[float]], name: str, reference: str) -> float:
@@ -116,8 +124,9 @@ def against(times: Mapping[str, list[float]], name: str, reference: str) -> floa
     return statistics.median(b / a for a, b in zip(times[name], times[reference], strict=True))
 
 
-def measure(name: str, images: int, turns: int, device: torch.device, only: list[str]) -> Iterator[str]:
-    """The rows of one network."""
+def measure(name: str, images: int, turns: int, device: torch.device, only: list[str], batch: int) -> Iterator[str]:
+    """The rows of one classifier."""
+    recipe = RECIPE.model_copy(update={"batch_size": batch})
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, 32, 32), generator=draw, dtype=torch.uint8)
     labels = torch.randint(0, FACTS.classes, (images,), generator=draw)
@@ -127,26 +136,44 @@ def measure(name: str, images: int, turns: int, device: torch.device, only: list
     rate_of_product = product_rate(device)
     for kind, net in nets.items():
         cost = 6 * count_macs(net, torch.zeros(1, 3, 32, 32, device=device))
-        epochs = Epochs(FACTS, TensorImages(Pixels(pixels), labels, torch.arange(images)), RECIPE, device)
-        wanted = {"plain": plain(net, pixels, labels, device)}
+        epochs = Epochs(FACTS, TensorImages(Pixels(pixels), labels, torch.arange(images)), recipe, device)
+        wanted = {"plain": plain(net, pixels, labels, device, batch)}
         wanted |= {f"speed: {label}": epochs.of(net, **speed) for label, speed in SPEEDS.items() if epochs.can(speed)}
-        wanted |= {f"regularizer: {one}": epochs.of(net, regularizer=one) for one in registry.regularizer.entries()}
+        for one in registry.regularizer.entries():
+            with suppress(NotSupported):  # a penalty of batch norms, and a network without them
+                wanted[f"regularizer: {one}"] = epochs.of(net, regularizer=one)
         wanted["EMA"] = epochs.of(net, ema=0.999)
         wanted = {key: epoch for key, epoch in wanted.items()
                   if not only or key in ("plain", "speed: default") or any(word in key for word in only)}  # fmt: skip
-        times = take_turns(wanted, turns, device)
-        for key, took in times.items():
-            rate, ours = images / statistics.median(took), "speed" in key or key == "plain"
-            shown = (
-                f"{against(times, key, 'plain'):6.2f} x plain"
-                if ours
-                else (f"{1 / against(times, key, 'speed: default'):6.3f} x the time of fine-tuning")
-            )
-            share = f"  {100 * rate * cost / rate_of_product:4.0f} % of a product" if ours else ""
-            yield f"{name:<9} {kind:<6} {key:<28} {rate:9.1f} images/s  {shown}{share}"
-        if device.type == "cuda":
-            yield f"{name:<9} {kind:<6} peak memory {torch.cuda.max_memory_allocated(device) >> 20} MiB"
-            torch.cuda.reset_peak_memory_stats(device)
+        yield from rows(f"{name:<9} {kind:<6}", wanted, images, cost / rate_of_product, turns, device)
+
+
+def measure_detector(images: int, turns: int, device: torch.device) -> Iterator[str]:
+    """The rows of YOLOv8n, whose training has no options."""
+    rate_of_product = product_rate(device)
+    for kind, made in training_detector.nets(DETECTOR, SPEEDUP, device):
+        epochs = {
+            "plain": training_detector.plain(made, images),
+            "speed: default": training_detector.ours(made, images),
+        }
+        share = 6 * made.macs / rate_of_product
+        yield from rows(f"{DETECTOR:<9} {kind:<6}", epochs, images, share, turns, device)
+
+
+def rows(
+    title: str, epochs: Mapping[str, Epoch], images: int, product_s: float, turns: int, device: torch.device
+) -> Iterator[str]:
+    """A row for each of `epochs`, which take turns; `product_s`: seconds of an image's products at the full rate."""
+    times, peaks = take_turns(epochs, turns, device)
+    for key, took in times.items():
+        rate, ours = images / statistics.median(took), "speed" in key or key == "plain"
+        shown = (
+            f"{against(times, key, 'plain'):6.2f} x plain"
+            if ours
+            else (f"{1 / against(times, key, 'speed: default'):6.3f} x the time of fine-tuning")
+        )
+        share = f"  {100 * rate * product_s:4.0f} % of a product" if ours else ""
+        yield f"{title} {key:<28} {rate:9.1f} images/s  {shown}{share}  peak {peaks[key]} MiB"
 
 
 def product_rate(device: torch.device) -> float:
@@ -175,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=["resnet20", "resnet18"])
     parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=BATCH, help="images of a step of a classifier")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="*", default=[], help="words of the variants to run beside plain and default")
@@ -183,13 +211,19 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device(args.device)
     card = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread, CPU seconds"
-    print(f"torch {torch.__version__}; {card}; {args.images} images, batch {BATCH}, {args.turns} turns", flush=True)
+    print(
+        f"torch {torch.__version__}; {card}; {args.images} images, batch {args.batch}, {args.turns} turns", flush=True
+    )
     if args.profile:
         for name in args.nets:
             print(profile(name, device))
         return
     for name in args.nets:
-        for row in measure(name, args.images, args.turns, device, args.only):
+        if name == DETECTOR:
+            found = measure_detector(args.images, args.turns, device)
+        else:
+            found = measure(name, args.images, args.turns, device, args.only, args.batch)
+        for row in found:
             print(row, flush=True)
 
 

@@ -73,14 +73,14 @@ def main() -> None:
     torch.set_num_threads(1)
     asked = [net for net in json.loads(NETS.read_text()) if wanted(net, arguments.kind, arguments.name)]
     done = {} if arguments.again else rows_of(arguments.out)
-    missing = [net for net in asked if net["net"] not in done]
+    missing = [net for net in asked if key(net) not in done]
     with ThreadPoolExecutor(arguments.jobs) as pool, arguments.out.open("a") as file:
         for row in pool.map(lambda net: apart(net, arguments.seconds, arguments.gigabytes), missing):
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(line(row), flush=True)
     rows = rows_of(arguments.out)
-    found = [rows[net["net"]] for net in asked if net["net"] in rows]
+    found = [rows[key(net)] for net in asked if key(net) in rows]
     print(*summary(found), sep="\n")
     if arguments.table:
         arguments.table.write_text(document(found))
@@ -92,10 +92,15 @@ def wanted(net: Mapping[str, Any], kinds: Sequence[str] | None, names: Sequence[
     return in_kind and (not names or any(name in net["net"] or name == net["family"] for name in names))
 
 
-def rows_of(file: Path) -> dict[str, dict[str, Any]]:
+def key(net: Mapping[str, Any]) -> tuple[str, str]:
+    """What a net is told by: timm and torchvision use some names both."""
+    return net["kind"], net["net"]
+
+
+def rows_of(file: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """The last row of each net that `file` holds."""
     lines = file.read_text().splitlines() if file.exists() else []
-    return {row["net"]: row for row in map(json.loads, lines)}
+    return {key(row): row for row in map(json.loads, lines)}
 
 
 def apart(net: dict[str, Any], seconds: int, gigabytes: int) -> dict[str, Any]:

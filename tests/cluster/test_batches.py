@@ -10,7 +10,7 @@ from .fakes import ok, plan, unit
 
 
 def taken(queue, batches, workers=2):
-    return [unit.key for unit in batches.take(queue, workers)]
+    return [unit.key for unit in batches.take(queue, lambda unit: workers)]
 
 
 def cells(number):
@@ -81,3 +81,16 @@ def test_nothing_is_taken_from_a_stopped_or_empty_queue():
     assert taken(last, Batches()) == ["cell-000"]
     last.end(ok(unit("cell-000")))
     assert taken(last, Batches()) == []
+
+
+def test_a_batch_holds_units_that_ask_for_the_same():
+    both = [unit(f"cell-{n:03}", model=("one", "other")[n % 2]) for n in range(40)]
+    queue = UnitQueue(plan(*both), shape_of=lambda one: one.trials[0].model)
+    batches = Batches()
+    for model in ("one", "other"):
+        batches.note(unit("cell-x", model=model), Outcome("cell-x", "cell", "ok", seconds=0.01))
+    kinds = []
+    while keys := taken(queue, batches):
+        kinds.append({int(key[-3:]) % 2 for key in keys})
+    assert all(len(kind) == 1 for kind in kinds)
+    assert len(kinds) < 40

@@ -5,7 +5,7 @@ import time
 import pytest
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError
 
-from raybench.execution.causes import DIED, HUNG, MAX_ATTEMPTS, MAX_MOVES, MEMORY, NODE, cause_of
+from raybench.execution.causes import DIED, HUNG, MAX_ATTEMPTS, MAX_MOVES, MEMORY, NODE, cause_of, words_of
 from raybench.execution.driver import Aborted, Run, drive
 from raybench.execution.queue import UnitQueue
 from raybench.execution.worker import Assignment
@@ -40,6 +40,23 @@ def wrapped(error):
 ], ids=lambda value: type(value).__name__)  # fmt: skip
 def test_errors_of_ray_and_what_they_mean(error, cause):
     assert cause_of(error) is cause
+
+
+MONITOR = """Task was killed due to the node running low on memory.
+Memory on the node (IP: 127.0.0.1, ID: 5e) was 22.37GB used / 23.54GB limit (0.950312), which exceeds the threshold.
+Refer to the documentation. To adjust the kill threshold, set `RAY_memory_usage_threshold` when starting Ray."""
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (OutOfMemoryError(MONITOR), "Ray's memory monitor ended the process, as the machine's memory ran out: 22.37 of "
+     "23.54 GB were in use"),
+    (RuntimeError("x\nset `RAY_memory_usage_threshold`"), "Ray's memory monitor ended the process, as the machine's "
+     "memory ran out"),
+    (RuntimeError("one\n two \n"), "RuntimeError: two"),
+    (RuntimeError(), "RuntimeError"),
+])  # fmt: skip
+def test_what_a_row_says_about_an_error_of_ray(error, words):
+    assert words_of(error) == words
 
 
 def test_a_preempted_actor_is_a_node_that_left():

@@ -65,11 +65,12 @@ def test_failures_are_rows_and_named_and_plug_ins_travel(tmp_path):
 
 
 @pytest.mark.cluster
-def test_ctrl_c_lets_go_of_everything_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_ctrl_c_lets_go_of_everything_and_says_how_to_go_on(tmp_path, sent):
     sweep = Sweep(tmp_path, epochs=500)
     process = sweep.start()
     worker = sweep.wait_for("base", process)["pid"]
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     assert process.wait(timeout=60) == 130
     assert "interrupted; to continue: raybench run" in sweep.output
     assert "Traceback" not in sweep.output

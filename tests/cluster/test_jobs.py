@@ -233,6 +233,46 @@ def _ray_version():
     return ray.__version__
 
 
+@pytest.mark.parametrize("address", ["gcs", "dashboard"])
+def test_a_run_queued_in_the_browser_goes_to_the_cluster(head, jobs, tmp_path, address):
+    """By the port of the head with a driver here, and by its dashboard as a job: to its end, and stopped in order."""
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    from raybench.serve.settings import Settings
+    from tests.unit.serving import FORM, Browser
+
+    none = {f"{stage}_{name}": "0" for stage in ("base", "finetune") for name in ("epochs", "warmup_epochs")}
+    settings = Settings(str(tmp_path / "st"), tmp_path / "work", address=getattr(head, address))
+    with Browser(settings) as browser:
+        runs, done = browser.parts.runs, _queued(browser, {**FORM, **none})
+        assert _served(runs, done, "ok", "failed").status == "ok", runs.tail(done)
+        assert browser.get(f"/run.html?id={done}").text.count('data-status="ok"') == 1
+        long = _queued(browser, {**FORM, "base_epochs": "5000", "base_seeds": "per-seed", "seeds": "3"})
+        storage = open_storage(tmp_path / "st")
+        _wait(lambda: storage.list("leases"), lambda: runs.tail(long))
+        assert browser.post(f"/stop?id={long}").status_code == 200
+        assert _served(runs, long, "stopped", "ok", "failed").status == "stopped"
+        assert "interrupted; to continue" in runs.tail(long)
+        assert storage.list("leases") == []
+
+
+def _queued(browser, form):
+    answer = browser.post("/queue", data=form)
+    assert "hx-redirect" in answer.headers, answer.text
+    return answer.headers["hx-redirect"].partition("id=")[2]
+
+
+def _served(runs, run, *statuses):
+    _wait(lambda: runs.get(run).status in statuses, lambda: runs.tail(run))
+    return runs.get(run)
+
+
+def _wait(found, shown, patience=120):
+    end = time.monotonic() + patience
+    while not found():
+        assert time.monotonic() < end, shown()
+        time.sleep(0.3)
+
+
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
     """Address of a prefix on an S3 server on loopback; the endpoint travels in the address, the credentials don't."""
@@ -262,7 +302,7 @@ def test_a_sweep_with_a_plugin_on_s3_end_to_end(head, jobs, bucket, tmp_path, ca
     assert main(["logs", "--follow", *common]) == 0
     log = capsys.readouterr().out
     assert main(["status", *common]) == 0
-    assert "SUCCEEDED" in capsys.readouterr().out, log
+    assert "succeeded" in capsys.readouterr().out, log
     storage = open_storage(bucket)
     rows = Store(storage).table(["importance", "status"]).to_pylist()
     assert sorted((row["importance"], row["status"]) for row in rows) == [
@@ -278,4 +318,4 @@ def test_a_sweep_with_a_plugin_on_s3_end_to_end(head, jobs, bucket, tmp_path, ca
     assert main(["jobs", *common, "--format", "json"]) == 0
     assert '"sweep": "submitted"' in capsys.readouterr().out
     assert main(["stop", *common]) == 0
-    assert "nothing to stop, it has ended (SUCCEEDED)" in capsys.readouterr().out
+    assert "nothing to stop, it has succeeded" in capsys.readouterr().out

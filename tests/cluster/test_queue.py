@@ -1,6 +1,11 @@
 """What may start when, without Ray."""
 
+from dataclasses import replace
+
+import pytest
+
 from raybench.execution.causes import MAX_ATTEMPTS
+from raybench.execution.lengths import lengths
 from raybench.execution.queue import POSTPONE_MAX_S, UnitQueue
 
 from .fakes import failed, ok, plan, two_bases, unit
@@ -59,6 +64,15 @@ def test_a_cell_with_two_failed_needs_is_doomed_once():
     assert queue.finished
 
 
+def test_a_cell_that_needs_a_failed_stage_and_what_is_made_of_it_is_doomed_once():
+    whole = plan(unit("sparsify-a"), unit("select-a", "sparsify-a"), unit("cell-a", "sparsify-a", "select-a"))
+    for units in (whole.units, (whole.units[0], whole.units[2], whole.units[1])):
+        queue = UnitQueue(plan(*units))
+        taken(queue)
+        assert [one.key for one in queue.end(failed(queue.units["sparsify-a"]))] == ["cell-a"]
+        assert queue.finished
+
+
 def test_a_unit_whose_process_dies_is_started_again_last_and_a_bounded_number_of_times():
     queue = UnitQueue(two_bases())
     assert queue.take().key == "base-a"
@@ -115,3 +129,40 @@ def test_a_stopped_queue_starts_nothing_and_is_finished_when_the_running_are_ove
 def test_what_this_run_gave_up_is_not_planned_again():
     queue = UnitQueue(two_bases(), closed=frozenset({"base-a", "select-a", "cell-a-0", "cell-a-1"}))
     assert taken(queue) == ["base-b"]
+
+
+def chains(*models, cells=2):
+    """A base for each model, and cells that need it; the first model comes first in the plan."""
+    units = [unit(f"base-{model}", model=model) for model in models]
+    return plan(
+        *units, *(unit(f"cell-{model}-{n}", f"base-{model}", model=model) for model in models for n in range(cells))
+    )
+
+
+@pytest.mark.parametrize(("seconds", "work", "order"), [
+    ({}, {}, ["small", "large"]),  # equals, in the plan's order
+    ({}, {("digits", "small"): 1e6, ("digits", "large"): 1e9}, ["large", "small"]),
+    ({}, {("digits", "small"): 1e6}, ["small", "large"]),  # the mean stands for what isn't known
+    ({"cell-large-0": 50.0, "cell-small-0": 2.0}, {}, ["large", "small"]),
+    ({f"{kind}-small{n}": 50.0 for kind, n in (("base", ""), ("cell", "-0"), ("cell", "-1"))},
+     {("digits", "small"): 1.0, ("digits", "large"): 9.0}, ["large", "small"]),  # in the pace of what was timed
+])  # fmt: skip
+def test_the_longest_cells_come_first_and_what_they_wait_for_before_them(seconds, work, order):
+    whole = replace(chains("small", "large"), seconds=seconds)
+    queue = UnitQueue(whole, work=work)
+    assert taken(queue) == [f"base-{model}" for model in order]
+    for model in order:
+        queue.end(ok(queue.units[f"base-{model}"]))
+    keys = taken(queue)
+    assert sorted(keys) == sorted(unit.key for unit in whole.units if unit.kind == "cell")
+    lengths_of = lengths(whole.units, seconds, work)
+    assert [lengths_of[key] for key in keys] == sorted((lengths_of[key] for key in keys), reverse=True)
+
+
+def test_units_that_ask_for_something_else_start_while_those_before_them_wait():
+    queue = UnitQueue(chains("small", "large"), work={("digits", "large"): 9.0, ("digits", "small"): 1.0},
+                      shape_of=lambda one: one.trials[0].model)  # fmt: skip
+    assert queue.take(without={"large"}).key == "base-small"
+    assert queue.take(without={"large"}) is None
+    assert queue.take().key == "base-large"
+    assert (queue.ready, queue.ready_of("large"), queue.next_of("large")) == (0, 0, None)

@@ -59,7 +59,8 @@ def test_regularizer(name):
 
 def test_all_methods_are_there():
     data = {"thinet", "cp", "hrank", "chip", "taylor", "obd-c", "obd-hessian"}
-    assert set(CRITERIA) == {"random", "magnitude-l1", "magnitude-l2", "lamp", "fpgm", "bn-scale"} | data
+    weights = {"magnitude-l1", "magnitude-l2", "lamp", "fpgm", "bn-scale", "lookahead"}
+    assert set(CRITERIA) == {"random", "uniform"} | weights | data
     assert set(REGULARIZERS) == {"group-lasso", "bn-group-lasso", "group-norm", "growing-reg", "bn-scale"}
 
 

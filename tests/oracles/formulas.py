@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import namedtuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from tests.oracles.nets import WIRES
+
+Side = namedtuple("Side", "layer kind side")
 
 
 def unit_scores(name, net, groups, images, labels, batch_size):
@@ -171,6 +176,66 @@ def mean_squares(net, images, labels):
         for name, g in sample_gradient(net, image, label).items():
             total[name] += g**2 / len(images)
     return total
+
+
+def lookahead(net, groups, images, labels, batch_size):
+    """Park et al., ICLR 2020, section 2: w^2 P N over a filter, with their form for batch norms, squared.
+
+    P: squared weights of the filter that feeds w's input, N: of the slice that reads its output, times the squared
+    factor of the batch norm between (weight alone for a layer norm); an identity adds 1, and nothing at all is 1.
+    """
+    wires = WIRES[type(net).__name__]
+
+    def squares(layer, side, channel):
+        module = net.get_submodule(layer)
+        one_channel = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+        kind = "depthwise" if one_channel else "linear" if isinstance(module, nn.Linear) else "conv"
+        weight = module.weight.detach()
+        return sum(float(weight[i]) ** 2 for i in entries(net, Side(layer, kind, side), channel))
+
+    def factor(norm, channel):
+        if norm is None:
+            return 1.0
+        module = net.get_submodule(norm)
+        square = float(module.weight.detach()[channel]) ** 2
+        return square / (float(module.running_var[channel]) + module.eps) if hasattr(module, "running_var") else square
+
+    def heads(writer, channel):  # queries, keys and values of one channel of a head are read at the same place
+        width = net.proj.in_features if writer == "qkv" else None
+        return channel % width if width else channel
+
+    def before(layer, channel):
+        found = [1.0] if layer in wires.get("+in", ()) else []
+        for writer, reader, norm in wires[""]:
+            if reader == layer:
+                size = net.get_submodule(writer).weight.shape[0]
+                same = [c for c in range(size) if heads(writer, c) == channel]
+                found += [factor(norm, channel) * squares(writer, "out", c) for c in same]
+        return sum(found) if found else 1.0
+
+    def after(layer, channel):
+        found = [1.0] if layer in wires.get("+out", ()) else []
+        for writer, reader, norm in wires[""]:
+            if writer == layer:
+                found.append(factor(norm, channel) * squares(reader, "in", heads(writer, channel)))
+        return sum(found) if found else 1.0
+
+    def scores(group, member):
+        if member.side != "out" or member.kind not in ("conv", "linear", "depthwise"):
+            return None
+        module = net.get_submodule(member.layer)
+        weight = module.weight.detach()
+        per_in = weight.shape[1]
+        fed = range(member.width if member.kind == "depthwise" else getattr(module, "groups", 1) * per_in)
+        feeds = [before(member.layer, j) for j in fed]
+        result = []
+        for c in range(member.width):
+            first = c if member.kind == "depthwise" else c * getattr(module, "groups", 1) // member.width * per_in
+            own = entries(net, member, c)
+            result.append(sum(float(weight[i]) ** 2 * feeds[first + i[1]] for i in own) * after(member.layer, c))
+        return result
+
+    return reduced(groups, scores)
 
 
 def layer_io(net, layer, images):
@@ -336,6 +401,7 @@ WAYS = {
     "obd-c/all": obd_c_all,
     "obd-c/sums": obd_c_sums,
     "obd-hessian": obd_hessian,
+    "lookahead": lookahead,
     "hrank": hrank,
     "chip": chip,
     "thinet": selection(thinet_order),

@@ -183,6 +183,30 @@ class Attention(nn.Module):
         )
 
 
+# What reads what: (writer, reader, norm between them). "+in": layers whose inputs an identity shortcut adds to, "+out":
+# layers whose outputs an identity shortcut carries on.
+WIRES = {
+    "Plain": {"": [("conv1", "conv2", "bn1"), ("conv2", "fc", "bn2")]},
+    "Residual": {
+        "": [("stem", "conv1", "bn0"), ("conv1", "conv2", "bn1"), ("conv2", "fc", "bn2")],
+        "+in": ["fc"],
+        "+out": ["stem"],
+    },
+    "Depthwise": {"": [("expand", "dw", "bn1"), ("dw", "project", "bn2"), ("project", "fc", None)]},
+    "Grouped": {"": [("conv1", "grouped", None), ("grouped", "conv3", "bn")]},
+    "Attention": {
+        "": [
+            ("embed", "qkv", "norm1"),
+            ("qkv", "proj", None),
+            ("proj", "fc1", "norm2"),
+            ("fc1", "fc2", None),
+            ("fc2", "head", None),
+        ],
+        "+in": ["fc1", "head"],
+        "+out": ["embed", "proj"],
+    },
+}
+
 NETS = {"plain": Plain, "residual": Residual, "depthwise": Depthwise, "grouped": Grouped, "attention": Attention}
 
 

@@ -22,7 +22,7 @@ UNSCORABLE = {
 }  # no feature maps, no batch norm
 CASES = [(net, name) for net in nets.NETS for name in formulas.WAYS if (net, name) not in UNSCORABLE]
 DATA = ("taylor", "obd-c", "obd-hessian", "hrank", "chip", "thinet", "cp")
-READS_NORMS = ("magnitude-l1", "magnitude-l2", "lamp", "bn-scale", "taylor", "obd-c/all", "obd-hessian")
+READS_NORMS = ("magnitude-l1", "magnitude-l2", "lamp", "bn-scale", "taylor", "obd-c/all", "obd-hessian", "lookahead")
 PARAMS = {  # of what is behind the slash in an oracle's name; every location counts for CP and ThiNet, as in the oracle
     "obd-c/all": {"sides": "all"},
     "obd-c/sums": {"shares": False},

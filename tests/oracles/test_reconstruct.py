@@ -14,6 +14,7 @@ from raybench.groups import surgery
 from raybench.groups.trace import trace
 from raybench.methods import refit
 from raybench.methods.protocols import Calibration, RefitProblem
+from raybench.methods.repair import criterion_named, repaired
 from raybench.scoring.gather import gather
 from raybench.scoring.scorer import Scorer, Scoring
 from raybench.selection.refit import reconstruct
@@ -32,6 +33,10 @@ CUTS = {
 
 
 def criterion(name, **params):
+    if name == "repair":
+        made = repaired(registry.importance.load("magnitude-l2")())
+        object.__setattr__(made, "points", params.get("points", 10**6))
+        return made
     return registry.importance.load(name)(**{"points": 10**6} | params)
 
 
@@ -60,7 +65,8 @@ def columns(module, inputs, first, count):
 
 def by_hand(name, dense, slim, groups, kept, reader, images):
     """Weight of `reader` in `slim`, refitted to the dense layer's output. He et al., ICCV 2017, eq. 4 and 5:
-    argmin_W ||Y' - X W||^2; Luo et al., ICCV 2017, eq. 7: argmin_s ||y - sum_j s_j x_j||^2."""
+    argmin_W ||Y' - X W||^2; Luo et al., ICCV 2017, eq. 7: argmin_s ||y - sum_j s_j x_j||^2. Zhang and Yang, 2026: what
+    is gone is affine in what is left, so of layers with a bias argmin_{W, b} ||Y' - X W - b||^2; b is returned, too."""
     whole, cut = dense.get_submodule(reader), slim.get_submodule(reader)
     inputs, output = formulas.layer_io(slim, reader, images)[0], formulas.layer_io(dense, reader, images)[1]
     output = output if whole.bias is None else output - whole.bias.detach().view(-1, *[1] * (output.dim() == 4) * 2)
@@ -75,21 +81,25 @@ def by_hand(name, dense, slim, groups, kept, reader, images):
     parts = getattr(cut, "groups", 1)
     outs, ins = len(old) // parts, cut.weight.shape[1]
     taps = old.shape[1] // ins
-    new = np.zeros_like(old)
+    new, shift = np.zeros_like(old), np.zeros(len(old))
     for g in range(parts):
         rows = slice(g * outs, (g + 1) * outs)
         x, w = columns(cut, inputs, g * ins, ins), old[rows].T
-        if name == "cp":
+        if name == "repair" and cut.bias is not None:
+            ones = np.ones((len(x), 1))
+            found = np.linalg.pinv(np.hstack([x, ones])) @ (y[:, rows] - x @ w)  # weights nearest to the old ones
+            new[rows], shift[rows] = (w + found[:-1]).T, found[-1]
+        elif name in ("cp", "repair"):
             new[rows] = (w + np.linalg.pinv(x) @ (y[:, rows] - x @ w)).T
         else:
             each = range(0, ins * taps, taps)
             terms = np.stack([(x[:, j : j + taps] @ w[j : j + taps]).ravel() for j in each], 1)
             scales = 1 + np.linalg.pinv(terms) @ (y[:, rows].ravel() - terms.sum(1))
             new[rows] = old[rows] * np.repeat(scales, taps)
-    return new.reshape(cut.weight.shape)
+    return new.reshape(cut.weight.shape), shift
 
 
-@pytest.mark.parametrize("name", ["cp", "thinet"])
+@pytest.mark.parametrize("name", ["cp", "thinet", "repair"])
 @pytest.mark.parametrize("net_name", CUTS)
 def test_the_refit_is_the_papers_least_squares(net_name, name, monkeypatch):
     monkeypatch.setattr(refit, "RIDGES", refit.RIDGES[:1])  # the papers have no ridge
@@ -97,12 +107,14 @@ def test_the_refit_is_the_papers_least_squares(net_name, name, monkeypatch):
     kept, order = CUTS[net_name]
     bare, slim = refitted(net, groups, kept, calibration, criterion(name))
     for reader in order:  # each with what the refitted layers before it give
-        expected = by_hand(name, net, bare, groups, kept, reader, calibration.images)
+        expected, shift = by_hand(name, net, bare, groups, kept, reader, calibration.images)
         found = slim.get_submodule(reader).weight.detach().numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
         assert np.abs(found - bare.get_submodule(reader).weight.detach().numpy()).max() > 1e-3
         with torch.no_grad():
             bare.get_submodule(reader).weight.copy_(torch.from_numpy(expected))
+            if name == "repair" and bare.get_submodule(reader).bias is not None:
+                bare.get_submodule(reader).bias.add_(torch.from_numpy(shift))
     changed = {n for n, p in slim.named_parameters() if not torch.allclose(p, bare.get_parameter(n), 1e-4, 1e-6)}
     assert changed == set()  # nothing but the readers: norms, biases and depthwise filters are as they were
 
@@ -138,6 +150,43 @@ def test_a_channel_that_the_others_make_up_for_leaves_the_output_as_it_was(name)
     scale = expected.abs().max()
     assert (on - expected).abs().max() < 1e-4 * scale
     assert (off - expected).abs().max() > 0.05 * scale
+
+
+def test_repair_makes_up_for_a_channel_that_the_others_and_a_constant_give():
+    """The last convolution's channel 5 is channel 0 plus channel 2 plus 3; the classifier's bias takes the 3."""
+    net, _ = nets.build("plain")
+    with torch.no_grad():
+        net.bn2.weight.fill_(1)
+        net.bn2.running_var.fill_(1)
+        net.bn2.running_mean.zero_()
+        net.bn2.bias.fill_(9)  # every ReLU is open
+        for tensor in (net.conv2.weight, net.conv2.bias):
+            tensor[5] = tensor[0] + tensor[2]
+        net.bn2.bias[5] = net.bn2.bias[0] + net.bn2.bias[2] + 3
+    kept, calibration = {"conv2": (0, 1, 2, 3, 4)}, Calibration(*nets.images(32), 8)
+    fresh = nets.images(16, seed=5)[0]
+    with torch.no_grad():
+        expected = net.eval()(fresh)
+        by = {"bare": criterion("cp", reconstruct=False), "repair": criterion_named("random", {"repair": "ridge"})}
+        found = {name: refitted(net, net.groups(), kept, calibration, one)[1](fresh) for name, one in by.items()}
+    scale = expected.abs().max()
+    assert (found["repair"] - expected).abs().max() < 1e-4 * scale
+    assert (found["bare"] - expected).abs().max() > 0.05 * scale
+
+
+@pytest.mark.parametrize("name", sorted(registry.importance.entries()))
+def test_every_criterion_takes_the_repair_and_scores_as_before(name):
+    net, groups, calibration = case("residual", n=12)
+    plain, mended = (criterion_named(name, params) for params in ({}, {"repair": "ridge"}))
+    first, second = (
+        Scorer(one, net, groups, gather(one, net, groups, calibration)).scores() for one in (plain, mended)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    kept = CUTS["residual"][0]
+    bare, slim = refitted(net, groups, kept, calibration, mended)
+    with torch.no_grad():
+        whole, cut, better = (m(calibration.images) for m in (net, bare, slim))
+    assert (better - whole).norm() < 0.7 * (cut - whole).norm()
 
 
 def test_cp_itself_picks_a_channel_of_the_spanned_ones_and_nothing_is_lost():

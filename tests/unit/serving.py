@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import threading
 
 from starlette.testclient import TestClient
 
@@ -12,6 +13,7 @@ from raybench.serve.app import make_app
 from raybench.serve.children import Answer, message
 from raybench.serve.guard import CSRF, csrf_token
 
+ONE = threading.Lock()
 HERE = "http://127.0.0.1:8765"
 FORM = {
     "name": "mine", "dataset": "digits", "model": "test-convnet", "weights": "trained", "method": ["magnitude-l2"],
@@ -30,9 +32,12 @@ class Browser(TestClient):
 
 
 def in_process(arguments, folder, *, hide=None):
-    """What `children.answer` returns, without a process of its own: that takes seconds on a busy machine."""
+    """What `children.answer` returns, without a process of its own: that takes seconds on a busy machine.
+
+    One at a time: the folder and the output are the whole process's.
+    """
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with ONE, contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(list(arguments))
     if code:
         raise UserError(message(err.getvalue(), arguments[0], hide))

@@ -19,6 +19,7 @@ EXAMPLES = (
     "raybench.execution.run",
     "raybench.errors",
     "raybench.methods.protocols",
+    "raybench.methods.records",
     "raybench.pipeline.artifact",
     "raybench.pipeline.in_memory",
     "raybench.plan.plan",
@@ -27,7 +28,7 @@ EXAMPLES = (
     "raybench.sweep.reader",
     *RESULTS,
 )
-DOCUMENTED = ("raybench.methods.protocols", "raybench.registry", *RESULTS)
+DOCUMENTED = ("raybench.methods.protocols", "raybench.methods.records", "raybench.registry", *RESULTS)
 ALIASES = {"importance", "regularizer", "model", "dataset"}  # instances of Registry, which is checked
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from raybench import registry
 from raybench.cli.main import main
@@ -65,6 +65,9 @@ def test_a_program_says_how_it_is_used(pruned, tmp_path, capsys) -> None:
     assert {"input_shape", "mean", "std", "classes"} <= set(about)
 
 
+HTTPError = HfHubHTTPError.__bases__[0]  # of the HTTP library that huggingface_hub uses: what a lost network raises
+
+
 class Hub:
     """What of huggingface_hub is used."""
 
@@ -101,7 +104,11 @@ def test_the_hub_gets_the_network_and_its_card(target, uploaded, pruned, tmp_pat
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(LocalTokenNotFoundError("x"), "nobody is logged in: hf auth login"), (OSError("no route"), "me/net: no route")],
+    [
+        (LocalTokenNotFoundError("x"), "nobody is logged in: hf auth login"),
+        (OSError("no route"), "me/net: no route"),
+        (HTTPError("Connection refused"), "me/net: Connection refused"),
+    ],
 )
 def test_a_hub_that_refuses_is_one_sentence(error, said, pruned, tmp_path, capsys, monkeypatch) -> None:
     results, trial_id = pruned

@@ -85,6 +85,16 @@ def test_32_images_are_timed_in_one_batch_and_slow_networks_once() -> None:
     assert seen == [1, 1]
 
 
+def test_networks_that_are_compared_are_timed_in_turns() -> None:
+    """Other load, which comes and goes, then strikes both."""
+    seen: list[str] = []
+    nets = [nn.Identity(), nn.Identity()]
+    for net, name in zip(nets, "ab", strict=True):
+        net.register_forward_pre_hook(lambda *_, name=name: seen.append(name))
+    measure.medians_ms(nets, torch.zeros(1, 2), measure.Pace(1, 4, block=2))
+    assert "".join(seen) == "ab" + "aabb" * 2
+
+
 def test_show_prints_activations_and_throughput() -> None:
     measured = {
         "activations_base": 400_000,

@@ -1,12 +1,13 @@
 """Addresses of nothing: told as mistakes, never shown as empty results or as tracebacks."""
 
+import signal
 import socket
 
 import pytest
 
 from raybench.cli.main import main
 from raybench.errors import UserError
-from raybench.execution.cluster import _check_port
+from raybench.execution.cluster import _check_port, _own_sigterm
 
 
 @pytest.mark.parametrize("rest", [["query", "SELECT 1"], ["gc"], ["leaderboard"], ["compare"], ["compact"]])
@@ -26,3 +27,14 @@ def test_the_brackets_of_an_address_are_no_part_of_it(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", lambda where, timeout: asked.append(where) or socket.socket())
     _check_port("[::1]:6379")
     assert asked == [("::1", 6379)]
+
+
+def test_sigterm_is_handled_as_before_after_ray_took_it():
+    """Ray's `init` replaces the handler by one that ends the process at once; a run would keep its leases."""
+    before = signal.signal(signal.SIGTERM, mine := lambda *_: None)
+    try:
+        with _own_sigterm():
+            signal.signal(signal.SIGTERM, lambda *_: None)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from raybench.cli.prune_calibration import _say_once
+from raybench.cli.prune_options import add_options, sweep_of
+from raybench.datasets.class_counts import training_images
 from raybench.datasets.enlarged import enlarged_line
 from raybench.datasets.open import open_dataset
 from raybench.errors import UserError
 from raybench.pipeline.base import _warn_near_chance
+from raybench.sweep.resolve import resolve
 
 
 def photos(folder, classes=("a", "b", "c"), count=10, size=(16, 12)):
@@ -81,3 +88,37 @@ def test_weights_that_guess_are_told(top1, classes, told, recwarn):
 def test_detection_has_no_chance(recwarn):
     _warn_near_chance({"mAP50-95": 0.0}, 80)
     assert not recwarn
+
+
+@pytest.mark.parametrize("layout", ["split", "flat", "three"])
+@pytest.mark.parametrize("count", [2, 7, 26])
+def test_training_images_are_counted_without_opening_them(layout, count, tmp_path):
+    folders = {"split": ("train", "val"), "flat": ("",), "three": ("train", "val", "test")}[layout]
+    if layout == "flat":
+        count += 3  # two splits of each class
+    for name in folders:
+        photos(tmp_path / name, count=count)
+    (tmp_path / folders[0] / "a" / "notes.txt").write_text("no image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert training_images(tmp_path, {}) == len(opened(tmp_path, image_size=12).train)
+
+
+def test_prune_takes_all_photos_where_the_recipe_wants_more(tmp_path, capsys):
+    for name in ("train", "val"):
+        photos(tmp_path / name)
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    parser.add_argument("--device")
+    command = ["--model", "test-convnet", "--dataset", "imagefolder", "--data-root", str(tmp_path), "--speedup", "2"]
+    both = [*command, "--method", "magnitude-l2", "taylor", "cp(points=20)"]
+    _say_once.cache_clear()
+    found = {trial.importance.name: trial for trial in resolve(sweep_of(parser.parse_args(both)))}
+    assert {name: trial.recipe.calibration_images for name, trial in found.items()} == {
+        "magnitude-l2": 256, "taylor": 27, "cp": 27,
+    }  # fmt: skip
+    assert capsys.readouterr().err == "calibration: all 27 training images; the recipe asks for 256\n"
+    (alone,) = resolve(sweep_of(parser.parse_args(command)))
+    assert alone.trial_id == found["magnitude-l2"].trial_id
+    (typed,) = resolve(sweep_of(parser.parse_args([*command, "--method", "taylor", "--calibration-images", "40"])))
+    assert typed.recipe.calibration_images == 40

@@ -131,6 +131,19 @@ def test_text_of_a_pdf_can_be_copied(tmp_path):
     assert done.stdout.strip() == "magnitude-l2 ± 0.1"
 
 
+@pytest.mark.parametrize("size", ["column", "page"])
+def test_a_file_names_every_method_whole(results, tmp_path, size):
+    """The pages have the names beside the plot; a file has nothing beside it."""
+    names = {"magnitude-l2", "lamp", "taylor", "random", "magnitude-l2+group-norm"}
+    for kind in ("pareto", "ranks"):
+        file = tmp_path / f"{kind}.svg"
+        assert main(["plot", results, "--kind", kind, "--size", size, "-o", str(file), *KINDS[kind]]) == 0
+        assert names <= set(texts(file)), kind
+        height = float(ET.parse(file).getroot().get("height").removesuffix("pt"))
+        found = ET.parse(file).getroot().iter("{http://www.w3.org/2000/svg}text")
+        assert all(0 < float(one.get("y")) < height for one in found)
+
+
 def test_the_front_has_what_nothing_beats():
     points = [
         ParetoPoint(name, x, y, "")

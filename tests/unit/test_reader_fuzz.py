@@ -17,6 +17,7 @@ from raybench.datasets.yolo_labels import boxes_of
 from raybench.errors import RaybenchError
 from raybench.models.weights import read_tensors
 from raybench.pipeline.artifact import read_recipe
+from raybench.plan.share import Copies, Share, encode_share, file_of, read_share
 from raybench.progress.journal import executions_of, read_journal
 from raybench.progress.records import Planned, heartbeat, read_drivers, read_plan, write_plan
 from raybench.progress.snapshot import StoreReader
@@ -193,6 +194,19 @@ def runs(folder, number):
         yield lambda storage=storage: (look(storage), list(read_drivers(storage)))
 
 
+def shares(folder, number):
+    share = Share("digits", "net", "a GPU", 1000.0, (Copies(1, 10.0, 0.1, 20.0), Copies(2, 10.0, 0.1, 40.0)))
+    for turn, data in enumerate(texts(json.loads(encode_share(share)), json.dumps, number, "share")):
+        storage = LocalStorage(folder / str(turn))
+        storage.create(file_of("k"), data)
+
+        def read(storage=storage):
+            found = read_share(storage, "k")
+            assert found is None or (found.sentence and 0 < found.gpus <= 1)
+
+        yield read
+
+
 def stages(folder, number):
     """The stage's result and the cut in it: each change is Damaged."""
     good = folder / "good"
@@ -246,7 +260,7 @@ def labels(folder, number):
         yield lambda: list(boxes_of(folder / "a.txt", 2))
 
 
-READERS = [sweeps, recipes, rows, leases, journals, plans, runs, stages, networks, weights, coco, labels]
+READERS = [sweeps, recipes, rows, leases, journals, plans, runs, shares, stages, networks, weights, coco, labels]
 FINE = (RaybenchError, sealed.Damaged)  # told in one sentence, or set aside
 
 

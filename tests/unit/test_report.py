@@ -1,6 +1,7 @@
 """`raybench report`: what the pages hold for stores of every kind, and that nothing in them runs or leads outside."""
 
 import base64
+import hashlib
 import html.parser
 import json
 import re
@@ -82,7 +83,7 @@ def test_the_overview_names_the_best_and_what_failed(made):
 def test_a_board_has_tabs_ties_and_plots(made):
     text = page(made, "board-digits-cifar-resnet20-protected-global")
     assert re.findall(r'role="tab"[^>]*>([^<]+)<', text) == ["2x", "4x", "average"]
-    assert text.count("<svg") == 3
+    assert text.count('<svg class="drawing"') == 3
     assert "tied</span>" in text
     assert "Pareto front" in text
 
@@ -123,7 +124,7 @@ def test_every_table_and_field_has_a_name(made):
         assert len(re.findall("<table", text)) == len(re.findall("<caption", text)), file.name
         tags = Tags(text)
         assert len(tags.ids) == len(set(tags.ids)), file.name
-        assert all(a.get("aria-label") for tag, a in tags.found if tag == "svg"), file.name
+        assert all(a.get("aria-label") or a.get("aria-hidden") for tag, a in tags.found if tag == "svg"), file.name
         assert all(a["aria-controls"] in tags.ids for _, a in tags.found if a.get("role") == "tab"), file.name
         assert tags.found[0][1]["lang"] == "en" if tags.found[0][0] == "html" else True
 
@@ -167,6 +168,24 @@ def test_long_curves_are_thinned_and_gaps_filled(tmp_path):
     _, epochs, metrics, losses = block(tmp_path / "pages", "t0")["curves"][0]
     assert len(epochs) == len(metrics) <= 30
     assert (epochs[0], epochs[-1], sum(metrics), losses) == (1, 200, 7000, None)
+
+
+def test_no_page_has_styles_or_handlers_of_its_own(made):
+    """Policies of servers, and the one of the single file, would not apply them."""
+    for file in [*(made / "pages").glob("*.html"), made / "one.html"]:
+        own = {name for _, attributes in Tags(file.read_text()).found for name in attributes}
+        assert not [name for name in own if name == "style" or name.startswith("on")], file.name
+    assert not re.search(r"style: |setAttribute\(.style|\.on\w+ = [\"']", (made / "pages" / "report.js").read_text())
+
+
+def test_one_file_runs_its_own_script_alone(made):
+    text = (made / "one.html").read_text()
+    policy = next(a["content"] for tag, a in Tags(text).found if "http-equiv" in a)
+    assert "unsafe" not in policy
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        content = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{rule} 'sha256-{digest}'" in policy
 
 
 def test_one_file_holds_it_all(made):

@@ -95,9 +95,9 @@ def test_tracks_and_words_filter_and_rank_anew(opened):
 
 def test_a_mark_tells_its_method_and_the_legend_lights_it(opened):
     page = opened(BOARD)
-    page.locator("article:visible svg circle[data-t]").first.hover()
+    page.locator("article:visible svg circle[data-t]").last.hover()  # on top of others
     assert "n = 3" in page.locator("#tip").inner_text()
-    plot = page.locator("article:visible svg").first
+    plot = page.locator("article:visible svg.drawing").first
     plot.focus()
     page.keyboard.press("ArrowRight")
     first = page.locator("#tip").inner_text()

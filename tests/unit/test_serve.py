@@ -23,7 +23,7 @@ POSTS = ("/queue", "/preview", "/dryrun", "/stop?id=x", "/retry?id=x", "/upload"
 
 
 class Handlers(HTMLParser):
-    """Collects attributes that would run code."""
+    """Collects what the policy of the pages forbids: attributes that would run code, and styles inside a page."""
 
     def __init__(self):
         super().__init__()
@@ -31,8 +31,11 @@ class Handlers(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.names += [
-            f"{tag} {name}" for name, value in attrs if name.startswith(("on", "hx-on")) or value == "javascript:"
+            f"{tag} {name}"
+            for name, value in attrs
+            if name == "style" or name.startswith(("on", "hx-on")) or (value or "").startswith("javascript:")
         ]
+        self.names += [tag] if tag == "style" else []
 
 
 def test_the_pages_of_the_report_are_served_with_their_data(tmp_path, serving):
@@ -55,9 +58,12 @@ def test_no_page_has_a_handler_or_script_of_its_own(tmp_path, serving):
     rows, failures = hostile()
     store(tmp_path / "st", rows, failures)
     browser = serving()
-    for name in ("index", "new", "runs", "failures", "trials", "nothing-there"):
+    boards = [name for name in browser.parts.live.newest().pages if name.startswith(("board-", "method-"))]
+    for name in ("index", "new", "runs", "failures", "trials", "ranks", "findings", "nothing-there", *boards):
         answer = browser.get(f"/{name}.html")
-        assert "script-src 'self';" in answer.headers["content-security-policy"]
+        policy = answer.headers["content-security-policy"]
+        assert "script-src 'self'; style-src 'self';" in policy
+        assert "unsafe" not in policy
         assert "<script>" not in answer.text
         assert MARKUP not in answer.text
         found = Handlers()
@@ -67,7 +73,7 @@ def test_no_page_has_a_handler_or_script_of_its_own(tmp_path, serving):
 
 @pytest.mark.parametrize(
     ("rows", "failures", "words"),
-    [((), (), "no results here yet"), ((), [failure()], "No cell has finished"), ([row()], (), "finished cells")],
+    [((), (), "no results here yet"), ((), [failure()], "No cell has finished"), ([row()], (), "finished cell")],
     ids=["empty", "failures", "one"],
 )
 def test_a_store_with_little_is_a_page_that_says_so(tmp_path, serving, rows, failures, words):

@@ -88,7 +88,9 @@ def test_the_smallest_form_is_a_sweep(tmp_path):
         ({"method": []}, "criteria: found none"),
         ({"recipe": "/etc/passwd"}, "unknown recipe '/etc/passwd'"),
         ({"recipe": "../quick.yaml"}, "unknown recipe '../quick.yaml'. Did you mean 'quick'"),
-        ({"model": "os:system"}, "expected a name of the list"),
+        ({"model": "os:system"}, "unknown model 'os:system'"),
+        ({"model": "--plugin=/tmp/x.py"}, "unknown model"),
+        ({"model": "resnet-18"}, "Did you mean 'resnet18'"),
         ({"model": "own", "own_model": "os:system"}, "expected a module in a folder given with --allow"),
         ({"model": "own", "own_model": "/etc/passwd"}, "expected module:function or timm:NAME"),
         ({"model": "own", "own_model": "timm:hf-hub:a/b"}, "timm:hf-hub:a/b"),
@@ -101,6 +103,19 @@ def test_the_smallest_form_is_a_sweep(tmp_path):
         ({"keep": "--plugin=/tmp/x.py"}, "expected the name of a layer"),
         ({"only": "-x"}, "expected the name of a layer"),
         ({"name": "x" * 3000}, "name: found 3000 characters"),
+        (
+            {"speedups": " ".join(f"{n / 10}" for n in range(11, 211)), "seeds": " ".join(map(str, range(200)))},
+            "cells: found 40000, expected at most 20000 in one run",
+        ),
+        ({"prune": ["mlp", "--plugin=/tmp/x.py"]}, "prune: unknown part '--plugin=/tmp/x.py'"),
+        ({"dataset": "--plugin=/tmp/x.py"}, "dataset: unknown dataset"),
+        ({"dataset": "/etc"}, "dataset: unknown dataset '/etc'"),
+        ({"method": ["lamp", "../x.py:F"]}, "method: unknown importance '../x.py:F'"),
+        ({"regularizer": ["none", "-x"]}, "regularizer: unknown regularizer"),
+        ({"strategy": "../x"}, "strategy: unknown strategy"),
+        ({"protocol": "x"}, "protocol: unknown protocol"),
+        ({"schedule": "/x"}, "schedule: unknown schedule"),
+        ({"base_seeds": "x"}, "base seeds: unknown base seeds"),
         ({"data_folder": "/etc"}, "data folder: found '/etc'"),
     ],
 )
@@ -124,6 +139,65 @@ def test_files_inside_are_found_by_either_name(allowed):
     for text in ("best.pt", str(allowed / "best.pt"), "data/../best.pt"):
         assert allowed_path("weights path", text, [allowed]) == allowed / "best.pt"
     assert allowed_path("data folder", "data", [allowed], folder=True) == allowed / "data"
+
+
+def yolo(folder, train):
+    folder.mkdir()
+    (folder / "data.yaml").write_text(f"names: [a]\ntrain: {train}\nval: {train}\n")
+
+
+def coco(folder, name):
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations" / "instances_train2017.json").write_text(f'{{"images":[{{"file_name": "{name}"}}]}}')
+
+
+LEADS_OUT = {  # dataset, what is written into `data` of the allowed folder
+    "a folder of the YAML": ("yolo", lambda data, out: yolo(data, out / "images")),
+    "a folder below the allowed one's parent": ("yolo", lambda data, out: yolo(data, "../../outside/images")),
+    "a list of the YAML": ("yolo", lambda data, out: (yolo(data, "list.txt"), listed(data, out / "images" / "a.jpg"))),
+    "a YAML that is a link": ("yolo", lambda data, out: (data.mkdir(), linked(data / "data.yaml", out / "data.yaml"))),
+    "a linked folder": ("imagefolder", lambda data, out: (data.mkdir(), linked(data / "train", out / "images"))),
+    "a linked image": ("imagefolder", lambda data, out: ((data / "train" / "a").mkdir(parents=True),
+                                                          linked(data / "train" / "a" / "x.jpg", out / "a.jpg"))),
+    "an absolute file name": ("coco", lambda data, out: coco(data, out / "images" / "a.jpg")),
+    "a relative file name": ("coco", lambda data, out: coco(data, "../../../outside/images/a.jpg")),
+    "an escaped file name": ("coco", lambda data, out: coco(data, r"\u002e\u002e/../../outside/images/a.jpg")),
+}  # fmt: skip
+
+
+def listed(folder, image):
+    (folder / "list.txt").write_text(f"{image}\n")
+
+
+def linked(link, target):
+    link.symlink_to(target)
+
+
+@pytest.mark.parametrize("kind", LEADS_OUT)
+def test_data_that_lead_out_of_the_allowed_folders_are_refused(tmp_path, kind):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    (outside / "images").mkdir(parents=True)
+    for file in (outside / "images" / "a.jpg", outside / "a.jpg", outside / "data.yaml"):
+        file.write_bytes(b"x")
+    dataset, write = LEADS_OUT[kind]
+    write(inside / "data", outside)
+    with pytest.raises(FormError, match="leads out of the folders given with --allow") as found:
+        read(inside, dataset=dataset, data_folder="data")
+    assert str(outside) not in str(found.value)
+
+
+def test_data_may_lead_to_another_allowed_folder(tmp_path):
+    inside = tmp_path / "inside"
+    for name in ("data/images", "more/images"):
+        (inside / name).mkdir(parents=True)
+        (inside / name / "a.jpg").write_bytes(b"x")
+    (inside / "data" / "data.yaml").write_text("names: [a]\ntrain: [images, ../more/images]\nval: linked\n")
+    linked(inside / "data" / "linked", inside / "more" / "images")
+    linked(inside / "data" / "round", inside)
+    assert "data_roots" in read(inside, dataset="yolo", data_folder="data").yaml
+    coco(inside / "coco", "../../more/images/a.jpg")
+    assert "data_roots" in read(inside, dataset="coco", data_folder="coco").yaml
 
 
 @pytest.mark.parametrize(
@@ -162,7 +236,7 @@ def test_a_preview_shows_the_file_the_plan_and_the_cost(tmp_path, serving):
 
 
 def test_mistakes_that_only_the_plan_finds_name_their_line(serving):
-    answer = serving().post("/preview", data={**FORM, "finetune_epochs": "-1", "model": "nothing"})
+    answer = serving().post("/preview", data={**FORM, "finetune_epochs": "-1", "finetune_lr": "-2"})
     assert answer.status_code == 422
     assert "2 things to mend" in answer.text
     assert "line " in answer.text

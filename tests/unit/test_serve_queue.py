@@ -11,7 +11,7 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 from raybench.errors import UserError
 from raybench.results.store import Store
-from raybench.serve import app, events
+from raybench.serve import app, events, where
 from raybench.serve.form import Wanted
 from raybench.serve.runs import Runs
 from raybench.storage.open import open_storage
@@ -73,6 +73,44 @@ def test_the_process_is_raybench_run_with_this_storage(tmp_path, serving):
     sweep = str(tmp_path / "work" / "runs" / run / "sweep.yaml")
     expected = ["run", sweep, "--storage", str(tmp_path / "st"), "--address", "head:10001"]
     assert str(expected) in browser.parts.runs.tail(run)
+
+
+def test_on_a_dashboard_a_run_is_a_job_that_stop_ends(tmp_path, serving):
+    script = (
+        "import sys, time; print(sys.argv[1:], flush=True)\n"
+        "sys.exit() if sys.argv[1] == 'stop' else print('raybench-0123456789abcdef-1: submitted', flush=True)\n"
+        "time.sleep(1); sys.exit(1)"
+    )
+    browser = serving(script, address="http://head:8265", allowed=(tmp_path,))
+    run = queued(browser, folder=tmp_path)
+    sweep = str(tmp_path / "work" / "runs" / run / "sweep.yaml")
+    expected = ["submit", sweep, "--storage", str(tmp_path / "st"), "--address", "http://head:8265"]
+    expected += ["--mounted", str(tmp_path), "--working-dir", str(tmp_path), "--wait"]
+    until(browser, run, "running", log="submitted")
+    browser.post(f"/stop?id={run}")
+    assert until(browser, run, "stopped").exit_code == 1  # the process that followed the job saw it stop
+    log = browser.parts.runs.tail(run)
+    assert str(expected) in log
+    assert str(["stop", "raybench-0123456789abcdef-1", "--address", "http://head:8265"]) in log
+
+
+def test_a_job_that_was_not_submitted_yet_is_ended_by_its_process(serving):
+    browser = serving(LONG, address="http://head:8265")
+    run = queued(browser)
+    until(browser, run, "running", log="begun")
+    browser.post(f"/stop?id={run}")
+    assert until(browser, run, "stopped").exit_code == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("address", ["nonsense", "head", "head:", ":6379", "ray://head:10001", "head:port", "a b:1"])
+def test_what_is_no_address_of_a_cluster_is_refused(address):
+    with pytest.raises(UserError, match="expected auto, HOST:PORT of the head, or its dashboard's http://HEAD:8265"):
+        where.check_address(address)
+
+
+@pytest.mark.parametrize("address", [None, "auto", "head:6379", "10.0.0.1:6379", "[::1]:6379", "https://head/ray"])
+def test_addresses_of_clusters_pass(address):
+    where.check_address(address)
 
 
 def test_runs_wait_for_each_other_and_can_be_stopped(serving):

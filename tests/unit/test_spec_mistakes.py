@@ -104,9 +104,9 @@ BAD = {
     ),
     "prune": (GOOD + "prune: [embed, mpl]\n", ["bad.yaml:7: prune[1]: found 'mpl'", "Did you mean 'mlp'?"]),
     "round_to": (GOOD + "round_to: 0\n", ["round_to: found 0, expected a number of at least 1"]),
-    "two devices a cell": (
-        GOOD + "resources: {gpus: 2}\n",
-        ["bad.yaml:7: resources.gpus: found 2, expected 0 to 1: a cell runs on one device at most"],
+    "two and a half devices a cell": (
+        GOOD + "resources: {gpus: 2.5}\n",
+        ["bad.yaml:7: resources.gpus: found 2.5, expected"],
     ),
     "negative gpus": (
         GOOD + "resources: {gpus: -0.5}\n",

@@ -113,7 +113,9 @@ def test_other_ways_to_compute_train_nearly_the_same_weights_and_say_so(speed):
     net, told = trained(**speed)
     assert told_plain.computing == {**DEFAULTS, "speed_note": None}
     assert told.computing["precision"] == speed.get("precision", "fp32")
-    assert told.computing["memory_format"] == ("channels_last" if "memory_format" in speed else "nchw")
+    assert told.computing["memory_format"] in {"auto": ("nchw", "channels_last")}.get(
+        speed.get("memory_format", "nchw"), (speed.get("memory_format", "nchw"),)
+    )
     pairs = list(zip(plain.parameters(), net.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in pairs)
     assert all(b.is_contiguous() for _, b in pairs)
@@ -153,7 +155,7 @@ def test_restored_momentum_has_the_strides_of_its_weight():
 
 
 NETS = {
-    "plain": (lambda: nn.Conv2d(3, 4, 3), "channels_last", "a step of 8 images: nchw "),
+    "plain": (lambda: nn.Conv2d(3, 4, 3), "by the clock", "a step of 8 images: nchw "),
     "grouped": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4)), "nchw", "grouped convol"),
     "strided": (lambda: nn.Sequential(nn.Conv2d(3, 9, 3), nn.Conv2d(9, 24, 1, 2)), "nchw", "has few channels"),
     "none": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), "nchw", "no 2-d convolutions"),
@@ -161,14 +163,15 @@ NETS = {
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_auto_chooses_by_the_layers_on_a_cpu_and_leaves_the_network_as_it_is(name):
+def test_auto_tries_what_the_layers_allow_on_a_cpu_and_leaves_the_network_as_it_is(name):
     make, expected, note = NETS[name]
     net = make()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     state = torch.get_rng_state()
     auto = Speed(memory_format="auto").filled("cpu", "raybench")
     found = choose(net, auto, CPU, (8, 3, 8, 8), amp=False)
-    assert (found.memory_format, note in found.speed_note) == (expected, True)
+    assert found.memory_format in ({"nchw", "channels_last"} if expected == "by the clock" else {expected})
+    assert note in found.speed_note
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert not any(module._forward_pre_hooks for module in net.modules())

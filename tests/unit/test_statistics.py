@@ -124,6 +124,25 @@ def test_holm_and_nemenyi_are_those_of_scikit_posthocs():
                 assert (abs(ranks[a] - ranks[b]) > found.critical) == (table.iloc[i, j] < 0.05)
 
 
+AUTORANK = {  # autorank 1.3.0 of the values below, by seed: p of Friedman's test, mean ranks; its critical difference
+    0: (0.0034188425, {"c": 2.45, "d": 2.55, "e": 2.6, "b": 3.3, "a": 4.1}),
+    1: (2.77856088e-05, {"e": 1.7, "d": 2.4, "b": 3.5, "a": 3.65, "c": 3.75}),
+    2: (0.0256794855, {"d": 2.45, "e": 2.5, "a": 3.0, "c": 3.15, "b": 3.9}),
+}
+AUTORANK_DIFFERENCE = 1.36387544
+
+
+@pytest.mark.parametrize("seed", AUTORANK)
+def test_mean_ranks_and_the_critical_difference_are_those_of_autorank(seed):
+    """Figures, and not the package, which installs a second package called `tests`."""
+    values = np.random.default_rng(seed).normal(0, 1, (20, 5)) + np.array([0, 0.3, 0.6, 1.2, 1.2])
+    found = critical_difference(of(*(row[:, None] for row in values)))
+    p, ranks = AUTORANK[seed]
+    assert found.p == pytest.approx(p, rel=1e-6)
+    assert dict(zip(found.methods, found.ranks, strict=True)) == pytest.approx(ranks)
+    assert found.critical == pytest.approx(AUTORANK_DIFFERENCE, rel=1e-4)
+
+
 def test_nemenyi_of_twelve_methods():
     assert round(nemenyi(12, 9), 2) == 5.55
     assert round(nemenyi(12, 21), 2) == 3.64

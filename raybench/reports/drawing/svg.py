@@ -7,7 +7,7 @@ from dataclasses import replace
 from html import escape
 
 from raybench.errors import printable
-from raybench.reports.drawing.shapes import COLOURS, Box, Drawing, Line, Mark, Shape, Text, corners
+from raybench.reports.drawing.shapes import COLOURS, Box, Drawing, Line, Mark, Shape, Text, corners, series_look
 
 Paint = Callable[[str, str], str]  # (fill or stroke, role of the colour) -> attribute
 FONT = "Helvetica, Arial, sans-serif"
@@ -38,6 +38,21 @@ def file_svg(drawing: Drawing) -> str:
         f'<rect width="{width}" height="{height}" fill="{COLOURS["surface"]}"/>'
     )
     return head + "".join(_shape(one, _by_value, tips=False) for one in drawing.shapes) + "</svg>\n"
+
+
+def key_path(place: int) -> str:
+    """The mark of the series at a place, as the path of a legend: ten units wide, its middle at 0, 0.
+
+    Example:
+        >>> key_path(8)
+        'M-3.2,-3.2 3.2,-3.2 3.2,3.2 -3.2,3.2z'
+    """
+    colour, shape = series_look(place)
+    mark = Mark(0, 0, colour, shape)
+    if shape == "circle":
+        r = mark.size
+        return f"M{-r} 0a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
+    return "M" + " ".join(f"{_n(x)},{_n(y)}" for x, y in corners(mark)) + "z"
 
 
 def _numbered(shape: Shape, names: list[str]) -> Shape:

@@ -20,6 +20,8 @@ from raybench.reports.statistics.samples import samples
 from raybench.sweep.target import amount
 
 Seeds = Mapping[tuple[int, int], float]
+BAR = 96  # pixels: width of the bar of a difference
+SIZE = (310, 240)  # of a plot: three fit beside each other, and one on a telephone is readable
 Amount = tuple[float | None, float | None] | None  # (asked speed-up, asked ratio); None: the average
 
 
@@ -169,7 +171,7 @@ def _section(protocol: str, recipe: str, tabs: Sequence[Tab]) -> Section:
     single = [tab for tab in tabs if tab.board.speedup != "average"]
     order = sorted({entry.method for tab in single for entry in tab.board.entries})
     drawings = [
-        pareto(points, goal, f"{tabs[0].board.metric_name}, %", f"{goal} of every method", order=order)
+        pareto(points, goal, f"{tabs[0].board.metric_name}, %", f"{goal} of every method", order=order, size=SIZE)
         for goal in ("speedup", "latency", "parameters")
         if len(points := list(_points(single, goal))) > 1
     ]
@@ -194,13 +196,13 @@ def point_tip(name: str, entry: Ranked) -> str:
 
 
 def difference_bar(row: RowView, reach: float) -> dict[str, Any] | None:
-    """Places, in percent, of the interval of a method's difference to the best; zero is at three quarters."""
+    """Places, of BAR pixels, of the interval of a method's difference to the best; zero is at three quarters."""
     if row.behind is None or not row.behind.points:
         return None
     low, high = row.behind.low, row.behind.high
     ends = (row.behind.mean, row.behind.mean) if low is None or high is None else (low, high)
 
     def place(value: float) -> float:
-        return round(100 * (1 - min(max(value, -reach / 3), reach) / reach) * 0.75)
+        return round(0.75 * BAR * (1 - min(max(value, -reach / 3), reach) / reach))
 
     return {"from": place(ends[1]), "to": place(ends[0]), "at": place(row.behind.mean)}

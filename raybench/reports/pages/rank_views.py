@@ -69,7 +69,7 @@ def _view(name: str, found: Samples) -> ScopeView:
         name,
         f"{counted(len(found.methods), 'method')} on {over}{listed}.{left_out}",
         over,
-        page_svg(ranks(intervals, f"Ranks, {name}", width=380)),
+        page_svg(ranks(intervals, f"Ranks, {name}", width=340)),
         f"{tied_text}. {_sentence(intervals.reason)}Means in percent on the right.",
         page_svg(critical_picture(critical, f"Critical differences, {name}")) if drawable and critical.ranks else "",
         f"{p}{_sentence(critical.reason)}{CAVEAT}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -40,6 +42,17 @@ def environment(single: bool) -> Any:
         timing=formats.timing,
     )
     return made
+
+
+@cache
+def policy() -> str:
+    """What a report in one file may do: its own style sheet and script, known by their hashes, and nothing else."""
+
+    def digest(name: str) -> str:
+        return base64.b64encode(hashlib.sha256(static(name).encode()).digest()).decode()
+
+    script, style = digest("report.js"), digest("report.css")
+    return f"default-src 'none';script-src 'sha256-{script}';style-src 'sha256-{style}';img-src data:;base-uri 'none'"
 
 
 @cache

@@ -15,13 +15,14 @@ from typing import Any
 from raybench.errors import UserError, counted
 from raybench.reports.board_text import board_notes
 from raybench.reports.comparison import TOLERANCE, boards
+from raybench.reports.drawing.svg import key_path
 from raybench.reports.pages.blocks import packed, table_block, trial_blocks
 from raybench.reports.pages.board_pages import board_pages, difference_bar
 from raybench.reports.pages.content import Content, read_content
 from raybench.reports.pages.method_pages import method_pages
 from raybench.reports.pages.overview import best_rows, board_lines, reasons
 from raybench.reports.pages.rank_views import ScopeView, scope_views
-from raybench.reports.pages.render import environment, static
+from raybench.reports.pages.render import environment, policy, static
 from raybench.reports.pages.tables import Table, report_tables
 from raybench.reports.pruned_text import target_of
 from raybench.reports.published import SOURCE, STRATEGY
@@ -157,6 +158,7 @@ def frame_of(content: Content, *, single: bool = False) -> Callable[..., str]:
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         counts=content.counts,
         navigation=NAVIGATION,
+        policy=policy(),
         css=static("report.css"),
         js=static("report.js"),
     )
@@ -184,7 +186,7 @@ def _pages(
     yield render("boards", "boards", "Boards", "boards.html", boards=lines)
     for page in ranked:
         yield render(page.name, "boards", page.title, "board.html", page=page, notes_of=board_notes,
-                     bar_of=difference_bar, equivalent=EQUIVALENT)  # fmt: skip
+                     bar_of=difference_bar, key_of=key_path, equivalent=EQUIVALENT)  # fmt: skip
     yield render("ranks", "ranks", "Ranks", "ranks.html", scopes=_chosen(scopes, figure))
     yield render("methods", "methods", "Methods", "methods.html", methods=methods)
     for method in methods:
@@ -204,8 +206,9 @@ def _chosen(scopes: Sequence[Any], figure: Any) -> list[dict[str, Any]]:
 
 
 def _heading(content: Content) -> str:
-    """The last part of the store's address."""
-    return content.source.rstrip("/").rpartition("/")[2] or content.source
+    """The last part of the store's address, without a bucket's options."""
+    bare = content.source.partition("?")[0] if "://" in content.source else content.source
+    return bare.rstrip("/").rpartition("/")[2] or content.source
 
 
 def _failed(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _pareto(store: Store, wanted: Wanted) -> Drawing:
         raise UserError(f"--against {wanted.against}: no finished cell of this board has that figure")
     title = f"{found[0].model} on {found[0].dataset}, {found[0].strategy}"
     metric = f"{found[0].metric_name}, %"
-    return pareto(points, wanted.against, metric, title, size=(wanted.width, 0.75 * wanted.width))
+    return pareto(points, wanted.against, metric, title, size=(wanted.width, 0.75 * wanted.width), legend=True)
 
 
 def _key(board: Board) -> tuple[str, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from raybench.reports.drawing.shapes import Drawing, Line, Mark, Shape, series_look
+from raybench.reports.drawing.shapes import Drawing, Line, Mark, Shape, Text, series_look
+from raybench.reports.drawing.text_width import shortened, text_width
 from raybench.reports.leaderboard import Board, Ranked
-from raybench.reports.plots.axes import axis, frame, placed_labels
+from raybench.reports.plots.axes import SMALL, axis, frame, placed_labels
 
+ROW = 12.0  # of the legend
 GOALS = {  # name -> (label of the axis, whether more is better)
     "speedup": ("speed-up (base MACs / MACs)", True),
     "latency": ("latency, ms", False),
@@ -61,6 +63,7 @@ def pareto(
     *,
     size: tuple[float, float] = (360, 270),
     order: Sequence[str] = (),
+    legend: bool = False,
 ) -> Drawing:
     """Draw the points, faint lines through those of a method, the front, and names on the front.
 
@@ -71,6 +74,7 @@ def pareto(
         title: for screen readers and files.
         size: width and height in points.
         order: methods in the order of their colours; default: by name.
+        legend: draw the methods' marks and names below the plot, which grows by that.
     """
     label, more = GOALS[goal]
     names = list(order) or sorted({point.series for point in points})
@@ -89,5 +93,20 @@ def pareto(
     marks = [(across(p.x), up(p.y)) for p in points]
     shapes += placed_labels([(across(p.x), up(p.y), p.series) for p in best], marks, width, 12)
     best_points = ", ".join(f"{p.series} at {p.x:.4g} with {p.y:.2f}" for p in best)
+    below = list(_legend(names, looks, width, height)) if legend else []
+    height = max((one.y + ROW / 2 for one in below), default=height)
     about = f"{len(points)} points of {len(names)} methods; on the Pareto front: {best_points or 'none'}"
-    return Drawing(width, height, tuple(shapes), title, about, {name: looks[name][0] for name in names})
+    return Drawing(width, height, (*shapes, *below), title, about, {name: looks[name][0] for name in names})
+
+
+def _legend(
+    names: Sequence[str], looks: Mapping[str, tuple[str, str]], width: float, top: float
+) -> Iterator[Mark | Text]:
+    """Marks and names in as many columns as fit, read downwards."""
+    widest = max((text_width(name, SMALL) for name in names), default=0) + 18
+    columns = max(1, int((width - 10) / widest))
+    rows = -(-len(names) // columns)
+    for place, name in enumerate(names):
+        x, y = 10 + (width - 10) / columns * (place // rows), top + ROW * (place % rows + 0.5)
+        yield Mark(x, y, *looks[name])
+        yield Text(x + 8, y + 2.8, shortened(name, SMALL, width - 20), SMALL)

@@ -6,15 +6,18 @@ from raybench.reports.drawing.shapes import Box, Drawing, Line, Mark, Shape, Tex
 from raybench.reports.drawing.text_width import shortened, text_width
 from raybench.reports.plots.axes import SMALL, WIDER, Axis, tick_text, ticks
 from raybench.reports.statistics.critical_difference import CriticalDifference
-from raybench.reports.statistics.rank_intervals import RankIntervals
+from raybench.reports.statistics.rank_intervals import RankedMethod, RankIntervals
 
 ROW = 15.0
+SMALLEST = 7.0  # points: size of names that would be cut at 9
 
 
 def ranks(found: RankIntervals, title: str, *, width: float = 360) -> Drawing:
     """One row a method: its rank as a mark, the interval of its rank as a line; the tied group is coloured."""
     count = len(found.methods)
-    left = min(0.48 * width, WIDER * max((text_width(m.method, 9, bold=True) for m in found.methods), default=0) + 10)
+    widest = WIDER * max((text_width(m.method, 1, bold=True) for m in found.methods), default=0)
+    size = max(SMALLEST, min(9.0, (0.48 * width - 10) / widest)) if widest else 9.0  # of the names
+    left = min(0.48 * width, size * widest + 10)
     bottom = 12 + ROW * count
     step = max(1, round(count / 10))
     across = Axis(0.5, count + 0.5, left, width - 42, tuple(float(n) for n in range(1, count + 1, step)), "rank")
@@ -30,13 +33,18 @@ def ranks(found: RankIntervals, title: str, *, width: float = 360) -> Drawing:
             shapes.append(Line(((across(one.low), y), (across(one.high), y)), colour, 1.8))
             tip += f", interval {one.low} to {one.high}"
         shapes.append(Mark(across(one.rank), y, colour, size=3.4, tip=tip))
-        shapes.append(
-            Text(left - 8, y + 3, shortened(one.method, 9, (left - 8) / WIDER), 9, "ink", "end", bold=bool(one.tied))
-        )
+        shapes.append(Text(left - 8, y + 3, _name(one, size, left - 8), size, "ink", "end", bold=bool(one.tied)))
         shapes.append(Text(width - 2, y + 3, f"{one.mean:.2f}", 9, "soft", "end"))
     shapes.append(Text((across.start + across.end) / 2, bottom + 22, "rank (95 % intervals)", SMALL, "soft", "middle"))
     rows = "; ".join(f"{m.method}: rank {m.rank}" + (f" ({m.low} to {m.high})" if m.low else "") for m in found.methods)
     return Drawing(width, bottom + 28, tuple(shapes), title, f"{rows}. {found.reason or ''}".strip())
+
+
+def _name(one: RankedMethod, size: float, width: float) -> str:
+    """The name of a method, cut where it is too wide."""
+    bold = bool(one.tied)
+    fits = WIDER * text_width(one.method, size, bold=bold) <= width + 0.5
+    return one.method if fits else shortened(one.method, size * (1.07 if bold else 1), width / WIDER)
 
 
 def critical_picture(found: CriticalDifference, title: str, *, width: float = 480) -> Drawing:

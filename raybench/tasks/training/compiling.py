@@ -25,7 +25,6 @@ class Compiling:
         self._left, self._began, self._count = steps, 0.0, 0
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._note = f"not compiled: the stage has {steps} steps"
-        self._seconds = 0.0
 
     @property
     def settled(self) -> bool:

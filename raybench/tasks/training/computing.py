@@ -18,6 +18,7 @@ from raybench.sweep.speed import Precision, Speed
 from raybench.tasks.training.seeding import deterministic, seeded
 
 WARM_UP, TIMED = 2, 3  # steps of each candidate in a probe
+CLEARLY = 0.95  # share of NCHW's time that channels-last may take at most on a CPU: near a tie runs choose the same
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ def choose(model: nn.Module, speed: Speed, device: torch.device, shape: tuple[in
     return chosen
 
 
+def plain_steps(chosen: Computing) -> Computing:
+    """`chosen` without graphs and compilation: several processes exchange numbers in the middle of a step."""
+    dropped = [name for name in ("graphs", "compile") if getattr(chosen, name) != "off"]
+    return chosen.noting(*(f"no {name} with several processes" for name in dropped), **dict.fromkeys(dropped, "off"))
+
+
 @contextmanager
 def kernels(device: torch.device, computing: Computing) -> Iterator[None]:
     """Context with the kernels that `computing` names; nothing changes for the CPU."""
@@ -100,13 +107,14 @@ def _precision_of_device(chosen: Computing, device: torch.device) -> Computing:
 
 
 def _with_format(chosen: Computing, model: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Computing:
-    """`chosen` with the faster memory format. On a CPU the layers decide, since a clock would change numbers."""
+    """`chosen` with the faster memory format; on a CPU channels-last must be clearly faster, since numbers differ."""
     why = _unfit(model, device)
     if why:
         return chosen.noting(f"nchw: {why}", memory_format="nchw")
     took = {name: _milliseconds(model, chosen.noting(memory_format=name), device, shape)
             for name in ("nchw", "channels_last")}  # fmt: skip
-    fastest = "channels_last" if device.type == "cpu" else min(took, key=lambda name: took[name])
+    needed = took["nchw"] * (CLEARLY if device.type == "cpu" else 1.0)
+    fastest = "channels_last" if took["channels_last"] < needed else "nchw"
     times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in took.items())
     return chosen.noting(f"a step of {shape[0]} images: {times}", memory_format=fastest)
 

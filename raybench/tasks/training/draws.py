@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,6 +27,11 @@ class Draws:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     operations: tuple[tuple[Tensor, Tensor], ...] = ()
     share: float = 1.0
+
+    def of(self, share: Callable[[Tensor], Tensor]) -> Draws:
+        """What was drawn for a part of the images, which `share` takes of a tensor; not for batches that are mixed."""
+        operations = tuple((share(which), share(how)) for which, how in self.operations)
+        return replace(self, tensors={name: share(one) for name, one in self.tensors.items()}, operations=operations)
 
 
 def draw_batch(recipe: TrainRecipe, shape: tuple[int, ...], draw: torch.Generator) -> Draws:

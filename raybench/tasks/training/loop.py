@@ -28,6 +28,7 @@ from raybench.tasks.training.resizing import resized, size_at
 from raybench.tasks.training.scale import Scale
 from raybench.tasks.training.seeding import generator, seeded
 from raybench.tasks.training.steps import Stepper
+from raybench.tasks.training.team import ALONE, Team
 
 PROBE_S = 2.0  # seconds of an epoch before its duration is estimated
 Validate = Callable[[nn.Module], Mapping[str, float]]  # metrics on the split that selects the epoch
@@ -73,6 +74,7 @@ def fit(
     metric: str,
     keep_best: bool,
     computing: Computing | None = None,
+    team: Team = ALONE,
 ) -> Training:
     """Train `model` in place, resuming from `checkpoint`; it ends with the selected epoch's weights.
 
@@ -80,7 +82,7 @@ def fit(
     `seconds_per_epoch` is the time of these passes without validation. StageError when the loss is NaN or infinite.
     """
     computing = computing or Computing()
-    with kernels(inputs.device, computing), strided_in_nchw(model), laid_out(model, computing.strides):
+    with kernels(inputs.device, computing), strided_in_nchw(model), laid_out(model, computing.strides), team.norms():
         return _fit(model, inputs, one_epoch, optimizer, checkpoint, regularizer, validate, metric, keep_best)
 
 
@@ -115,22 +117,23 @@ def _fit(
 
 def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float:
     """One pass over the training images of a classifier; returns the mean loss."""
-    recipe, steps = inputs.recipe, inputs.stepper
+    recipe, steps, team = inputs.recipe, inputs.stepper, inputs.stepper.team
     progress.model.train()
     total = torch.zeros((), device=inputs.device)
-    with seeded(inputs.device, inputs.seed, epoch, "network"):
+    with seeded(inputs.device, inputs.seed, epoch, "network", *team.marks):
         order = batch_order(len(inputs.images), inputs.seed, epoch, recipe.batch_size, inputs.drop_last)
         within = _WithinEpoch(epoch, recipe.epochs, sum(map(len, order)))
         draw, strides = generator(inputs.seed, epoch, "augment"), steps.computing.strides
-        for step, mixed in enumerate(training_batches(inputs.images, recipe, order, draw, inputs.scale, strides)):
+        batches = training_batches(inputs.images, recipe, order, draw, inputs.scale, strides, team)
+        for step, mixed in enumerate(batches):
             for group in progress.optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch + step / len(order))
             height, width = mixed.images.shape[-2:]
             batch = resized(mixed, size_at(recipe, (height, width), epoch))
             total += steps(progress, batch) * len(mixed.labels)
-            within.add(len(mixed.labels))
+            within.add(len(order[step]))
     steps.end_epoch(progress)
-    return float(total) / sum(map(len, order))
+    return team.sums(float(total))[0] / sum(map(len, order))
 
 
 def batch_order(count: int, seed: int, epoch: int, size: int, drop_last: bool) -> tuple[Tensor, ...]:

@@ -20,6 +20,7 @@ class Mixed:
     labels: Tensor
     others: Tensor
     share: float | Tensor = 1.0  # a number, or a scalar on the device where a CUDA graph reads it
+    part: float = 1.0  # of the batch that these images are; the rest is with other processes of a team
 
 
 @dataclass(frozen=True)

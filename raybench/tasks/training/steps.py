@@ -19,14 +19,20 @@ from raybench.tasks.training.computing import Computing
 from raybench.tasks.training.loss import training_loss
 from raybench.tasks.training.mix import Mixed
 from raybench.tasks.training.progress import TrainingState
+from raybench.tasks.training.team import ALONE, Team
 
 BEFORE_CAPTURE = 3  # plain steps on batches of a shape before its graph is captured: kernels are chosen, state made
 
 
-def take_step(progress: TrainingState, recipe: TrainRecipe, loss: Tensor) -> None:
-    """One optimizer step on `loss` and the regularizer's penalty; updates the moving average, too."""
+def take_step(
+    progress: TrainingState, recipe: TrainRecipe, loss: Tensor, team: Team = ALONE, part: float = 1.0
+) -> None:
+    """One optimizer step on `loss` and the regularizer's penalty; updates the moving average, too.
+
+    `loss` is the mean over the `part` of the batch that this process of the `team` has.
+    """
     progress.optimizer.zero_grad()
-    loss.backward()
+    team.backward(progress.model, loss, part)
     if progress.regularizer is not None:
         progress.regularizer.add_gradients()
     if recipe.clip_grad:
@@ -40,9 +46,15 @@ class Stepper:
     """Takes the steps of one training stage; as `computing` describes; it is changed where something falls back."""
 
     def __init__(
-        self, recipe: TrainRecipe, computing: Computing, device: torch.device, teacher: nn.Module | None, steps: int
+        self,
+        recipe: TrainRecipe,
+        computing: Computing,
+        device: torch.device,
+        teacher: nn.Module | None,
+        steps: int,
+        team: Team = ALONE,
     ) -> None:
-        self.recipe, self.computing, self.device, self.teacher = recipe, computing, device, teacher
+        self.recipe, self.computing, self.device, self.teacher, self.team = recipe, computing, device, teacher, team
         self._compiling = Compiling(steps) if computing.compile == "auto" else None
         self._graphs: dict[tuple[int, ...], _Graph] = {}
         self._seen: dict[tuple[int, ...], int] = {}
@@ -76,7 +88,7 @@ class Stepper:
             forward = self._compiling.forward(progress.model)
         with self.computing.autocast(self.device):
             loss = training_loss(forward(mixed.images), mixed, self.recipe, self.teacher)
-        take_step(progress, self.recipe, loss)
+        take_step(progress, self.recipe, loss, self.team, mixed.part)
         return loss.detach()
 
     def _graphed(self, progress: TrainingState, mixed: Mixed) -> Tensor:

@@ -218,7 +218,7 @@ function download(button) {
 /* ---- the list of trials ---- */
 function trialLink(id) { return (single ? "#trial/" : "trial.html#") + id; }
 function number(v, digits) { return v === null || v === undefined ? "–" : typeof v === "number" ? v.toFixed(digits) : String(v); }
-var COLUMNS = [["trial_id", "trial"], ["status", "status"], ["dataset", "dataset"], ["model", "model"], ["method", "method"], ["strategy", "strategy"], ["speedup_target", "target", 1], ["seed", "seed", 0], ["metric_base", "base, %", 2], ["metric_final", "final, %", 2], ["delta", "Δ, pts", 2], ["speedup", "speed-up", 2], ["params_kept", "kept", 3], ["latency_ms", "latency, ms", 3]];
+var COLUMNS = [["trial_id", "trial"], ["status", "status"], ["dataset", "dataset"], ["model", "model"], ["method", "method"], ["strategy", "strategy"], ["speedup_target", "target", 1], ["seed", "seed", 0], ["metric_base", "base, %", 2], ["metric_final", "final, %", 2], ["delta", "Δ, pts", 2], ["speedup", "speed-up", 2], ["params_kept", "kept, %", 1], ["latency_ms", "latency, ms", 3]];
 function list(place) {
   block("index").then(function (index) {
     var c = index.columns, n = c.trial_id.length, order = [], page = 0, size = 100, sorted = null, up = true;
@@ -259,7 +259,9 @@ function list(place) {
           var v = c[col[0]][i];
           if (col[0] === "trial_id") return make("th", { scope: "row" }, make("a", { href: trialLink(v) }, v.slice(0, 8)));
           if (col[0] === "status") return make("td", { class: "l " + v }, v);
-          return make("td", { class: col[2] === undefined ? "l" : "" }, number(v, col[2]));
+          if (col[0] === "speedup_target") return make("td", {}, v === null ? "ratio " + c.ratio[i] : v + "x");
+          if (col[0] === "params_kept" && v !== null) v *= 100;
+          return make("td", { class: col[2] === undefined ? "l" : "" }, (col[0] === "delta" && v > 0 ? "+" : "") + number(v, col[2]));
         }));
       }));
       var back = make("button", { class: "button", type: "button" }, "Previous"), next = make("button", { class: "button", type: "button" }, "Next");
@@ -311,10 +313,10 @@ function facts(pairs) {
   pairs.forEach(function (p) { if (p[1] !== null && p[1] !== undefined && p[1] !== "") dl.append(make("dt", {}, p[0]), make("dd", {}, p[1] instanceof Node ? p[1] : String(p[1]))); });
   return dl;
 }
-function card(title, children) { return make("section", { "class": "card" }, [make("h2", { style: "margin-top:0" }, title)].concat(children)); }
+function card(title, children) { return make("section", { "class": "card" }, [make("h2", {}, title)].concat(children)); }
 function trial(place, id) {
   var out = $(".trial", place);
-  if (!id) { out.replaceChildren(make("p", {}, ["No trial chosen. ", make("a", { href: single ? "#trials" : "trials.html" }, "All trials")])); return; }
+  if (!id) { out.replaceChildren(make("h1", {}, "Trial"), make("p", {}, ["No trial chosen. ", make("a", { href: single ? "#trials" : "trials.html" }, "All trials")])); return; }
   block("index").then(function (index) {
     var ids = index.columns.trial_id, at = ids.findIndex(function (one) { return one.indexOf(id) === 0; });
     if (at < 0) throw new Error("This report has no trial " + id);
@@ -354,7 +356,7 @@ function showTrial(out, b, i, id, main, at) {
   var m = b.machines[b.made[i]], when = b.times[i];
   right.push(card("Versions and machine", [facts(Object.keys(m).map(function (k) { return [k, m[k]]; }).concat([["started", when[0]], ["finished", when[1]]]))]));
   var every = make("details", {}, [make("summary", {}, "Every column"), facts(Object.keys(main).concat(Object.keys(b.columns)).map(function (k) { return [k, get(k)]; }))]);
-  parts.push(make("div", { "class": "grid wide" }, [make("div", { style: "display:grid;gap:1rem;align-content:start;min-width:0" }, left), make("div", { style: "display:grid;gap:1rem;align-content:start;min-width:0" }, right)]), every);
+  parts.push(make("div", { "class": "grid wide" }, [make("div", { "class": "stack" }, left), make("div", { "class": "stack" }, right)]), every);
   out.replaceChildren.apply(out, parts);
   $$("svg.drawing", out).forEach(plots);
   document.title = get("method") + " at " + asked + ", " + get("model") + " - raybench";

@@ -1,0 +1,33 @@
+"""Lookahead: a filter's weights, weighed by what feeds their inputs and by what reads the filter's output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from raybench.methods.protocols import Importance, Layer, has_filters
+from raybench.registry import importance
+
+
+@importance("lookahead")
+@dataclass(frozen=True)
+class Lookahead(Importance):
+    """Sum over a filter of w^2 P N, P the energy of what feeds w's input, N of what reads its output.
+
+    Park et al., section 2 (LAP, squared) and its form for batch norms: P sums the squared weights of the previous
+    layer's filter for that input, N those of the next layer's slice for that output, each times the squared scale of
+    the batch norm between. Several neighbours add up, an identity shortcut adds 1, a missing neighbour is 1. The
+    authors score single weights; here a filter's are added up. Filters alone are scored, not input slices.
+    """
+
+    needs = "weights"
+    neighbours = True
+    paper = "Park et al., Lookahead: A far-sighted alternative of magnitude-based pruning, ICLR 2020, section 2"
+
+    def layer_scores(self, layer: Layer) -> Tensor | None:
+        """(channels,) of the layer's filters; None for other sides."""
+        if not has_filters(layer):
+            return None
+        before, after = (1 if energy is None else energy for energy in (layer.before, layer.after))
+        return (layer.weight.square() * before * after).flatten(1).sum(1)

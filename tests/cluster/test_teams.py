@@ -1,0 +1,112 @@
+"""Cells that two processes train together, on a real Ray, with gloo: the numbers of one process, and one row."""
+
+import pytest
+
+from raybench.execution.run import run_sweep
+from raybench.progress.journal import read_journal
+from raybench.results.store import Store
+from raybench.storage.open import open_storage
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_here"), pytest.mark.timeout(900)]
+
+STAGE = "{epochs: 2, batch_size: 64, lr: 0.05, augment: [shift]}"
+SWEEP = """
+name: s
+datasets: digits
+models: test-convnet
+methods: {methods}
+speedups: 2
+threads: 1
+resources: {{cpus: 2, processes: {processes}}}
+recipe: {{name: short, base: {stage}, sparsify: {stage}, finetune: {stage}}}
+"""
+# the second process dies once in the second epoch, or raises an error there every time
+PLUGIN = """
+import os, signal
+from dataclasses import dataclass, field
+from pathlib import Path
+import torch.distributed as dist
+from raybench.methods.protocols import Regularizer
+from raybench.registry import regularizer
+
+@dataclass
+class Faulty(Regularizer):
+    mark: str = ""
+    _epoch: int = field(default=1, init=False)
+
+    def bind(self, model, groups):
+        pass
+
+    def add_gradients(self):
+        if self._epoch == 2 and dist.get_rank() == 1:
+            self.fail()
+
+    def end_epoch(self):
+        self._epoch += 1
+
+    def state_dict(self):
+        return {"epoch": self._epoch}
+
+    def load_state_dict(self, state):
+        self._epoch = state["epoch"]
+
+@regularizer("deadly")
+@dataclass
+class Deadly(Faulty):
+    def fail(self):
+        if not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+@regularizer("failing")
+@dataclass
+class Failing(Faulty):
+    def fail(self):
+        raise ValueError("no such luck")
+"""
+FIGURES = ("metric_base", "metric_pruned", "metric_final", "loss_final", "speedup")
+
+
+def run(folder, processes, methods, **options):
+    """(rows by method, storage) of a run."""
+    file = folder / f"{processes}.yaml"
+    file.write_text(SWEEP.format(methods=methods, processes=processes, stage=STAGE))
+    storage = open_storage(str(folder / f"results-{processes}"))
+    end = run_sweep(file, storage.url, **options)
+    rows = Store(storage).table().to_pylist()
+    assert len(rows) == len(end.statuses)
+    return {row["method"]: row for row in rows}, storage
+
+
+def test_two_processes_give_the_numbers_of_one_and_one_row(tmp_path):
+    rows, storage = run(tmp_path, 2, "taylor")
+    alone, _ = run(tmp_path, 1, "taylor", local=True)
+    found, expected = rows["taylor"], alone["taylor"]
+    assert (found["status"], found["processes"], expected["processes"]) == ("ok", 2, 1)
+    assert found["trial_id"] != expected["trial_id"]
+    assert {name: found[name] for name in FIGURES} == pytest.approx({n: expected[n] for n in FIGURES}, rel=1e-5)
+    assert found["kept"] == expected["kept"]
+    for one, other in zip(found["curve"], expected["curve"], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+    assert len(storage.list("results")) == 1
+    assert storage.list("checkpoints") == storage.list("leases") == []
+    keys = (found["base_key"], found["trial_id"])
+    assert [len(list(read_journal(storage, key))) for key in keys] == [1, 1], "one process of the two ran each unit"
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_costs_an_epoch_and_one_that_fails_is_the_cause_in_the_row(tmp_path):
+    plugin = tmp_path / "faulty.py"
+    plugin.write_text(PLUGIN)
+    methods = "[{name: magnitude-l2+deadly, regularizer_params: {mark: %s}}, magnitude-l2+failing]" % (
+        tmp_path / "died"
+    )
+    rows, storage = run(tmp_path, 2, methods, plugins=[plugin])
+    died, failed = rows["magnitude-l2+deadly"], rows["magnitude-l2+failing"]
+    assert died["status"] == "ok"
+    executions = list(read_journal(storage, died["sparsify_key"]))
+    resumed = [one["stages"][-1].get("resumed_from") for one in executions]
+    assert resumed == [None, 1], "it went on after the first epoch"
+    assert (failed["status"], failed["stage"], failed["error_type"]) == ("failed", "sparsify", "ValueError")
+    assert failed["error_message"] == "process 2 of 2: ValueError: no such luck"
+    assert len(storage.list("results/attempts")) == 1
