@@ -25,8 +25,9 @@ FACTS = {  # the values of a method's class attributes; `needs` may be several o
     "reduce": ("mean", "sum", "max", "first"),
     "normalize": ("mean", "max", "sum", "lamp", "none"),
 }
-RESERVED = {"needs", "labels", "version", "requires", "min_images", "paper"}
-RESERVED |= {"neighbours", "reconstructs", "refits_bias"}
+RESERVED = {
+    "needs", "labels", "version", "requires", "min_images", "paper", "neighbours", "reconstructs", "refits_bias",
+}  # fmt: skip
 REPAIR, TRAIN, SCRATCH = "repair", "train", "scratch"
 OPTIONS = {  # of every criterion: its words, the default first, which is left out of params
     REPAIR: ("none", "ridge"),  # a refit after the cut
@@ -61,6 +62,10 @@ class Entry:
     def options(self) -> tuple[str, ...]:
         """What the entry takes among its parameters without declaring it."""
         return tuple(name for name in OPTIONS if self.kind == "importance" and name not in self.params)
+
+    def chosen(self, option: str, params: Mapping[str, Any]) -> Any:
+        """The word that `params` have for one of OPTIONS; its default where the entry declares that name itself."""
+        return params.get(option, OPTIONS[option][0]) if option in self.options else OPTIONS[option][0]
 
     def misfit(self, name: str, value: Any) -> str | None:
         """What is wrong with `value` for the parameter `name`, which the entry has; None if nothing is known to be.
@@ -209,7 +214,7 @@ def reads_images(entry: Entry, params: Mapping[str, Any]) -> bool:
         >>> reads_images(lamp, {}), reads_images(lamp, {"repair": "ridge"})
         (False, True)
     """
-    refits = bool(entry.facts.get("reconstructs")) or params.get(REPAIR, "none") != "none"
+    refits = bool(entry.facts.get("reconstructs")) or entry.chosen(REPAIR, params) != OPTIONS[REPAIR][0]
     return refits or needs_images(entry.facts.get("needs", "weights"))
 
 

@@ -25,6 +25,11 @@ LISTED = 30  # names of one kind that a message lists
 # All but tab and newline: C0, DEL, C1, marks and overrides of the direction, lone surrogates (names that aren't UTF-8).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+_MEMORY_TYPES = re.compile(r"OutOfMemory|MemoryError")
+_MEMORY_WORDS = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory", re.IGNORECASE
+)
+
 
 class RaybenchError(Exception):
     """Base class of every error that raybench raises on purpose.
@@ -125,6 +130,16 @@ def printable(text: str) -> str:
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 cell`, `2 cells`. `plural` is for nouns that don't take an s alone: `2 classes`."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or f'{noun}s'}"
+
+
+def short_of_memory(kind: str, message: str) -> bool:
+    """Whether an error's type and message say that memory was short, of the machine or of a device.
+
+    Example:
+        >>> short_of_memory("RuntimeError", "CUDA out of memory."), short_of_memory("KeyError", "'memory'")
+        (True, False)
+    """
+    return bool(_MEMORY_TYPES.search(kind) or _MEMORY_WORDS.search(message))
 
 
 def said(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 
 from raybench import registry
+from raybench.cli.network_options import add_parts
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.quantities import image_size
 from raybench.cli.sweep_arguments import add_plugin, check_name, load_plugins
@@ -26,9 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset", default="digits", metavar="D", help=f"{text} (default: %(default)s)")
     text = "pixels of the images, such as 224, or 128x96 (width x height) (default: the dataset's)"
     add("--image-size", type=image_size, metavar="N", help=text)
-    add("--prune", nargs="+", default=[], metavar="PART", help="parts of attention models: embed head-dim heads mlp")
-    add("--keep", nargs="+", default=[], metavar="PATTERN", help="layers that keep their width, by name or glob")
-    add("--only", nargs="+", default=[], metavar="PATTERN", help="layers outside which nothing shrinks")
+    add_parts(parser)
     add_plugin(parser)
     add_format(parser, ("text", "json"))
 
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if size := read_size(args.image_size):
         facts = replace(facts, image_size=size)
     with redirect_stdout(sys.stderr):  # what the network's own code prints
-        found = inspect_named(args.model, facts, keep=args.keep, only=args.only, parts=args.prune)
+        found = inspect_named(args.model, facts, keep=args.keep, only=args.only, parts=args.prune or ())
     if args.format == "json":
         print_json(asdict(found))
         return

@@ -11,9 +11,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from raybench.cli.network_options import DATASET, add_device, folder_of
 from raybench.cli.output import add_format, print_json, terminal_width
 from raybench.cli.prune_latency import speedups_for
-from raybench.cli.prune_options import DATASET, add_options, sweep_of
+from raybench.cli.prune_options import add_options, sweep_of
 from raybench.cli.prune_progress import PruneLines
 from raybench.cli.sweep_arguments import add_plugin, add_track, load_plugins
 from raybench.execution.interrupt import INTERRUPTED
@@ -24,7 +25,7 @@ from raybench.reports.pruned_text import BEST, as_lines, best_lines, labels_of, 
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from raybench.sweep.method_label import method_label
-from raybench.sweep.modules import as_module, own_module
+from raybench.sweep.modules import own_module
 from raybench.sweep.sweep import Sweep
 
 WEIGHTS = "model.safetensors"
@@ -36,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
     text = "what several methods are ranked by, and the best network is named by: accuracy (default) or latency"
     parser.add_argument("--best", choices=tuple(BEST), help=text)
-    parser.add_argument("--device", metavar="DEV", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
+    add_device(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     default, args.dataset = args.dataset is None, args.dataset or DATASET
     if default:
         print(f"dataset: {DATASET}, the default; --dataset NAME chooses another", file=sys.stderr)
-    output = args.output or Path("pruned") / as_module(args.model).replace(":", "-").replace("/", "-")
+    output = args.output or folder_of(args.model)
     chosen = None
     if args.target_latency:
         chosen = speedups_for(args, lambda probe: _cells(sweep_of(probe), output, args.device))

@@ -6,12 +6,11 @@ import argparse
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib import import_module
 from typing import Any
 
 from raybench import registry
 from raybench.catalogue import reads_images
-from raybench.sweep.data_roots import data_root
+from raybench.sweep.data_roots import called, data_root
 from raybench.sweep.method_label import read_label
 from raybench.sweep.sweep import Sweep
 
@@ -31,8 +30,7 @@ def with_fewer_images(fields: Mapping[str, Any], sweep: Sweep, args: argparse.Na
     root = data_root(args.dataset, sweep.data_roots)
     if not looking or root is None:
         return None
-    module, _, function = source.partition(":")
-    found = getattr(import_module(module), function)(root, fields["datasets"][0]["params"])
+    found = called(source, root, fields["datasets"][0]["params"])
     if not 0 < found < wanted:
         return None
     recipe = fields["recipe"] if isinstance(fields["recipe"], dict) else {"extends": fields["recipe"]}

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from raybench import registry
+from raybench.cli.network_options import add_calibration, add_network, add_parts, add_seed
 from raybench.cli.prune_calibration import with_fewer_images
 from raybench.cli.prune_latency import add_target_latency
-from raybench.cli.quantities import image_size, parameter, speedup
+from raybench.cli.quantities import speedup
 from raybench.cli.sweep_arguments import check_name
 from raybench.errors import UserError, nearest
 from raybench.provenance import has_gpu, usable_cores
@@ -28,7 +29,6 @@ from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
 
 PRECISIONS = ("fp32", "tf32", "bf16")
-DATASET = "digits"  # it comes with scikit-learn, so that a first try needs no data
 OPTIONS = {  # key of a sweep -> its option, where the names differ
     "models": "--model", "datasets": "--dataset", "methods": "--method", "strategies": "--strategy",
     "speedups": "--speedup", "seeds": "--seed", "data_roots": "--data-root",
@@ -39,17 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what to prune, and how."""
     add = parser.add_argument
     add("--model", required=True, metavar="M", help="a name listed by raybench models, timm:NAME or module:function")
-    add("--weights", metavar="F", help="safetensors file or state dict, or `pretrained` (default: train by the recipe)")
-    text = "take all layers but the classifier from the weights, and train a new one by the recipe's base stage"
-    add("--new-head", action="store_true", help=text)
-    add("--dataset", metavar="D", help=f"dataset to train and measure on (default: {DATASET}, handwritten digits)")
-    add("--data-root", metavar="DIR", help="folder of the dataset")
-    text = "pixels to which images are scaled, such as 64, or 128x96, width x height (default: for class folders 224)"
-    add("--image-size", type=image_size, metavar="N", help=text)
-    text = "parameter of the {}, such as {}; may be repeated"
-    many: dict[str, Any] = {"action": "append", "type": parameter, "default": [], "metavar": "K=V"}
-    add("--dataset-param", **many, help=text.format("dataset", "val_share=0.2"))
-    add("--model-param", **many, help=text.format("model", "width=32"))
+    add_network(parser)
     text = "methods to compare on one base, such as lamp 'cp(points=20)'; all: every criterion (default: magnitude-l2)"
     add("--method", default=["magnitude-l2"], nargs="+", metavar="C", help=text)
     add("--regularizer", metavar="R", help="sparsity regularizer to train with before pruning")
@@ -64,19 +54,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--protocol", choices=("raybench", "pruningbench"), default="raybench", help=text)
     text = "how often channels are scored again; auto: chosen by the criterion (default: %(default)s)"
     add("--schedule", choices=("auto", "progressive", "iterative", "one-shot"), default="auto", help=text)
-    add("--prune", nargs="+", metavar="PART", help="parts of attention models to prune: embed head-dim heads mlp")
-    text = "layers that keep their width, by name or glob, such as 'layer1.*.conv2'"
-    add("--keep", nargs="+", default=[], metavar="PATTERN", help=text)
-    text = "layers outside which nothing shrinks, by name or glob"
-    add("--only", nargs="+", default=[], metavar="PATTERN", help=text)
+    add_parts(parser)
     add("--round-to", type=int, default=1, metavar="N", help="keep a multiple of N channels (default: %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default: %(default)s)")
+    add_seed(parser)
     text = "how to train: one of raybench recipes or a YAML file (default: quick; for class folders of photos: photos)"
     add("--recipe", metavar="NAME", help=text)
     add("--epochs", type=int, metavar="N", help="epochs of fine-tuning (default: the recipe's)")
     add("--lr", type=float, metavar="X", help="learning rate of fine-tuning (default: the recipe's)")
-    text = "images that criteria which need data look at (default: the recipe's)"
-    add("--calibration-images", type=int, metavar="N", help=text)
+    add_calibration(parser)
     add("--no-finetune", action="store_true", help="don't train after pruning")
     text = "of training: %(choices)s (default: the recipe's, else the device's); scores and tests are always fp32"
     add("--precision", choices=PRECISIONS, help=text)

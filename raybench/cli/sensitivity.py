@@ -7,17 +7,28 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raybench import registry
+from raybench.cli.network_options import (
+    DATASET,
+    add_calibration,
+    add_device,
+    add_network,
+    add_parts,
+    add_seed,
+    folder_of,
+)
 from raybench.cli.output import add_format, print_json, print_rows
-from raybench.cli.prune_options import DATASET, sweep_of
-from raybench.cli.quantities import image_size, parameter
+from raybench.cli.prune_options import sweep_of
 from raybench.cli.results import write_file
 from raybench.cli.sweep_arguments import add_plugin, check_name, load_plugins
 from raybench.errors import UserError
 from raybench.sweep.modules import as_module
 from raybench.sweep.resolve import resolve
+
+if TYPE_CHECKING:
+    from raybench.pipeline.sensitivity import Sensitivity
 
 ENDINGS = (".svg", ".pdf", ".png")
 RATIOS = (0.25, 0.5, 0.75)
@@ -32,31 +43,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="a name listed by raybench models, timm:NAME or module:function")
-    add("--weights", metavar="F", help="safetensors file or state dict, or `pretrained` (default: train by the recipe)")
-    text = "take all layers but the classifier from the weights, and train a new one by the recipe's base stage"
-    add("--new-head", action="store_true", help=text)
-    add("--dataset", default=DATASET, metavar="D", help="dataset to measure on (default: %(default)s)")
-    add("--data-root", metavar="DIR", help="folder of the dataset")
-    text = "pixels to which images are scaled, such as 64, or 128x96, width x height"
-    add("--image-size", type=image_size, metavar="N", help=text)
-    many: dict[str, Any] = {"action": "append", "type": parameter, "default": [], "metavar": "K=V"}
-    add("--dataset-param", **many, help="parameter of the dataset; may be repeated")
-    add("--model-param", **many, help="parameter of the model; may be repeated")
+    add_network(parser)
+    parser.set_defaults(dataset=DATASET)
     text = "criterion that orders the channels of a group, such as lamp or 'cp(points=20)' (default: magnitude-l2)"
     add("--method", default="magnitude-l2", metavar="C", help=text)
     text = "shares of a group's channels that go, between 0 and 1 (default: 0.25 0.5 0.75)"
     add("--ratios", type=float, nargs="+", default=list(RATIOS), metavar="R", help=text)
     text = "what accuracy is measured on: the validation or the test split (default: %(default)s)"
     add("--split", choices=("val", "test"), default="val", help=text)
-    add("--prune", nargs="+", metavar="PART", help="parts of attention models: embed head-dim heads mlp")
-    add("--keep", nargs="+", default=[], metavar="PATTERN", help="layers that keep their width, by name or glob")
-    add("--only", nargs="+", default=[], metavar="PATTERN", help="layers outside which nothing shrinks")
+    add_parts(parser)
     text = "how to train the dense network: one of raybench recipes or a YAML file (default: quick)"
     add("--recipe", metavar="NAME", help=text)
-    text = "images that criteria which need data look at (default: the recipe's)"
-    add("--calibration-images", type=int, metavar="N", help=text)
-    add("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default: %(default)s)")
-    add("--device", metavar="DEV", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
+    add_calibration(parser)
+    add_seed(parser)
+    add_device(parser)
     text = "folder of the dense network, as raybench prune -o names it: trained once (default: pruned/MODEL)"
     add("--storage", metavar="DIR", type=Path, help=text)
     text = f"picture to write; its ending is the format: {', '.join(ENDINGS)} (default: sensitivity.svg in --storage)"
@@ -72,13 +72,12 @@ def run(args: argparse.Namespace) -> None:
     check_name("MODEL", registry.model, args.model)
     if wrong := [ratio for ratio in args.ratios if not 0 < ratio < 1]:
         raise UserError(f"--ratios: found {wrong[0]:g}, expected shares between 0 and 1")
-    storage = args.storage or Path("pruned") / args.model.replace(":", "-").replace("/", "-")
+    storage = args.storage or folder_of(args.model)
     picture = args.output or storage / "sensitivity.svg"
     if picture.suffix.lower() not in ENDINGS:
         raise UserError(f"-o {picture}: found the ending {picture.suffix!r}, expected one of {', '.join(ENDINGS)}")
-    args.ratios, method = sorted(set(args.ratios)), args.method
-    options = argparse.Namespace(**{**vars(args), **UNUSED, "method": [method]})
-    sweep = sweep_of(options)
+    args.ratios = sorted(set(args.ratios))
+    sweep = sweep_of(argparse.Namespace(**{**vars(args), **UNUSED, "method": [args.method]}))
     from raybench.execution.one_trial import in_this_process  # torch is imported from here on
     from raybench.execution.worker import Assignment
     from raybench.pipeline.sensitivity import sensitivity
@@ -91,29 +90,33 @@ def run(args: argparse.Namespace) -> None:
         found = in_this_process(
             trial, assignment, lambda context: sensitivity(trial, context, args.ratios, args.split, _say), _say
         )
-    rows: dict[str, list[float]] = {}
+    title = f"Sensitivity of {args.model} on {args.dataset}, {args.method}"
+    metrics: dict[str, list[float]] = {}
     for cut in found.cuts:
-        rows.setdefault(cut.group, []).append(cut.metric)
-    title = f"Sensitivity of {args.model} on {args.dataset}, {method}"
-    drawing = sensitivity_picture(rows, args.ratios, found.metric_base, found.metric_name, title)
+        metrics.setdefault(cut.group, []).append(cut.metric)
+    drawing = sensitivity_picture(metrics, args.ratios, found.metric_base, found.metric_name, title)
     picture.parent.mkdir(parents=True, exist_ok=True)
     write_file(picture, encoded(drawing, picture.suffix.lower()))
     if args.format == "json":
-        print_json(
-            {"model": args.model, "dataset": args.dataset, "method": method, **asdict(found), "picture": picture}
-        )
+        about = {"model": args.model, "dataset": args.dataset, "method": args.method}
+        print_json({**about, **asdict(found), "picture": picture})
         return
-    shown: list[dict[str, Any]] = []
+    _print(found, title)
+    print(f"wrote {picture}")
+
+
+def _print(found: Sensitivity, title: str) -> None:
+    """A row a group, a column a share; then the groups that have no scores."""
+    rows: dict[str, dict[str, Any]] = {}
     for cut in found.cuts:
-        if not shown or shown[-1]["group"] != cut.group:
-            shown.append({"group": cut.group, "part": cut.part, "units": cut.units})
-        shown[-1][f"{100 * cut.ratio:g} % go"] = f"{cut.metric:.2f}"
-    columns = ["group", "part", "units", *(f"{100 * ratio:g} % go" for ratio in args.ratios)]
+        row = rows.setdefault(cut.group, {"group": cut.group, "part": cut.part, "units": cut.units})
+        row[f"{100 * cut.ratio:g} % go"] = f"{cut.metric:.2f}"
+    columns = list(next(iter(rows.values()), ()))
     base = f"uncut {found.metric_base:.2f} % on the {found.split} split"
-    print_rows(shown, columns, title=f"{title}: {found.metric_name}, {base}; each group cut alone, nothing trained")
+    title = f"{title}: {found.metric_name}, {base}; each group cut alone, nothing trained"
+    print_rows(list(rows.values()), columns, title=title)
     for name in found.unscored:
         print(f"not cut, no scores: {name}")
-    print(f"wrote {picture}")
 
 
 def _say(line: str) -> None:

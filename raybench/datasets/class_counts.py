@@ -12,6 +12,16 @@ from raybench.datasets.tree import class_folders, files_below, folders_in
 TEST_SHARE = 0.2  # of each class, where the folder has no splits
 
 
+def held_out(count: int, share: float) -> int:
+    """How many of `count` images of a class a split takes: a `share`, rounded, at least one.
+
+    Example:
+        >>> held_out(24, 0.1), held_out(3, 0.1)
+        (2, 1)
+    """
+    return max(1, round(share * count))
+
+
 def training_images(root: Path, params: Mapping[str, Any]) -> int:
     """The images of the training split; files that don't decode, which are left out later, are counted.
 
@@ -28,6 +38,6 @@ def training_images(root: Path, params: Mapping[str, Any]) -> int:
     for label in folders_in(root / names[0]):
         found = sum(file.suffix.lower() in ENDINGS for file in files_below(root / names[0] / label))
         for share in shares:
-            found -= max(1, round(share * found))
+            found -= held_out(found, share)
         total += max(0, found)
     return total

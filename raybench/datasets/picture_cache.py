@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import struct
-import tempfile
 import threading
 import time
 import warnings
@@ -24,7 +23,7 @@ import numpy as np
 import PIL
 from PIL import features
 
-from raybench.storage.user_cache import cache_folder
+from raybench.storage.user_cache import UNFINISHED, cache_folder, write_whole
 
 SIZE_GIB = "RAYBENCH_PICTURE_CACHE_GIB"  # environment: the most that the folder may hold; 0: no cache
 MOST_GIB = 4.0
@@ -98,18 +97,10 @@ class PictureCache:
         if not self._takes(picture.nbytes):
             return
         facts, pixels = FACTS.pack(*picture.shape[:2]), memoryview(picture.tobytes())
-        temporary = None
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=place.parent, suffix=".part")
-            with os.fdopen(handle, "wb") as opened:
-                opened.writelines((HEADER, facts, _seal(facts, pixels), pixels))
-            os.replace(temporary, place)
+            write_whole(place, (HEADER, facts, _seal(facts, pixels), pixels))
         except OSError:
             self._held = math.inf
-            if temporary is not None:
-                with suppress(OSError):
-                    os.unlink(temporary)
 
     def _takes(self, size: int) -> bool:
         """Whether a picture of `size` bytes is kept; counts it."""
@@ -133,7 +124,7 @@ def tidied(folder: Path, most: float) -> float:
             path = os.path.join(parent, name)
             with suppress(OSError):
                 status = os.stat(path)
-                if name.endswith(".part") and now - status.st_mtime > AGAIN_S:
+                if name.endswith(UNFINISHED) and now - status.st_mtime > AGAIN_S:
                     os.unlink(path)
                 else:
                     found.append((status.st_mtime, status.st_size, path))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raybench.datasets.class_counts import held_out
 from raybench.errors import UserError
 
 
@@ -23,7 +24,7 @@ def stratified(labels: Tensor, share: float, seed: int, classes: int, dataset: s
     held: list[np.ndarray] = []
     too_small: list[int] = []
     for label, members in enumerate(np.split(by_class, ends[: classes - 1])):
-        count = max(1, round(share * len(members)))
+        count = held_out(len(members), share)
         if len(members) - count < 1:
             too_small.append(label)
         held.append(members[:count])

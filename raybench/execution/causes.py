@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from raybench.errors import short_of_memory
 from raybench.progress.outcome import Outcome
 
 MAX_ATTEMPTS = 3  # how often one run starts a unit whose process dies
@@ -40,11 +41,6 @@ HUNG = Cause("StageTimeout", 1)
 
 _NODE = re.compile(r"\bnode (has |was )?(died|dead|terminated|preempted|drained)|preempted|node_died", re.IGNORECASE)
 _AWAY = "ActorUnavailableError"  # the connection to a node broke; of a process that dies its node says more
-_MEMORY_TYPES = re.compile(r"OutOfMemory|MemoryError")
-_MEMORY_WORDS = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory", re.IGNORECASE
-)
-
 MONITOR = "Ray's memory monitor"
 _IN_USE = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")  # in the words of Ray's memory monitor
 _DEVICE = re.compile(r"\b(CUDA|HIP|GPU|CUBLAS_STATUS_ALLOC_FAILED)\b")
@@ -57,7 +53,7 @@ def cause_of(error: BaseException) -> Cause:
     while one is not None and one not in chain:
         chain.append(one)
         one = getattr(one, "cause", None) or one.__cause__ or one.__context__
-    if any(_MEMORY_TYPES.search(type(link).__name__) or _MEMORY_WORDS.search(str(link)) for link in chain):
+    if any(short_of_memory(type(link).__name__, str(link)) for link in chain):
         return MEMORY
     if any(
         getattr(link, "preempted", False) or type(link).__name__ == _AWAY or _NODE.search(str(link)) for link in chain
@@ -84,7 +80,7 @@ def ran_out_of_memory(outcome: Outcome) -> bool:
     """Whether a unit failed because memory ran out: of its device, which others may share, or of its process."""
     if outcome.status != "failed":
         return False
-    return bool(_MEMORY_TYPES.search(outcome.error_type) or _MEMORY_WORDS.search(outcome.error_message))
+    return short_of_memory(outcome.error_type, outcome.error_message)
 
 
 def of_device(outcome: Outcome) -> bool:

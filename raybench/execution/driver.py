@@ -268,7 +268,8 @@ class Run:
         """Shapes of units of which as many batches are assigned as may be."""
         firsts = [self.queue.units[keys[0]] for keys in self.assigned.values() if keys and keys[0] in self.queue.units]
         counts = Counter(self.queue.shape(unit.key) for unit in firsts)
-        return {self.queue.shape(unit.key) for unit in firsts if counts[self.queue.shape(unit.key)] >= most(unit)}
+        one_of = {self.queue.shape(unit.key): unit for unit in firsts}
+        return {shape for shape, unit in one_of.items() if counts[shape] >= most(unit)}
 
     def _hung(self, key: str) -> str:
         """The message of the stage at which unit `key` reached its time limit without reacting; empty if it didn't."""

@@ -49,13 +49,6 @@ def _efforts(units: Sequence[Unit], work: Work) -> dict[str, float]:
     known = [work[pair] for pair in sorted(pairs) if work.get(pair)]
     mean = sum(known) / len(known) if known else 1.0
     return {
-        unit.key: (work.get((unit.trials[0].dataset, unit.trials[0].model)) or mean) / mean * _epochs(unit)
+        unit.key: (work.get((unit.trials[0].dataset, unit.trials[0].model)) or mean) / mean * (1.0 + unit.epochs)
         for unit in units
     }
-
-
-def _epochs(unit: Unit) -> float:
-    trial = unit.trials[0]
-    recipe = trial.recipe
-    trained = {"base": recipe.base, "sparsify": recipe.sparsify, "cell": trial.tuning}.get(unit.kind)
-    return 1.0 + (trained.epochs if trained else 0)

@@ -165,10 +165,10 @@ def _awaited(folder: Path) -> str:
 def _spawn(command: list[str]) -> int:
     """By a shell that ends at once: Ray ends the children of a worker with it, and others may use the daemon then."""
     quiet = '"$@" </dev/null >/dev/null 2>&1 & echo $!'
-    told = subprocess.run(
+    shell = subprocess.run(
         ["sh", "-c", quiet, "sh", *command], stdout=subprocess.PIPE, check=True, start_new_session=True
     )
-    return int(told.stdout)
+    return int(shell.stdout)
 
 
 def _root() -> Path:

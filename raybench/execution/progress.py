@@ -160,7 +160,7 @@ class Tally:
         """Start on another plan; units that ended earlier in this run stay counted."""
         left = [unit for unit in run.queue.units.values() if unit.kind == "cell"]
         self.total = self.over + len(left)
-        self._work = self._done + sum(_weight(unit) for unit in run.queue.units.values())
+        self._work = self._done + sum(1.0 + unit.epochs for unit in run.queue.units.values())
 
     @property
     def over(self) -> int:
@@ -169,7 +169,7 @@ class Tally:
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
         """Count a unit that has ended."""
-        self._done += _weight(unit)
+        self._done += 1.0 + unit.epochs
         if unit.kind == "cell":
             self.counts[outcome.status] += 1
 
@@ -181,7 +181,7 @@ class Tally:
 
     def left(self, unit: Unit, stage_s: float, epoch_s: float) -> float:
         """Seconds left of all units, from one that trains: each epoch, and each unit besides, counts as `epoch_s`."""
-        return stage_s + epoch_s * max(self._work - self._done - _weight(unit), 0.0)
+        return stage_s + epoch_s * max(self._work - self._done - 1.0 - unit.epochs, 0.0)
 
     def eta(self) -> str:
         """``, about N left``, estimated from the share of epochs done; empty before 5 % are done."""
@@ -211,10 +211,3 @@ def _present(run: Run, unit: Unit) -> Iterable[dict[str, Any]]:
     entries = [entry for entry in read_journal(run.storage, unit.key) if entry["status"] == "running"]
     for entry in entries[-1:]:
         yield {"label": entry["label"], "host": entry["host"], "pid": entry["pid"], **present_stage(entry)}
-
-
-def _weight(unit: Unit) -> float:
-    trial = unit.trials[0]
-    recipe = trial.recipe
-    epochs = {"base": recipe.base.epochs, "sparsify": recipe.sparsify.epochs, "cell": trial.tuning.epochs}
-    return 1.0 + epochs.get(unit.kind, 0)

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from raybench.execution import worker
-from raybench.execution.causes import DIED, HUNG, MEMORY, NODE, Cause, cause_of
+from raybench.execution.causes import DIED, HUNG, MEMORY, NODE, Cause, cause_of, words_of
 from raybench.execution.grants import Grant
 from raybench.execution.limits import own_this_process
 from raybench.execution.message import decode_unit, encode_outcome
@@ -44,12 +44,20 @@ LET_GO_S = 9.0  # after a stop, until the trial gives its team up
 KNOWN = {cause.name: cause for cause in (DIED, MEMORY, NODE, HUNG)}
 
 
-class TeamFailed(Exception):
-    """A team ended without outcomes. Plain text, as Ray pickles it; `kind` names a cause, or the type of an error."""
+class _Failed(Exception):
+    """Plain text, as Ray pickles it; `kind` names a cause, or the type of an error."""
 
     def __init__(self, reason: str, kind: str) -> None:
         self.reason, self.kind = reason, kind
         super().__init__(reason, kind)
+
+
+class PeerFailed(_Failed):
+    """Another process than the first raised an error."""
+
+
+class TeamFailed(_Failed):
+    """A team ended without outcomes."""
 
     def as_cause(self) -> Cause:
         """What the end counts as; an error of the code is not tried again in the same run."""
@@ -62,14 +70,6 @@ class Ended(Exception):
     def __init__(self, outcomes: list[str]) -> None:
         self.outcomes = outcomes
         super().__init__(outcomes)
-
-
-class PeerFailed(Exception):
-    """Another process than the first raised an error; plain text, as Ray pickles it."""
-
-    def __init__(self, reason: str, kind: str) -> None:
-        self.reason, self.kind = reason, kind
-        super().__init__(reason, kind)
 
 
 def run_together(units: Sequence[str], grant: Grant, assignment: worker.Assignment, stop_key: str) -> list[str]:
@@ -156,8 +156,7 @@ def _outcomes_or_reason(failures: Mapping[int, BaseException], count: int) -> li
     where = f"process {rank + 1} of {count}" if rank >= 0 else "the processes of the cell"
     if isinstance(error, PeerFailed):
         return TeamFailed(f"{where}: {error.reason}", error.kind)
-    last = str(error).strip().splitlines()[-1:] or [""]
-    return TeamFailed(f"{where} died ({type(error).__name__}: {last[0].strip()})", cause_of(error).name)
+    return TeamFailed(f"{where} died ({words_of(error)})", cause_of(error).name)
 
 
 def work(config: Mapping[str, Any]) -> list[str]:

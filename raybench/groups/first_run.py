@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from raybench.errors import NotSupported, RaybenchError, UserError, counted, said
+from raybench.errors import NotSupported, RaybenchError, UserError, counted, said, short_of_memory
 from raybench.groups.attention import plainly
 from raybench.groups.layer_types import CONVOLUTIONS, is_layer
 from raybench.groups.restored import buffers_restored, modes_restored
@@ -59,8 +59,7 @@ def check_runs(model: nn.Module, example: Tensor, vouched: Container[str] = ()) 
 
 def raise_if_out_of_memory(error: BaseException) -> None:
     """Raise `error` again if memory was short: that says nothing about the network."""
-    short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "t allocate memory" in str(error)
-    if short:
+    if short_of_memory(type(error).__name__, str(error)):
         raise error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from raybench import registry
-from raybench.catalogue import REPAIR
+from raybench.catalogue import OPTIONS, REPAIR
 from raybench.methods.protocols import Importance, RefitProblem
 from raybench.methods.refit import least_squares
 
@@ -30,10 +30,10 @@ def criterion_named(name: str, params: Mapping[str, Any]) -> Importance:
         >>> criterion_named("lamp", {"repair": "ridge"}).reconstructs
         True
     """
-    options = {key: value for key, value in params.items() if key in registry.importance.entry(name).options}
-    own = {key: value for key, value in params.items() if key not in options}
+    entry = registry.importance.entry(name)
+    own = {key: value for key, value in params.items() if key not in entry.options}
     criterion: Importance = registry.importance.load(name)(**own)
-    return repaired(criterion) if options.get(REPAIR, "none") != "none" else criterion
+    return repaired(criterion) if entry.chosen(REPAIR, params) != OPTIONS[REPAIR][0] else criterion
 
 
 def repaired(criterion: Importance) -> Importance:

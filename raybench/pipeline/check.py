@@ -97,8 +97,6 @@ def _check_starts(trial: Trial, stages: Sequence[TrainRecipe], task: Task, known
 def _requirements(trial: Trial) -> tuple[list[TrainRecipe], int]:
     """(recipes of the training stages of `trial`, number of calibration images that its criterion needs)."""
     recipe = trial.recipe
-    stages = [recipe.base] if trial.weights.trained else []
-    stages += [recipe.sparsify] if trial.regularizer else []
     criterion = registry.importance.entry(trial.importance.name)
     calibration = recipe.calibration_images if reads_images(criterion, trial.importance.params) else 0
-    return [*stages, trial.tuning], max(calibration, recipe.recalibration_images)
+    return list(trial.stages), max(calibration, recipe.recalibration_images)

@@ -1,4 +1,4 @@
-"""One copy of a training step, as a process: `python -m raybench.pipeline.probe_copy`, told by its standard input."""
+"""One copy of a training step, as a process (`python -m raybench.pipeline.probe_copy`); it reads a task from stdin."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from raybench.errors import short_of_memory
 
 MARK = "raybench-probe "  # at the start of its lines; libraries may print others
 READY, GO, NO_MEMORY, ERROR = "ready", "go", "no memory", "error "
@@ -27,7 +29,8 @@ def main() -> None:
     try:
         _measure(task)
     except Exception as error:
-        print(MARK + (NO_MEMORY if _ran_out(error) else f"{ERROR}{type(error).__name__}: {_first_line(error)}"))
+        short = short_of_memory(type(error).__name__, str(error))
+        print(MARK + (NO_MEMORY if short else f"{ERROR}{type(error).__name__}: {_first_line(error)}"))
 
 
 def _measure(task: Mapping[str, Any]) -> None:
@@ -85,10 +88,6 @@ def _memory_mb(device: Any) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def _ran_out(error: Exception) -> bool:
-    return "out of memory" in str(error).lower() or isinstance(error, MemoryError)
 
 
 def _first_line(error: Exception) -> str:

@@ -52,10 +52,10 @@ class SideBySide:
         return max(one["memory_mb"] for one in samples), sum(one["step_s"] for one in samples) / copies
 
     def _task(self, copies: int) -> str:
-        """What one copy is told, as JSON."""
+        """The task of one copy, as JSON."""
         trial = self._trial
         entries = (registry.model.entries().get(trial.model), registry.dataset.entries().get(trial.dataset))
-        told: dict[str, Any] = {
+        task: dict[str, Any] = {
             "trial": trial.model_dump(mode="json"),
             "weights": trial.weights.path,
             "device": str(self._context.device),
@@ -64,7 +64,7 @@ class SideBySide:
             "data_roots": {name: str(root) for name, root in self._context.data_roots.items()},
             "plugins": [str(entry.file) for entry in entries if entry is not None and not entry.module],
         }
-        return json.dumps(told)
+        return json.dumps(task)
 
 
 def _kill(processes: Sequence[subprocess.Popen[str]]) -> None:

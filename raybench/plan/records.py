@@ -34,6 +34,13 @@ class Unit:
     trials: tuple[Trial, ...]  # the cell itself; the trials that a stage serves (for "select": one a speed-up)
     needs: tuple[str, ...] = ()  # keys of units in this plan that must have succeeded before
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of training that it has."""
+        trial = self.trials[0]
+        trained = {"base": trial.recipe.base, "sparsify": trial.recipe.sparsify, "cell": trial.tuning}.get(self.kind)
+        return trained.epochs if trained else 0
+
 
 @dataclass(frozen=True)
 class Skip:

@@ -12,18 +12,14 @@ from raybench.sweep.resources import Measured, Resources
 from raybench.sweep.trial import TrainRecipe, Trial, digest
 
 
+def largest_stage(trial: Trial) -> TrainRecipe:
+    """The training stage of `trial` with the largest batch; of equals the last."""
+    return max(reversed(trial.stages), key=lambda stage: stage.batch_size)
+
+
 def batch_of(trial: Trial) -> int:
     """The largest batch that any training stage of `trial` has."""
-    recipe = trial.recipe
-    stages = [trial.tuning, *([recipe.base] if trial.weights.trained else [])]
-    return max(stage.batch_size for stage in (*stages, *([recipe.sparsify] if trial.regularizer else [])))
-
-
-def largest_stage(trial: Trial) -> TrainRecipe:
-    """The training stage of `trial` with the largest batch."""
-    recipe = trial.recipe
-    stages = (recipe.finetune, recipe.base, recipe.sparsify)
-    return next(stage for stage in stages if stage.batch_size == batch_of(trial))
+    return largest_stage(trial).batch_size
 
 
 def shares_of(trials: Iterable[Trial], resources: Resources, storage: Storage | None) -> dict[Group, Sharing]:

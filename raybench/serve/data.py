@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import mmap
 import os
@@ -15,6 +14,7 @@ from typing import Any
 
 from raybench import registry
 from raybench.errors import UserError
+from raybench.sweep.data_roots import called
 
 NAMES = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -59,8 +59,7 @@ def _within(place: Path, folders: Sequence[Path]) -> bool:
 def _elsewhere(facts: Mapping[str, Any], root: Path, params: Mapping[str, Any]) -> Iterator[Path]:
     """What the dataset's registration says that it reads outside `root`."""
     if facts.get("elsewhere"):
-        module, _, function = str(facts["elsewhere"]).partition(":")
-        yield from getattr(importlib.import_module(module), function)(root, params)
+        yield from called(facts["elsewhere"], root, params)
 
 
 def _link_out(place: Path, folders: Sequence[Path]) -> str | None:

@@ -1,4 +1,4 @@
-"""Small JSON files in the user's cache folder: what is known of a folder of data, kept between commands."""
+"""Files in the user's cache folder, kept between commands: what is known of a folder of data, decoded pictures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+UNFINISHED = ".part"  # ending of a file that is being written
 
 
 def cache_folder(kind: str) -> Path:
@@ -24,8 +27,18 @@ def cache_name(root: Path) -> str:
 def write_cache(file: Path, content: Any) -> None:
     """Write `content` in one move. A cache that can't be written costs time, nothing else."""
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "w") as opened:
-            json.dump(content, opened)
+        write_whole(file, [json.dumps(content).encode()])
+
+
+def write_whole(file: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write `parts` one after the other in one move; makes the folder. OSError leaves nothing behind."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=UNFINISHED)
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            opened.writelines(parts)
         os.replace(temporary, file)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -74,8 +74,8 @@ def data_fingerprint(
     if root is None:
         return None
     if facts.get("layout"):  # a wrong folder is told before anything is imported to open it
-        _called(facts["layout"], root)
-    outside = _called(facts["elsewhere"], root, params) if facts.get("elsewhere") else ()
+        called(facts["layout"], root)
+    outside = called(facts["elsewhere"], root, params) if facts.get("elsewhere") else ()
     digests, left_out = [], Counter[str]()
     for place in (root / facts.get("reads", ""), *outside):
         if place.is_file():
@@ -90,7 +90,7 @@ def data_fingerprint(
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()[:LENGTH]
 
 
-def _called(source: str, *arguments: Any) -> Any:
+def called(source: str, *arguments: Any) -> Any:
     """What the `module:function` of a registration returns."""
     module, _, function = source.partition(":")
     return getattr(importlib.import_module(module), function)(*arguments)

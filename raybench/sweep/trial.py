@@ -226,6 +226,13 @@ class Trial(Frozen):
         return self.recipe.base if self.from_scratch else self.recipe.finetune
 
     @property
+    def stages(self) -> tuple[TrainRecipe, ...]:
+        """The training stages that the cell needs, in order."""
+        base = (self.recipe.base,) if self.weights.trained else ()
+        sparsify = (self.recipe.sparsify,) if self.regularizer else ()
+        return (*base, *sparsify, self.tuning)
+
+    @property
     def speedup_target(self) -> float | None:
         """The speed-up asked for; None with a ratio (then `speedup` is only a label)."""
         return self.speedup if self.ratio is None else None

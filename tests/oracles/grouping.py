@@ -89,3 +89,20 @@ def _first(output: Any) -> Tensor:
 def worst(differences: dict[str, float | None]) -> float:
     """The largest difference that is defined; 0 when none is."""
     return float(np.max([d for d in differences.values() if d is not None], initial=0.0))
+
+
+def reduced(groups, member_scores):
+    """Sum a member's channel scores per unit, then average over the members that have a say."""
+    result = []
+    for group in groups:
+        rows = []
+        for member in group.members:
+            found = member_scores(group, member)
+            if found is None:
+                continue
+            units = [0.0] * group.size
+            for position, unit in zip(member.positions, member.units, strict=True):
+                units[unit] += float(found[position])
+            rows.append(units)
+        result.append([sum(column) / len(rows) for column in zip(*rows, strict=True)] if rows else None)
+    return result

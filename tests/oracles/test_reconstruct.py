@@ -19,7 +19,8 @@ from raybench.scoring.gather import gather
 from raybench.scoring.scorer import Scorer, Scoring
 from raybench.selection.refit import reconstruct
 from raybench.selection.select import select
-from tests.oracles import formulas, nets
+from tests.oracles import nets
+from tests.oracles.map_formulas import layer_io
 from tests.pruning_nets import small_swin, small_vit
 
 # net -> the units that stay, a group; the readers in the order in which they run
@@ -68,7 +69,7 @@ def by_hand(name, dense, slim, groups, kept, reader, images):
     argmin_W ||Y' - X W||^2; Luo et al., ICCV 2017, eq. 7: argmin_s ||y - sum_j s_j x_j||^2. Zhang and Yang, 2026: what
     is gone is affine in what is left, so of layers with a bias argmin_{W, b} ||Y' - X W - b||^2; b is returned, too."""
     whole, cut = dense.get_submodule(reader), slim.get_submodule(reader)
-    inputs, output = formulas.layer_io(slim, reader, images)[0], formulas.layer_io(dense, reader, images)[1]
+    inputs, output = layer_io(slim, reader, images)[0], layer_io(dense, reader, images)[1]
     output = output if whole.bias is None else output - whole.bias.detach().view(-1, *[1] * (output.dim() == 4) * 2)
     left = np.arange(len(whole.weight))
     for group in groups:
@@ -230,7 +231,7 @@ def test_queries_of_narrower_heads_keep_the_factor_that_surgery_gave_them(name):
     calibration = Calibration(images, torch.zeros(128, dtype=torch.long), 64)
     _, slim = refitted(net, groups, kept, calibration, criterion(name, points=17))
     rows = np.concatenate([part * 32 + head * 8 + np.arange(0, 8, 2) for part in range(3) for head in range(4)])
-    whole, found = (formulas.layer_io(m, "blocks.0.attn.qkv", images)[1] for m in (net, slim))
+    whole, found = (layer_io(m, "blocks.0.attn.qkv", images)[1] for m in (net, slim))
     for part, factor in enumerate((0.5**0.5, 1, 1)):
         expected, got = whole[..., rows[part * 16 : part * 16 + 16]], found[..., part * 16 : part * 16 + 16]
         slope = (got * expected).sum() / expected.square().sum()

@@ -1,8 +1,14 @@
 """A small sweep that the tests of specs and of ids change piece by piece."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from raybench.sweep.mistakes import explain
 from raybench.sweep.sweep import Sweep
 
 STAGE = {"epochs": 1, "lr": 0.1}
@@ -30,3 +36,15 @@ def written(folder: Path, text: str, name: str = "s.yaml") -> Path:
     (folder / "recipes/small.yaml").write_text(json.dumps({k: v for k, v in RECIPE.items() if k != "name"}))
     (folder / name).write_text(text)
     return folder / name
+
+
+def told(model: type[BaseModel], fields: Mapping[str, Any] | int) -> list[tuple[str, tuple]]:
+    """(message, path) of each mistake that validating `model` finds."""
+    with pytest.raises(ValidationError) as error:
+        model.model_validate(fields)
+    found = []
+    for one in error.value.errors(include_url=False):
+        context = one.get("ctx", {})
+        found.append((explain(one, model), (*one["loc"], *context.get("at", ()))))
+        found += [(more["message"], (*one["loc"], *more["at"])) for more in context.get("more", ())]
+    return found

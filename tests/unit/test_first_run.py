@@ -196,6 +196,10 @@ class Aux(Net):
         return self.aux(x) if self.training else self.more(x)
 
 
+def test_layers_of_training_may_read_what_the_author_keeps_whole() -> None:
+    check_runs(Aux().eval(), IMAGE, vouched={"aux"})
+
+
 def test_layers_that_run_in_training_only_are_named() -> None:
     message = (
         "can't group Aux: aux runs in training only, so a pass for tracing doesn't show what it reads. Build the "

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_what_cannot_be_written_is_decoded_as_ever(how, photos, cached, monkeypa
         cached.parent.mkdir(parents=True)
         cached.write_text("a file")
     else:
-        monkeypatch.setattr(picture_cache.tempfile, "mkstemp", raises(PermissionError()))
+        monkeypatch.setattr(tempfile, "mkstemp", raises(PermissionError()))
     found = epoch(images, 0)
     assert not list(cached.rglob("*.*"))
     monkeypatch.setenv(SIZE_GIB, "0")

@@ -5,28 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pydantic import ValidationError
 
 from raybench import registry
 from raybench.catalogue import REQUIRED
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, checked, distinct, resolved
-from raybench.sweep.mistakes import explain
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
-from tests.unit.sweeps import AXES, RECIPE, sweep
-
-
-def told(model, fields) -> list[tuple[str, tuple]]:
-    """(message, path) of each mistake that validating `model` finds."""
-    with pytest.raises(ValidationError) as error:
-        model.model_validate(fields)
-    found = []
-    for one in error.value.errors(include_url=False):
-        context = one.get("ctx", {})
-        found.append((explain(one, model), (*one["loc"], *context.get("at", ()))))
-        found += [(more["message"], (*one["loc"], *more["at"])) for more in context.get("more", ())]
-    return found
-
+from tests.unit.sweeps import AXES, RECIPE, sweep, told
 
 NO_WEIGHTS = "found 'pretrained', expected 'trained' or a file: no published weights are known for"
 NO_FILE = "expected 'trained', 'pretrained' or a file; there is no such file."

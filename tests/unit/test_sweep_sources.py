@@ -228,7 +228,7 @@ def test_data_outside_a_folder_and_single_files_are_part_of_the_fingerprint(root
     outside[1].write_bytes(b"y")
     (outside[0] / "gone").symlink_to(tmp_path / "nowhere")
     asked = []
-    monkeypatch.setattr(data_roots, "_called", lambda source, *args: asked.append((source, *args)) or tuple(outside))
+    monkeypatch.setattr(data_roots, "called", lambda source, *args: asked.append((source, *args)) or tuple(outside))
     parts = {"reads": "b", "layout": "m:layout", "elsewhere": "m:elsewhere"}
     monkeypatch.setattr(registry.dataset, "_entries", told("own", **parts))
     with pytest.warns(UserWarning, match="1 dead links") as warned:
@@ -249,7 +249,7 @@ def test_data_outside_a_folder_and_single_files_are_part_of_the_fingerprint(root
         data_fingerprint("own", {}, {})
     monkeypatch.undo()
     assert data_fingerprint("digits", {}, {}) is None
-    assert data_roots._called("os.path:join", "a", "b") == "a/b"
+    assert data_roots.called("os.path:join", "a", "b") == "a/b"
 
 
 def test_a_look_is_as_quick_as_it_is_asked_to_be(root, monkeypatch) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import annotated_types
 import pytest
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from raybench import registry
 from raybench.errors import UserError
@@ -17,10 +17,11 @@ from raybench.sweep.axes import as_tuple, mistake, named, refuse, without_x
 from raybench.sweep.bounds import AUGMENTATIONS, model_in, range_of
 from raybench.sweep.durations import EXPECTED, seconds_of
 from raybench.sweep.method_label import method_label, read_label, with_params
-from raybench.sweep.mistakes import Mistake, Mistakes, dotted, explain, show
+from raybench.sweep.mistakes import Mistake, Mistakes, dotted, show
 from raybench.sweep.resources import STAGES, Resources
 from raybench.sweep.target import amount
 from raybench.sweep.trial import TrainRecipe
+from tests.unit.sweeps import told
 
 DAY = 86400.0
 
@@ -55,18 +56,6 @@ def test_time_limits_of_stages(given, read) -> None:
     assert Resources().timeout == {}
 
 
-def told(model, **fields) -> list[tuple[str, tuple]]:
-    """(message, path) of each mistake that validating `model` finds."""
-    with pytest.raises(ValidationError) as error:
-        model(**fields)
-    found = []
-    for one in error.value.errors(include_url=False):
-        context = one.get("ctx", {})
-        found.append((explain(one, model), (*one["loc"], *context.get("at", ()))))
-        found += [(more["message"], (*one["loc"], *more["at"])) for more in context.get("more", ())]
-    return found
-
-
 LIMIT = "expected a duration such as 90, 30m, 1h or 2d, of at most a year"
 WHOLE = "expected 0 to 1 or a whole number: a cell takes a share of one GPU or whole ones"
 
@@ -94,7 +83,7 @@ WHOLE = "expected 0 to 1 or a whole number: a cell takes a share of one GPU or w
     ],
 )  # fmt: skip
 def test_resources_that_cannot_be(fields, expected) -> None:
-    assert told(Resources, **fields) == expected
+    assert told(Resources, fields) == expected
 
 
 @pytest.mark.parametrize(
@@ -165,20 +154,20 @@ def test_the_model_inside_a_type() -> None:
     ],
 )  # fmt: skip
 def test_messages_of_a_stage(fields, expected) -> None:
-    assert told(TrainRecipe, **({"epochs": 1, "lr": 0.1} | fields)) == [expected]
+    assert told(TrainRecipe, {"epochs": 1, "lr": 0.1} | fields) == [expected]
 
 
 def test_messages_of_keys_and_places() -> None:
     known = ", ".join(sorted(TrainRecipe.model_fields))
-    assert told(TrainRecipe, epochs=1, lr=1, momentun=1) == [
+    assert told(TrainRecipe, {"epochs": 1, "lr": 1, "momentun": 1}) == [
         (f"unknown key. Did you mean 'momentum'? Known: {known}", ("momentun",))
     ]
-    assert told(TrainRecipe, epochs=1) == [("the key is missing; it is required", ("lr",))]
-    assert told(Outer, inner={"count": 10}) == [
+    assert told(TrainRecipe, {"epochs": 1}) == [("the key is missing; it is required", ("lr",))]
+    assert told(Outer, {"inner": {"count": 10}}) == [
         ("found 10, expected a number of at least 1 and at most 9", ("inner", "count"))
     ]
-    assert told(Outer, inner=3) == [("found 3, expected a mapping", ("inner",))]
-    assert told(Outer, inner={}, word=3) == [("found 3, expected text", ("word",))]
+    assert told(Outer, {"inner": 3}) == [("found 3, expected a mapping", ("inner",))]
+    assert told(Outer, {"inner": {}, "word": 3}) == [("found 3, expected text", ("word",))]
     assert [dotted(path) for path in (("a", 1, "b"), ("a",), (), (0, "a"))] == ["a[1].b", "a", "", "[0].a"]
 
 
