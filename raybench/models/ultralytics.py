@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from raybench.errors import UserError
 from raybench.image_size import Side, sides, written
+from raybench.models.box_output import BoxOutput
 from raybench.models.offline import offline
 from raybench.models.ultralytics_model import LayeredModel
 from raybench.registry import model
@@ -73,6 +74,11 @@ class Detector(LayeredModel, DetectionModel):
         head = self.model[-1]
         assert isinstance(head, Detect)  # of every configuration of a detection model
         return head
+
+    @property
+    def box_output(self) -> BoxOutput:
+        """A branch that needs no suppression gives the best boxes, best first; the other gives every box."""
+        return BoxOutput(axis=2, ranked=True) if self.head.end2end else BoxOutput(axis=1, ranked=False)
 
     def predict(self, *args: Any, **named: Any) -> Any:
         """Ultralytics' outputs, with the head's input maps (only their shapes are used later) detached from the graph.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from raybench.errors import UserError
 from raybench.image_size import Side, sides, written
+from raybench.models.box_output import BoxOutput
 from raybench.models.offline import offline
 from raybench.models.ultralytics import STRIDE, architecture
 from raybench.models.ultralytics_model import LayeredModel
@@ -47,6 +48,11 @@ class TransformerDetector(LayeredModel, RTDETRDetectionModel):
 
     model: nn.Sequential
     stretched = True  # images are stretched to squares, as its authors train it
+
+    @property
+    def box_output(self) -> BoxOutput:
+        """The decoder's boxes, best first."""
+        return BoxOutput(axis=2, ranked=True)
 
     def prepare(self) -> None:
         """Replace splits, of a model that ultralytics has built."""

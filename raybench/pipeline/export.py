@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from raybench.errors import StageError, UserError
 from raybench.pipeline.artifact import load_pruned, read_recipe
+from raybench.pipeline.compared import TOLERANCE, difference
 
 ABOUT = "raybench.json"  # the file in a program of torch.export that says how to use it
-TOLERANCE = 1e-4  # relative to the largest output; other runtimes sum in another order
 EXPORTERS = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "onnxscript", "onnx_ir")
 Writer = Callable[[Path, Path, bool], str]  # (artifact folder, target, trust_code) -> message for the user
 
@@ -64,8 +64,8 @@ def to_onnx(folder: Path, target: Path, trust_code: bool = False) -> str:
         program.save(str(target))
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    difference = _checked("onnxruntime", model, images, [torch.from_numpy(np.asarray(f)) for f in found])
-    return f"{target}: ONNX, batch size free; outputs differ from torch's by {difference:.1e} in onnxruntime"
+    apart = _checked("onnxruntime", model, images, [torch.from_numpy(np.asarray(f)) for f in found])
+    return f"{target}: ONNX, batch size free; outputs differ from torch's by {apart:.1e} in onnxruntime"
 
 
 def to_program(folder: Path, target: Path, trust_code: bool = False) -> str:
@@ -75,8 +75,8 @@ def to_program(folder: Path, target: Path, trust_code: bool = False) -> str:
         program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         torch.export.save(program, target, extra_files={ABOUT: json.dumps(about_network(folder), indent=1)})
         found = torch.export.load(target).module()(images)
-    difference = _checked("torch.export", model, images, [f.detach() for f in _flat(found)])
-    return f"{target}: torch.export program, batch size free; outputs differ by {difference:.1e}"
+    apart = _checked("torch.export", model, images, [f.detach() for f in _flat(found)])
+    return f"{target}: torch.export program, batch size free; outputs differ by {apart:.1e}"
 
 
 def to_ultralytics(folder: Path, target: Path, trust_code: bool = False) -> str:
@@ -154,7 +154,7 @@ def _checked(where: str, model: nn.Module, images: Tensor, found: list[Tensor]) 
     """Largest difference relative to the largest output; StageError if it is above the tolerance."""
     with torch.no_grad():
         expected = _flat(model(images))
-    difference = max(float((e - f).abs().max() / e.abs().max()) for e, f in zip(expected, found, strict=True))
-    if not difference <= TOLERANCE:
-        raise StageError("export", f"{where} gives other outputs: they differ by {difference:.1e} of the largest")
-    return difference
+    apart = difference(expected, found, getattr(model, "box_output", None))
+    if not apart <= TOLERANCE:
+        raise StageError("export", f"{where} gives other outputs: they differ by {apart:.1e} of the largest")
+    return apart
