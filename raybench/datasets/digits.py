@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from raybench.datasets.data import Data, Pixels, TensorImages
@@ -26,13 +28,22 @@ from raybench.registry import dataset
 )
 def digits(facts: DataFacts, root: Path | None, *, split_seed: int = 0) -> Data:
     """1,797 grey 8x8 digits: 20 % test, then 10 % of the rest validation, each stratified by class and seeded."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    pixels = Pixels(torch.from_numpy(found.images).float().div_(16).unsqueeze(1))  # 17 grey levels
-    labels = torch.from_numpy(found.target).long()
+    images, classes = _read()
+    pixels = Pixels(torch.tensor(images, dtype=torch.float32).div_(16).unsqueeze(1))  # 17 grey levels
+    labels = torch.tensor(classes, dtype=torch.long)
     rest, test = stratified(labels, 0.2, split_seed, facts.classes, facts.name)
     train, val = stratified(labels[rest], 0.1, split_seed + 1, facts.classes, facts.name)
     indices = {"train": rest[train], "val": rest[val], "test": test, "whole": rest}
     splits = {name: TensorImages(pixels, labels, chosen) for name, chosen in indices.items()}
     return Data(facts, split_note=f"stratified 72/8/20 % train/val/test, seed {split_seed}", **splits)
+
+
+@cache
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """(images, classes), which nobody can change; the library reads them from a compressed text each time."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    for array in (found.images, found.target):
+        array.setflags(write=False)
+    return found.images, found.target

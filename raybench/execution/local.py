@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from functools import partial
 
 from raybench.execution.driver import Run
-from raybench.execution.worker import execute
+from raybench.execution.worker import execute, preload
 from raybench.progress.epochs import report_epochs
 
 IDLE_S = 0.5  # between checks of units that another driver holds
@@ -14,6 +15,14 @@ IDLE_S = 0.5  # between checks of units that another driver holds
 
 def fit(run: Run) -> None:
     """Run units until none is left. On KeyboardInterrupt the unit goes back to the queue."""
+    preload()
+    try:
+        _run_all(run)
+    finally:
+        gc.unfreeze()
+
+
+def _run_all(run: Run) -> None:
     while not run.finished and not run.interrupted:
         unit = run.take()
         if unit is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -148,7 +149,9 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu", *, trust_c
         model = baked(build_model(recipe.model, recipe.data, recipe.model_params))
         example = example_of(recipe.data, torch.device("cpu"))
         chosen, classes = recipe.prune, recipe.data.classes
-        groups = trace(model, example, prune=chosen, classes=classes, protect=recipe.keep, only=recipe.only)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what keeps its width was told when it was cut
+            groups = trace(model, example, prune=chosen, classes=classes, protect=recipe.keep, only=recipe.only)
         surgery.apply(model, groups, recipe.kept)
     except UserError as error:
         raise UserError(f"{folder / RECIPE}: {error}") from error

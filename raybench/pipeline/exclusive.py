@@ -1,9 +1,10 @@
 """Machine-wide lock: timings are taken only while no other trial computes on this machine.
 
 Two lock files for each user and machine. A process that computes holds `node` shared. A process that takes a timing
-locks `gate`, so that no other starts computing, and then `node` exclusively. The locks are the kernel's (flock): a
-killed process leaves none behind. One that is stopped while it holds them is waited for a minute; then the others go
-on, and its timing doesn't count.
+locks `gate`, so that no other starts computing, and then `node` exclusively. The others see between two of their steps
+that the gate is locked, let go of `node` and wait (`give_way`). The locks are the kernel's (flock): a killed process
+leaves none behind. One that is stopped while it holds them is waited for a minute; then the others go on, and its
+timing doesn't count.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Machine:
         folder = own_folder(folder or user_folder())
         self._overrun = folder / "overrun"
         self._notice: Callable[[str], None] = lambda text: None
+        self._own_turn = False
         self._gate = os.open(folder / "gate.lock", os.O_RDWR | os.O_CREAT, 0o600)
         self._node = os.open(folder / "node.lock", os.O_RDWR | os.O_CREAT, 0o600)
 
@@ -71,12 +73,30 @@ class Machine:
         """
         deadline = time.monotonic() + wait_s
         fcntl.flock(self._node, fcntl.LOCK_UN)
+        self._own_turn = True
         try:
             yield Turn(_lock(self._gate, deadline) and _lock(self._node, deadline), self._overrun)
         finally:
             fcntl.flock(self._node, fcntl.LOCK_UN)
             fcntl.flock(self._gate, fcntl.LOCK_UN)
+            self._own_turn = False
             self._enter()
+
+    def give_way(self, before: Callable[[], None] = lambda: None) -> float:
+        """Between two steps, inside `computing`: let a process that waits take its timing. Seconds that this took.
+
+        `before` is called if there is one; then this process must not compute any more, on any device.
+        """
+        if self._own_turn:
+            return 0.0
+        if _lock(self._gate, 0.0, fcntl.LOCK_SH):
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            return 0.0
+        before()
+        began = time.monotonic()
+        fcntl.flock(self._node, fcntl.LOCK_UN)
+        self._enter()
+        return time.monotonic() - began
 
     def timed(self, timing: Callable[[], T]) -> tuple[T, None] | tuple[None, str]:
         """(What `timing` returns, None), with no other process computing; (None, the reason) if that can't be had."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Hashable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from raybench import registry
 from raybench.datasets.facts import DataFacts
 from raybench.groups.records import Groups
 from raybench.groups.trace import trace
@@ -19,6 +22,7 @@ from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
 
 NEW = 1_000_003  # added to the seed of a network with new weights
+KNOWN = 16  # groupings that a process remembers
 
 
 def fresh_model(trial: Trial, task: Task, device: torch.device) -> nn.Module:
@@ -45,10 +49,39 @@ def example_of(data: DataFacts, device: torch.device) -> Tensor:
 
 
 def groups_of(model: nn.Module, trial: Trial, task: Task) -> Groups:
-    """The groups of `model` that the trial's `prune`, `keep` and `only` allow to prune."""
+    """The groups of the trial's unpruned network that its `prune`, `keep` and `only` allow to prune.
+
+    Those of raybench's own networks and timm's are found once in a process: they follow from the architecture, and a
+    worker meets the same one in every stage. Code of others may look at its weights, so it is traced each time.
+    """
+    if not _from_library(trial.model):
+        return _traced(model, trial, task)
+    shapes = tuple((name, tuple(value.shape)) for name, value in model.state_dict().items())
+    params, choice = json.dumps(trial.model_params, sort_keys=True), (trial.prune, trial.keep, trial.only)
+    device = next(model.parameters()).device.type
+    key = (trial.model, params, shapes, task.data.image_shape, task.data.classes, choice, device, model.training)
+    if key not in _known:
+        while len(_known) >= KNOWN:
+            _known.pop(next(iter(_known)))
+        _known[key] = _traced(model, trial, task)
+    return _known[key]
+
+
+def _from_library(model: str) -> bool:
+    """Whether `model` names a network of raybench or timm."""
+    if model.startswith("timm:"):
+        return True
+    entry = registry.model.entries().get(model)
+    return entry is not None and entry.source is None
+
+
+def _traced(model: nn.Module, trial: Trial, task: Task) -> Groups:
     device = next(model.parameters()).device
     example, classes = example_of(task.data, device), task.data.classes
     return trace(model, example, prune=trial.prune, classes=classes, protect=trial.keep, only=trial.only)
+
+
+_known: dict[Hashable, Groups] = {}  # in the order in which they were found
 
 
 def _seeded(trial: Trial, data: DataFacts, seed: int | None = None) -> nn.Module:

@@ -11,7 +11,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal
 
+import torch
+
 from raybench.errors import NotSupported, StageError, StageLost
+from raybench.pauses import pausing
 from raybench.pipeline import patches
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.trial import RUN, Announce
@@ -45,7 +48,8 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
         if is_done(unit, context.storage):  # by another driver, after this one had planned
             return Outcome(unit.key, unit.kind, "ok")
         execution = Execution(context.storage, unit.key, unit.kind, label_of(unit))
-        stack.enter_context(context.machine.computing(_waiting(execution)))
+        machine = stack.enter_context(context.machine.computing(_waiting(execution)))
+        stack.enter_context(pausing(lambda: machine.give_way(_finishing(context.device))))
         patches.remember()
         fenced = replace(context, storage=Fenced(context.storage, lease))
         try:
@@ -75,6 +79,11 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
             return _ended(unit, context, execution, "failed", error)
         execution.end("ok", summary=dict(summary))
         return Outcome(unit.key, unit.kind, "ok", execution.stage_name, seconds=execution.seconds, summary=summary)
+
+
+def _finishing(device: torch.device) -> Callable[[], None]:
+    """Waits until `device` has done what it was given."""
+    return lambda: torch.cuda.synchronize(device) if device.type == "cuda" else None
 
 
 def _waiting(execution: Execution) -> Callable[[str], None]:

@@ -20,6 +20,7 @@ from raybench.groups.records import Groups, Member
 from raybench.groups.restored import modes_restored
 from raybench.methods.layers import weight_name, weight_of
 from raybench.methods.protocols import Calibration
+from raybench.pauses import pause
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def batches(model: nn.Module, calibration: Calibration) -> Iterator[Batch]:
         images = calibration.images[start : start + calibration.batch_size].to(device)
         labels = calibration.labels[start : start + calibration.batch_size].to(device)
         yield Batch(images, labels, len(images) / n)
+        pause()
 
 
 def members_by_parameter(model: nn.Module, groups: Groups) -> dict[str, Member]:

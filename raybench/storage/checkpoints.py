@@ -11,8 +11,9 @@ import torch
 
 from raybench.storage.base import Storage
 from raybench.storage.damage import set_aside
+from raybench.storage.packing import packed, unpacked
 
-HEADER = b"raybench checkpoint 1\n"  # then 32 bytes of SHA-256, then what torch.save wrote
+HEADER = b"raybench checkpoint 1\n"  # then 32 bytes of SHA-256, then what torch.save wrote of a packed state
 
 
 class StageCheckpoint:
@@ -35,12 +36,12 @@ class StageCheckpoint:
         if data[:start] != HEADER + hashlib.sha256(content).digest():
             set_aside(self._storage, self._file, "its content is not what was saved, so its stage starts again")
             return None
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return unpacked(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the saved state by `state` (nested dicts, lists, tensors, numbers, strings), atomically."""
         buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
+        torch.save(packed(state), buffer)
         content = buffer.getvalue()
         self._storage.replace(self._file, HEADER + hashlib.sha256(content).digest() + content)
 

@@ -16,6 +16,7 @@ from raybench.datasets.facts import DataFacts, Split
 from raybench.errors import UserError
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.models.strided import strided_in_nchw
+from raybench.pauses import pause
 from raybench.registry import task
 from raybench.sweep.speed import EXACT, Speed
 from raybench.sweep.trial import TrainRecipe
@@ -152,6 +153,7 @@ class Classification:
                 top1 += int(ranked[:, 0].sum())
                 top5 += int(ranked.any(1).sum())
                 loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
+                pause()
         model.train(was_training)
         first, fifth, loss = self._team.sums(top1, top5, loss)
         count = len(images)

@@ -18,6 +18,7 @@ from raybench.image_size import sides
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.models.ultralytics import Detector, normalised
 from raybench.models.ultralytics_rtdetr import TransformerDetector
+from raybench.pauses import pause
 from raybench.registry import task
 from raybench.storage.base import Storage
 from raybench.sweep.trial import TrainRecipe
@@ -109,6 +110,7 @@ class Detection:
                 boxes = detector.boxes(predictions, shape).float()
                 for index, found in zip(indices, detections(boxes), strict=True):
                     meter.add(images.in_original(found, shape, index), truth, index)
+                pause()
         model.train(was_training)
         return meter.result() | {"loss": loss / len(truth)}
 

@@ -18,6 +18,7 @@ from raybench.datasets.boxes import BoxData
 from raybench.errors import UserError
 from raybench.image_size import sides
 from raybench.models.ultralytics import normalised
+from raybench.pauses import pause
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.detection_images import Augment, TrainingImages, workers_for
 from raybench.tasks.detection_loss import AnyDetector, Criterion, at_epoch, summed
@@ -78,6 +79,7 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
                 loss = inputs.loss(outputs, truth)[0].sum()
             take_step(progress, recipe, loss)
             total += summed(inputs.loss, loss.detach(), len(batch["img"]))
+            pause()
     return float(total) / count
 
 

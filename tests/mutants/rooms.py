@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_pipeline_parts.py", "unit/test_pipeline_units.py", "unit/test_recalibration.py",
         "unit/test_image_sizes.py", "unit/test_pipeline_stages.py", "unit/test_pipeline_pieces.py",
         "unit/test_saved_networks.py", "unit/test_early_stop.py", "unit/test_pipeline_timings.py",
+        "unit/test_sensitivity.py", "unit/test_shares.py", "unit/test_compared_outputs.py",
     ),
     "results": (
         "unit/test_results_parts.py", "unit/test_result_damage.py", "unit/test_results_compaction.py",

@@ -5,7 +5,8 @@ import sys
 import threading
 import time
 
-from raybench.pipeline.exclusive import Machine
+from raybench.pauses import pause, paused_s, pausing
+from raybench.pipeline.exclusive import Machine, _lock
 
 HOLD = """
 import sys, time, pathlib
@@ -74,3 +75,43 @@ def test_two_that_want_to_time_get_their_turns(tmp_path):
         thread.join(timeout=10)
     assert all(alone for _, alone, _ in turns)
     assert [turn for _, _, turn in turns] == ["start", "end", "start", "end"]
+
+
+def test_who_computes_gives_way_between_two_steps(tmp_path):
+    """Else a timing would wait for the end of the others' training, and be given up after a minute."""
+    finished, timed, waits = [], threading.Event(), []
+
+    def train():
+        machine = Machine(tmp_path)
+        with machine.computing(), pausing(lambda: machine.give_way(lambda: finished.append("step"))):
+            while not timed.is_set():
+                pause()
+                time.sleep(0.01)
+            waits.append(paused_s())
+
+    thread = threading.Thread(target=train)
+    with Machine(tmp_path).computing() as node:
+        thread.start()
+        time.sleep(0.05)
+        assert not finished  # nobody waits: work goes on
+        with node.exclusive(wait_s=10) as alone:
+            assert alone
+            assert finished == ["step"]  # what the device was given is done
+            time.sleep(0.1)
+            assert alone
+        timed.set()
+        thread.join(timeout=5)
+    assert waits[0] >= 0.1
+
+
+def test_a_process_that_times_does_not_give_way_to_itself(tmp_path):
+    machine, other = Machine(tmp_path), Machine(tmp_path)
+    with machine.computing(), machine.exclusive() as alone:
+        assert machine.give_way() == 0
+        assert not _lock(other._gate, 0.0)
+        assert alone
+
+
+def test_without_a_machine_a_pause_is_nothing():
+    pause()
+    assert paused_s() == 0

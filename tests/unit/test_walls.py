@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "raybench").rglob("*.py"))
 
 ROOMS = [  # from the bottom up: an import may only go to the same room or to one further up in this list
-    "errors", "image_size", "provenance", "catalogue", "registry", "storage", "sweep", "groups", "methods", "results",
-    "datasets", "models", "scoring", "selection", "plan", "progress", "tasks", "pipeline", "reports", "execution",
-    "testing", "serve", "cli",
+    "errors", "image_size", "pauses", "provenance", "catalogue", "registry", "storage", "sweep", "groups", "methods",
+    "results", "datasets", "models", "scoring", "selection", "plan", "progress", "tasks", "pipeline", "reports",
+    "execution", "testing", "serve", "cli",
 ]  # fmt: skip
 FACE = {"raybench", "raybench.__main__"}  # the public names and the command: they import what they offer
 ONLY = {  # module -> the files that may import it
@@ -28,6 +28,7 @@ ONLY = {  # module -> the files that may import it
     ]
     + [
         "raybench/storage/checkpoints.py",
+        "raybench/storage/packing.py",
         "raybench/execution/isolation.py",
         "raybench/execution/torch_settings.py",
         "raybench/execution/worker.py",
@@ -45,6 +46,7 @@ LIGHT = [  # files that import neither torch nor ray, whatever they import in tu
 NOT_LIGHT = [
     "raybench/serve/check_weights.py",  # runs in a process of its own
     "raybench/storage/checkpoints.py",  # it keeps tensors
+    "raybench/storage/packing.py",
     "raybench/cli/data.py", "raybench/cli/export.py", "raybench/cli/submit.py",  # import what they run
 ]  # fmt: skip
 HEAVY = ("torch", "ray", "torchvision", "timm", "ultralytics", "torch_pruning")

@@ -16,6 +16,7 @@ from raybench.datasets.data import Images
 from raybench.errors import StageError
 from raybench.methods.protocols import Regularizer
 from raybench.models.strided import strided_in_nchw
+from raybench.pauses import pause, paused_s
 from raybench.progress.epochs import EPOCHS
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.protocol import Checkpoint, Training
@@ -100,9 +101,9 @@ def _fit(
         progress.load(state)
     resumed, seconds, began = progress.epoch, 0.0, time.perf_counter()
     for epoch in range(resumed, recipe.epochs):
-        started = time.perf_counter()
+        started = time.perf_counter() - paused_s()
         loss = one_epoch(progress, inputs, epoch)
-        seconds += time.perf_counter() - started
+        seconds += time.perf_counter() - paused_s() - started
         if not torch.isfinite(torch.tensor(loss)):
             message = f"the training loss is {loss} in epoch {epoch + 1} of {recipe.epochs}"
             raise StageError("", f"{message}; lr {recipe.lr} may be too high")
@@ -131,6 +132,7 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
             height, width = mixed.images.shape[-2:]
             batch = resized(mixed, size_at(recipe, (height, width), epoch))
             total += steps(progress, batch) * len(mixed.labels)
+            pause()
             within.add(len(order[step]))
     steps.end_epoch(progress)
     return team.sums(float(total))[0] / sum(map(len, order))
