@@ -72,6 +72,13 @@ def test_places_in_pixels_do_not_hide_scores() -> None:
     wrong[0, 4, 0] += 0.02
     assert difference([every], [wrong]) <= TOLERANCE  # 0.02 of 200 pixels
     assert difference([every], [wrong], EVERY) == pytest.approx(0.02, rel=1e-4)
+    low = every.clone()  # a detector that has hardly been trained
+    low[:, 4:] = 1e-3
+    wrong_low = low.clone()
+    wrong_low[0, 4, 0] += 1e-7
+    assert difference([low], [wrong_low], EVERY) == pytest.approx(1e-5, rel=1e-2)
+    wrong_low[0, 4, 0] += 1e-5
+    assert difference([low], [wrong_low], EVERY) > TOLERANCE
     wrong[0, 0, 0] += 20
     assert difference([every], [wrong], EVERY) == pytest.approx(0.1, rel=1e-4)
 
