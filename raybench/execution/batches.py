@@ -33,7 +33,13 @@ class Batches:
         """Note that the first process took so long to start; the next ones will, too."""
         self._batch_s = min(max(BATCH_S, 1.5 * seconds), LONGEST_S)
 
-    def take(self, queue: UnitQueue, workers: Callable[[Unit], int], full: Collection[Shape] = ()) -> Iterator[Unit]:
+    def take(
+        self,
+        queue: UnitQueue,
+        workers: Callable[[Unit], int],
+        full: Collection[Shape] = (),
+        team: bool | None = None,
+    ) -> Iterator[Unit]:
         """Units for one process, in the order to run them; none when no unit is ready. All ask for the same resources.
 
         A batch holds at most half of a worker's share of the ready units, so that all workers end at about the same
@@ -43,8 +49,9 @@ class Batches:
             queue: what to take from.
             workers: unit -> how many processes run such units.
             full: shapes of units of which enough were submitted.
+            team: only units that several processes run together, or only the others.
         """
-        unit = queue.take(full)
+        unit = queue.take(full, team)
         if unit is None:
             return
         shape = queue.shape(unit.key)

@@ -145,15 +145,21 @@ class Run:
             self.watcher.started(unit)
         return unit
 
-    def take_batch(self, workers: Callable[[Unit], int], most: Callable[[Unit], int] | None = None) -> list[Unit]:
+    def take_batch(
+        self,
+        workers: Callable[[Unit], int],
+        most: Callable[[Unit], int] | None = None,
+        team: bool | None = None,
+    ) -> list[Unit]:
         """Units for one process to run one after the other: one, or several short ones that ask for the same.
 
         Args:
             workers: unit -> how many processes run units that ask for as much.
             most: unit -> how many such batches may be assigned at once; None: any number.
+            team: only units that several processes run together, or only the others.
         """
         self._check_all_postponed()
-        units = list(self.batches.take(self.queue, workers, self._full(most) if most else ()))
+        units = list(self.batches.take(self.queue, workers, self._full(most) if most else (), team))
         for unit in units:
             self.watcher.started(unit)
         if units and self._first_taken is None:

@@ -17,6 +17,11 @@ POSTPONE_MAX_S = 30.0
 Shape = Hashable  # of what a unit asks for
 
 
+def by_team(unit: Unit) -> bool:
+    """Whether several processes run `unit` together."""
+    return unit.trials[0].processes > 1
+
+
 class UnitQueue:
     """Queue of the units of one plan: a unit is ready once its needs have ended; those on the longest path come first.
 
@@ -48,6 +53,7 @@ class UnitQueue:
         self.ended: dict[str, Outcome] = {}
         self._outcomes = {} if outcomes is None else outcomes
         self.stopped = False
+        self._left = Counter(by_team(unit) for unit in units)
         self._missing = {unit.key: {need for need in unit.needs if need in self.units} for unit in units}
         self._dependents: dict[str, list[str]] = defaultdict(list)
         for unit in units:
@@ -69,6 +75,10 @@ class UnitQueue:
         """Whether nothing is running and nothing is left to start."""
         return not self.running and (self.stopped or len(self.ended) == len(self.units))
 
+    def over(self, team: bool) -> bool:
+        """Whether nothing is running and nothing is left to start of the units that teams run, or of the others."""
+        return not self._left[team] or (self.stopped and not self.running)
+
     @property
     def ready(self) -> int:
         """How many units could start now."""
@@ -86,9 +96,14 @@ class UnitQueue:
         """The first of them."""
         return self.units[self._ready[shape][0][-1]] if self.ready_of(shape) else None
 
-    def take(self, without: Collection[Shape] = ()) -> Unit | None:
-        """The next ready unit, of no shape in `without`, which then counts as running; None while there is none."""
+    def take(self, without: Collection[Shape] = (), team: bool | None = None) -> Unit | None:
+        """The next ready unit, of no shape in `without`, which then counts as running; None while there is none.
+
+        `team`: only one that several processes run together, or only one that a single process runs.
+        """
         first = [(heap[0], shape) for shape, heap in self._ready.items() if heap and shape not in without]
+        if team is not None:
+            first = [one for one in first if by_team(self.units[one[0][-1]]) == team]
         if self.stopped or not first:
             return None
         return self.take_of(min(first, key=lambda one: one[0])[1])
@@ -112,6 +127,7 @@ class UnitQueue:
         self.running.pop(outcome.key, None)
         self._postponed.pop(outcome.key, None)
         self.ended[outcome.key] = self._outcomes[outcome.key] = outcome
+        self._left[by_team(self.units[outcome.key])] -= 1
         if outcome.status == "ok":
             for key in self._dependents[outcome.key]:
                 self._missing[key].discard(outcome.key)

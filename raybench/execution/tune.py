@@ -63,7 +63,18 @@ class Room:
 
 
 def fit(run: Run, trainable: type, limit: int, room: Room) -> None:
-    """Run the current plan as one Tune run, at most `limit` trials at once. Raises Aborted when Tune itself crashes."""
+    """Run the current plan, at most `limit` trials at once. Raises Aborted when Tune itself crashes.
+
+    Units that teams of processes run have a Tune run of their own, after the others: Tune keeps a process for its next
+    trial and doesn't know that a team, whose processes Ray Train starts, waits for what that process holds.
+    """
+    for team in (False, True):
+        if not run.queue.over(team):
+            _fit(run, trainable, limit, room, team)
+
+
+def _fit(run: Run, trainable: type, limit: int, room: Room, team: bool) -> None:
+    """One Tune run."""
     _RUNS[run.id] = run
     try:
         with (
@@ -74,7 +85,7 @@ def fit(run: Run, trainable: type, limit: int, room: Room) -> None:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    search_alg=ConcurrencyLimiter(UnitSearcher(run.id, room), max_concurrent=limit),
+                    search_alg=ConcurrencyLimiter(UnitSearcher(run.id, room, team), max_concurrent=limit),
                     num_samples=-1,
                     reuse_actors=True,
                     trial_name_creator=_name,
@@ -104,9 +115,9 @@ class UnitSearcher(Searcher):
     A trial is one unit, or a batch of short ones that its process runs one after the other.
     """
 
-    def __init__(self, run_id: str, room: Room) -> None:
+    def __init__(self, run_id: str, room: Room, team: bool) -> None:
         super().__init__()
-        self._run_id, self._room = run_id, room
+        self._run_id, self._room, self._team = run_id, room, team
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray leaves out FINISHED
         """Config of the next trial."""
@@ -114,9 +125,10 @@ class UnitSearcher(Searcher):
         units = run.take_batch(
             lambda unit: self._room.workers(run.grants.of(unit)),
             lambda unit: self._room.most(run.grants.of(unit)),
+            self._team,
         )
         if not units:
-            return Searcher.FINISHED if run.finished else None
+            return Searcher.FINISHED if run.queue.over(self._team) else None
         run.assigned[trial_id] = [unit.key for unit in units]
         grants = [run.grants.of(unit) for unit in units]
         return {

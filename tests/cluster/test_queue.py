@@ -166,3 +166,29 @@ def test_units_that_ask_for_something_else_start_while_those_before_them_wait():
     assert queue.take(without={"large"}) is None
     assert queue.take().key == "base-large"
     assert (queue.ready, queue.ready_of("large"), queue.next_of("large")) == (0, 0, None)
+
+
+def together(unit):
+    """The unit as two processes would run it together."""
+    return replace(unit, trials=tuple(trial.model_copy(update={"processes": 2}) for trial in unit.trials))
+
+
+def test_units_of_teams_and_of_single_processes_are_told_apart():
+    queue = UnitQueue(chains("one", "two"), shape_of=lambda one: one.trials[0].model)
+    for name in [key for key in queue.units if "two" in key]:
+        queue.units[name] = together(queue.units[name])
+    whole = UnitQueue(plan(*queue.units.values()), shape_of=lambda one: one.trials[0].model)
+    assert (whole.take(team=True).key, whole.take(team=True)) == ("base-two", None)
+    assert (whole.take(team=False).key, whole.take(team=False)) == ("base-one", None)
+    while not whole.over(False):
+        for one in [some for some in whole.running.values() if some.trials[0].processes == 1]:
+            whole.end(ok(one))
+        whole.take(team=False)
+    assert set(whole.running) == {"base-two"}
+    assert not whole.over(True)
+    assert not whole.finished
+    whole.stopped = True
+    assert not whole.over(True)  # one still runs
+    whole.end(failed(whole.units["base-two"]))
+    assert whole.over(True)
+    assert whole.finished

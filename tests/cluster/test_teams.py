@@ -94,6 +94,18 @@ def test_two_processes_give_the_numbers_of_one_and_one_row(tmp_path):
     assert [len(list(read_journal(storage, key))) for key in keys] == [1, 1], "one process of the two ran each unit"
 
 
+def test_a_team_does_not_wait_for_what_an_idle_process_holds(tmp_path):
+    """Tune keeps the process of a single cell for its next trial; the team needs the CPU that it holds."""
+    file, storage = tmp_path / "mixed.yaml", str(tmp_path / "results")
+    single = "resources: {cpus: 1, models: {test-convnet: {cpus: 2, processes: 2}}}"
+    text = SWEEP.format(methods="magnitude-l2", processes=2, stage=STAGE.replace("epochs: 2", "epochs: 1"))
+    text = text.replace("models: test-convnet", "models: [test-vit, test-convnet]")
+    file.write_text(text.replace("resources: {cpus: 2, processes: 2}", single))
+    assert set(run_sweep(file, storage).statuses.values()) == {"ok"}
+    rows = Store(open_storage(storage)).table().to_pylist()
+    assert {row["model"]: row["processes"] for row in rows} == {"test-vit": 1, "test-convnet": 2}
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_costs_an_epoch_and_one_that_fails_is_the_cause_in_the_row(tmp_path):
     plugin = tmp_path / "faulty.py"
