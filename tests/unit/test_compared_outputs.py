@@ -66,6 +66,14 @@ def test_a_ranking_that_says_something_else_is_noticed(other) -> None:
     assert not difference([BOXES], [other], RANKING) <= TOLERANCE
 
 
+def test_numbers_of_classes_do_not_hide_scores() -> None:
+    many = BOXES.clone()
+    many[:, :, 5] += 78
+    wrong = many.clone()
+    wrong[0, 0, 4] += 9e-3
+    assert difference([many], [wrong], RANKING) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_places_in_pixels_do_not_hide_scores() -> None:
     every = BOXES.movedim(2, 1)  # place and a score for each class, box by box
     wrong = every.clone()
