@@ -2,7 +2,12 @@
 VENV ?= .venv
 PYTHON ?= python3
 RESULTS ?= quickstart-results
-PIP = PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet
+override VENV := $(patsubst ~/%,$(HOME)/%,$(VENV))
+# Folders may hold spaces: commands quote them, targets escape them, and pip, which splits the variable, gets no path.
+BIN = "$(VENV)/bin"
+empty :=
+ESCAPED = $(subst $(empty) $(empty),\ ,$(VENV))
+PIP = PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 TEST_EXTRAS = detection,export,sql,serve,cluster,s3,gcs,dev
 
 GPU_PYTHON ?= python3
@@ -20,36 +25,36 @@ help:
 	@echo "make gpu          what only a GPU can show, as one table; GPU_PYTHON=... has torch already"
 	@echo "make mutants ROOM=selection [SAMPLE=100 SEED=0]   plants faults in a room and counts those that its tests notice"
 
-quickstart: $(VENV)/.ready
-	$(VENV)/bin/raybench run sweeps/quickstart.yaml --storage $(RESULTS)
-	$(VENV)/bin/raybench leaderboard $(RESULTS) --wide
-	@echo "results: $(RESULTS)/   with cost and latency: $(VENV)/bin/raybench leaderboard $(RESULTS)"
+quickstart: $(ESCAPED)/.ready
+	$(BIN)/raybench run sweeps/quickstart.yaml --storage "$(RESULTS)"
+	$(BIN)/raybench leaderboard "$(RESULTS)" --wide
+	@echo "results: $(RESULTS)/   with cost and latency: '$(VENV)/bin/raybench' leaderboard '$(RESULTS)'"
 
 # Two processes with one thread each; tests that start Ray, kill things or measure the machine's load run alone.
-test: $(VENV)/.ready-test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n 2 --ignore tests/cluster
-	$(VENV)/bin/python -m pytest -m "not slow" tests/cluster
+test: $(ESCAPED)/.ready-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --ignore tests/cluster
+	$(BIN)/python -m pytest -m "not slow" tests/cluster
 
-test-all: $(VENV)/.ready-test
-	$(VENV)/bin/python -m pytest
+test-all: $(ESCAPED)/.ready-test
+	$(BIN)/python -m pytest
 
-lint: $(VENV)/.ready-test
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+lint: $(ESCAPED)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Needs neither ray nor the network: the machine's own Python, which has torch.
 gpu:
 	$(GPU_PYTHON) -m tests.gpu.check
 
-mutants: $(VENV)/.ready-test
-	nice -n 15 $(VENV)/bin/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)
+mutants: $(ESCAPED)/.ready-test
+	nice -n 15 $(BIN)/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)
 
-$(VENV)/.ready: pyproject.toml constraints.txt
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+$(ESCAPED)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv "$(VENV)"
 	$(PIP) --editable .
-	touch $@
+	touch "$@"
 
-$(VENV)/.ready-test: $(VENV)/.ready
+$(ESCAPED)/.ready-test: $(ESCAPED)/.ready
 	$(PIP) --editable ".[$(TEST_EXTRAS)]"
-	touch $@
+	touch "$@"

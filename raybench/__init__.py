@@ -24,14 +24,16 @@ if TYPE_CHECKING:
         PairwiseImportance,
         Regularizer,
     )
+    from raybench.methods.trained_selection import Budget, TrainedSelection
     from raybench.pipeline.artifact import load_pruned
     from raybench.pipeline.in_memory import PrunedModel, prune
     from raybench.pipeline.inspection import GroupFacts, Inspection, inspect
     from raybench.plan.plan import plan as plan_sweep
-    from raybench.registry import add_plugin, dataset, importance, model, regularizer
+    from raybench.registry import add_plugin, dataset, importance, model, regularizer, selection, token
     from raybench.reports.leaderboard import Leaderboard
     from raybench.results.load import load_results
     from raybench.sweep.reader import load_sweep
+    from raybench.tokens.reducer import TokenReducer
 
     __version__: str
 
@@ -50,13 +52,18 @@ _WHERE = {
     "load_pruned": "raybench.pipeline.artifact",
     "add_plugin": "raybench.registry",
     "importance": "raybench.registry",
+    "selection": "raybench.registry",
     "regularizer": "raybench.registry",
+    "token": "raybench.registry",
     "model": "raybench.registry",
     "dataset": "raybench.registry",
     "Importance": "raybench.methods.protocols",
     "ElementwiseImportance": "raybench.methods.protocols",
+    "TokenReducer": "raybench.tokens.reducer",
     "PairwiseImportance": "raybench.methods.protocols",
     "Regularizer": "raybench.methods.protocols",
+    "TrainedSelection": "raybench.methods.trained_selection",
+    "Budget": "raybench.methods.trained_selection",
     "Layer": "raybench.methods.protocols",
     "Calibration": "raybench.methods.protocols",
     "RaybenchError": "raybench.errors",
@@ -64,6 +71,7 @@ _WHERE = {
     "NotSupported": "raybench.errors",
 }
 __all__ = [
+    "Budget",
     "Calibration",
     "ElementwiseImportance",
     "GroupFacts",
@@ -77,6 +85,8 @@ __all__ = [
     "RaybenchError",
     "Regularizer",
     "SweepEnd",
+    "TokenReducer",
+    "TrainedSelection",
     "UserError",
     "__version__",
     "add_plugin",
@@ -91,6 +101,8 @@ __all__ = [
     "prune",
     "regularizer",
     "run_sweep",
+    "selection",
+    "token",
 ]
 
 

@@ -16,19 +16,25 @@ from raybench.errors import UserError, nearest
 from raybench.image_size import EXPECTED, canonical, read_size
 
 ROOT = Path(__file__).parent.parent  # the folder that holds the package `raybench`
-NO_DATA = ("nothing", "weights")  # what a criterion may need that isn't computed from images
+TRAINING = "training"  # what a trained selection needs
+TUNING = "fine-tuning"  # what a token reducer with weights of its own needs
+NO_DATA = ("nothing", "weights", TRAINING, TUNING)  # what a method may need that isn't computed from images
+METHODS = ("importance", "selection", "regularizer", "token")  # kinds of registered names that are parts of a method
 EVIDENCE = ("gradients", "sample-gradients", "activations")  # what is, and may be needed together
 METHOD_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 FACTS = {  # the values of a method's class attributes; `needs` may be several of EVIDENCE, too
-    "needs": (*NO_DATA, *EVIDENCE),
+    "needs": (*NO_DATA, *EVIDENCE),  # "training" by the base class of trained selections
     "labels": ("true", "sampled"),
     "reduce": ("mean", "sum", "max", "first"),
     "normalize": ("mean", "max", "sum", "lamp", "none"),
+    "place": ("block", "mlp"),  # of token reducers
 }
 RESERVED = {
     "needs", "labels", "version", "requires", "min_images", "paper", "neighbours", "reconstructs", "refits_bias",
 }  # fmt: skip
 REPAIR, TRAIN, SCRATCH = "repair", "train", "scratch"
+SMALL = "small"  # value of the parameter `train` of the baseline that is a smaller network
+UNTRAINED = "none"  # value of a token reducer's parameter `train`
 OPTIONS = {  # of every criterion: its words, the default first, which is left out of params
     REPAIR: ("none", "ridge"),  # a refit after the cut
     TRAIN: ("finetune", SCRATCH),  # the weights that are left, or new ones by the base stage's recipe
@@ -148,13 +154,17 @@ def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
 
 def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any], where: str) -> None:
     """UserError for a fact of a method that is misspelt, or written with a type and so taken for a parameter."""
-    if kind not in ("importance", "regularizer"):
+    if kind not in METHODS:
         return
     for name in sorted(RESERVED & set(params)):
         raise UserError(f"{where}: `{name}` has a type, which makes it a parameter; write `{name} = ...` or ClassVar")
     if isinstance(facts.get("needs"), (tuple, list)):
         _check_kinds(facts["needs"], where)
         facts = {name: fact for name, fact in facts.items() if name != "needs"}
+    trained = facts.get("needs") == TRAINING
+    if kind in ("importance", "selection") and trained != (kind == "selection"):
+        right, base = ("selection", "TrainedSelection") if trained else ("importance", "Importance")
+        raise UserError(f"{where}: found @{kind} above it, expected @{right}, or another base class than {base}")
     for name, known in FACTS.items():
         if name in facts and facts[name] not in known:
             near = nearest(str(facts[name]), known)
@@ -167,7 +177,7 @@ def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any],
 
 def _check_method(entry: Entry, where: str) -> None:
     """UserError for a method whose name a sweep can't spell, or whose defaults don't fit their own limits."""
-    if entry.kind not in ("importance", "regularizer"):
+    if entry.kind not in METHODS:
         return
     if not METHOD_NAME.fullmatch(str(entry.name)):
         expected = "lower case letters, digits and dashes, such as my-criterion"

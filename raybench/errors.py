@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 LONGEST = 300  # characters of other code's message
+OURS = ("UserError", "SpecError", "ForeignError", "NotSupported", "StageError", "RecordError")  # raised on purpose
 SELF_EVIDENT = (RuntimeError, ValueError, AssertionError)  # whose messages say what the type does
 
 SAME = {  # what people type -> our word for it
@@ -132,6 +133,17 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {plural or f'{noun}s'}"
 
 
+def with_article(noun: str) -> str:
+    """A noun with its article; capitals at its start are spelt.
+
+    Example:
+        >>> with_article("dict"), with_article("OrderedDict"), with_article("LSTM"), with_article("UNet")
+        ('a dict', 'an OrderedDict', 'an LSTM', 'a UNet')
+    """
+    vowels = "AEFHILMNORSX" if noun[:2].isupper() else "AEIOUaeiou"
+    return f"{'an' if noun[:1] in vowels else 'a'} {noun}"
+
+
 def short_of_memory(kind: str, message: str) -> bool:
     """Whether an error's type and message say that memory was short, of the machine or of a device.
 
@@ -163,11 +175,21 @@ def _place(error: BaseException) -> str:
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
+def failure(kind: str | None, message: str | None) -> str:
+    """An error's type and message as one text; the message alone where the type says no more than that it is ours.
+
+    Example:
+        >>> failure("ValueError", "bad"), failure("UserError", "keep: found no layer 'x'")
+        ('ValueError: bad', "keep: found no layer 'x'")
+    """
+    return f"{message}" if kind in OURS and message else f"{kind}: {message}"
+
+
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:
     """Message for an unknown name: what was found, the nearest known name, and all known names where they are few."""
     known = sorted(names)
     if len(known) > LISTED:
-        verb = "methods" if kind in ("importance", "regularizer") else f"{kind}s"
+        verb = "methods" if kind in ("importance", "selection", "regularizer") else f"{kind}s"
         return f"unknown {kind} {name!r}.{nearest(name, known)} `raybench {verb}` lists all {len(known)}"
     return f"unknown {kind} {name!r}.{nearest(name, known)} Known: {', '.join(known)}"
 

@@ -30,7 +30,8 @@ class Registry:
     A registry is also the decorator that registers a class or function under a name.
 
     Args:
-        kind: What the names stand for: ``"importance"``, ``"regularizer"``, ``"model"``, ``"dataset"``, ``"task"``.
+        kind: What the names stand for: ``"importance"``, ``"regularizer"``, ``"token"``, ``"model"``, ``"dataset"``, or
+            ``"task"``.
         package: Dotted name of the package whose files are searched.
 
     Example:
@@ -187,13 +188,73 @@ def _import_file(file: Path) -> ModuleType:
     return sys.modules[name]
 
 
+class Either:
+    """The names of several registries, as one: those that may stand in one place.
+
+    Args:
+        kinds: Names of registries in this module.
+
+    Example:
+        >>> from raybench import registry
+        >>> registry.CHOICE.entry("resrep").kind, registry.CHOICE.entry("lamp").kind
+        ('selection', 'importance')
+    """
+
+    def __init__(self, *kinds: str) -> None:
+        self._kinds = kinds
+
+    def entries(self) -> Mapping[str, Entry]:
+        """Every name of all of them.
+
+        Returns:
+            Name -> entry, sorted by name.
+
+        Raises:
+            UserError: Two of them define the same name.
+        """
+        found: dict[str, Entry] = {}
+        for entry in (one for kind in self._kinds for one in globals()[kind].entries().values()):
+            if entry.name in found:
+                other = found[entry.name]
+                raise UserError(
+                    f"{entry.name!r} is defined twice: {other.kind} in {_where(other)}, {entry.kind} in {_where(entry)}"
+                )
+            found[entry.name] = entry
+        return dict(sorted(found.items()))
+
+    def entry(self, name: str) -> Entry:
+        """The entry of one name.
+
+        Args:
+            name: A registered name.
+
+        Returns:
+            Its entry.
+
+        Raises:
+            UserError: None of them has it; the message has the nearest one.
+        """
+        entries = self.entries()
+        if name not in entries:
+            raise UserError(unknown(self.kind, name, entries))
+        return entries[name]
+
+    @property
+    def kind(self) -> str:
+        """The kind of the first one, which messages name."""
+        return self._kinds[0]
+
+
 importance = Registry("importance", "raybench.methods.importance")
+selection = Registry("selection", "raybench.methods.selections")
 regularizer = Registry("regularizer", "raybench.methods.regularizers")
+token = Registry("token", "raybench.methods.tokens")
 model = Registry("model", "raybench.models")
 dataset = Registry("dataset", "raybench.datasets")
 task = Registry("task", "raybench.tasks")
 
-KINDS = (importance, regularizer, model, dataset, task)
+KINDS = (importance, selection, regularizer, token, model, dataset, task)
+CHOICE = Either("importance", "selection", "token")  # what stands first in a method: which channels, or tokens, stay
 
 
 def add_plugin(path: Path | str) -> None:

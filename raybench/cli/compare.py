@@ -15,7 +15,7 @@ from raybench.reports.comparison import TOLERANCE, Compared, Comparison, boards,
 from raybench.reports.leaderboard import Leaderboard, Query
 from raybench.reports.literature import NEAR, LiteratureMatch
 from raybench.reports.published import SOURCE, STRATEGY
-from raybench.reports.text import lines
+from raybench.reports.text import lines, signed
 from raybench.reports.text import signed as with_sign
 from raybench.results.encoding import csv_bytes
 
@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_tables(compared: Comparison) -> None:
     print(f"theirs: {SOURCE}; one run per cell")
-    print(f"inside: our drop from base to final is within {compared.tolerance:g} points of theirs\n")
+    points = "point" if compared.tolerance == 1 else "points"
+    print(f"inside: our drop from base to final is within {compared.tolerance:g} {points} of theirs\n")
     tables: dict[str, list[Compared]] = {}
     for row in compared.rows:
         title = f"{row.model} on {row.dataset}, {row.speedup:g}x (protocol {row.protocol}, recipe {row.recipe})"
@@ -84,7 +85,7 @@ def _print_tables(compared: Comparison) -> None:
         print("\n".join([title, *lines([_shown(row) for row in rows], COLUMNS), *_notes(rows), ""]))
     for board, methods, correlation in compared.agreement:
         where = f"{board.model} on {board.dataset}, {board.speedup:g}x, {board.track}, protocol {board.protocol}"
-        print(f"rank correlation {correlation:+.2f} over {counted(methods, 'method')}: {where}")
+        print(f"rank correlation {signed(correlation)} over {counted(methods, 'method')}: {where}")
     within = sum(row.inside for row in compared.rows)
     verb = "is" if len(compared.rows) == 1 else "are"
     print(f"{within} of {counted(len(compared.rows), 'cell')} {verb} inside the tolerance")
@@ -136,7 +137,7 @@ def _of_literature(match: LiteratureMatch) -> dict[str, Any]:
         "speedup": f"{match.speedup:.2f}",
         "n": match.n,
         "ours": f"{match.final:.2f}" + (f"±{match.spread:.2f}" if match.spread is not None else ""),
-        "our Δ": f"{match.delta:+.2f}",
+        "our Δ": signed(match.delta),
         "authors' name": theirs.authors_method + ("!" if theirs.anomaly else ""),
         "year": theirs.year,
         "their speedup": f"{theirs.speedup:.2f} ({theirs.speedup_of})",

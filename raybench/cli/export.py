@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raybench import registry
 from raybench.cli.results import find_store
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.pipeline.push import check_repository, push
 from raybench.reports.model_card import CARD, card_of
 from raybench.reports.text import aligned
 from raybench.storage.base import Storage
+from raybench.sweep.data_roots import ROOT_VARIABLE
+from raybench.sweep.modules import own_module
 from raybench.sweep.trial import Trial
 
 FORMATS = ("safetensors", "onnx", "torch-export", "ultralytics")
+CODE = "the network is built by {function!r} of the module {module!r}, which would be imported and run"
 ENDINGS = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "torch-export", ".pt": "ultralytics"}
 
 
@@ -69,16 +74,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{row['trial_id']} is {row['status']}: there is no pruned network to export")
     if row["artifact"] != f"artifacts/{row['trial_id']}":
         raise UserError(f"{row['trial_id']}: found the network at {row['artifact']!r}, not written by raybench")
+    target = _target(args.output, row["trial_id"], form)
+    _check_free(target)
+    _check_options(row, args)
     folder = store.storage.fetch(row["artifact"])
     if folder is None:
         raise UserError(f"{row['artifact']} is no longer in {store.storage.url}; run the cell again")
     from raybench.pipeline.export import EXPORTS  # torch is imported from here on
 
-    ending, write = EXPORTS[form]
-    target = args.output or Path(row["trial_id"] + ending)
-    if ending and target.suffix != ending:
-        target = target.with_name(target.name + ending)  # readers recognise the format by it
-    _check_free(target)
+    _, write = EXPORTS[form]
     try:
         if args.quantize:
             written = _quantized(folder, target, row, store.storage, args)
@@ -116,7 +120,8 @@ def _quantized(folder: Path, target: Path, row: Mapping[str, Any], storage: Stor
     cells = [["ONNX", f"{found.metric_name} %", "ms, 1 image", "file MB"]]
     for one in (found.plain, found.int8):
         cells.append([one.name, f"{one.metric:.2f}", f"{one.latency_ms:.3g}", f"{one.bytes / 1e6:.3g}"])
-    title = f"{target}: int8 ONNX, calibrated on {found.images} images; both measured in onnxruntime, on this CPU"
+    images = counted(found.images, "image")
+    title = f"{target}: int8 ONNX, calibrated on {images}; both measured in onnxruntime, on this CPU"
     return "\n".join([title, *aligned(cells, [False, True, True, True])])
 
 
@@ -127,6 +132,27 @@ def _by_ending(target: Path | None) -> str:
         known = ", ".join(ENDINGS)
         raise UserError(f"-o {target}: found the ending {ending}, expected {known} or none for a folder; or --format")
     return ENDINGS.get(ending, "safetensors")
+
+
+def _target(output: Path | None, trial_id: str, form: str) -> Path:
+    """What is written: `output`, or the trial's id, with the ending by which readers recognise the format."""
+    ending = next((one for one, name in ENDINGS.items() if name == form and form != "safetensors"), "")
+    target = output or Path(trial_id + ending)
+    return target.with_name(target.name + ending) if ending and target.suffix != ending else target
+
+
+def _check_options(row: Mapping[str, Any], args: argparse.Namespace) -> None:
+    """UserError for an option that this network needs and that is missing. Neither torch nor its code is imported."""
+    if (module := own_module(row["model"])) and not args.trust_code:
+        why = CODE.format(function=row["model"].partition(":")[2], module=module)
+        raise UserError(f"--trust-code: found none, expected it: {why}. Give it if you trust that code")
+    if args.data_root and not Path(args.data_root).is_dir():
+        raise UserError(f"--data-root: found no folder {args.data_root}")
+    name = row["dataset"]
+    entry = registry.dataset.entries().get(name)
+    found = args.data_root or os.environ.get(ROOT_VARIABLE) or (entry and entry.facts.get("embedded"))
+    if args.quantize and not found:
+        raise UserError(f"--data-root: found none, expected the folder of {name} (or {ROOT_VARIABLE}, its parent)")
 
 
 def _check_free(target: Path) -> None:

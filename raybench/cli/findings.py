@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import shutil
 from dataclasses import asdict
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 from raybench.cli.output import add_format, print_json
 from raybench.cli.results import add_results, hint_to_compact, open_store
-from raybench.reports.text import lines
+from raybench.reports.text import lines, wrapped
 
 if TYPE_CHECKING:  # with pandas
     from raybench.reports.findings.answer import Answer
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
                 ("these results", one.ours.sentence),
             )
             text = [
-                fill(f"{name}: {sentence}", width, initial_indent="  ", subsequent_indent="    ")
+                "\n".join(wrapped(f"{name}: {sentence}", width, "  ", "    "))  # names are never broken at hyphens
                 for name, sentence in parts
             ]
             tables = [answer for answer in (one.published, one.ours) if args.figures and answer.rows]

@@ -13,6 +13,7 @@ from raybench.cli.network_options import add_parts
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.quantities import image_size
 from raybench.cli.sweep_arguments import add_plugin, check_name, load_plugins
+from raybench.errors import counted
 from raybench.image_size import read_size
 from raybench.sweep.modules import as_module
 
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         }
         for group in found.groups
     ]
-    title = f"{args.model}: {found.macs:,} MACs, {found.params:,} parameters, {len(rows)} groups"
+    title = f"{args.model}: {found.macs:,} MACs, {found.params:,} parameters, {counted(len(rows), 'group')}"
     print_rows(rows, ["group", "part", "units", "MACs %", "params %", "layers"], title=title)
     print("MACs %, params %: what goes if this group alone is cut to its fewest units")
     print("\nstays whole:")

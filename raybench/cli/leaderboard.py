@@ -38,11 +38,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="only this speed-up, such as 4; or average: the mean over all speed-ups",
     )
     parser.add_argument("--by", choices=("strategy",), help="rank the strategies of all methods in one table")
-    tracks = ("criteria", "regularizers", "all")
+    tracks = ("criteria", "regularizers", "tokens", "all")
     parser.add_argument(
         "--track",
         choices=tracks,
-        help="rank only criteria, only regularizers, or all in one table (default: criteria, then regularizers)",
+        help="rank only criteria, regularizers or token reducers, or all in one table (default: one table for each)",
     )
     parser.add_argument("--wide", action="store_true", help="one table for all speed-ups, with a column for each")
     text = "output format (default: by the ending of -o, else table)"
@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
             f"--wide: found --format {args.format} beside it, expected table: other formats have a row a cell"
         )
     store = open_store(args.results)
-    found = Leaderboard.read(store, Query(**{name: getattr(args, name) for name in names}))
+    found = Leaderboard.read(
+        store, Query(**{name: getattr(args, name) for name in names}, together=args.track == "all")
+    )
     if args.format == "parquet" and args.output is None and sys.stdout.isatty():
         raise UserError("--format parquet: can't be printed on a terminal; name a file with -o FILE")
     content = _rendered(found, args.format, args.wide)

@@ -29,9 +29,9 @@ GROUPS = {
     },
     "one model": {
         "inspect": "list what of a model can be pruned, and what stays whole",
-        "sensitivity": "cut each group of channels alone, and show what that costs in accuracy",
+        "sensitivity": "show what accuracy each group of channels costs when it is cut",
         "prune": "prune one model without a sweep file",
-        "export": "write a pruned network as safetensors, ONNX or an exported program",
+        "export": "write a pruned network as safetensors, ONNX or a program",
     },
     "results": {
         "watch": "show the progress of a run from its storage",
@@ -196,7 +196,7 @@ def plain_warnings() -> Iterator[None]:
 
 def _usage() -> str:
     width = max(map(len, VERBS))
-    lines = ["usage: raybench VERB ... (raybench VERB --help lists its options; raybench --version)"]
+    lines = ["usage: raybench VERB ... (options: raybench VERB --help, raybench --version)"]
     for group, verbs in GROUPS.items():
         lines += ["", f"{group}:", *(f"  {verb:<{width}}  {summary}" for verb, summary in verbs.items())]
     return "\n".join(lines)

@@ -142,6 +142,38 @@ class {cls}(Regularizer):
             group.pull(group.squares().new_full((group.size,), self.strength))
 '''
 
+SELECTION = '''"""{title}: one line on what is trained, and which channels go."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from raybench.methods.trained_selection import Budget, Kept, TrainedSelection
+from raybench.registry import selection
+
+
+@selection("{name}")
+@dataclass
+class {cls}(TrainedSelection):
+    """strength * sum |gamma|; the channels with the smallest |gamma| go, as many as the speed-up demands."""
+
+    strength: float = 1e-3  # in a sweep: {name}(strength=0.01)
+    requires = "batch-norm"
+    paper = "authors, venue, equation"
+
+    def attach(self, model: nn.Module, budget: Budget) -> None:
+        norms = {{g.name: [m.layer for m in g.members if m.kind == "norm"] for g in budget.groups}}
+        self.scales = {{name: model.get_submodule(own[0]).weight for name, own in norms.items() if own}}
+        self.budget = budget
+
+    def add_gradients(self) -> None:
+        for scale in self.scales.values():
+            scale.grad.add_(scale.detach().sign(), alpha=self.strength)
+
+    def kept(self) -> Kept:
+        return self.budget.choose({{name: scale.detach().abs().cpu().numpy() for name, scale in self.scales.items()}})
+'''
+
 _BODIES = {  # needs, one or several -> what the class computes, and the body of its saliency
     "weights": ("Sum of |w|^power over a channel's weights.", "        return layer.weight.abs() ** self.power"),
     "gradients": (
@@ -168,13 +200,14 @@ _BODIES = {  # needs, one or several -> what the class computes, and the body of
 NEEDS = ("weights", "gradients", "sample-gradients", "activations")
 
 
-def template_of(name: str, needs: Sequence[str], *, regularizer: bool) -> str:
+def template_of(name: str, needs: Sequence[str], *, regularizer: bool, selection: bool = False) -> str:
     """The text of a new method's file.
 
     Args:
         name: of the method in sweeps.
         needs: what a criterion looks at, one or several of NEEDS.
         regularizer: whether it is a sparsity regularizer.
+        selection: whether it is a trained selection.
 
     Example:
         >>> "needs = \\"gradients\\"" in template_of("my-own", ["gradients"], regularizer=False)
@@ -182,8 +215,8 @@ def template_of(name: str, needs: Sequence[str], *, regularizer: bool) -> str:
     """
     words = name.split("-")
     names = {"name": name, "cls": "".join(word.capitalize() for word in words), "title": " ".join(words).capitalize()}
-    if regularizer:
-        return REGULARIZER.format(**names)
+    if regularizer or selection:
+        return (SELECTION if selection else REGULARIZER).format(**names)
     quoted = ", ".join(f'"{kind}"' for kind in needs)
     literal = quoted if len(needs) == 1 else f"({quoted})"
     if "activations" in needs:

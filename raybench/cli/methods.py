@@ -1,4 +1,4 @@
-"""`raybench methods`: lists importance criteria and regularizers with what they need and their defaults."""
+"""`raybench methods`: lists the methods of every kind with what they need and their defaults."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from raybench.catalogue import Entry, evidence_kinds
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
 
+TITLES = {  # kind of registered name -> heading
+    "importance": "importance criteria: decide which channels are kept; each takes repair=ridge, too",
+    "selection": "trained selections: learn while they train which channels are kept, for one speed-up",
+    "regularizer": "sparsity regularizers: train before pruning; combined with a criterion: magnitude-l2+group-norm",
+    "token": "token reducers: remove tokens of vision transformers in place of channels; on boards of their own",
+}
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
@@ -20,17 +27,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """List the methods."""
     load_plugins(args)
-    rows = [_row(entry) for kind in (registry.importance, registry.regularizer) for entry in kind.entries().values()]
+    rows = [_row(entry) for kind in registry.KINDS if kind.kind in TITLES for entry in kind.entries().values()]
     if args.format == "json":
         print_json(rows)
     else:
-        _print("importance", "importance criteria: decide which channels are kept; each takes repair=ridge, too", rows)
-        print()
-        _print(
-            "regularizer",
-            "sparsity regularizers: train before pruning; combine with a criterion as in magnitude-l2+group-norm",
-            rows,
-        )
+        for place, (kind, title) in enumerate(TITLES.items()):
+            if place:
+                print()
+            _print(kind, title, rows)
 
 
 def _print(kind: str, title: str, rows: list[dict[str, Any]]) -> None:
@@ -44,7 +48,8 @@ def _print(kind: str, title: str, rows: list[dict[str, Any]]) -> None:
         for row in rows
         if row["kind"] == kind
     ]
-    print_rows(shown, list(shown[0]), title=title)
+    if shown:
+        print_rows(shown, list(shown[0]), title=title)
 
 
 def _needs(needs: str | tuple[str, ...] | None) -> str | None:
@@ -56,7 +61,7 @@ def _row(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "kind": entry.kind,
-        "needs": facts.get("needs") if entry.kind == "importance" else "training",
+        "needs": "training" if entry.kind == "regularizer" else facts.get("needs"),
         "requires": facts.get("requires"),
         "defaults": dict(entry.params),
         "paper": facts.get("paper") or None,

@@ -18,7 +18,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="F", help="safetensors file or state dict, or `pretrained` (default: train by the recipe)")
     text = "take all layers but the classifier from the weights, and train a new one by the recipe's base stage"
     add("--new-head", action="store_true", help=text)
-    add("--dataset", metavar="D", help=f"dataset to train and measure on (default: {DATASET}, handwritten digits)")
+    add("--dataset", metavar="D", help=f"dataset, one of raybench datasets (default: {DATASET}, handwritten digits)")
     add("--data-root", metavar="DIR", help="folder of the dataset")
     text = "pixels to which images are scaled, such as 64, or 128x96, width x height (default: for class folders 224)"
     add("--image-size", type=image_size, metavar="N", help=text)

@@ -1,4 +1,4 @@
-"""`raybench new-method NAME`: writes a template for a new criterion or regularizer."""
+"""`raybench new-method NAME`: writes a template for a new criterion, regularizer or trained selection."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from raybench.errors import UserError
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("name", metavar="NAME", help="name of the method in sweeps: lower case with dashes")
-    parser.add_argument(
-        "--regularizer", action="store_true", help="write a sparsity regularizer instead of a criterion"
-    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--regularizer", action="store_true", help="write a sparsity regularizer instead of a criterion")
+    kind.add_argument("--selection", action="store_true", help="write a trained selection instead of a criterion")
     text = "what the criterion looks at: %(choices)s, or several but weights (default: weights)"
     parser.add_argument("--needs", choices=NEEDS, nargs="+", metavar="WHAT", help=text)
     parser.add_argument(
@@ -31,20 +31,20 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"NAME: found {args.name!r}, expected lower case letters, digits and dashes, such as my-criterion"
         )
-    kind = registry.regularizer if args.regularizer else registry.importance
+    kind = registry.regularizer if args.regularizer else registry.CHOICE
     if args.name in kind.entries():
-        raise UserError(f"{kind.kind} {args.name!r} exists already: {kind.entry(args.name).file}")
+        entry = kind.entry(args.name)
+        raise UserError(f"{entry.kind} {args.name!r} exists already: {entry.file}")
     path = args.folder / f"{args.name.replace('-', '_')}.py"
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or folder")
-    if args.regularizer and args.needs:
-        raise UserError(
-            "--needs: found it beside --regularizer, expected one of the two: a regularizer sees the weights"
-        )
+    if args.needs and (args.regularizer or args.selection):
+        other, what = ("--regularizer", "regularizer") if args.regularizer else ("--selection", "trained selection")
+        raise UserError(f"--needs: found it beside {other}, expected one of the two: a {what} sees the weights")
     needs = tuple(dict.fromkeys(args.needs or ("weights",)))
     if len(needs) > 1 and "weights" in needs:
         raise UserError("--needs: found weights beside others, expected the others alone: every criterion sees weights")
-    text = template_of(args.name, needs, regularizer=args.regularizer)
+    text = template_of(args.name, needs, regularizer=args.regularizer, selection=args.selection)
     args.folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     print(f"wrote {path}")

@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.add_argument("--quiet", action="store_true", help="print no progress, hints and warnings, only results")
+        self.add_argument("--quiet", action="store_true", help="print results alone: no progress, hints or warnings")
         text = "print every epoch, warnings of libraries, and the traceback of an error"
         self.add_argument("--verbose", action="store_true", help=text)
         self.add_argument("--no-color", action="store_true", help="print without colours, as NO_COLOR=1 does")
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         known = [name for action in self._actions for name in action.option_strings]
         typed = (one.partition("=")[0] for one in getattr(self, "_given", []) if re.match("--[a-z]", one))
         strange = next((one for one in typed if not any(name.startswith(one) for name in known)), None)
-        if message.startswith("the following arguments are required") and strange:
+        if message.startswith(("the following arguments are required", "one of the arguments")) and strange:
             message = f"unknown option {strange!r}.{self._near(strange)}"
         shown = re.sub(r"^argument ([^:]+): ", lambda found: f"{found[1].split('/')[-1]}: ", message)
         shown = re.sub(r"invalid choice: ('[^']*') \(choose from (.*)\)", self._choice, shown)

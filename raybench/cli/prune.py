@@ -14,9 +14,10 @@ from typing import Any
 from raybench.cli.network_options import DATASET, add_device, folder_of
 from raybench.cli.output import add_format, print_json, terminal_width
 from raybench.cli.prune_latency import speedups_for
-from raybench.cli.prune_options import add_options, sweep_of
+from raybench.cli.prune_options import add_options, name_model, sweep_of
 from raybench.cli.prune_progress import PruneLines
 from raybench.cli.sweep_arguments import add_plugin, add_track, load_plugins
+from raybench.errors import failure
 from raybench.execution.interrupt import INTERRUPTED
 from raybench.execution.run import run_sweep
 from raybench.execution.trackers import tracked
@@ -29,7 +30,7 @@ from raybench.sweep.modules import own_module
 from raybench.sweep.sweep import Sweep
 
 WEIGHTS = "model.safetensors"
-MISSED = {"granularity": "a single channel is too large a step to come closer (granularity)"}  # reason -> its meaning
+MISSED = {"granularity": "a single {} is too large a step to come closer (granularity)"}  # reason -> its meaning
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prune, and print the figures. Returns 0 when none failed and one succeeded, else 1; 130 when interrupted."""
     load_plugins(args)
+    name_model(args)
     default, args.dataset = args.dataset is None, args.dataset or DATASET
     if default:
         print(f"dataset: {DATASET}, the default; --dataset NAME chooses another", file=sys.stderr)
@@ -126,10 +128,11 @@ def _print(rows: Sequence[Mapping[str, Any]], options: str, best: str | None) ->
         for label, row in zip(labels_of(done), done, strict=True):
             print(f"{label}: {row['files']}\n    raybench export {row['trial_id']} {options}")
             if row["reason"]:
-                print(f"    {target_of(row)} was missed: {MISSED.get(row['reason'], row['reason'])}")
+                why = str(MISSED.get(row["reason"], row["reason"])).replace("{}", row["kind"].removesuffix("s"))
+                print(f"    {target_of(row)} was missed: {why}")
     for row in rows:
         if row["status"] != "ok":
-            why = row.get("reason") or f"{row.get('error_type')}: {row.get('error_message')}"
+            why = row.get("reason") or failure(row.get("error_type"), row.get("error_message"))
             print(f"{row['label']} {target_of(row)} {row['status']}: {why}")
     if done and (best or len({row["label"] for row in done}) > 1):
         print("\n".join(best_lines(done, best or "accuracy")))

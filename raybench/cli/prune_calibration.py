@@ -44,7 +44,7 @@ def with_fewer_images(fields: Mapping[str, Any], sweep: Sweep, args: argparse.Na
 def _looks_at_images(method: str) -> bool:
     """Whether the criterion of `method`, as it is typed, is scored from images."""
     label = read_label(method)
-    entry = registry.importance.entry((label[0] if label else method).partition("+")[0])
+    entry = registry.CHOICE.entry((label[0] if label else method).partition("+")[0])
     return reads_images(entry, label[1] if label else {})
 
 

@@ -31,23 +31,28 @@ from raybench.sweep.sweep import Sweep
 PRECISIONS = ("fp32", "tf32", "bf16")
 OPTIONS = {  # key of a sweep -> its option, where the names differ
     "models": "--model", "datasets": "--dataset", "methods": "--method", "strategies": "--strategy",
-    "speedups": "--speedup", "seeds": "--seed", "data_roots": "--data-root",
+    "speedups": "--speedup", "targets": "--target-params", "seeds": "--seed", "data_roots": "--data-root",
 }  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what to prune, and how."""
     add = parser.add_argument
-    add("--model", required=True, metavar="M", help="a name listed by raybench models, timm:NAME or module:function")
+    text = "a name listed by raybench models, timm:NAME or module:function"
+    add("typed", nargs="?", metavar="MODEL", help=text)
+    add("--model", metavar="M", help="the same as MODEL")
     add_network(parser)
-    text = "methods to compare on one base, such as lamp 'cp(points=20)'; all: every criterion (default: magnitude-l2)"
+    text = "methods to compare on one base, such as lamp 'cp(points=20)'; raybench methods lists them; all: every one"
+    text += " (default: magnitude-l2)"
     add("--method", default=["magnitude-l2"], nargs="+", metavar="C", help=text)
-    add("--regularizer", metavar="R", help="sparsity regularizer to train with before pruning")
-    text = "local, global, protected-global or isomorphic (default: %(default)s)"
+    add("--regularizer", metavar="R", help="sparsity regularizer to train with before pruning (raybench methods)")
+    text = "local, global, protected-global, isomorphic or optimal (default: %(default)s)"
     add("--strategy", default="protected-global", metavar="S", help=text)
     target = parser.add_mutually_exclusive_group(required=True)
     text = "base MACs / pruned MACs, one or several, such as 2 or 2x"
     target.add_argument("--speedup", type=speedup, nargs="+", metavar="X", help=text)
+    text = "base parameters / pruned parameters, one or several, such as 2 or 2x"
+    target.add_argument("--target-params", type=speedup, nargs="+", metavar="X", help=text)
     target.add_argument("--ratio", type=float, metavar="R", help="share of channels to remove in one step")
     add_target_latency(target)
     text = "pruningbench: torch-pruning's own loop of 400 steps, which stops past the target (default: %(default)s)"
@@ -65,6 +70,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--no-finetune", action="store_true", help="don't train after pruning")
     text = "of training: %(choices)s (default: the recipe's, else the device's); scores and tests are always fp32"
     add("--precision", choices=PRECISIONS, help=text)
+
+
+def name_model(args: argparse.Namespace) -> None:
+    """Set `args.model` to what was typed, as MODEL or ``--model``; UserError for none and for two."""
+    if args.typed and args.model and args.typed != args.model:
+        raise UserError(f"--model: found {args.model!r} beside MODEL {args.typed!r}, expected one of the two")
+    args.model = args.typed or args.model
+    if not args.model:
+        raise UserError("MODEL: found none, expected one of raybench models, timm:NAME or module:function")
 
 
 def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None) -> Sweep:
@@ -87,12 +101,9 @@ def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None
         if not args.weights:
             raise UserError("--new-head: found no --weights; without them the whole network is new")
         model["new_head"] = True
-    target = (
-        {"speedups": list(dict.fromkeys(args.speedup or ()))} if args.ratio is None else {"ratio": _share(args.ratio)}
-    )
     fields: dict[str, Any] = {
         "name": "prune", "models": [model], "datasets": [_dataset(args)], "methods": methods,
-        "strategies": [args.strategy], **target, "seeds": [args.seed], "recipe": _recipe(args),
+        "strategies": [args.strategy], **_target(args), "seeds": [args.seed], "recipe": _recipe(args),
         "protocol": args.protocol, "schedule": args.schedule, "round_to": args.round_to,
         "device": _device_kind(args.device),
         "resources": {"cpus": usable_cores(), "gpus": 1},
@@ -115,6 +126,15 @@ def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None
             return sweep
         except Mistakes as error:
             raise UserError("\n".join(_by_option(mistake, file, args) for mistake in error.mistakes)) from error
+
+
+def _target(args: argparse.Namespace) -> dict[str, Any]:
+    """How much is pruned, as a sweep says it."""
+    if getattr(args, "target_params", None):
+        return {"targets": {"params": list(dict.fromkeys(args.target_params))}}
+    if args.ratio is not None:
+        return {"ratio": _share(args.ratio)}
+    return {"speedups": list(dict.fromkeys(args.speedup or ()))}
 
 
 def _methods(args: argparse.Namespace) -> list[str]:
@@ -175,7 +195,7 @@ def _option(path: Sequence[str | int], args: argparse.Namespace) -> str:
 
 def _check_names(args: argparse.Namespace) -> None:
     """UserError that names the option for unknown names, a missing data root and speed-ups of at most 1."""
-    check_name("--model", registry.model, args.model)
+    check_name("MODEL" if getattr(args, "typed", args.model) else "--model", registry.model, args.model)
     check_name("--dataset", registry.dataset, args.dataset, _folder_hint(args.dataset))
     for method in args.method:
         for part in _parts(method, args.regularizer) if method != "all" else ():
@@ -189,12 +209,12 @@ def _check_names(args: argparse.Namespace) -> None:
         )
 
 
-def _parts(method: str, regularizer: str | None) -> Iterator[tuple[str, registry.Registry, str]]:
+def _parts(method: str, regularizer: str | None) -> Iterator[tuple[str, registry.Registry | registry.Either, str]]:
     """The names in a method as it was typed, ``cp(points=20)+group-norm``; UserError for two regularizers."""
     importance, plus, own = _name_of("--method", method).partition("+")
     if plus and regularizer:
         raise UserError(f"--regularizer: found {regularizer!r} beside --method {method!r}, which has one")
-    yield "--method", registry.importance, importance
+    yield "--method", registry.CHOICE, importance
     if plus:
         yield "--method", registry.regularizer, own
 

@@ -36,9 +36,10 @@ class PruneLines(Watcher):
         """Print its figures, such as the accuracy of the base, and the time that is left."""
         self._tally.ended(unit, outcome)
         if outcome.status == "ok":
-            figures = [f"{name.removeprefix('metric_')} {value:.4g}" for name, value in outcome.summary.items()]
+            figures = [_figure(name, value) for name, value in outcome.summary.items()]
             _say(f"  {', '.join([*figures, f'{outcome.seconds:.1f} s'])}{self._tally.eta()}")
-        else:
+        elif outcome.error_message not in self._printed:  # of a shared stage: its cells fail with the same message
+            self._printed.add(outcome.error_message)
             _say(f"  {outcome.status}: {outcome.error_message}")
 
     def left(self, unit: Unit, stage_s: float, epoch_s: float) -> float:
@@ -48,6 +49,11 @@ class PruneLines(Watcher):
     def say(self, text: str) -> None:
         """Print it, indented."""
         _say(f"  {text}")
+
+
+def _figure(name: str, value: float) -> str:
+    """``top1 95.82``; of a selection, whose figures are what each target reached, ``2x: reached 1.997``."""
+    return f"{name}: reached {value:.4g}" if name[:1].isdigit() else f"{name.removeprefix('metric_')} {value:.4g}"
 
 
 def _say(text: str) -> None:

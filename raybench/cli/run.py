@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from raybench.cli.sweep_arguments import add_sweep, add_track
-from raybench.errors import counted
+from raybench.errors import counted, failure
 from raybench.execution.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def _conclude(end: SweepEnd) -> int:
     failed = [trial_id for trial_id, status in end.statuses.items() if status in ("failed", "missing")]
     for trial_id in failed[:SHOWN_FAILURES]:
         outcome = end.outcomes.get(trial_id)
-        why = f" in {outcome.stage}: {outcome.error_type}: {outcome.error_message}" if outcome else " in an earlier run"
+        why = " in an earlier run"
+        if outcome:
+            why = f" in {outcome.stage}: {failure(outcome.error_type, outcome.error_message)}"
         print(f"  {end.statuses[trial_id]} {trial_id}{why}")
     if len(failed) > SHOWN_FAILURES:
         print(f"  and {len(failed) - SHOWN_FAILURES} more")

@@ -70,6 +70,10 @@ def run(args: argparse.Namespace) -> None:
     load_plugins(args)
     args.model = as_module(args.model)
     check_name("MODEL", registry.model, args.model)
+    if (chosen := args.method.partition("(")[0].strip()) in registry.selection.entries():
+        raise UserError(f"--method: found {chosen}, which trains for a speed-up; expected a criterion, such as lamp")
+    if chosen in registry.token.entries():
+        raise UserError(f"--method: found {chosen}, which removes tokens; expected a criterion, such as lamp")
     if wrong := [ratio for ratio in args.ratios if not 0 < ratio < 1]:
         raise UserError(f"--ratios: found {wrong[0]:g}, expected shares between 0 and 1")
     storage = args.storage or folder_of(args.model)

@@ -15,7 +15,7 @@ TRACKERS = ("wandb", "mlflow", "tensorboard")
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the argument SWEEP and the option ``--plugin``."""
-    parser.add_argument("sweep", metavar="SWEEP", help="sweep file (YAML)")
+    parser.add_argument("sweep", metavar="SWEEP", help="sweep file (YAML), or the name of one that comes with raybench")
     add_plugin(parser)
 
 
@@ -42,7 +42,7 @@ def load_plugins(args: argparse.Namespace) -> None:
         registry.add_plugin(file)
 
 
-def check_name(option: str, kind: registry.Registry, name: str, more: str = "") -> None:
+def check_name(option: str, kind: registry.Registry | registry.Either, name: str, more: str = "") -> None:
     """UserError that names `option` for an unknown `name`, with `more` at its end; `module:function` passes."""
     if ":" not in name and name not in kind.entries():
         hint = module_hint(name) if kind is registry.model else None

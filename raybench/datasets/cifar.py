@@ -15,7 +15,7 @@ from raybench.datasets.facts import DataFacts
 from raybench.datasets.pickles import read_pickle
 from raybench.datasets.splits import stratified
 from raybench.datasets.statistics import with_statistics
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.registry import dataset
 
 SIDE, ROW = 32, 3 * 32 * 32  # pixels of an image's side; bytes of an image
@@ -87,9 +87,8 @@ def _open(
     train, val = stratified(labels[:count], val_share, split_seed, facts.classes, facts.name)
     indices = {"train": train, "val": val, "test": torch.arange(count, len(labels)), "whole": torch.arange(count)}
     splits = {name: TensorImages(pixels, labels, chosen) for name, chosen in indices.items()}
-    note = (
-        f"{val_share:.0%} of {len(there)} training files held out for val, stratified, seed {split_seed}; official test"
-    )
+    files = counted(len(there), "training file")
+    note = f"{val_share:.0%} of {files} held out for val, stratified, seed {split_seed}; official test"
     return Data(facts, split_note=note, **splits)
 
 
@@ -99,7 +98,7 @@ def _report_missing(where: Path, batches: Sequence[str], there: Sequence[str], l
     A sample consists of the first files only, each shorter than those of the full dataset.
     """
     missing = [batch for batch in batches if batch not in there]
-    message = f"dataset {name!r}: {where} has {len(there)} of {len(batches)} training files"
+    message = f"dataset {name!r}: {where} has {len(there)} of {counted(len(batches), 'training file')}"
     if longest >= FULL or list(there) != list(batches[: len(there)]):
         raise UserError(f"{message}; {', '.join(missing)} missing: the download is damaged, fetch it again")
     warnings.warn(f"{message}, of at most {longest:,} images: treated as a sample", stacklevel=4)

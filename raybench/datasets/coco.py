@@ -182,7 +182,7 @@ def _why_none(rows: list[Mapping[str, Any]], folder: Path, collector: Collector)
                 "expected names relative to that folder"
             )
     broken = f" ({', '.join(collector.broken[:3])})" if collector.broken else ""
-    return f"none of its {len(rows)} images is a readable file in {folder}{broken}"
+    return f"none of the images that it lists ({len(rows)}) is a readable file in {folder}{broken}"
 
 
 def _count_unused(rows: list[Mapping[str, Any]], folder: Path, collector: Collector) -> None:

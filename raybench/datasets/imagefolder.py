@@ -148,7 +148,7 @@ def _unused_line(listings: Sequence[Listing], dataset: str, root: Path) -> str:
     """One line: what is read differently from how it is stored, and what lies there and isn't used; empty for none."""
     changed: Counter[str] = sum((listing.changed for listing in listings), Counter())
     unused: Counter[str] = sum((listing.unused for listing in listings), Counter())
-    parts = [f"{count} images {how}" for how, count in sorted(changed.items())]
+    parts = [f"{counted(count, 'image')} {how}" for how, count in sorted(changed.items())]
     parts += [f"not used: {listed(unused)}"] if unused else []
     return f"dataset {dataset!r}: {root}: {'; '.join(parts)}" if parts else ""
 

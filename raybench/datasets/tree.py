@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 
 # Folders that editors, file managers and archive programs leave beside the data; hidden ones count, too.
 LEFT_BY_TOOLS = {"__pycache__", "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
@@ -105,7 +105,7 @@ def listed(counts: Mapping[str, int]) -> str:
     found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{count} {what}" for what, count in found[:SHOWN])
     rest = sum(count for _, count in found[SHOWN:])
-    return f"{shown} and {rest} others" if rest else shown
+    return f"{shown} and {counted(rest, 'other')}" if rest else shown
 
 
 def shared_folders(splits: Mapping[str, Path], dataset: str) -> str:

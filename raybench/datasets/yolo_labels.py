@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 
 EXPECTED = "class x y width height, or a polygon: class x1 y1 x2 y2 x3 y3 ..."
 BOX, POLYGON = 4, 6  # numbers behind the class; a polygon has at least three corners
@@ -60,7 +60,7 @@ def _box(row: str, classes: int, where: str) -> Box:
         raise UserError(f"{where}: found {shown!r}; expected finite numbers: {EXPECTED}")
     polygon = len(numbers) >= POLYGON and len(numbers) % 2 == 0
     if len(numbers) != BOX and not polygon:
-        raise UserError(f"{where}: found {len(numbers) + 1} numbers; expected 5: {EXPECTED}")
+        raise UserError(f"{where}: found {counted(len(numbers) + 1, 'number')}; expected 5: {EXPECTED}")
     if label != int(label) or not 0 <= label < classes:
         raise UserError(f"{where}: class {label:g} is none of the {classes} that the YAML names")
     if max(numbers) > FAR:

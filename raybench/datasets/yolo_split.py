@@ -132,7 +132,7 @@ class YoloSplit:
         there = [image for image in found if image is not None]
         if lines and not there:
             looked = ", nor ".join(str(base / lines[0]) for base in (file.parent, *self._bases))
-            raise UserError(f"{file}: none of its {len(lines)} images is there; found no {looked}")
+            raise UserError(f"{file}: none of the images that it lists is there; found no {looked}")
         if lost := len(lines) - len(there):
             self._missing[f"lines of {file.name} that name no image file"] += lost
         return there

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.datasets.tree import warn_once
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.sweep.nodes import parse
 
 EXPECTED = "one folder of images, a .txt file that lists them, or a list of these"
@@ -44,7 +44,7 @@ def class_names(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
         if isinstance(name, (list, Mapping)) or name is None:
             raise UserError(f"{file}: names[{place}] is {name!r}; expected the name of a class")
     if number not in (None, len(names)):
-        raise UserError(f"{file}: nc is {number}, but there are {len(names)} names")
+        raise UserError(f"{file}: nc is {number}; found {counted(len(names), 'name')}")
     return tuple(map(str, names))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from raybench.errors import UserError
 from raybench.storage.hashing import file_sha256
@@ -22,7 +23,8 @@ def weights_of(sweep: Sweep, mounted: Sequence[Path]) -> dict[str, Path]:
     together exceed LIMIT.
     """
     found: dict[str, Path] = {}
-    for path in sorted({Path(model.weights) for model in _models(sweep) if _is_file(model)}):
+    source = [sweep.base.file] if sweep.base and sweep.base.dataset is None else []
+    for path in sorted({*source, *(Path(model.weights) for model in _models(sweep) if _is_file(model))}):
         if not _below(path, mounted):
             found[f"{FOLDER}/{file_sha256(path)[:16]}{path.suffix}"] = path
     total = sum(path.stat().st_size for path in found.values())
@@ -55,7 +57,11 @@ def repacked(sweep: Sweep, names: dict[str, Path]) -> Sweep:
     include = tuple(
         item.model_copy(update={"models": moved(item.models)}) if item.models else item for item in sweep.include
     )
-    return sweep.model_copy(update={"models": moved(sweep.models), "include": include})
+    changed: dict[str, Any] = {"models": moved(sweep.models), "include": include}
+    if sweep.base and sweep.base.dataset is None:
+        own = sweep.base.file
+        changed["base"] = sweep.base.model_copy(update={"from_": by_path.get(str(own), str(own))})
+    return sweep.model_copy(update=changed)
 
 
 def _models(sweep: Sweep) -> Iterator[ModelAxis]:

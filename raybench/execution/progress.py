@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -14,13 +14,14 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from raybench.errors import UserError, counted
+from raybench.errors import UserError, counted, failure
+from raybench.execution.debugger import before_debugger
 from raybench.execution.driver import Run, Watcher
 from raybench.plan.records import Unit
 from raybench.progress.console import SafeConsole
 from raybench.progress.journal import WAITING, present_stage, read_journal
 from raybench.progress.outcome import Outcome, label_of
-from raybench.progress.view import RECENT, SHOWN, STYLES, running_table
+from raybench.progress.view import RECENT, SHOWN, STYLES, Folded, running_table
 from raybench.progress.words import duration, ended, ended_well, tally
 
 REFRESH_S = 1.0
@@ -98,6 +99,7 @@ class Panel(Watcher):
         self._run: Run | None = None
         self._rows: list[dict[str, Any]] = []
         self._closed = threading.Event()
+        self._release: Callable[[], None] = lambda: None
         self._live = Live(console=console, get_renderable=self.__rich__, refresh_per_second=2, transient=True)
 
     def checking(self) -> None:
@@ -110,22 +112,32 @@ class Panel(Watcher):
         self._tally.begin(run)
         if not self._live.is_started and run.queue.units:
             self._live.start()
+            self._release = before_debugger(self._leave)
             threading.Thread(target=self._watch, name="progress", daemon=True).start()
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
         """Count the unit; show it if it is a cell or has failed."""
         self._tally.ended(unit, outcome)
         if unit.kind == "cell" or outcome.status != "ok":
-            style = STYLES[outcome.status]
-            self._recent.append(Text(short_sentence(unit, outcome), style=style))
+            line = Text(short_sentence(unit, outcome), style=STYLES[outcome.status])
+            if self._closed.is_set():
+                self._live.console.print(line)
+            else:
+                self._recent.append(line)
 
     def say(self, text: str) -> None:
         """Print it above the panel."""
         self._live.console.print(text, markup=False, highlight=False)
 
+    def _leave(self) -> None:
+        """Leave the terminal to a debugger: from here on, ended units are lines."""
+        self.close()
+        self._recent.clear()
+
     def close(self) -> None:
         """Remove the panel; the last results stay on the screen."""
         self._closed.set()
+        self._release()
         if self._live.is_started:
             self._live.stop()
             for line in self._recent:
@@ -134,8 +146,8 @@ class Panel(Watcher):
     def __rich__(self) -> Group:
         number = len(self._run.queue.running) - len(self._run.waiting) if self._run else 0
         more = [Text(f"and {number - SHOWN} more", style="dim")] if number > SHOWN else []
-        running = running_table(self._rows, time.time())
-        return Group(Text(self._tally.headline(number), style="bold"), running, *more, *self._recent)
+        running = [running_table(self._rows, time.time())] if self._rows else []
+        return Group(Folded(self._tally.headline(number), "bold"), *running, *more, *self._recent)
 
     def _watch(self) -> None:
         """Read the journals of running units; in a thread, so that a slow storage doesn't stall the drawing."""
@@ -195,7 +207,7 @@ def sentence(unit: Unit, outcome: Outcome) -> str:
     """`ok cell resnet20 magnitude-l2 ...: final 97.2 (3.1 s)`, or the stage and error of a failure."""
     label, error = label_of(unit), outcome.error_message
     if outcome.status == "failed":
-        label, error = f"{label} in {outcome.stage}", f"{outcome.error_type}: {error}"
+        label, error = f"{label} in {outcome.stage}", failure(outcome.error_type, error)
     return ended(outcome.status, unit.kind, label, seconds=outcome.seconds, summary=outcome.summary, error=error)
 
 

@@ -140,7 +140,8 @@ def _plugged_in(trial: Trial) -> list[tuple[str, str]]:
     from raybench import registry
     from raybench.sweep.modules import own_module
 
-    used = {"importance": trial.importance.name, "model": trial.model, "dataset": trial.dataset}
+    first = "selection" if trial.importance.trained else "importance"
+    used = {first: trial.importance.name, "model": trial.model, "dataset": trial.dataset}
     if trial.regularizer:
         used["regularizer"] = trial.regularizer.name
     kinds = {kind.kind: kind.entries() for kind in registry.KINDS}

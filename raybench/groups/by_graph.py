@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybench.errors import NotSupported, UserError
+from raybench.errors import NotSupported, UserError, counted
 from raybench.groups.attention import Attention, attentions, normalises_heads, plainly
 from raybench.groups.dependency_graph import GuardedGraph, IndexMap, merged
 from raybench.groups.flow import check_flow
@@ -188,8 +188,8 @@ def _check_classes(layers: Layers, graph: GuardedGraph, classes: int | None) -> 
         width = getattr(node.module, "out_features", getattr(node.module, "out_channels", None))
         if node.grad_fn in graph.output_nodes and isinstance(node.module, nn.Linear) and width != classes:
             raise UserError(
-                f"{layers.name(node.module)}, which produces the output of {graph.model_name}, has {width} outputs; "
-                f"the data has {classes} classes"
+                f"{layers.name(node.module)}, which produces the output of {graph.model_name}, has "
+                f"{counted(width or 0, 'output')}; the data has {counted(classes, 'class', 'classes')}"
             )
 
 
@@ -198,7 +198,7 @@ def _keep_grouped(layers: Layers, members: Sequence[Member], outs: Sequence[str]
     few = {m.layer: m.width // m.folds for m in members if m.kind == "conv" and m.folds > 1}
     if not few:
         return ""
-    each = " and ".join(f"{name} has {count} channels in each of its groups" for name, count in few.items())
-    why = f"{each}, and two must stay".replace(" 1 channels", " 1 channel")
+    each = " and ".join(f"{name} has {counted(count, 'channel')} in each of its groups" for name, count in few.items())
+    why = f"{each}, and two must stay"
     layers.keep_whole(list(few), outs, why)
     return why

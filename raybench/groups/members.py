@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from raybench.errors import NotSupported, UserError
+from raybench.errors import NotSupported, UserError, counted, with_article
 from raybench.groups.attention import Attention
 from raybench.groups.dependency_graph import GuardedGraph, IndexMap
 from raybench.groups.layer_types import CONVOLUTIONS, NORMS
@@ -21,6 +21,24 @@ from raybench.groups.records import Group, LayerKind, Member, Side
 
 ROOTS = (*CONVOLUTIONS, nn.Linear)
 UNCUTTABLE = (nn.MultiheadAttention, nn.Embedding, nn.LSTM, nn.PReLU, nn.Bilinear, nn.RNN, nn.GRU)
+
+
+def named(model: nn.Module, patterns: Sequence[str], option: str) -> set[str]:
+    """Names of all modules that `patterns` name, by name or glob (`layer1.*.conv2`).
+
+    Raises:
+        UserError: a pattern that no module has; `option` is the word under which it was given.
+    """
+    known = [name for name, _ in model.named_modules() if name]
+    found: set[str] = set()
+    for pattern in patterns:
+        here = [name for name in known if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+        if not here:
+            near = difflib.get_close_matches(str(pattern), known, n=3, cutoff=0.4)
+            hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+            raise UserError(f"{option}: {type(model).__name__} has no module {pattern!r}.{hint}")
+        found.update(here)
+    return found
 
 
 @dataclass
@@ -77,14 +95,7 @@ class Layers:
             UserError: a pattern that no module has; `option` is the word under which it was given.
         """
         known = [name for name, _ in self.model.named_modules() if name]
-        found: set[str] = set()
-        for pattern in patterns:
-            here = [name for name in known if name == pattern or fnmatch.fnmatchcase(name, pattern)]
-            if not here:
-                near = difflib.get_close_matches(str(pattern), known, n=3, cutoff=0.4)
-                hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-                raise UserError(f"{option}: {type(self.model).__name__} has no module {pattern!r}.{hint}")
-            found.update(here)
+        found = named(self.model, patterns, option)
         return {k for k in known if any(k[: len(name)] == name and k[len(name) :][:1] in ("", ".") for name in found)}
 
     def uncuttable_parameters(self, heads: Mapping[str, Attention]) -> list[nn.Parameter]:
@@ -101,7 +112,8 @@ class Layers:
         modules = {self.name(r.node.module): r.node.module for r in index_maps}
         known = {name: m for name, m in modules.items() if isinstance(m, UNCUTTABLE) and _has_channel_weights(m)}
         if known:
-            return sorted(known), f"a {' or '.join(sorted({type(m).__name__ for m in known.values()}))} can't be cut"
+            types = " or ".join(sorted({type(module).__name__ for module in known.values()}))
+            return sorted(known), f"{with_article(types)} can't be cut"
         shared = {self.tied[name] for name in modules if name in self.tied}
         both = [name for name, parameter in self.tied.items() if parameter in shared]
         return both, f"they share {' and '.join(sorted(shared))}"
@@ -155,15 +167,16 @@ def _member(layers: Layers, graph: GuardedGraph, index_map: IndexMap) -> Member 
         kind, side, width = "norm", "out", graph.get_out_channels(index_map.node)
         folds = module.num_groups if isinstance(module, nn.GroupNorm) else 1
     elif any(True for _ in module.parameters(recurse=False)):
-        raise NotSupported(f"can't group {graph.model_name}: {name} is a {type(module).__name__}, which can't be cut")
+        what = f"{name} is {with_article(type(module).__name__)}"
+        raise NotSupported(f"can't group {graph.model_name}: {what}, which can't be cut")
     else:
         return None
     if width is None:
         return None
     if index_map.index[-1] >= width:
         raise NotSupported(
-            f"can't group {graph.model_name}: {name} ({side}, {width} channels) has no channel {index_map.index[-1]}, "
-            "which the graph couples; it doesn't follow a split or reshape before this layer"
+            f"can't group {graph.model_name}: {name} ({side}, {counted(width, 'channel')}) has no channel "
+            f"{index_map.index[-1]}, which the graph couples; it doesn't follow a split or reshape before this layer"
         )
     index, root = index_map.index, index_map.root
     if side == "in" or kind == "norm":

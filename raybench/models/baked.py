@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from raybench.errors import counted
 from raybench.groups.attention import eval_mode
 
 REMOVED: dict[type, Callable[[Any, str], Any]] = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
@@ -29,9 +30,10 @@ def baked(model: nn.Module) -> nn.Module:
     with eval_mode(model):  # reading a spectral norm in training mode would change it
         for module in list(model.modules()):
             found += _bake(module)
+    made = "are now ordinary weights with the values that they had" if found != 1 else "is now ordinary, with its value"
     warnings.warn(
-        f"{type(model).__name__}: {found} weights that are computed on every call (weight_norm, spectral_norm, "
-        "parametrizations) are now ordinary weights with the values that they had",
+        f"{type(model).__name__}: {counted(found, 'weight that is', 'weights that are')} computed on every call "
+        f"(weight_norm, spectral_norm, parametrizations) {made}",
         UserWarning, stacklevel=2,
     )  # fmt: skip
     return model

@@ -9,11 +9,13 @@ from raybench.image_size import Side
 from raybench.registry import model
 
 
-@model("cifar-resnet20", args={"depth": 20}, norm="batch", attention=False, task="classification")
-@model("cifar-resnet32", args={"depth": 32}, norm="batch", attention=False, task="classification")
-@model("cifar-resnet44", args={"depth": 44}, norm="batch", attention=False, task="classification")
-@model("cifar-resnet56", args={"depth": 56}, norm="batch", attention=False, task="classification")
-@model("cifar-resnet110", args={"depth": 110}, norm="batch", attention=False, task="classification")
+@model("cifar-resnet20", args={"depth": 20}, family="thin-resnet", norm="batch", attention=False, task="classification")
+@model("cifar-resnet32", args={"depth": 32}, family="thin-resnet", norm="batch", attention=False, task="classification")
+@model("cifar-resnet44", args={"depth": 44}, family="thin-resnet", norm="batch", attention=False, task="classification")
+@model("cifar-resnet56", args={"depth": 56}, family="thin-resnet", norm="batch", attention=False, task="classification")
+@model(
+    "cifar-resnet110", args={"depth": 110}, family="thin-resnet", norm="batch", attention=False, task="classification"
+)
 def thin_resnet(num_classes: int, in_channels: int, image_size: Side, *, depth: int, width: int = 16) -> nn.Module:
     """CIFAR ResNet: depth = 6n+2, three stages of n basic blocks, 16/32/64 channels (He et al. 2016, section 4.2).
 
@@ -24,8 +26,8 @@ def thin_resnet(num_classes: int, in_channels: int, image_size: Side, *, depth: 
     return ThinResNet([blocks] * 3, num_classes, in_channels, width)
 
 
-@model("cifar-resnet18", args={"depth": 18}, norm="batch", attention=False, task="classification")
-@model("cifar-resnet50", args={"depth": 50}, norm="batch", attention=False, task="classification")
+@model("cifar-resnet18", args={"depth": 18}, family="wide-resnet", norm="batch", attention=False, task="classification")
+@model("cifar-resnet50", args={"depth": 50}, family="wide-resnet", norm="batch", attention=False, task="classification")
 def wide_resnet(num_classes: int, in_channels: int, image_size: Side, *, depth: int) -> nn.Module:
     """ImageNet's ResNet with a 3x3 stride-1 stem and no max-pool, 64 to 512 channels: PruningBench's CIFAR-100 nets."""
     if depth == 18:

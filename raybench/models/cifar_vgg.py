@@ -13,8 +13,8 @@ BLOCKS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # convolutions in each bloc
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-@model("cifar-vgg16-bn", args={"depth": 16}, norm="batch", attention=False, task="classification")
-@model("cifar-vgg19-bn", args={"depth": 19}, norm="batch", attention=False, task="classification")
+@model("cifar-vgg16-bn", args={"depth": 16}, family="cifar-vgg", norm="batch", attention=False, task="classification")
+@model("cifar-vgg19-bn", args={"depth": 19}, family="cifar-vgg", norm="batch", attention=False, task="classification")
 def cifar_vgg(num_classes: int, in_channels: int, image_size: Side, *, depth: int) -> nn.Module:
     """VGG-16 or -19 (Simonyan and Zisserman 2015) with batch norm and 512 features into one linear layer.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.models.file_kinds import plain
 from raybench.models.head import Head
 
@@ -77,7 +77,7 @@ def _new_tensors(model: nn.Module, origin: str, head: Head | None) -> frozenset[
 def _warn_of_new_head(report: LoadReport, state: Mapping[str, Tensor], origin: str) -> None:
     """Warn in one line which layers are new, and what of the file was left out."""
     counts = {len(state[name]) for name in report.new if name in state and state[name].ndim == 1}
-    had = f", of {counts.pop()} classes in the file," if len(counts) == 1 else ""
+    had = f", of {counted(counts.pop(), 'class', 'classes')} in the file," if len(counts) == 1 else ""
     left = f"; left out: {_named('tensors', report.unexpected)}" if report.unexpected else ""
     layers = sorted({name.rpartition(".")[0] for name in report.new})
     text = (
@@ -95,7 +95,8 @@ def _misfit(model: nn.Module, report: LoadReport, misshapen: Shapes, lacking: Se
     if _only_head(report, misshapen, lacking, head):
         counts = {(found[0], expected[0]) for found, expected in misshapen.values() if found and expected}
         found, expected = next(iter(counts)) if len(counts) == 1 else (None, None)
-        what = f"found weights for {found} classes; the dataset has {expected}" if found else "its classifier differs"
+        classes = counted(found or 0, "class", "classes")
+        what = f"found weights for {classes}; the dataset has {expected}" if found else "its classifier differs"
         return (
             f"{what}: {_listed([*shapes, *(f'{name} is missing' for name in lacking)])}. --new-head (in a sweep "
             "`new_head: true` of the model) takes all other layers and trains a new classifier by the recipe's base"

@@ -13,18 +13,18 @@ from raybench.registry import model
 # `pretrained` names timm's weights for ImageNet-1k; `weights: pretrained` downloads them.
 
 
-@model("vit-tiny", args={"timm_name": "vit_tiny_patch16_224"}, norm="layer", attention=True, task="classification",
-       pretrained="timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k")  # fmt: skip
-@model("vit-small", args={"timm_name": "vit_small_patch16_224"}, norm="layer", attention=True, task="classification",
-       pretrained="timm:vit_small_patch16_224.augreg_in1k")  # fmt: skip
-@model("vit-base", args={"timm_name": "vit_base_patch16_224"}, norm="layer", attention=True, task="classification",
-       pretrained="timm:vit_base_patch16_224.augreg_in1k")  # fmt: skip
-@model("deit-tiny", args={"timm_name": "deit_tiny_patch16_224"}, norm="layer", attention=True, task="classification",
-       pretrained="timm:deit_tiny_patch16_224.fb_in1k")  # fmt: skip
-@model("deit-small", args={"timm_name": "deit_small_patch16_224"}, norm="layer", attention=True, task="classification",
-       pretrained="timm:deit_small_patch16_224.fb_in1k")  # fmt: skip
-@model("deit-base", args={"timm_name": "deit_base_patch16_224"}, norm="layer", attention=True, task="classification",
-       pretrained="timm:deit_base_patch16_224.fb_in1k")  # fmt: skip
+@model("vit-tiny", args={"timm_name": "vit_tiny_patch16_224"}, family="vit", norm="layer", attention=True,
+       task="classification", pretrained="timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k")  # fmt: skip
+@model("vit-small", args={"timm_name": "vit_small_patch16_224"}, family="vit", norm="layer", attention=True,
+       task="classification", pretrained="timm:vit_small_patch16_224.augreg_in1k")  # fmt: skip
+@model("vit-base", args={"timm_name": "vit_base_patch16_224"}, family="vit", norm="layer", attention=True,
+       task="classification", pretrained="timm:vit_base_patch16_224.augreg_in1k")  # fmt: skip
+@model("deit-tiny", args={"timm_name": "deit_tiny_patch16_224"}, family="deit", norm="layer", attention=True,
+       task="classification", pretrained="timm:deit_tiny_patch16_224.fb_in1k")  # fmt: skip
+@model("deit-small", args={"timm_name": "deit_small_patch16_224"}, family="deit", norm="layer", attention=True,
+       task="classification", pretrained="timm:deit_small_patch16_224.fb_in1k")  # fmt: skip
+@model("deit-base", args={"timm_name": "deit_base_patch16_224"}, family="deit", norm="layer", attention=True,
+       task="classification", pretrained="timm:deit_base_patch16_224.fb_in1k")  # fmt: skip
 @model("swin-tiny", args={"timm_name": "swin_tiny_patch4_window7_224"}, norm="layer", attention=True,
        task="classification", pretrained="timm:swin_tiny_patch4_window7_224.ms_in1k")  # fmt: skip
 @model("convnext-tiny", args={"timm_name": "convnext_tiny"}, norm="layer", attention=False, task="classification",

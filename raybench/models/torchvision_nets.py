@@ -10,22 +10,22 @@ from raybench.image_size import Side, sides, written
 from raybench.registry import model
 
 
-@model("resnet18", args={"name": "resnet18"}, norm="batch", attention=False, task="classification",
-       pretrained="torchvision:resnet18@IMAGENET1K_V1")  # fmt: skip
-@model("resnet34", args={"name": "resnet34"}, norm="batch", attention=False, task="classification",
-       pretrained="torchvision:resnet34@IMAGENET1K_V1")  # fmt: skip
-@model("resnet50", args={"name": "resnet50"}, norm="batch", attention=False, task="classification",
-       pretrained="torchvision:resnet50@IMAGENET1K_V1")  # fmt: skip
-@model("vgg16-bn", args={"name": "vgg16_bn"}, norm="batch", attention=False, task="classification",
-       pretrained="torchvision:vgg16_bn@IMAGENET1K_V1")  # fmt: skip
-@model("vgg19-bn", args={"name": "vgg19_bn"}, norm="batch", attention=False, task="classification",
-       pretrained="torchvision:vgg19_bn@IMAGENET1K_V1")  # fmt: skip
+@model("resnet18", args={"name": "resnet18"}, family="resnet", norm="batch", attention=False,
+       task="classification", pretrained="torchvision:resnet18@IMAGENET1K_V1")  # fmt: skip
+@model("resnet34", args={"name": "resnet34"}, family="resnet", norm="batch", attention=False,
+       task="classification", pretrained="torchvision:resnet34@IMAGENET1K_V1")  # fmt: skip
+@model("resnet50", args={"name": "resnet50"}, family="resnet", norm="batch", attention=False,
+       task="classification", pretrained="torchvision:resnet50@IMAGENET1K_V1")  # fmt: skip
+@model("vgg16-bn", args={"name": "vgg16_bn"}, family="vgg", norm="batch", attention=False,
+       task="classification", pretrained="torchvision:vgg16_bn@IMAGENET1K_V1")  # fmt: skip
+@model("vgg19-bn", args={"name": "vgg19_bn"}, family="vgg", norm="batch", attention=False,
+       task="classification", pretrained="torchvision:vgg19_bn@IMAGENET1K_V1")  # fmt: skip
 @model("mobilenet-v2", args={"name": "mobilenet_v2"}, norm="batch", attention=False, task="classification",
        pretrained="torchvision:mobilenet_v2@IMAGENET1K_V1")  # fmt: skip
-@model("mobilenet-v3-small", args={"name": "mobilenet_v3_small"}, norm="batch", attention=False, task="classification",
-       pretrained="torchvision:mobilenet_v3_small@IMAGENET1K_V1")  # fmt: skip
-@model("mobilenet-v3-large", args={"name": "mobilenet_v3_large"}, norm="batch", attention=False, task="classification",
-       pretrained="torchvision:mobilenet_v3_large@IMAGENET1K_V1")  # fmt: skip
+@model("mobilenet-v3-small", args={"name": "mobilenet_v3_small"}, family="mobilenet-v3", norm="batch", attention=False,
+       task="classification", pretrained="torchvision:mobilenet_v3_small@IMAGENET1K_V1")  # fmt: skip
+@model("mobilenet-v3-large", args={"name": "mobilenet_v3_large"}, family="mobilenet-v3", norm="batch", attention=False,
+       task="classification", pretrained="torchvision:mobilenet_v3_large@IMAGENET1K_V1")  # fmt: skip
 @model("densenet121", args={"name": "densenet121"}, norm="batch", attention=False, task="classification",
        pretrained="torchvision:densenet121@IMAGENET1K_V1")  # fmt: skip
 def from_torchvision(num_classes: int, in_channels: int, image_size: Side, *, name: str) -> nn.Module:

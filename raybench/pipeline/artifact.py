@@ -23,22 +23,37 @@ from raybench.groups import surgery
 from raybench.groups.trace import trace
 from raybench.models.baked import baked
 from raybench.models.build import build_model
+from raybench.models.family import Member
 from raybench.pipeline import cache
 from raybench.pipeline.network import example_of
+from raybench.pipeline.small import member_of
 from raybench.provenance import installed
 from raybench.selection.records import Cut
 from raybench.storage.base import Storage
 from raybench.storage.damage import set_aside
 from raybench.storage.hashing import file_sha256
 from raybench.storage.sealed import json_sha256
+from raybench.sweep.kinds import TOKENS
 from raybench.sweep.mistakes import dotted, explain, show
 from raybench.sweep.modules import own_module
 from raybench.sweep.trial import Trial
+from raybench.tokens.attached import reduced, reducer_named
 
 FORMAT = 2  # raise when pruned.json changes so that older readers can't read it
-READ = (1, 2)  # format 1 has no checksum
+TOKEN_FORMAT = 3  # of networks that remove tokens
+READ = (1, 2, 3)  # format 1 has no checksum
 RECIPE = "pruned.json"
 SHOWN = 3  # mistakes quoted in a message
+
+
+class SavedTokens(BaseModel):
+    """A token method as saved: its registered name and parameters, and how many tokens each block removes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str
+    params: dict[str, Any]
+    removed: tuple[int, ...]
 
 
 class Saved(BaseModel):
@@ -53,6 +68,7 @@ class Saved(BaseModel):
     only: tuple[str, ...] = ()
     data: DataFacts
     kept: dict[str, tuple[int, ...]]
+    tokens: SavedTokens | None = None  # of a network that removes tokens
     weights_sha256: str | None = None  # older files have none
 
     @field_validator("kept")
@@ -90,18 +106,21 @@ def _other_copy(published: Path | None, folder: Path) -> str | None:
         sha256, found = hashlib.sha256(weights).hexdigest(), read_recipe(published)
     except (OSError, UserError) as error:
         return str(error)
-    same = sha256 == found.weights_sha256 == own.weights_sha256 and found.kept == own.kept
+    same = sha256 == found.weights_sha256 == own.weights_sha256
+    same = same and (found.kept, found.tokens) == (own.kept, own.tokens)
     return None if same else "it holds another network than its cell's"
 
 
 def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts) -> None:
     """Write the pruned `model` into `folder`."""
     cache.save_weights(model, folder)
+    dense = member_of(cut) if cut.network else Member(trial.model, trial.model_params)
     recipe = {
         "format": FORMAT,
         "trial_id": trial.trial_id,
-        "model": trial.model,
-        "model_params": trial.model_params,
+        "base_key": trial.base_key,
+        "model": dense.name,
+        "model_params": dense.params,
         "prune": trial.prune,
         **trial.chosen,
         "data": asdict(data),
@@ -111,6 +130,9 @@ def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts
         "params": cut.params,
         "versions": {name: installed(name) for name in ("raybench", "torch", "timm", "torch-pruning")},
     }
+    if trial.kind == TOKENS:
+        own = {"method": trial.importance.name, "params": trial.importance.params, "removed": cut.removed}
+        recipe |= {"format": TOKEN_FORMAT, "tokens": own}
     recipe["sha256"] = json_sha256(recipe, "sha256")
     (folder / RECIPE).write_text(json.dumps(recipe, indent=1, allow_nan=False))
 
@@ -149,10 +171,14 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu", *, trust_c
         model = baked(build_model(recipe.model, recipe.data, recipe.model_params))
         example = example_of(recipe.data, torch.device("cpu"))
         chosen, classes = recipe.prune, recipe.data.classes
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what keeps its width was told when it was cut
-            groups = trace(model, example, prune=chosen, classes=classes, protect=recipe.keep, only=recipe.only)
-        surgery.apply(model, groups, recipe.kept)
+        if recipe.tokens:
+            reducer = reducer_named(recipe.tokens.method, recipe.tokens.params)
+            model, _ = reduced(model, example, reducer, recipe.tokens.removed)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # what keeps its width was told when it was cut
+                groups = trace(model, example, prune=chosen, classes=classes, protect=recipe.keep, only=recipe.only)
+            surgery.apply(model, groups, recipe.kept)
     except UserError as error:
         raise UserError(f"{folder / RECIPE}: {error}") from error
     _fill(model, folder / cache.WEIGHTS, recipe.weights_sha256)
@@ -182,7 +208,9 @@ def read_recipe(path: str | Path) -> Saved:
     if not isinstance(content, dict):
         raise UserError(f"{file}: found {show(content)}, expected a mapping; the file is damaged")
     if content.get("format") not in READ:
-        raise UserError(f"{file}: found format {content.get('format')!r}, this raybench reads formats 1 and {FORMAT}")
+        raise UserError(
+            f"{file}: found format {content.get('format')!r}, this raybench reads formats 1 to {TOKEN_FORMAT}"
+        )
     try:
         saved = Saved.model_validate_json(text, strict=True)
     except ValidationError as error:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from raybench.pipeline import cache
 from raybench.pipeline.context import Note, StageContext
-from raybench.pipeline.network import fresh_model
+from raybench.pipeline.network import fresh_model, model_of
+from raybench.pipeline.transferred import given_weights
 from raybench.storage.checkpoints import StageCheckpoint
 from raybench.storage.sealed import FILES
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
+from raybench.tasks.protocol import Task
 
 NEAR_CHANCE = 0.05  # of the way from chance to 100 %
 
@@ -35,7 +39,7 @@ def run(trial: Trial, context: StageContext, note: Note) -> Base:
 
     def build(folder: Path) -> dict[str, Any]:
         task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
-        model = fresh_model(trial, task, context.device)
+        model = _start(trial, task, context)
         curve: tuple[Mapping[str, float], ...] = ()
         checkpoint = StageCheckpoint(context.storage, trial.base_key)
         if trial.weights.trained:
@@ -52,6 +56,17 @@ def run(trial: Trial, context: StageContext, note: Note) -> Base:
     folder = cache.build_once(context, trial.base_key, build)
     StageCheckpoint(context.storage, trial.base_key).clear()
     return _read(folder)
+
+
+def start_of(folder: Path, trial: Trial, task: Task, context: StageContext) -> nn.Module:
+    """The network that channels are chosen in: of the stage in `folder`, or as it came from the source data."""
+    return _start(trial, task, context) if trial.prunes_first else model_of(folder, trial, task, context.device)
+
+
+def _start(trial: Trial, task: Task, context: StageContext) -> nn.Module:
+    """The network before any training on the trial's data."""
+    given = given_weights(trial, context)
+    return fresh_model(trial, task, context.device, *([given] if given else []))
 
 
 def _warn_near_chance(metrics: Mapping[str, float], classes: int) -> None:

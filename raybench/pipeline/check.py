@@ -11,6 +11,7 @@ from torch import nn
 from raybench import registry
 from raybench.catalogue import reads_images
 from raybench.errors import UserError
+from raybench.groups.members import named
 from raybench.models.foreign import ForeignError
 from raybench.pipeline.network import example_of, fresh_model
 from raybench.plan.records import Unit
@@ -55,6 +56,8 @@ def check_input(
                     networks.add(network)
                     model = fresh_model(trial, task, torch.device("cpu"))
                     task.check(model)
+                    for option, patterns in (("keep", trial.keep), ("only", trial.only)):
+                        named(model, patterns, option)
                     if several:
                         work[trial.dataset, trial.model] = _work(model, task)
                 _check_starts(trial, stages, task, networks)
@@ -97,6 +100,6 @@ def _check_starts(trial: Trial, stages: Sequence[TrainRecipe], task: Task, known
 def _requirements(trial: Trial) -> tuple[list[TrainRecipe], int]:
     """(recipes of the training stages of `trial`, number of calibration images that its criterion needs)."""
     recipe = trial.recipe
-    criterion = registry.importance.entry(trial.importance.name)
+    criterion = registry.CHOICE.entry(trial.importance.name)
     calibration = recipe.calibration_images if reads_images(criterion, trial.importance.params) else 0
     return list(trial.stages), max(calibration, recipe.recalibration_images)

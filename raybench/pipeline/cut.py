@@ -10,10 +10,14 @@ from torch import nn
 from raybench.groups import surgery
 from raybench.pipeline import select
 from raybench.pipeline.network import groups_of, new_model
+from raybench.pipeline.small import small_network
+from raybench.pipeline.tokens import reduced_network
 from raybench.selection import refit
 from raybench.selection.records import Cut
+from raybench.sweep.kinds import TOKENS
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
+from raybench.tokens.shape import Counts
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Pruned:
 
     model: nn.Module
     widths: dict[str, tuple[tuple[int, int], tuple[int, int]]]
+    tokens: Counts | None = None  # that attention and MLP of each block see, of a method that removes tokens
 
 
 def cut_network(trial: Trial, start: nn.Module, cut: Cut, task: Task) -> Pruned:
@@ -30,15 +35,21 @@ def cut_network(trial: Trial, start: nn.Module, cut: Cut, task: Task) -> Pruned:
     `start`: the network that the selection was made on, sparsified or dense; it is left as it is. A trial from scratch
     gets the same widths with new weights.
     """
+    if trial.kind == TOKENS:
+        reduced, counts = reduced_network(trial, start, cut, task)
+        return Pruned(reduced, {name: (both, both) for name, both in _widths(start).items()}, counts)
+    if trial.is_small:
+        dense = small_network(trial, cut, task, next(start.parameters()).device)
+        return Pruned(dense, {name: (own, own) for name, own in _widths(dense).items()})
     model = copy.deepcopy(start)
     groups = groups_of(model, trial, task)
     before = _widths(model)
-    criterion = select.criterion_of(trial)
+    criterion = None if trial.importance.trained else select.criterion_of(trial)
     if trial.from_scratch:
         model = new_model(trial, task, next(start.parameters()).device)
     surgery.apply(model, groups, cut.kept)
     after = _widths(model)
-    if refit.wanted(criterion) and not trial.from_scratch:
+    if criterion is not None and refit.wanted(criterion) and not trial.from_scratch:
         calibration = select.calibration_of(criterion, trial, task)
         refit.reconstruct(criterion, start, model, groups, cut.kept, calibration, stage="surgery")
     return Pruned(model, {name: (before[name], after[name]) for name in before})

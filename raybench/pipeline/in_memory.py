@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raybench import registry
 from raybench.catalogue import evidence_kinds, needs_images
-from raybench.errors import UserError, nearest
+from raybench.errors import UserError, counted, nearest
 from raybench.groups import surgery
 from raybench.groups.trace import PARTS, trace
 from raybench.methods.protocols import Calibration, Importance
@@ -86,7 +86,7 @@ def prune(
         speedup: base MACs / MACs to reach, above 1.
         criterion: a registered criterion's name (`raybench methods` lists them), or a criterion of your own.
         params: parameters of a named criterion, e.g. ``{"points": 20}`` for ``cp``.
-        strategy: ``protected-global``, ``global``, ``local`` or ``isomorphic``.
+        strategy: ``protected-global``, ``global``, ``local``, ``isomorphic`` or ``optimal``.
         schedule: ``progressive``, ``iterative`` or ``one-shot``; None: progressive for criteria that need weights
             only, iterative for those that need data.
         calibration: images (n, channels, height, width), normalised as the network expects, and labels (n,) int64;
@@ -183,6 +183,10 @@ def _criterion(criterion: str | Importance, params: Mapping[str, Any] | None) ->
     if not isinstance(criterion, str):
         hint = f"; give an object: {criterion.__name__}()" if isinstance(criterion, type) else ""
         raise UserError(f"criterion: found {_kind(criterion)}, expected a name or an Importance{hint}")
+    if criterion in registry.selection.entries():
+        raise UserError(f"{criterion} trains the network to select; this function doesn't train: use `raybench prune`")
+    if criterion in registry.token.entries():
+        raise UserError(f"{criterion} removes tokens; this function removes channels: use `raybench prune`")
     entry, given = registry.importance.entry(criterion), dict(params or {})
     if unknown := sorted(set(given) - {*entry.params, *entry.options}):
         known = ", ".join(sorted(entry.params)) or "none"
@@ -213,7 +217,8 @@ def _calibration(
         raise UserError(f"calibration: found labels of {labels.dtype}, expected class numbers (int64)")
     if len(images) != len(labels):
         raise UserError(
-            f"calibration: found {len(images)} images and {len(labels)} labels; expected one label an image"
+            f"calibration: found {counted(len(images), 'image')} and {counted(len(labels), 'label')}; "
+            "expected one label an image"
         )
     generator = torch.Generator().manual_seed(seed)
     if loss is None:

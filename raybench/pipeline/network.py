@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,17 +20,22 @@ from raybench.models.head import Head
 from raybench.models.weights import fill_from
 from raybench.pipeline import cache
 from raybench.sweep.trial import Trial
+from raybench.sweep.weights import NONE, Weights
 from raybench.tasks.protocol import Task
 
 NEW = 1_000_003  # added to the seed of a network with new weights
 KNOWN = 16  # groupings that a process remembers
 
 
-def fresh_model(trial: Trial, task: Task, device: torch.device) -> nn.Module:
-    """The unpruned network on `device`, with the weights that the trial names; what it has no weights for is seeded."""
-    model = _seeded(trial, task.data)
-    if trial.weights.kind != "trained":
-        fill_from(model, trial.weights, Head(trial.model, task.data, trial.model_params))
+def fresh_model(trial: Trial, task: Task, device: torch.device, given: Weights | None = None) -> nn.Module:
+    """The unpruned network on `device`, with the weights that the trial names; what it has no weights for is seeded.
+
+    `given`: a file in place of the trial's weights, where those are of a stage; without it they stay seeded.
+    """
+    model, weights = _seeded(trial, task.data), given or trial.weights
+    if weights.kind in ("file", "hub"):
+        fill = partial(fill_from, grey=True) if trial.transfer != NONE else fill_from
+        fill(model, weights, Head(trial.model, task.data, trial.model_params))
     return baked(model).to(device)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.errors import NotSupported, UserError
+from raybench.errors import NotSupported, UserError, counted
 from raybench.groups.first_run import check_ready
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -76,7 +76,7 @@ def class_loss(scores: Tensor, labels: Tensor) -> Tensor:
     if len(wrong):
         raise UserError(
             f"calibration: found label {int(wrong[0])}, expected 0 to {scores.shape[1] - 1}: "
-            f"the network has {scores.shape[1]} classes"
+            f"the network has {counted(scores.shape[1], 'class', 'classes')}"
         )
     return F.cross_entropy(scores, labels)
 

@@ -81,7 +81,8 @@ def quantize(
         raise UserError(f"--quantize: found a network for {trial.task}, expected one for classification")
     task = open_task(trial, data_roots, torch.device("cpu"), storage)
     recipe = trial.recipe
-    images = task.calibration(recipe.calibration_images, recipe.calibration_batch, trial.seed).images
+    count = min(recipe.calibration_images, task.training_images)  # prune takes smaller splits whole, too
+    images = task.calibration(count, recipe.calibration_batch, trial.seed).images
     CalibrationDataReader.register(_Images)
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain.onnx"

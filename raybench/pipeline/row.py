@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from raybench.pipeline.asked import missed
 from raybench.pipeline.base import Base
 from raybench.pipeline.cut import Pruned
 from raybench.pipeline.early_stop import StoppedEarly
 from raybench.pipeline.measure import BATCH, Footprint
 from raybench.pipeline.select import Selection
+from raybench.pipeline.small import member_of
 from raybench.pipeline.sparsify import Sparsified
 from raybench.provenance import provenance
 from raybench.results.schema import Record
@@ -55,7 +58,7 @@ def row_of(trial: Trial, stages: StageResults) -> Record:
     extra: dict[str, Any] = {column: final[name] for name, column in _EXTRA_METRICS.items() if name in final}
     return Record.of_trial(
         trial,
-        reason=cut.reason,
+        reason="; ".join(filter(None, (cut.reason, _latency_missed(trial, stages)))) or None,
         **_until_finetune(stages),
         **extra,
         metric_final=final[stages.metric],
@@ -78,6 +81,11 @@ def row_of(trial: Trial, stages: StageResults) -> Record:
         artifact=stages.artifact,
         curve=list(_curves(stages, training.curve)),
     )
+
+
+def _latency_missed(trial: Trial, stages: StageResults) -> str | None:
+    footprint, cut = stages.footprint, stages.selection.cut
+    return missed(trial, footprint.pruned_ms, cut.selected_ms, footprint.reason)
 
 
 def stopped_row(trial: Trial, stages: CutResults, stopped: StoppedEarly) -> Record:
@@ -109,7 +117,9 @@ def _until_finetune(stages: CutResults) -> dict[str, Any]:
         "metric_base": stages.dense.metrics[stages.metric],
         "metric_pruned": stages.after_cut[stages.metric],
         "metric_recalibrated": stages.recalibrated and stages.recalibrated[stages.metric],
+        "network": cut.network and str(member_of(cut)),
         "steps": cut.steps,
+        "latency_selected_ms": cut.selected_ms,
         "step_time_s": stages.selection.step_time_s,
         "reg_time_s": sparse.reg_time_s if sparse else None,
         "seconds_base": stages.dense.seconds,
@@ -124,6 +134,7 @@ def _until_finetune(stages: CutResults) -> dict[str, Any]:
             for name, (b, a) in stages.pruned.widths.items()
         ],
         "kept": dict(cut.kept),
+        "tokens": stages.pruned.tokens and json.dumps(stages.pruned.tokens, separators=(",", ":")),
     }
 
 

@@ -20,13 +20,18 @@ from raybench.groups.first_run import check_image
 from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration, Importance
 from raybench.methods.repair import criterion_named
-from raybench.pipeline import base, cache, sparsify
+from raybench.pipeline import base, cache, sparsify, trained
+from raybench.pipeline.asked import OF_MACS, Asked, asked_of
 from raybench.pipeline.context import Note, StageContext
-from raybench.pipeline.network import example_of, groups_of, model_of
+from raybench.pipeline.network import example_of, groups_of
+from raybench.pipeline.small import NO_STEP, small_cut
+from raybench.pipeline.tokens import token_cuts
+from raybench.pipeline.transferred import priced, source_network
 from raybench.scoring.scorer import Scoring
 from raybench.selection.records import Cut
 from raybench.selection.select import select as select_channels
 from raybench.selection.select import select_ratio
+from raybench.sweep.kinds import TOKENS
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
@@ -59,6 +64,7 @@ def load(trial: Trial, context: StageContext) -> Selection:
     result = cache.result(folder)
     fields = json.loads(cache.content_of(folder, CUT))
     fields["kept"] = {name: tuple(kept) for name, kept in fields["kept"].items()}
+    fields["removed"] = tuple(fields.get("removed", ()))
     return Selection(Cut(**fields), result["step_time_s"], result["timing_reason"], result["seconds"])
 
 
@@ -68,14 +74,36 @@ def _select(trials: Sequence[Trial], context: StageContext) -> None:
     trial = trials[0]
     task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
     start = sparsify.load(trial, context) or base.load(trial, context)
-    model = model_of(start.folder, trial, task, context.device).eval()
+    model = base.start_of(start.folder, trial, task, context).eval()
+    if trial.kind == TOKENS:
+        counts = token_cuts(trials, model, example_of(task.data, context.device), context.machine)
+        seconds = (time.perf_counter() - started) / len(trials)
+        result = {"step_time_s": counts.step_time_s, "timing_reason": counts.timing_reason, "seconds": seconds}
+        for trial in trials:
+            _publish(trial, counts.cuts[trial.speedup], context, result)
+        return
     groups = groups_of(model, trial, task)
     check_image(model, example_of(task.data, context.device), task.calibration(1, 1, 0).images[:1])
     if not len(groups):
         raise NotSupported(f"{trial.model} has nothing to prune: no group of channels was found")
+    if trial.importance.trained:
+        cut = trained.cut_of(trial, start.folder, model, groups, task)
+        result = {"step_time_s": None, "timing_reason": "selected while it was trained"}
+        _publish(trial, cut, context, result | {"seconds": time.perf_counter() - started})
+        return
+    if trial.is_small:
+        for one in trials:
+            found = small_cut(one, model, task)
+            seconds = (time.perf_counter() - started) / len(trials)
+            _publish(one, found, context, {"step_time_s": None, "timing_reason": NO_STEP, "seconds": seconds})
+        return
     criterion = criterion_of(trial)
-    scoring = Scoring(criterion, model, calibration_of(criterion, trial, task), trial.selection_seed)
-    cuts = _cuts(trials, scoring, example_of(task.data, context.device), groups)
+    scored = source_network(trial, task, context).eval() if trial.prunes_first else model
+    scoring = Scoring(criterion, scored, calibration_of(criterion, trial, task), trial.selection_seed)
+    example = example_of(task.data, context.device)
+    cuts = _cuts(trials, scoring, example, groups, asked_of(trial, model, example, groups, context))
+    if trial.prunes_first:
+        cuts = {asked: priced(cut, trial, model, example, groups) for asked, cut in cuts.items()}
     step_s, reason = context.machine.timed(lambda: _time_step(scoring, groups))
     seconds = (time.perf_counter() - started) / len(trials)
     result = {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds}
@@ -83,16 +111,16 @@ def _select(trials: Sequence[Trial], context: StageContext) -> None:
         _publish(trial, cuts[trial.speedup], context, result)
 
 
-def _cuts(trials: Sequence[Trial], scoring: Scoring, example: Tensor, groups: Groups) -> dict[float, Cut]:
-    """Speed-up -> cut, for trials that differ in speed-up only; a trial with a ratio has a pass of its own."""
+def _cuts(
+    trials: Sequence[Trial], scoring: Scoring, example: Tensor, groups: Groups, asked: Asked = OF_MACS
+) -> dict[float, Cut]:
+    """Asked amount -> cut, for trials that differ in it only; a trial with a ratio has a pass of its own."""
     trial = trials[0]
     if trial.ratio is not None:
         cut = select_ratio(scoring, example, groups, trial.ratio, strategy=trial.strategy, round_to=trial.round_to)
         return {trial.speedup: cut}
-    return select_channels(
-        scoring, example, groups, [t.speedup for t in trials],
-        strategy=trial.strategy, schedule=trial.schedule, protocol=trial.protocol, round_to=trial.round_to,
-    )  # fmt: skip
+    how = {name: getattr(trial, name) for name in ("strategy", "schedule", "protocol", "round_to")}
+    return asked.cuts(lambda targets, **more: select_channels(scoring, example, groups, targets, **how | more), trials)
 
 
 def criterion_of(trial: Trial) -> Importance:

@@ -1,4 +1,4 @@
-"""Stage 2: training of the dense network with a sparsity regularizer, which shrinks unimportant channels."""
+"""Stage 2: training of the dense network with a sparsity regularizer, or of a selection that is trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from raybench import registry
 from raybench.methods.protocols import Regularizer
-from raybench.pipeline import base, cache
+from raybench.pipeline import base, cache, trained
 from raybench.pipeline.context import Note, StageContext
 from raybench.pipeline.network import groups_of, model_of
 from raybench.storage.checkpoints import StageCheckpoint
@@ -34,9 +34,9 @@ class Sparsified:
 
 
 def run(trial: Trial, context: StageContext, note: Note) -> Sparsified:
-    """Sparsify the base of `trial` with its regularizer, unless the result is in the stage cache."""
+    """Train the base of `trial` with its regularizer or trained selection, unless the result is in the stage cache."""
     key = trial.sparsify_key
-    assert key is not None  # a sparsify unit has a regularizer
+    assert key is not None  # a sparsify unit has one of the two
 
     def build(folder: Path) -> dict[str, Any]:
         task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
@@ -48,6 +48,7 @@ def run(trial: Trial, context: StageContext, note: Note) -> Sparsified:
             model, trial.recipe.sparsify, seed=trial.seed, checkpoint=checkpoint, regularizer=regularizer,
             select=_selects(trial),
         )  # fmt: skip
+        trained.settle(regularizer, folder)
         note(resumed_from=training.resumed_from)
         seconds, reason = _time_epoch(trial, context, task, dense.folder, training.seconds_per_epoch)
         cache.save_weights(model, folder)
@@ -59,17 +60,22 @@ def run(trial: Trial, context: StageContext, note: Note) -> Sparsified:
 
 
 def load(trial: Trial, context: StageContext) -> Sparsified | None:
-    """Read the sparsified network from the stage cache; None for a method without a regularizer."""
+    """Read the sparsified network from the stage cache; None for a method without this stage."""
     return _read(cache.read(context, trial.sparsify_key, "sparsify")) if trial.sparsify_key else None
 
 
 def _selects(trial: Trial) -> Literal["last", "test"]:
-    """Which sparse epoch is kept: the last, whose channels were shrunk longest; as published, the best on test data."""
-    return "test" if trial.protocol == "pruningbench" else "last"
+    """Which sparse epoch is kept: the last, whose channels were shrunk longest; as published, the best on test data.
+
+    A trained selection is done after the last epoch only.
+    """
+    return "test" if trial.protocol == "pruningbench" and not trial.importance.trained else "last"
 
 
 def _bound(trial: Trial, model: nn.Module, task: Task) -> Regularizer:
-    """The trial's regularizer, bound to the groups of `model`."""
+    """The trial's regularizer or trained selection, bound to the groups of `model`."""
+    if trial.importance.trained:
+        return trained.attached(trial, model, task)
     ref = trial.regularizer
     assert ref is not None  # a sparsify unit has a regularizer
     regularizer: Regularizer = registry.regularizer.load(ref.name)(**ref.params)

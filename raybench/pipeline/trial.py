@@ -20,6 +20,7 @@ from raybench.provenance import now
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.storage.checkpoints import StageCheckpoint
+from raybench.sweep.target import amount
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
 
@@ -44,7 +45,8 @@ def run_select(unit: Unit, context: StageContext, announce: Announce, note: Note
     """Select the channels to keep, in one pass for all speed-ups of the unit."""
     announce("select")
     selections = select.run(unit.trials, context, note)
-    return {f"{s.cut.target:g}x": s.cut.speedup for s in selections}
+    names = [amount(*trial.asked) for trial in unit.trials]
+    return {name: selection.cut.speedup for name, selection in zip(names, selections, strict=True)}
 
 
 def run_cell(unit: Unit, context: StageContext, announce: Announce, note: Note) -> Summary:
@@ -74,7 +76,7 @@ def _cell(trial: Trial, context: StageContext, announce: Announce, note: Note) -
     task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
     dense, sparse, selection = base.load(trial, context), sparsify.load(trial, context), select.load(trial, context)
     network = model_of(dense.folder, trial, task, context.device)
-    start = model_of(sparse.folder, trial, task, context.device) if sparse else network
+    start = base.start_of((sparse or dense).folder, trial, task, context) if sparse or trial.prunes_first else network
     pruned = cut_network(trial, start, selection.cut, task)
     measure.check_cost(pruned.model, selection.cut, task, context.device)
     after_cut = task.evaluate(pruned.model, "test")

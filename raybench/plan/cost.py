@@ -77,7 +77,7 @@ def _nearest(unit: Unit, timings: Timings) -> tuple[float | None, bool]:
 
 def _is_alike(how: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """Whether two selections, (protocol, criterion), take a similar time."""
-    names = registry.importance.entries()
+    names = registry.CHOICE.entries()
     needs = [
         names[each[1]].facts.get("needs", "weights") if each[1] in names else None for each in (how, other) if each
     ]

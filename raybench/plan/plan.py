@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from raybench import registry
+from raybench.catalogue import reads_images
+from raybench.models.family import has_family
 from raybench.plan.cost import Timings, estimate
 from raybench.plan.records import Plan, Skip, Unit
 from raybench.plan.shares import shares_of, with_probes
 from raybench.results.repair import Damage, Repair
 from raybench.results.store import Store
 from raybench.storage.base import Storage
+from raybench.sweep.kinds import TOKENS
 from raybench.sweep.resolve import resolve
 from raybench.sweep.resources import Resources
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.trial import Trial, digest
+from raybench.sweep.weights import STAGE
 
 
 def plan(
@@ -94,12 +99,13 @@ def _without(statuses: Mapping[str, str], damaged: Sequence[Damage]) -> dict[str
 
 def _reasons(trials: Mapping[str, Trial]) -> dict[str, str]:
     """trial_id -> why it can't be run, for those that can't. Cells of a model, dataset and method share the answer."""
-    known: dict[tuple[str, str, str], str | None] = {}
-    for trial in trials.values():
-        key = (trial.model, trial.dataset, trial.method)
+    known: dict[tuple[str, ...], str | None] = {}
+    answers: dict[str, str | None] = {}
+    for trial_id, trial in trials.items():
+        key = (trial.model, trial.dataset, trial.method, trial.protocol, trial.target, trial.strategy, trial.transfer)
         if key not in known:
             known[key] = why_not(trial)
-    answers = {trial_id: known[trial.model, trial.dataset, trial.method] for trial_id, trial in trials.items()}
+        answers[trial_id] = known[key]
     return {trial_id: reason for trial_id, reason in answers.items() if reason}
 
 
@@ -111,16 +117,49 @@ def why_not(trial: Trial) -> str | None:
     task = dataset.facts.get("task", "classification")
     if facts.get("task", task) != task:
         return f"{trial.model} is a model for {facts['task']}, {trial.dataset} is data for {task}"
-    methods = [registry.importance.entry(trial.importance.name)]
+    methods = [registry.CHOICE.entry(trial.importance.name)]
     if trial.regularizer:
         methods.append(registry.regularizer.entry(trial.regularizer.name))
     for method in methods:
         if method.facts.get("labels") == "sampled" and task != "classification":
             return f"{method.kind} {method.name} draws labels from class scores; {trial.dataset} is data for {task}"
+        if (wanted := method.facts.get("task") or task) != task:
+            return f"{method.kind} {method.name} is for {wanted}; {trial.dataset} is data for {task}"
         norm = facts.get("norm")
         if method.facts.get("requires") == "batch-norm" and norm not in (None, "batch"):
             has = "has no normalisation" if norm == "none" else f"normalises with {norm} norm"
             return f"{method.kind} {method.name} needs BatchNorm; {trial.model} {has}"
+    if trial.is_small and (trial.target == "latency_ms" or trial.ratio is not None or trial.protocol == "pruningbench"):
+        return "small is a dense network of the nearest MACs or parameters, under protocol raybench"
+    if trial.is_small and not has_family(trial.model):
+        return f"small: no family of smaller networks is known for {trial.model}"
+    if trial.importance.trained and (trial.target != "macs" or trial.strategy == "optimal"):
+        found = "strategy optimal" if trial.strategy == "optimal" else f"a target in {trial.target}"
+        return f"{trial.importance.name} chooses channels while it trains, by a ranking to a speed-up; found {found}"
+    if trial.prunes_first and (why := _needs_source(trial)):
+        return f"prune-then-transfer chooses channels by the source's weights alone; {why}"
+    return _no_tokens(trial, facts) if trial.kind == TOKENS else None
+
+
+def _needs_source(trial: Trial) -> str | None:
+    """What of a method would need the images that the source was trained on; None for what needs weights alone."""
+    name = trial.importance.name
+    if trial.regularizer or trial.importance.trained:
+        return f"{trial.method} trains before the cut"
+    if trial.kind == TOKENS or trial.is_small or trial.from_scratch:
+        return f"{trial.method} keeps no channels of it"
+    return f"{name} looks at images" if reads_images(registry.importance.entry(name), trial.importance.params) else None
+
+
+def _no_tokens(trial: Trial, facts: Mapping[str, Any]) -> str | None:
+    """Why tokens can't be removed in this cell; None if it can be tried."""
+    name = trial.importance.name
+    if facts.get("attention") is False:
+        return f"{name} removes tokens of vision transformers; {trial.model} has none"
+    if trial.protocol == "pruningbench":
+        return f"protocol pruningbench has no method that removes tokens, such as {name}"
+    if trial.speedup_target is None:
+        return f"{name} removes tokens, which only speed-ups in MACs are asked of"
     return None
 
 
@@ -145,13 +184,16 @@ def _units(cells: Mapping[str, Trial], published: frozenset[str]) -> tuple[Unit,
         base, sparsify, cut, pass_key = trial.base_key, trial.sparsify_key, trial.select_key, trial.pass_key
         keys[trial_id] = base, sparsify, cut, pass_key
         if base not in published:
+            source = trial.weights.source  # trained before, on other data
+            if source is not None and source.base_key not in published:
+                bases.setdefault(source.base_key, []).append(source)
             bases.setdefault(base, []).append(trial)
         if sparsify and sparsify not in published:
             sparsifyings.setdefault(sparsify, []).append(trial)
         if cut not in published:
             passes.setdefault(pass_key, {}).setdefault(cut, trial)
     selects = {pass_key: digest("pass", sorted(cuts)) for pass_key, cuts in passes.items()}
-    units = [Unit(key, "base", tuple(trials)) for key, trials in bases.items()]
+    units = [Unit(key, "base", tuple(trials), _if_planned(bases, _source(trials[0]))) for key, trials in bases.items()]
     for key, trials in sparsifyings.items():
         units.append(Unit(key, "sparsify", tuple(trials), _if_planned(bases, trials[0].base_key)))
     for pass_key, cuts in passes.items():
@@ -166,6 +208,11 @@ def _units(cells: Mapping[str, Trial], published: frozenset[str]) -> tuple[Unit,
             needs += (selects[pass_key],)
         units.append(Unit(trial_id, "cell", (trial,), needs))
     return tuple(units)
+
+
+def _source(trial: Trial) -> str | None:
+    """Key of the base stage whose weights the trial's base starts from, if any."""
+    return trial.weights.identity if trial.weights.kind == STAGE else None
 
 
 def _if_planned(planned: Mapping[str, Sequence[Trial]], key: str | None) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from raybench import registry
 from raybench.catalogue import evidence_kinds, needs_images, reads_images
 from raybench.errors import counted
 from raybench.plan.records import Estimate, Plan, Unit, UnitKind
+from raybench.sweep.kinds import CHANNELS, TOKENS
 from raybench.sweep.method_label import method_label
-from raybench.sweep.target import amount
+from raybench.sweep.target import TARGETS, amount
 from raybench.sweep.trial import Trial
 
 STAGES: tuple[UnitKind, ...] = ("base", "sparsify", "select")
@@ -68,24 +69,32 @@ def axes_of(plan: Plan) -> list[str]:
     several: dict[str, set[str]] = {
         "protocol": {t.protocol for t in plan.trials},
         "recipe": {t.recipe.name for t in plan.trials},
+        "transfer": {t.transfer for t in plan.trials},
     }
     return [name for name, values in several.items() if len(values) > 1]
 
 
 def board_rows(cells: Sequence[Unit]) -> Iterator[dict[str, Any]]:
     """One row per (dataset, model, protocol, recipe): methods, strategies, speed-ups, and its planned cells."""
-    boards: dict[tuple[str, str, str, str], list[Trial]] = {}
+    boards: dict[tuple[str, ...], list[Trial]] = {}
     for unit in cells:
         trial = unit.trials[0]
-        boards.setdefault((trial.dataset, trial.model, trial.protocol, trial.recipe.name), []).append(trial)
-    for (dataset, model, protocol, recipe), trials in boards.items():
+        key = (trial.dataset, trial.model, trial.protocol, trial.recipe.name, trial.transfer)
+        boards.setdefault(key, []).append(trial)
+    for (dataset, model, protocol, recipe, transfer), trials in boards.items():
         yield {
-            "dataset": dataset, "model": model, "protocol": protocol, "recipe": recipe, "cells": len(trials),
-            "first cell": trials[0].trial_id,
+            "dataset": dataset, "model": model, "protocol": protocol, "recipe": recipe, "transfer": transfer,
+            "cells": len(trials), "first cell": trials[0].trial_id,
             "methods": len({label_of(trial) for trial in trials}),
             "strategies": ", ".join(sorted({trial.strategy for trial in trials})),
-            "speedups": ", ".join(amount(*asked) for asked in sorted({(t.speedup, t.ratio) for t in trials})),
+            "speedups": ", ".join(_amounts(trials)),
         }  # fmt: skip
+
+
+def _amounts(trials: Sequence[Trial]) -> list[str]:
+    """The asked amounts, rising: speed-ups first."""
+    rising = sorted({(TARGETS.index(t.target), t.speedup, t.asked) for t in trials}, key=lambda one: one[:2])
+    return [amount(*asked) for _, _, asked in rising]
 
 
 def cell_rows(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -93,8 +102,9 @@ def cell_rows(plan: Plan) -> Iterator[dict[str, Any]]:
     for trial, (status, reason) in zip(plan.trials, cell_states(plan), strict=True):
         yield {
             "trial_id": trial.trial_id, "status": status, "dataset": trial.dataset, "model": trial.model,
-            "method": label_of(trial), "strategy": trial.strategy, "target": amount(trial.speedup, trial.ratio),
-            "seed": trial.seed, "protocol": trial.protocol, "recipe": trial.recipe.name, "reason": reason,
+            "method": label_of(trial), "strategy": trial.strategy, "target": amount(*trial.asked),
+            "seed": trial.seed, "protocol": trial.protocol, "recipe": trial.recipe.name, "transfer": trial.transfer,
+            "reason": reason,
         }  # fmt: skip
 
 
@@ -109,12 +119,19 @@ def stage_rows(plan: Plan) -> Iterator[dict[str, Any]]:
     cuts = sum(len(unit.trials) for unit in of_kind["select"])
     words = {
         "base": "dense networks, trained or loaded, and evaluated",
-        "sparsify": "networks trained further with a regularizer",
-        "select": f"selections of channels for {counted(cuts, 'cell')}; {_evidence_counts(of_kind['select'])}",
+        "sparsify": "networks trained further with a regularizer, or by a trained selection",
+        "select": f"selections of {_removed(of_kind['select'])} for {counted(cuts, 'cell')}; "
+        + _evidence_counts(of_kind["select"]),
     }
     for kind, units in of_kind.items():
         if units:
             yield {"shared stage": kind, "units": len(units), "what": words[kind]}
+
+
+def _removed(selections: Sequence[Unit]) -> str:
+    """What the selections choose: channels, token counts, or both."""
+    kinds = {unit.trials[0].kind for unit in selections}
+    return " and ".join(words for kind, words in ((CHANNELS, "channels"), (TOKENS, "token counts")) if kind in kinds)
 
 
 def damage_lines(plan: Plan) -> list[str]:
@@ -163,7 +180,8 @@ def cost_lines(cost: Estimate) -> list[str]:
 
 def _cell(trial: Trial, status: str, reason: str | None) -> dict[str, Any]:
     same = ("dataset", "model", "method", "strategy", "speedup", "seed", "protocol", "schedule", "task")
-    axes = {name: getattr(trial, name) for name in same} | {"speedup": trial.speedup_target, "ratio": trial.ratio}
+    axes = {name: getattr(trial, name) for name in same}
+    axes |= dict(zip(("speedup", "ratio", "params", "latency_ms"), trial.asked, strict=True))
     known = {"trial_id": trial.trial_id, "status": status, "reason": reason, **axes}
     return known | {"label": label_of(trial), "recipe": trial.recipe.name}
 
@@ -191,7 +209,9 @@ def _evidence_counts(selections: Sequence[Unit]) -> str:
 
 def _evidence(trial: Trial) -> tuple[str, int]:
     """(what the trial's criterion scores from, number of calibration images)."""
-    entry = registry.importance.entry(trial.importance.name)
+    if trial.kind == TOKENS:
+        return "the network's sizes", 0
+    entry = registry.CHOICE.entry(trial.importance.name)
     kinds = evidence_kinds(entry.facts.get("needs", "weights"))
     images = trial.recipe.calibration_images if reads_images(entry, trial.importance.params) else 0
     refits = images and not needs_images(kinds)  # no scores, but outputs of layers to refit to

@@ -58,8 +58,9 @@ def label_of(unit: Unit) -> str:
     if unit.kind == "base":
         return f"{trial.model} on {trial.dataset}"
     if unit.kind == "sparsify":
-        return f"{trial.model} {_method(trial)} seed {trial.seed}"
-    speedups = ", ".join(amount(t.speedup, t.ratio) for t in unit.trials)
+        aim = f"{amount(*trial.asked)} {trial.strategy} " if trial.importance.trained else ""
+        return f"{trial.model} {_method(trial)} {aim}seed {trial.seed}"
+    speedups = ", ".join(amount(*t.asked) for t in unit.trials)
     return f"{trial.model} {_method(trial)} {speedups} {trial.strategy} seed {trial.seed}"
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from raybench.errors import counted
 from raybench.progress.snapshot import Running, Snapshot, SweepState
-from raybench.progress.words import coarse, duration, ended, ended_well, moment, rate, tally
+from raybench.progress.words import coarse, duration, ended, ended_well, folded, moment, rate, tally
 
 RECENT = 6  # ended units that are shown
 SHOWN = 12  # running units that are shown
@@ -19,18 +20,29 @@ FAILURES = 5  # reasons that are shown
 STYLES = {"ok": "", "failed": "red", "skipped": "dim", "interrupted": "yellow"}
 
 
+@dataclass(frozen=True)
+class Folded:
+    """A line that is broken behind commas and semicolons where the terminal is narrower: never within a duration."""
+
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text("\n".join(folded(self.text, options.max_width)), style=self.style)
+
+
 def panel(snapshot: Snapshot) -> Group:
-    """The whole snapshot. Lines are cut to the terminal's width, except the reasons of failures, which are folded."""
+    """The whole snapshot, folded to the terminal's width."""
     parts: list[Any] = []
     for sweep in snapshot.sweeps:
-        parts += [Text(headline(sweep), style="bold", overflow="ellipsis", no_wrap=True)]
+        parts += [Folded(headline(sweep), "bold")]
         style = "" if sweep.driver is None or sweep.driver.alive or sweep.complete else "yellow"
-        parts += [_line(text, style) for text in driver_lines(sweep, snapshot.time)]
-    parts += [_line(pace(snapshot), "")]
+        parts += [Folded(text, style) for text in driver_lines(sweep, snapshot.time)]
+    parts += [Folded(pace(snapshot))]
     if snapshot.running:
         parts += [Text(""), running_table(_rows(snapshot)[:SHOWN], snapshot.time)]
     if len(snapshot.running) > SHOWN:
-        parts += [_line(f"and {len(snapshot.running) - SHOWN} more", "dim")]
+        parts += [Text(f"and {len(snapshot.running) - SHOWN} more", style="dim")]
     recent = _recent(snapshot)
     if recent:
         parts += [Text(""), *(Text(recent_line(entry), STYLES.get(entry["status"], "")) for entry in recent)]
@@ -151,7 +163,3 @@ def _rows(snapshot: Snapshot) -> list[dict[str, Any]]:
 def _heartbeat(row: Running, now: float) -> str:
     age = duration(now - row.last_heartbeat)
     return f"{age} ago" if row.alive else f"none for {age}"
-
-
-def _line(text: str, style: str) -> Text:
-    return Text(text, style=style, overflow="ellipsis", no_wrap=True)

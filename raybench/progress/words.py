@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -47,6 +48,23 @@ def ended_well(label: str, summary: Mapping[str, float]) -> str:
     return f"ok {label}{'' if final is None else f': final {final:.4g}'}"
 
 
+def folded(text: str, width: int) -> list[str]:
+    """`text` in lines of `width` characters, broken behind commas and semicolons alone.
+
+    Example:
+        >>> folded("3/4 cells (3 ok), 1 unit running, about 3m 02s left", 34)
+        ['3/4 cells (3 ok), 1 unit running,', '  about 3m 02s left']
+    """
+    first, *parts = re.split(r"(?<=[,;]) ", text)
+    lines = [first]
+    for part in parts:
+        if len(lines[-1]) + 1 + len(part) <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"  {part}")
+    return lines
+
+
 def tally(counts: Mapping[str, int]) -> str:
     """`3 ok, 0 failed, 1 skipped`."""
     return ", ".join(f"{counts.get(status, 0)} {status}" for status in ("ok", "failed", "skipped"))
@@ -54,6 +72,6 @@ def tally(counts: Mapping[str, int]) -> str:
 
 def rate(per_second: float) -> str:
     """`7.3 cells a minute`, or `2.5 cells an hour` below one a minute."""
-    if per_second >= 1 / 60:
-        return f"{60 * per_second:.3g} cells a minute"
-    return f"{3600 * per_second:.3g} cells an hour"
+    value, unit = (60 * per_second, "a minute") if per_second >= 1 / 60 else (3600 * per_second, "an hour")
+    shown = f"{value:.3g}"
+    return f"{shown} {'cell' if shown == '1' else 'cells'} {unit}"

@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from raybench import registry
 from raybench.errors import counted
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
 from raybench.reports.text import aligned, column_widths, signed, wrapped
-from raybench.sweep.target import amount
+from raybench.sweep.kinds import TOKENS
 
 NOT_MEASURED = "n/m"
 
@@ -162,8 +163,13 @@ def board_columns(board: Board) -> Sequence[PrintedColumn]:
 
 def title_of(board: Board, constants: str = "") -> str:
     """What the table ranks: model, data, target, scope and track; `constants` are columns that it doesn't show."""
-    speedup = "average over speed-ups" if board.speedup == "average" else amount(board.speedup, board.ratio)
-    tracks = {"criteria": "criteria", "regularizers": "regularizers", "all": "criteria and regularizers"}
+    speedup = "average over speed-ups" if board.speedup == "average" else board.target
+    tokens = any(entry.kind == TOKENS for entry in board.entries)
+    both = "criteria, regularizers and token reducers" if tokens else "criteria and regularizers"
+    selections = any(entry.importance in registry.selection.entries() for entry in board.entries)
+    sparse = "regularizers and trained selections" if selections else "regularizers"
+    both = both.replace("regularizers", sparse, 1) if selections else both
+    tracks = {"criteria": "criteria", "regularizers": sparse, "tokens": "token reducers", "all": both}
     scope = board.strategy or "all strategies"
     where = f"{board.model} on {board.dataset}, {speedup}, {scope}: {tracks[board.track]} by {board.metric_name}"
     return f"{where} ({', '.join(filter(None, [f'protocol {board.protocol}', f'recipe {board.recipe}', constants]))})"
@@ -187,15 +193,21 @@ def board_notes(board: Board) -> Iterable[str]:
             missed.setdefault(entry.reason, []).append(entry.method)
         if entry.timing_reason:
             untimed.setdefault(entry.timing_reason, []).append(entry.method)
-    yield from (
-        f"* {', '.join(methods)}: misses the speed-up by more than 0.5 %: {why}" for why, methods in missed.items()
-    )
+    yield from (f"* {', '.join(methods)}: misses {_asked(board)}: {why}" for why, methods in missed.items())
     yield from (f"{NOT_MEASURED}: {', '.join(methods)}: not measured: {why}" for why, methods in untimed.items())
     if board.left_out:
         what = "in the average" if board.speedup == "average" else "ranked"
         yield f"not {what}: {', '.join(board.left_out)}"
     if board.strategy is None:
         yield from _strategies(board)
+
+
+def _asked(board: Board) -> str:
+    return (
+        "the latency by more than 5 %"
+        if board.latency_ms
+        else f"the {'params' if board.params else 'speed-up'} by more than 0.5 %"
+    )
 
 
 def _strategies(board: Board) -> Iterable[str]:

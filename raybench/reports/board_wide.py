@@ -8,7 +8,6 @@ from dataclasses import replace
 from raybench.reports.board_text import final_text, missing_lines, title_of
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
 from raybench.reports.text import aligned, column_widths, signed, wrapped
-from raybench.sweep.target import amount
 
 
 def as_wide_text(leaderboard: Leaderboard, width: int) -> str:
@@ -17,9 +16,14 @@ def as_wide_text(leaderboard: Leaderboard, width: int) -> str:
     tables: dict[tuple[object, ...], list[Board]] = {}
     for board in leaderboard.boards:
         same = (board.dataset, board.model, board.strategy, board.protocol, board.recipe, board.track)
-        tables.setdefault((*same, board.ratio is None), []).append(board)
+        tables.setdefault((*same, _kind(board)), []).append(board)
     blocks = ["\n".join(conditions), *("\n".join(_table(boards, width)) for boards in tables.values())]
     return "\n\n".join([*blocks, *filter(None, ["\n".join(missing_lines(leaderboard))])])
+
+
+def _kind(board: Board) -> tuple[bool, ...]:
+    """Which amount was asked for: boards of different kinds have no common table."""
+    return tuple(one is None for one in board.at or ())
 
 
 def _table(boards: Sequence[Board], width: int) -> Iterator[str]:
@@ -32,7 +36,7 @@ def _table(boards: Sequence[Board], width: int) -> Iterator[str]:
     means = {key: sum(entry.metric_final for entry in entries.values()) / len(boards) for key, entries in whole.items()}
     order = sorted(found, key=lambda key: (-means.get(key, -1.0), key))
     several = boards[0].strategy is None
-    targets = ["average" if b.speedup == "average" else amount(b.speedup, b.ratio) for b in boards]
+    targets = [board.target for board in boards]
     cells = [["method", *(["strategy"] if several else []), "base", *targets, "mean", "Δ"]]
     for key in order:
         entries = found[key]
@@ -40,8 +44,11 @@ def _table(boards: Sequence[Board], width: int) -> Iterator[str]:
         finals = [_final(entries[place], boards[place]) if place in entries else "-" for place in range(len(boards))]
         mean = [f"{means[key]:.2f}", signed(means[key] - base)] if key in means else ["-", "-"]
         cells.append([key[0], *([key[1]] if several else []), f"{base:.2f}", *finals, *mean])
-    title = title_of(replace(boards[0], speedup="average", ratio=None))
-    yield from wrapped(title.replace("average over speed-ups", "all speed-ups", 1), width, rest="")
+    title = title_of(replace(boards[0], speedup="average"))
+    several_asked = (
+        "all latencies" if boards[0].latency_ms else f"all {'parameter ratios' if boards[0].params else 'speed-ups'}"
+    )
+    yield from wrapped(title.replace("average over speed-ups", several_asked, 1), width, rest="")
     left = 2 if several else 1
     fits = sum(column_widths(cells)) + 2 * (len(cells[0]) - 1) <= width
     yield from aligned(cells, [place >= left for place in range(len(cells[0]))], "  " if fits else " ")

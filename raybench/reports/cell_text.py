@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from raybench.reports.text import aligned, signed
+from raybench.errors import counted, failure
+from raybench.reports.text import aligned, signed, wrapped
 from raybench.results.columns import BY_NAME, IDENTITY, ORIGIN, OUTCOME, TIMINGS, Column
 from raybench.sweep.method_label import method_label
-from raybench.sweep.target import amount
+from raybench.sweep.target import amount_of
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _SECTIONS = (("identity", IDENTITY), ("outcome", OUTCOME), ("timings", TIMINGS), ("origin", ORIGIN))
@@ -18,7 +19,7 @@ _SECTIONS = (("identity", IDENTITY), ("outcome", OUTCOME), ("timings", TIMINGS),
 
 def as_text(row: Mapping[str, Any], attempts: Sequence[str], reproduce: str, width: int) -> str:
     """`row` by section: values, curves, widths, provenance, keys of failed attempts, and the command `reproduce`."""
-    blocks = [_headline(row)]
+    blocks = ["\n".join(part for line in _headline(row).splitlines() for part in wrapped(line, width) or [""])]
     blocks += [_section(title, row, columns) for title, columns in _SECTIONS]
     blocks += [_curves(row["curve"] or (), width), _layers(row["layers"] or ())]
     if row["provenance"]:
@@ -31,21 +32,27 @@ def as_text(row: Mapping[str, Any], attempts: Sequence[str], reproduce: str, wid
 
 def _headline(row: Mapping[str, Any]) -> str:
     label = method_label(json.loads(row["trial"])) if row.get("trial") else row["method"]
-    cell = f"{label} {amount(row['speedup_target'], row['ratio'])} {row['strategy']} seed {row['seed']}"
+    cell = f"{label} {amount_of(row)} {row['strategy']} seed {row['seed']}"
     line = f"{row['trial_id']}  {row['status']}  {row['model']} on {row['dataset']}: {cell}"
     if row["status"] == "ok":
         name, base, pruned, final = (row[n] for n in ("metric_name", "metric_base", "metric_pruned", "metric_final"))
         return f"{line}\n{name}: base {base:.2f} -> pruned {pruned:.2f} -> final {final:.2f} % ({signed(row['delta'])})"
     if row["status"] == "skipped":
         return f"{line}\nskipped: {row['reason']}"
-    text = f"{line}\nfailed in {row['stage']}: {row['error_type']}: {row['error_message']}"
+    text = f"{line}\nfailed in {row['stage']}: {failure(row['error_type'], row['error_message'])}"
     return text + (f"\ntraceback: {row['traceback_path']}" if row["traceback_path"] else "")
 
 
 def _section(title: str, row: Mapping[str, Any], columns: Iterable[Column]) -> str:
     """`title`, then one line for every column with a value, with its unit; empty without any."""
-    known = [[c.name, f"{_value(row[c.name])} {c.unit}"] for c in columns if row.get(c.name) is not None]
+    known = [[c.name, _measured(row[c.name], c.unit)] for c in columns if row.get(c.name) is not None]
     return "\n".join([title, *(f"  {line}" for line in aligned(known, [False, False]))]) if known else ""
+
+
+def _measured(value: Any, unit: str) -> str:
+    """A value with its unit, in the right number."""
+    one = value == 1 and len(unit) > 2 and "/" not in unit
+    return f"{_value(value)} {unit.removesuffix('s') if one else unit}"
 
 
 def _value(value: Any) -> str:
@@ -63,7 +70,8 @@ def _curves(curve: Sequence[Mapping[str, Any]], width: int) -> str:
             if values:
                 what = f"{stage} {name}"
                 spark = sparkline(values, width - 52)
-                lines.append(f"  {what:<20}{len(values):>4} epochs  {values[0]:>8.4g} {spark} {values[-1]:.4g}")
+                epochs = counted(len(values), "epoch")
+                lines.append(f"  {what:<20}{epochs:>11}  {values[0]:>8.4g} {spark} {values[-1]:.4g}")
     return "\n".join(["curves", *lines]) if lines else ""
 
 

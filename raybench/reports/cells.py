@@ -12,10 +12,11 @@ from raybench.reports.leaderboard import Trials
 from raybench.reports.published import published
 from raybench.reports.statistics.samples import Cells, Samples, samples
 from raybench.reports.stopped import finished
+from raybench.sweep.target import ASKED
 
 COLUMNS = (
     "trial_id", "config_id", "status", "dataset", "task", "model", "method", "importance", "regularizer", "strategy",
-    "protocol", "recipe", "schedule", "seed", "base_seed", "speedup_target", "ratio", "speedup", "params_kept",
+    "protocol", "recipe", "schedule", "seed", "base_seed", *ASKED, "speedup", "params_kept",
     "metric_name", "metric_base", "metric_pruned", "metric_final", "delta", "latency_base_ms", "latency_ms",
     "step_time_s", "reg_time_s", "stopped_epoch",
 )  # fmt: skip
@@ -31,7 +32,7 @@ def frame(table: pa.Table, trials: Trials) -> pd.DataFrame:
         trials: trial ids -> resolved trials by id.
     """
     rows = finished(table).select(list(COLUMNS)).to_pandas().drop(columns=["status", "stopped_epoch"])
-    for name in ("regularizer", "ratio", "speedup_target"):
+    for name in ("regularizer", *ASKED):
         rows[name] = rows[name].astype(object if name == "regularizer" else float)
     rows["regularizer"] = rows["regularizer"].where(rows["regularizer"].notna(), None)
     labels: dict[tuple, str] = {}
@@ -60,7 +61,7 @@ def published_frame() -> pd.DataFrame:
         for row in published()
     ]
     found = pd.DataFrame(rows).drop(columns=["status", "stopped_epoch"])
-    numeric = ("ratio", "metric_pruned", "latency_base_ms", "latency_ms", "step_time_s", "reg_time_s")
+    numeric = (*ASKED[1:], "metric_pruned", "latency_base_ms", "latency_ms", "step_time_s", "reg_time_s")
     return found.astype(dict.fromkeys(numeric, float))
 
 

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench import registry
-from raybench.catalogue import evidence_kinds, needs_images
+from raybench.catalogue import TRAINING, evidence_kinds, needs_images
+from raybench.errors import failure
 from raybench.reports.grouping import grouped
 from raybench.results.constants import constant
+from raybench.sweep.target import ASKED
 
 _VERSIONS = {
     "raybench": "provenance.code_version",
@@ -22,7 +24,7 @@ _VERSIONS = {
 _WHERE = ("device", "provenance.device_name", "provenance.cpu", "device_share", "exclusive", "latency_batch")
 _WHY = ("stage", "error_type", "error_message", "reason", "method", "speedup_target", "seed", "traceback_path")
 CONDITIONS = ("status", "schedule", "trial_id", "base_sha256", *_VERSIONS.values(), *_WHERE, *_WHY)
-_AVERAGED = ("config_id", "recipe", "speedup_target", "ratio")  # rows that are equal in these are averaged over seeds
+_AVERAGED = ("config_id", "recipe", *ASKED)  # rows that are equal in these are averaged over seeds
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def missing_cells(table: pa.Table, status: str) -> tuple[MissingCells, ...]:
 def _reason(row: dict[str, Any]) -> str:
     if row["reason"] and not row["error_type"]:
         return row["reason"]
-    return f"{row['stage']}: {row['error_type']}: {(row['error_message'] or '').partition(chr(10))[0]}"
+    return f"{row['stage']}: {failure(row['error_type'], (row['error_message'] or '').partition(chr(10))[0])}"
 
 
 def _of(rows: pa.Table) -> str:
@@ -91,10 +93,11 @@ def _of(rows: pa.Table) -> str:
 
 def _stages(averaged: Sequence[Mapping[str, Any]]) -> str:
     """The stages that draw from the seed, besides the base."""
-    known = registry.importance.entries()
-    facts = [known[name].facts for name in {one["importance_one"] for one in averaged} if name in known]
+    known = registry.CHOICE.entries()
+    methods = [known[name] for name in {one["importance_one"] for one in averaged} if name in known]
+    facts = [method.facts for method in methods if method.kind != registry.token.kind]  # which draw in fine-tuning
     needs = {kind for fact in facts for kind in evidence_kinds(fact.get("needs", "weights"))}
-    drawn = ["sparsifying"] if any(one["regularizer_one"] for one in averaged) else []
+    drawn = ["sparsifying"] if any(one["regularizer_one"] for one in averaged) or TRAINING in needs else []
     drawn += ["random scores"] if "nothing" in needs else []
     drawn += ["calibration images"] if needs_images(tuple(needs)) else []
     return f"{', '.join(drawn)} and fine-tuning" if drawn else "fine-tuning alone"

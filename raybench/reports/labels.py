@@ -10,7 +10,8 @@ from raybench.sweep.method_label import with_params
 
 SHA256 = re.compile("[0-9a-f]{64}")
 KINDS = ("importance", "regularizer")  # the parts of a method, in the order of its name
-_NOT_THE_CONFIG = ("seed", "base_seed", "speedup", "recipe.name")
+_DEFAULTS = {"transfer": "none"}  # of fields that trials leave out
+_NOT_THE_CONFIG = ("seed", "base_seed", "speedup", "target", "recipe.name")
 
 
 def unique_labels(
@@ -52,7 +53,9 @@ def _label(method: str, differing: Mapping[str, Any]) -> str:
 def _differences(flat: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     names = sorted({name for settings in flat.values() for name in settings} - set(_NOT_THE_CONFIG))
     varying = [name for name in names if len({repr(settings.get(name)) for settings in flat.values()}) > 1]
-    return {key: {name: settings.get(name) for name in varying} for key, settings in flat.items()}
+    if "transfer" in varying:  # it says of which kind the weights are
+        varying = [name for name in varying if not name.startswith(("weights.", "transfer_from"))]
+    return {key: {name: settings.get(name, _DEFAULTS.get(name)) for name in varying} for key, settings in flat.items()}
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

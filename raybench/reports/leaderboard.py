@@ -1,9 +1,9 @@
-"""Ranks methods: one board per dataset, model, speed-up or ratio, strategy, protocol, recipe and track."""
+"""Ranks methods: one board per dataset, model, asked amount, strategy, protocol, recipe and track."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raybench import registry
 from raybench.errors import UserError, nearest
 from raybench.reports import stopped
 from raybench.reports.conditions import CONDITIONS, MissingCells, conditions, missing_cells
@@ -20,8 +21,10 @@ from raybench.reports.scores import SCORED, averages, scores
 from raybench.reports.unfinished import no_results
 from raybench.results.constants import array_of, constant
 from raybench.results.store import Store
+from raybench.sweep.kinds import CHANNELS, TOKENS
+from raybench.sweep.target import amount, asked_of
 
-Track = Literal["criteria", "regularizers", "all"]
+Track = Literal["criteria", "regularizers", "tokens", "all"]
 Trials = Callable[[Sequence[str]], Mapping[str, Any]]  # trial ids -> resolved trials by id
 COLUMNS = tuple(dict.fromkeys((*SCORED, *CONDITIONS)))
 
@@ -35,7 +38,8 @@ class Query:
     speedup: float | Literal["average"] | None = None
     strategy: str | None = None
     protocol: str | None = None
-    track: Track | None = None  # None: criteria and regularizers in separate rankings, as PruningBench does
+    track: Track | None = None  # None: criteria and regularizers apart, as PruningBench does, and token reducers
+    together: bool = False  # with `track` all: rank token reducers beside methods that remove channels
     by: Literal["strategy"] | None = None  # rank the strategies of all methods in one table
 
 
@@ -69,6 +73,7 @@ class Ranked:
     timing_reason: str | None  # why a timing is missing
     reason: str | None  # why a speed-up misses its target by more than 0.5 %
     trial_id: str  # of one of its cells
+    kind: str = CHANNELS  # what it removes: channels or tokens
 
     @property
     def name(self) -> str:
@@ -90,7 +95,19 @@ class Board:
     track: Track
     metric_name: str
     entries: tuple[Ranked, ...]
+    params: float | None = None  # base / pruned parameters, where they were asked for
+    latency_ms: float | None = None  # of one image, where it was asked for
     left_out: tuple[str, ...] = ()  # methods that aren't ranked: the speed-ups that an average lacks, stopped seeds
+
+    @property
+    def at(self) -> tuple[float | None, ...] | None:
+        """The asked amount as the columns ASKED have it; None for an average."""
+        return None if self.speedup == "average" else (self.speedup, self.ratio, self.params, self.latency_ms)
+
+    @property
+    def target(self) -> str:
+        """The asked amount as text: ``2x``, ``ratio 0.5``, ``2x params``, ``3 ms``, or ``average``."""
+        return "average" if self.at is None else amount(*self.at)
 
     @property
     def schedules(self) -> Mapping[str, tuple[str, ...]]:
@@ -191,8 +208,12 @@ def _chosen(table: pa.Table, query: Query) -> pa.Table:
     if isinstance(query.speedup, (int, float)):
         table = _with(table, "speedup_target", float(query.speedup))
     if query.track in ("criteria", "regularizers"):
-        without = pc.is_null(table["regularizer"])
-        table = table.filter(without if query.track == "criteria" else pc.invert(without))
+        trained = pc.is_in(table["importance"], array_of(str, list(_trained())))
+        sparse = pc.or_(pc.is_valid(table["regularizer"]), trained)
+        table = table.filter(pc.invert(sparse) if query.track == "criteria" else sparse)
+    if query.track not in (None, "all"):
+        tokens = pc.equal(table["kind"], constant(TOKENS))
+        table = table.filter(tokens if query.track == "tokens" else pc.invert(tokens))
     return table
 
 
@@ -209,28 +230,53 @@ def _with(table: pa.Table, name: str, wanted: Any) -> pa.Table:
     return chosen
 
 
-Key = tuple[str, str, str, str, str | None, tuple[Any, float | None], Track]  # ..., (speed-up, ratio), track
+Key = tuple[str, str, str, str, str | None, tuple[Any, ...], Track]  # ..., the columns ASKED, track
 
 
 def _grouped(found: Iterable[dict[str, Any]], query: Query) -> dict[Key, list[dict[str, Any]]]:
     groups: dict[Key, list[dict[str, Any]]] = {}
+    found = _beside_channels(list(found)) if query.together else found
     for row in found:
-        track: Track = query.track or ("regularizers" if row["regularizer"] else "criteria")
-        strategy = None if query.by == "strategy" else row["strategy"]
-        amount = ("average", None) if query.speedup == "average" else (row["speedup_target"], row["ratio"])
-        key = (row["dataset"], row["model"], row["protocol"], row["recipe"], strategy, amount, track)
+        track: Track = "all" if query.track == "all" and (row["kind"] == CHANNELS or query.together) else track_of(row)
+        strategy = None if query.by == "strategy" else row.get("scope", row["strategy"])
+        asked = ("average", None, None, None) if query.speedup == "average" else asked_of(row)
+        key = (row["dataset"], row["model"], row["protocol"], row["recipe"], strategy, asked, track)
         groups.setdefault(key, []).append(row)
     return groups
 
 
+def track_of(row: Mapping[str, Any]) -> Track:
+    """The ranking to which a row's method belongs. Trained selections stand beside regularizers."""
+    if row["kind"] == TOKENS:
+        return "tokens"
+    return "regularizers" if row["regularizer"] or row["importance"] in _trained() else "criteria"
+
+
+def _trained() -> Collection[str]:
+    """Names of the trained selections; those of plug-ins that aren't loaded here count as criteria."""
+    return registry.selection.entries().keys()
+
+
+def _beside_channels(found: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """The rows, those of token reducers once for each strategy of channels on the same model and data, as `scope`."""
+    scopes: dict[tuple[Any, ...], dict[str, None]] = {}
+    same = ("dataset", "model", "protocol", "recipe")
+    for row in found:
+        if row["kind"] == CHANNELS:
+            scopes.setdefault(tuple(row[name] for name in same), {})[row["strategy"]] = None
+    for row in found:
+        of_channels = scopes.get(tuple(row[name] for name in same), {}) if row["kind"] == TOKENS else {}
+        yield from ({**row, "scope": scope} for scope in of_channels or (row["strategy"],))
+
+
 def _order(key: Key) -> tuple:
-    dataset, model, protocol, recipe, strategy, (speedup, ratio), track = key
-    amount = (ratio is not None, 0.0 if speedup == "average" else ratio if speedup is None else speedup)
-    return dataset, model, protocol, recipe, strategy or "", amount, track
+    dataset, model, protocol, recipe, strategy, asked, track = key
+    amounts = tuple((one is not None, 0.0 if one == "average" else one or 0.0) for one in reversed(asked))
+    return dataset, model, protocol, recipe, strategy or "", amounts, track
 
 
 def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Trials, left_out: tuple[str, ...]) -> Board:
-    dataset, model, protocol, recipe, strategy, (speedup, ratio), track = key
+    dataset, model, protocol, recipe, strategy, (speedup, ratio, params, latency), track = key
     labels = unique_labels(rows, trials, shown=("method", "strategy") if query.by else ("method",))
     ranked = sorted(rows, key=lambda row: (-_score(row), labels[row["config_id"]], row["strategy"], row["config_id"]))
     ranks: list[int] = []
@@ -242,7 +288,21 @@ def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Trials, l
         _entry(row, rank, mark, labels[row["config_id"]]) for row, rank, mark in zip(ranked, ranks, marks, strict=True)
     ]
     name = ranked[0]["metric_name"]
-    return Board(dataset, model, speedup, ratio, strategy, protocol, recipe, track, name, tuple(entries), left_out)
+    return Board(
+        dataset,
+        model,
+        speedup,
+        ratio,
+        strategy,
+        protocol,
+        recipe,
+        track,
+        name,
+        tuple(entries),
+        params,
+        latency,
+        left_out,
+    )
 
 
 def _score(row: Mapping[str, Any]) -> float:
@@ -257,9 +317,9 @@ def _entry(row: Mapping[str, Any], rank: int, mark: int, label: str) -> Ranked:
 def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:
     lacking = []
     for row in absent:
-        track = "regularizers" if row["regularizer"] else "criteria"
+        track = track_of(row)
         here = (row["dataset"], row["model"], row["protocol"], row["recipe"]) == key[:4]
-        here = here and (key[5][0] == "average" or key[5] == (row["speedup_target"], row["ratio"]))
+        here = here and (key[5][0] == "average" or key[5] == asked_of(row))
         if here and key[4] in (None, row["strategy"]) and key[6] in ("all", track):
             lacking.append(f"{row['method']} ({row.get('stopped') or _lacks(row)})")
     return tuple(sorted(lacking))

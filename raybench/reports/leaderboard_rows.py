@@ -10,14 +10,26 @@ import pyarrow as pa
 
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
 from raybench.sweep.method_label import method_label
+from raybench.sweep.target import ASKED
 
 _BOARD = ("dataset", "model", "strategy", "protocol", "recipe", "track", "metric_name")
-_TEXT = ("method", "label", "importance", "regularizer", "schedule", "timing_reason", "reason", "trial_id", *_BOARD)
+_TEXT = (
+    "method",
+    "label",
+    "kind",
+    "importance",
+    "regularizer",
+    "schedule",
+    "timing_reason",
+    "reason",
+    "trial_id",
+    *_BOARD,
+)
 _COUNTS = ("rank", "rank_mark", "n")
 
 
 def rows(found: Leaderboard) -> list[dict[str, Any]]:
-    """Every entry with the columns of its board; `speedup_target` is None for an average and for a `ratio`.
+    """Every entry with the columns of its board; `speedup_target` is None for an average and other amounts.
 
     `label` is the method with the parameters that differ from its defaults; `method` has those alone that differ from
     another entry's.
@@ -39,15 +51,13 @@ def table(found: Leaderboard) -> pa.Table:
 
 def _row(board: Board, entry: Ranked, labels: Mapping[str, str]) -> dict[str, Any]:
     average = board.speedup == "average"
-    target = {"speedup_target": None if average else board.speedup, "ratio": board.ratio, "average": average}
+    target = {**dict(zip(ASKED, board.at or [None] * len(ASKED), strict=True)), "average": average}
     own = {f.name: getattr(entry, f.name) for f in fields(Ranked)}
     own["label"] = labels.get(entry.trial_id, entry.method)
     return {name: getattr(board, name) for name in _BOARD} | target | own
 
 
-_NAMES = tuple(
-    dict.fromkeys((*_BOARD, "speedup_target", "ratio", "average", *(f.name for f in fields(Ranked)), "label"))
-)
+_NAMES = tuple(dict.fromkeys((*_BOARD, *ASKED, "average", *(f.name for f in fields(Ranked)), "label")))
 
 
 def _type(name: str) -> pa.DataType:

@@ -6,13 +6,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from raybench.catalogue import TRAIN, UNTRAINED
 from raybench.reports.pruned_text import figures_of, target_of
 from raybench.reports.recipe_text import stage_text
+from raybench.sweep.kinds import CHANNELS, TOKENS
 from raybench.sweep.method_label import method_label
 from raybench.sweep.modules import own_module
 from raybench.sweep.trial import TrainRecipe
 
 CARD = "README.md"
+WHAT = {  # kind of the method -> what was done
+    CHANNELS: "Structurally pruned by raybench: whole channels were removed, so it is an ordinary, smaller network.",
+    TOKENS: "Reduced by raybench: its blocks remove tokens of the image on the way, so later layers compute less.",
+}
 
 
 def card_of(row: Mapping[str, Any]) -> str:
@@ -29,7 +35,7 @@ def card_of(row: Mapping[str, Any]) -> str:
         [
             f"# {row['model']}, pruned to {target_of(row)}",
             "",
-            "Structurally pruned by raybench: whole channels were removed, so it is an ordinary, smaller network.",
+            WHAT[row["kind"]],
             "",
             "| figure | before -> after |",
             "|---|---|",
@@ -39,7 +45,7 @@ def card_of(row: Mapping[str, Any]) -> str:
             f"- base: {_base(trial)}",
             f"- data: {row['dataset']}{data}",
             f"- method: {method_label(trial)}, {row['strategy']}, schedule {row['schedule']}, seed {row['seed']}",
-            f"- recipe: {row['recipe']}: fine-tuning {stage_text(TrainRecipe(**trial['recipe']['finetune']))}",
+            f"- recipe: {row['recipe']}: fine-tuning {_tuning(trial)}",
             f"- measured on: {_machine(row)}",
             f"- versions: {', '.join(f'{name} {value}' for name, value in versions.items())}",
             f"- trial: {row['trial_id']}",
@@ -65,15 +71,24 @@ VERSIONS = {  # column of the provenance -> name
 }  # fmt: skip
 
 
+def _tuning(trial: Mapping[str, Any]) -> str:
+    """How the network was trained after pruning."""
+    if trial["importance"]["params"].get(TRAIN) == UNTRAINED:
+        return "left out: the method needs none"
+    return stage_text(TrainRecipe(**trial["recipe"]["finetune"]))
+
+
 def _base(trial: Mapping[str, Any]) -> str:
     weights = trial["weights"]
     if weights["kind"] == "trained":
         return f"trained by the recipe: {stage_text(TrainRecipe(**trial['recipe']['base']))}"
     head = ", with a new classifier" if weights.get("new_head") else ""
-    kind = {"file": "a file with SHA-256", "hub": "published weights"}[weights["kind"]]
-    return f"{kind} {weights['identity']}{head}"
+    kinds = {"file": "a file with SHA-256", "hub": "published weights", "stage": "a network of other data, stage"}
+    return f"{kinds[weights['kind']]} {weights['identity']}{head}"
 
 
 def _machine(row: Mapping[str, Any]) -> str:
     about = row["provenance"] or {}
-    return about.get("device_name") or f"{about.get('cpu') or row['device']}, {about.get('threads')} threads"
+    threads = about.get("threads")
+    noun = "thread" if threads == 1 else "threads"
+    return about.get("device_name") or f"{about.get('cpu') or row['device']}, {threads} {noun}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybench.reports.text import aligned, column_widths, wrapped
-from raybench.sweep.target import amount
+from raybench.sweep.target import amount_of
 
 ROWS_FROM = 100  # characters: a narrower terminal gets the list
 Row = Mapping[str, Any]
@@ -77,7 +77,7 @@ def ranked(rows: Sequence[Row], best: str) -> list[Row]:
 
     def key(row: Row) -> tuple[float, bool, float]:
         value = row[by.column]
-        return row["speedup_target"] or 0.0, value is None, by.sign * (value or 0.0)
+        return row["speedup_target"] or row.get("params_target") or 0.0, value is None, by.sign * (value or 0.0)
 
     return sorted(rows, key=key)
 
@@ -92,14 +92,16 @@ def best_lines(rows: Sequence[Row], best: str) -> Iterator[str]:
         value = found[0][by.column]
         if value is None:
             yield f"best {best} at {target}: not known: {found[0]['timing_reason'] or 'not measured'}"
-        else:
-            place = f" in {found[0]['files']}" if found[0].get("files") else ""
-            yield f"best {best} at {target}: {found[0]['label']}, {value:.4g} {by.unit}{place}"
+            continue
+        equal = [row["label"] for row in found[1:] if row[by.column] == value]
+        yield f"best {best} at {target}: {found[0]['label']}, {value:.4g} {by.unit}"
+        yield from [f"    equal: {', '.join(equal)}"] if equal else ()
+        yield from [f"    {found[0]['files']}"] if found[0].get("files") else ()
 
 
 def target_of(row: Row) -> str:
-    """The target of a row: ``2x`` or ``ratio 0.5``."""
-    return amount(row["speedup_target"], row["ratio"])
+    """The target of a row: ``2x``, ``ratio 0.5``, ``2x params`` or ``3 ms``."""
+    return amount_of(row)
 
 
 def labels_of(rows: Sequence[Row]) -> list[str]:

@@ -18,6 +18,7 @@ from raybench.reports.published import published
 from raybench.results.dataset import dataset
 from raybench.results.store import Store
 from raybench.sweep.method_label import method_label
+from raybench.sweep.target import ASKED
 
 CLOSED: dict[str, str | bool | int | float | list[str]] = {  # a query reads the views and no other file or address
     "autoinstall_known_extensions": False,
@@ -26,7 +27,7 @@ CLOSED: dict[str, str | bool | int | float | list[str]] = {  # a query reads the
     "python_enable_replacements": False,
 }
 READING = ("SELECT", "EXPLAIN", "MULTI")  # MULTI is what DuckDB reports for PIVOT
-_WHERE = "trial_id, dataset, model, method, strategy, protocol, recipe, speedup_target, ratio, seed"
+_WHERE = ", ".join(("trial_id", "dataset", "model", "method", "strategy", "protocol", "recipe", *ASKED, "seed"))
 NAMES = ("trials", "leaderboard", "published", "literature", "curves", "layers")
 LABELLED = pa.schema([("trial_id", pa.string()), ("label", pa.string()), ("method_params", pa.string())])
 VIEWS = {

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from raybench.sweep.environment import assignments
+from raybench.sweep.kinds import CHANNELS
 
 
 def sweep_of(trial_json: str) -> str:
@@ -29,12 +30,13 @@ def sweep_of(trial_json: str) -> str:
         "models": _entry(
             name=trial["model"],
             params=trial["model_params"],
-            weights=_weights(trial["weights"]),
-            new_head=trial["weights"].get("new_head"),
+            weights=None if trial.get("transfer_from") else _weights(trial["weights"]),
+            new_head=None if trial.get("transfer_from") else trial["weights"].get("new_head"),
         ),
         "methods": _entry(**method),
-        "strategies": trial["strategy"],
-        **({"ratio": trial["ratio"]} if trial.get("ratio") else {"speedups": trial["speedup"]}),
+        **({"strategies": trial["strategy"]} if trial.get("kind", CHANNELS) == CHANNELS else {}),
+        **_asked(trial),
+        **_transfer(trial),
         "seeds": trial["seed"],
         "base_seeds": "per-seed" if trial["base_seed"] and trial["base_seed"] == trial["seed"] else "shared",
         "protocol": trial["protocol"],
@@ -46,6 +48,21 @@ def sweep_of(trial_json: str) -> str:
     }
     sweep |= {name: trial[name] for name in ("prune", "keep", "only") if trial.get(name)}
     return "".join(f"# {note}\n" for note in _notes(trial)) + yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True)
+
+
+def _transfer(trial: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a sweep that start from weights of other data; none for a trial that doesn't."""
+    if not trial.get("transfer_from"):
+        return {}
+    file = trial["weights"]["kind"] == "file"
+    return {"base": {"from": "PATH-OF-THE-WEIGHTS" if file else trial["transfer_from"]}, "transfer": trial["transfer"]}
+
+
+def _asked(trial: dict[str, Any]) -> dict[str, Any]:
+    """The key of a sweep that asks for the trial's amount."""
+    if trial.get("target"):
+        return {"targets": {trial["target"]: trial["speedup"]}}
+    return {"ratio": trial["ratio"]} if trial.get("ratio") else {"speedups": trial["speedup"]}
 
 
 def plugins_of(trial_json: str, folder: Path) -> list[str]:

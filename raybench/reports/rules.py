@@ -45,6 +45,7 @@ CRITERIA: Mapping[str, Rules] = {
     ),
     "lamp": Rules(authors="units of a group take the place of the weights of a layer"),
     "bn-scale": Rules(authors="mean of the group's batch norm scales, divided by the group's mean"),
+    "small": Rules(authors="a network of the family, not one of the pruned widths"),
     "uniform": Rules(authors="the order within a group is drawn"),
     "lookahead": Rules(
         authors="a filter's weights are added up (authors: single weights), and compared between groups"
@@ -136,7 +137,7 @@ def _difference(difference: str | Unless, values: Mapping[str, Any]) -> str | No
 def _parameters(importance: str, regularizer: str | None, trial: Mapping[str, Any]) -> dict[str, Any]:
     """Every parameter of the method, by its name in a sweep."""
     values: dict[str, Any] = {}
-    methods = (("params", registry.importance, importance), ("regularizer_params", registry.regularizer, regularizer))
+    methods = (("params", registry.CHOICE, importance), ("regularizer_params", registry.regularizer, regularizer))
     for prefix, names, name in methods:
         if name:
             given = (trial.get(names.kind) or {}).get("params", {})
@@ -147,7 +148,7 @@ def _parameters(importance: str, regularizer: str | None, trial: Mapping[str, An
 def _outdated(importance: str, regularizer: str | None, trial: Mapping[str, Any]) -> list[str]:
     """A line for each part of the method that was an earlier version of ours, of which the tables don't speak."""
     lines = []
-    for names, name in ((registry.importance, importance), (registry.regularizer, regularizer)):
+    for names, name in ((registry.CHOICE, importance), (registry.regularizer, regularizer)):
         made = (trial.get(names.kind) or {}).get("version")
         now = names.entry(name).facts.get("version", 1) if name else None
         if made and made != now:

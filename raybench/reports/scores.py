@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 from raybench.reports.grouping import Aggregation, Row, grouped
 from raybench.reports.stopped import finished
 from raybench.results.constants import constant
+from raybench.sweep.target import ASKED
 
 # Equal in all rows of one configuration.
 SAME = (
-    "dataset", "model", "task", "method", "importance", "regularizer", "strategy", "protocol", "schedule",
+    "dataset", "model", "task", "kind", "method", "importance", "regularizer", "strategy", "protocol", "schedule",
     "metric_name",
 )  # fmt: skip
 MEANS = (
@@ -29,20 +30,19 @@ SCORED = (
     "recipe",
     "seed",
     "base_seed",
-    "speedup_target",
-    "ratio",
+    *ASKED,
     "stopped_epoch",
     *SAME,
     *MEANS[:-1],
     *NOTES,
 )
 
-_SCORE = ("config_id", "recipe", "speedup_target", "ratio")
+_SCORE = ("config_id", "recipe", *ASKED)
 _SEED = ("config_id", "recipe", "seed", "base_seed")
 
 
 def scores(table: pa.Table) -> list[dict[str, Any]]:
-    """One dict per configuration, recipe name and speed-up or ratio: means over seeds, `n`, and `spread`.
+    """One dict per configuration, recipe name and asked amount: means over seeds, `n`, and `spread`.
 
     `spread` is None for one seed. `table` has the columns SCORED; rows that are not ok are ignored.
     """
@@ -52,8 +52,8 @@ def scores(table: pa.Table) -> list[dict[str, Any]]:
 def averages(table: pa.Table) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(scores over all speed-ups, configurations left out). Only seeds with every speed-up of their board are used.
 
-    A board here is dataset, model, protocol, recipe and strategy. A configuration without a complete seed is left
-    out: a dict with `method`, the board's columns and `missing`, the absent speed-ups. Rows with a ratio are ignored.
+    A board here is dataset, model, protocol, recipe and strategy. A configuration without a complete seed is left out:
+    a dict with `method`, the board's columns and `missing`, the absent speed-ups. Rows with other amounts are ignored.
     """
     asked = table.filter(pc.is_valid(table["speedup_target"]))
     found = _aggregated(_finished(asked), _SEED, [("speedup_target", "distinct")])

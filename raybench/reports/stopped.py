@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench.results.constants import array_of, constant
+from raybench.sweep.target import ASKED
 
-AVERAGED = ("config_id", "recipe", "speedup_target", "ratio")  # rows that are equal in these are averaged over seeds
+AVERAGED = ("config_id", "recipe", *ASKED)  # rows that are equal in these are averaged over seeds
 COLUMNS = (*AVERAGED, "status", "seed", "stopped_epoch")
 
 

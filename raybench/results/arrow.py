@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raybench.results.columns import BY_NAME, COLUMNS, SCHEMA_VERSION, Column
+from raybench.results.columns import BY_NAME, COLUMNS, DEFAULTS, SCHEMA_VERSION, Column
+from raybench.results.constants import constant
 from raybench.results.seal import VERSION_KEY
 
 _TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
@@ -72,7 +73,7 @@ def conform(table: pa.Table, names: Sequence[str]) -> pa.Table:
         names: Columns of the schema. A dotted name is a field of a struct column: ``provenance.torch``.
 
     Returns:
-        The table; columns that it lacked are null.
+        The table; columns that it lacked are null, or what older rows are read as.
 
     Example:
         >>> conform(pa.table({"n": [1], "seed": [0]}), ["seed", "ratio"]).to_pylist()
@@ -128,13 +129,20 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
     column, _, inner = name.partition(".")
     kind = field_type(name)
     if column not in table.column_names:
-        return pa.chunked_array([pa.nulls(table.num_rows, kind)])
+        return _default(pa.chunked_array([pa.nulls(table.num_rows, kind)]), column)
     values = table.column(column)
     if inner:
         if values.type.get_field_index(inner) < 0:
             return pa.chunked_array([pa.nulls(table.num_rows, kind)])
         values = pc.struct_field(values, inner)
-    return values if values.type == kind else values.cast(kind)
+    return _default(values if values.type == kind else values.cast(kind), name)
+
+
+def _default(values: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """`values` of a column with its default for rows from before there was the column."""
+    if name not in DEFAULTS or not values.null_count:
+        return values
+    return pc.fill_null(values, constant(DEFAULTS[name]))
 
 
 def _plain(value: Any) -> Any:

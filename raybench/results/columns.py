@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raybench.sweep.kinds import CHANNELS
+
 # Raise with every change of COLUMNS. Files of a newer version are refused; columns that older files lack are null.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 Type = Literal["string", "int", "float", "bool", "strings", "list", "struct"]
 CellStatus = Literal["ok", "failed", "skipped"]
@@ -58,21 +60,27 @@ IDENTITY = (
     Column("dataset", "string", "dataset", needed=EVERY),
     Column("task", "string", "classification or detection", needed=EVERY),
     Column("model", "string", "model", needed=EVERY),
+    Column("kind", "string", "what the method removes: channels or tokens", needed=EVERY),
     Column("method", "string", "importance, or importance+regularizer", needed=EVERY),
-    Column("importance", "string", "criterion that ranks channels", needed=EVERY),
-    Column("regularizer", "string", "sparsity regularizer; null without a sparsifying stage"),
-    Column("strategy", "string", "scope of the ranking: local, global, protected-global, isomorphic", needed=EVERY),
+    Column("importance", "string", "criterion that ranks channels, or selection that is trained", needed=EVERY),
+    Column("regularizer", "string", "sparsity regularizer; null without one"),
+    Column("strategy", "string", "ranking: local, global, protected-global, isomorphic; or optimal", needed=EVERY),
     Column("protocol", "string", "rules of selection and evaluation: raybench or pruningbench", needed=EVERY),
     Column("recipe", "string", "name of the training recipe", needed=EVERY),
+    Column("transfer", "string", "prune-then-transfer, transfer-then-prune; null: the base is of this data"),
+    Column("transfer_from", "string", "dataset that the transferred weights are of, or their file's SHA-256"),
     Column("schedule", "string", "progressive, iterative or one-shot scoring", needed=EVERY),
     Column("seed", "int", "seed of everything after the base training", needed=EVERY),
     Column("base_seed", "int", "seed of the base training", needed=EVERY),
     Column("round_to", "int", "kept widths are multiples of this", needed=EVERY),
-    Column("speedup_target", "float", "asked speed-up: base MACs / MACs; null where a ratio was asked for", "x"),
+    Column("speedup_target", "float", "asked speed-up: base MACs / MACs; null where another amount was asked for", "x"),
     Column("ratio", "float", "asked share of channels to remove in one step; null where a speed-up was asked for"),
+    Column("params_target", "float", "asked base params / params; null where another amount was asked for", "x"),
+    Column("latency_target_ms", "float", "asked time of one image; null where another amount was asked for", "ms"),
 )  # fmt: skip
 
 OUTCOME = (
+    Column("network", "string", "smaller dense network that stands in place of a pruned one (method small); else null"),
     Column("speedup", "float", "achieved speed-up: base MACs / MACs", "x", "higher", OK),
     Column("macs_base", "int", "multiply-accumulates of the dense model", "MACs/image", "lower", OK),
     Column("macs", "int", "multiply-accumulates of the pruned model", "MACs/image", "lower", OK),
@@ -109,6 +117,13 @@ OUTCOME = (
 TIMINGS = (
     Column("latency_base_ms", "float", "median forward pass of the dense model", "ms/batch", "lower"),
     Column("latency_ms", "float", "median forward pass of the pruned model", "ms/batch", "lower"),
+    Column(
+        "latency_selected_ms",
+        "float",
+        "time of one image when the cut was selected for a latency target",
+        "ms",
+        "lower",
+    ),
     Column("latency_batch", "int", "images in a batch of latency_base_ms and latency_ms", "images"),
     Column("latency_b32_base_ms", "float", "median forward pass of 32 images, dense model", "ms/batch", "lower"),
     Column("latency_b32_ms", "float", "median forward pass of 32 images, pruned model", "ms/batch", "lower"),
@@ -116,7 +131,7 @@ TIMINGS = (
     Column("throughput", "float", "throughput of the pruned model in batches of 32", "images/s", "higher"),
     Column("batch_reason", "string", "why the timings of 32 images are null"),
     Column("step_time_s", "float", "one scoring and selection step", "s", "lower"),
-    Column("reg_time_s", "float", "one sparsifying epoch; null without a regularizer", "s", "lower"),
+    Column("reg_time_s", "float", "one sparsifying epoch; null without that stage", "s", "lower"),
     Column("memory_peak_mb", "float", "peak memory of the device in fine-tuning", "MiB", "lower"),
     Column("exclusive", "bool", "no other cell ran on the node while the timings were taken"),
     Column("timing_reason", "string", "why a timing is null"),
@@ -193,8 +208,10 @@ WIDE = (
     Column("curve", "list", "training curves, one entry an epoch", needed=OK, fields=CURVE),
     Column("layers", "list", "widths of every layer before and after", needed=OK, fields=LAYERS),
     Column("kept", "string", "JSON object: group -> kept unit indices"),
+    Column("tokens", "string", "JSON list: tokens that attention and MLP of each block see; null for channels"),
     Column("trial", "string", "canonical JSON of the resolved trial", needed=EVERY),
 )
 
 COLUMNS: tuple[Column, ...] = IDENTITY + OUTCOME + TIMINGS + ORIGIN + WIDE
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
+DEFAULTS = {"kind": CHANNELS}  # what older rows, which lack the column, are read as; no part of a row's checksum

@@ -10,6 +10,7 @@ from raybench.results.encoding import encode
 from raybench.results.layout import ResultFile, partition
 from raybench.results.looked import forget
 from raybench.storage.base import Storage
+from raybench.sweep.target import ASKED
 from raybench.sweep.trial import digest
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from raybench.results.files import Files
 
 PART_ROWS = 32_768  # bounds the memory of a compaction; a part with at least half as many rows isn't rewritten
-ORDER = ("method", "strategy", "recipe", "speedup_target", "ratio", "seed", "trial_id")
+ORDER = ("method", "strategy", "recipe", *ASKED, "seed", "trial_id")
 
 
 def write_parts(storage: Storage, files: Files, table: pa.Table) -> list[str]:

@@ -12,10 +12,14 @@ from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from raybench.errors import RaybenchError, nearest
-from raybench.results.columns import BY_NAME, COLUMNS, SCHEMA_VERSION, Column
+from raybench.results.columns import BY_NAME, COLUMNS, DEFAULTS, SCHEMA_VERSION, Column
+from raybench.sweep.target import ASKED
 from raybench.sweep.trial import Trial, digest
 
 __all__ = ["BY_NAME", "COLUMNS", "SCHEMA_VERSION", "Column", "Record", "RecordError"]
+
+
+AVERAGED = ("seed", "base_seed", "speedup", "target")  # fields of a trial that its config_id is not of
 
 
 class RecordError(RaybenchError):
@@ -51,6 +55,7 @@ class Record(Mapping[str, Any]):
 
     def __post_init__(self) -> None:
         values = {name: _value(_column(name), value) for name, value in self.values_.items()}
+        values |= {name: default for name, default in DEFAULTS.items() if values.get(name) is None}
         _check_needed(values)
         values["row_sha256"] = row_sha256(values)
         object.__setattr__(self, "values_", MappingProxyType({c.name: values.get(c.name) for c in COLUMNS}))
@@ -141,7 +146,9 @@ class Record(Mapping[str, Any]):
 
 
 def row_sha256(row: Mapping[str, Any]) -> str:
-    """Checksum of a row: the SHA-256 of its columns as canonical JSON, itself and columns without a value left out.
+    """Checksum of a row: the SHA-256 of its columns as canonical JSON.
+
+    Left out are itself, columns without a value, and the defaults that older rows are read with.
 
     Args:
         row: Column name -> value, as in a record or as read from a file.
@@ -153,7 +160,7 @@ def row_sha256(row: Mapping[str, Any]) -> str:
         >>> row_sha256({"seed": 0, "ratio": None}) == row_sha256({"seed": 0})
         True
     """
-    own = {name: value for name, value in _filled(row).items() if name != "row_sha256"}
+    own = _filled({name: value for name, value in row.items() if DEFAULTS.get(name) != value and name != "row_sha256"})
     return hashlib.sha256(json.dumps(own, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -183,8 +190,8 @@ def identity(trial: Trial) -> dict[str, Any]:
         ('random', 2.0)
     """
     same = (
-        "dataset", "task", "model", "method", "strategy", "protocol", "schedule", "seed", "base_seed", "round_to",
-        "processes",
+        "dataset", "task", "model", "kind", "method", "strategy", "protocol", "schedule", "seed", "base_seed",
+        "round_to", "processes",
     )  # fmt: skip
     return {name: getattr(trial, name) for name in same} | {
         "trial_id": trial.trial_id,
@@ -192,8 +199,9 @@ def identity(trial: Trial) -> dict[str, Any]:
         "importance": trial.importance.name,
         "regularizer": trial.regularizer.name if trial.regularizer else None,
         "recipe": trial.recipe.name,
-        "speedup_target": trial.speedup_target,
-        "ratio": trial.ratio,
+        "transfer": trial.transfer if trial.transfer_from else None,
+        "transfer_from": trial.transfer_from,
+        **dict(zip(ASKED, trial.asked, strict=True)),
         "base_key": trial.base_key,
         "sparsify_key": trial.sparsify_key,
         "select_key": trial.select_key,
@@ -219,7 +227,7 @@ def config_id(trial: Trial) -> str:
         >>> config_id(trial) == config_id(trial.model_copy(update={"seed": 1, "speedup": 4.0}))
         True
     """
-    own = trial.model_dump(mode="json", exclude={"seed": True, "base_seed": True, "speedup": True, "recipe": {"name"}})
+    own = trial.model_dump(mode="json", exclude=dict.fromkeys(AVERAGED, True) | {"recipe": {"name"}})
     return digest("config", own)
 
 

@@ -1,6 +1,6 @@
 """The exact end of a selection: from the step in which the target is met to counts that meet it within 0.5 %.
 
-MACs depend on how many units each group keeps, not on which. So the search is over counts: stop inside the
+The cost depends on how many units each group keeps, not on which. So the search is over counts: stop inside the
 last step, then remove or restore single units, those with scores nearest to the threshold first. Where every group
 with cheap units is at its floor, one unit of a costly group is removed and as many cheap ones restored as fit.
 """
@@ -32,7 +32,7 @@ def fill(
     of each group, first to be removed first. `threshold`: (groups,) the score up to which units are removed.
     """
     goal = problem.goal(target)
-    meets = int(np.argmax(problem.macs(path) <= goal))
+    meets = int(np.argmax(problem.spent(path) <= goal))
     starts = problem.rounded(path[max(0, meets - LOOK_BACK) : meets + 1])[::-1]
     counts, error = _nearest(problem, starts[:2], goal)
     if error > CLOSE:
@@ -42,7 +42,7 @@ def fill(
 
 def _errors(problem: Problem, counts: np.ndarray, goal: float) -> np.ndarray:
     """|achieved / requested speed-up - 1| of each row of counts."""
-    return np.abs(goal / problem.cost.macs(counts) - 1)
+    return np.abs(goal / problem.meter.of(counts) - 1)
 
 
 def _nearest(problem: Problem, rows: np.ndarray, goal: float) -> tuple[np.ndarray, float]:
@@ -120,12 +120,12 @@ def _best_swap(problem: Problem, counts: np.ndarray, goal: float, margins: _Marg
 def _compensated(problem: Problem, starts: np.ndarray, goal: float, margins: _Margins) -> np.ndarray:
     """`starts`, and each of them with another group changed by the numbers of units just below and above `goal`."""
     r, found = problem.round_to, [starts]
-    macs = problem.cost.macs(starts)
+    macs = problem.meter.of(starts)
     for h, score in enumerate(margins.scores):
         if score is None:
             continue
         unit = np.eye(len(problem.sizes), dtype=np.int64)[h]
-        each = np.maximum(macs - problem.cost.macs(starts - unit), 1.0)  # MACs of one unit
+        each = np.maximum(macs - problem.meter.of(starts - unit), 1.0)  # MACs of one unit
         for steps in (np.floor((goal - macs) / each / r), np.ceil((goal - macs) / each / r)):
             wanted = starts[:, h] + steps.astype(np.int64) * r
             rows = starts.copy()

@@ -33,11 +33,11 @@ def _solve(problem: Problem, scores: list[np.ndarray | None], target: float, sco
     simulated = SimulatedPruning(problem)
     for stage in range(1, stages + 1):
         if stage > 1:
-            scores = _rescored(problem, simulated, scoring)
+            scores = rescored(problem, simulated, scoring)
         step = plan_step(problem, scores, simulated.alive, 1.0, {})
         goal = problem.goal(target ** (stage / stages))
         path = simulated.path(step)
-        reached = problem.macs(path) <= goal
+        reached = problem.spent(path) <= goal
         if not reached.any():
             simulated.remove(step.group, step.unit)
             return exhausted(simulated, scores, target, stage)
@@ -48,7 +48,7 @@ def _solve(problem: Problem, scores: list[np.ndarray | None], target: float, sco
     return finish(simulated, scores, step, target, stages)
 
 
-def _rescored(problem: Problem, simulated: SimulatedPruning, scoring: Scoring) -> list[np.ndarray | None]:
+def rescored(problem: Problem, simulated: SimulatedPruning, scoring: Scoring) -> list[np.ndarray | None]:
     """Scores of a copy of the network that is cut and, by criteria that do so, refitted.
 
     Arrays run over the uncut groups' units; entries of removed units are 0.

@@ -21,6 +21,7 @@ class RankingRule:
 
     scope: str  # all | group | structure
     protected_share: float = 0.0
+    ranks: bool = True  # false: widths are chosen by a knapsack (`optimal`)
 
 
 STRATEGIES = {
@@ -28,7 +29,26 @@ STRATEGIES = {
     "global": RankingRule("all"),
     "local": RankingRule("group"),
     "isomorphic": RankingRule("structure"),
+    "optimal": RankingRule("all", ranks=False),
 }
+
+
+@dataclass(frozen=True)
+class Meter:
+    """The cost that a selection brings down: of the whole network, and as a function of the kept counts."""
+
+    base: float
+    of: Callable[[np.ndarray], np.ndarray]  # (..., groups) -> (...,)
+
+    @classmethod
+    def macs(cls, cost: Cost) -> Meter:
+        """Multiply-accumulates of one image."""
+        return cls(cost.macs_base, cost.macs)
+
+    @classmethod
+    def params(cls, cost: Cost) -> Meter:
+        """Parameters."""
+        return cls(cost.params_base, cost.params)
 
 
 @dataclass(frozen=True)
@@ -43,10 +63,11 @@ class Problem:
     round_to: int
     protected_share: float
     ties_go: bool  # pruningbench: all units tied at the threshold are removed, except where groups are ranked alone
+    meter: Meter  # what the target is of
 
     @classmethod
-    def of(cls, groups: Groups, cost: Cost, strategy: str, round_to: int = 1) -> Problem:
-        """Set up the problem for a `strategy` (a key of STRATEGIES).
+    def of(cls, groups: Groups, cost: Cost, strategy: str, round_to: int = 1, meter: Meter | None = None) -> Problem:
+        """Set up the problem for a `strategy` (a key of STRATEGIES); the target is of `meter`, MACs by default.
 
         The floor of a group is ceil(share x size) channels, never below `Group.least`. UserError for `round_to` < 1.
         """
@@ -57,13 +78,12 @@ class Problem:
         keys = [SCOPE_KEYS[rule.scope](group) for group in groups]
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         scopes = np.array([number[key] for key in keys])
-        return cls(
-            groups, cost, cost.sizes, np.array(floors), scopes, round_to, rule.protected_share, rule.scope != "group"
-        )
+        share, ties_go, meter = rule.protected_share, rule.scope != "group", meter or Meter.macs(cost)
+        return cls(groups, cost, cost.sizes, np.array(floors), scopes, round_to, share, ties_go, meter)
 
     def goal(self, target: float) -> float:
-        """MACs that a speed-up of `target` allows."""
-        return self.cost.macs_base / target
+        """The cost that a `target`, base / pruned, allows."""
+        return self.meter.base / target
 
     def rounded(self, counts: np.ndarray) -> np.ndarray:
         """Round `counts`, (..., groups), to multiples of `round_to` not below the floor; whole groups stay whole."""
@@ -75,15 +95,15 @@ class Problem:
         found = np.minimum(np.maximum(nearest, least), self.sizes)
         return np.where(counts == self.sizes, self.sizes, found)
 
-    def macs(self, counts: np.ndarray) -> np.ndarray:
-        """MACs of the rounded counts, (..., groups) -> (...,)."""
-        return self.cost.macs(self.rounded(counts))
+    def spent(self, counts: np.ndarray) -> np.ndarray:
+        """The cost at the rounded counts, (..., groups) -> (...,)."""
+        return self.meter.of(self.rounded(counts))
 
 
 def held_back(problem: Problem, counts: np.ndarray, scores: Sequence[np.ndarray | None]) -> str:
     """Name the groups that could save most beyond `counts`, and those that can't be cut for lack of a score."""
     less = counts - np.eye(len(counts), dtype=np.int64) * (counts > 1)
-    gain = float(problem.cost.macs(counts)) - problem.cost.macs(less)
+    gain = float(problem.meter.of(counts)) - problem.meter.of(less)
     names = [problem.groups.groups[g].name for g in np.argsort(-gain, kind="stable") if scores[g] is not None]
     unscored = [group.name for group, score in zip(problem.groups, scores, strict=True) if score is None]
     return f"groups {_some(names)}" + (f"; without a score: {_some(unscored)}" if unscored else "")

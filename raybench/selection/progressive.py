@@ -59,8 +59,8 @@ def progressive(problem: Problem, scorer: Scorer, targets: Sequence[float], step
         scores = scorer.scores(simulated.alive)
         step = plan_step(problem, scores, simulated.alive, number / steps, initial)
         after = simulated.counts - np.bincount(step.group, minlength=len(problem.sizes))
-        macs = float(problem.macs(after))
-        while waiting and macs <= problem.goal(waiting[0]):
+        spent = float(problem.spent(after))
+        while waiting and spent <= problem.goal(waiting[0]):
             found[waiting[0]] = finish(simulated, scores, step, waiting[0], number)
             del waiting[0]
         if not waiting:
@@ -96,7 +96,7 @@ def exhausted(simulated: SimulatedPruning, scores: Sequence[np.ndarray | None], 
     """The best cut when the floors don't allow the target, with a reason that names the limiting groups."""
     problem = simulated.problem
     counts = problem.rounded(simulated.counts)
-    reached = problem.cost.macs_base / float(problem.cost.macs(counts))
+    reached = problem.meter.base / float(problem.meter.of(counts))
     near = abs(reached / target - 1) <= ENOUGH
     reason = None if near else f"floor: best reachable {reached:.3f}; {held_back(problem, counts, scores)}"
     return Solution(kept_of(simulated.order(scores), counts), reason, number)

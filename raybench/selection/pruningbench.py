@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from raybench.errors import counted
 from raybench.groups.library_count import Counter
 from raybench.groups.records import Groups
 from raybench.scoring.scorer import Alive
@@ -84,7 +85,7 @@ def _reason(walk: _Walk, step: int, target: float, reached: float) -> str | None
     problem, counts = walk.problem, np.array([alive.sum() for alive in walk.path[step]])
     if reached < target:
         held = held_back(problem, counts, walk.scores)
-        return f"floor: best reachable {reached:.3f} after {walk.steps} steps; {held}"
+        return f"floor: best reachable {reached:.3f} after {counted(walk.steps, 'step')}; {held}"
     if reached > (1 + NEAR) * target:
         return f"overshoot: the library stops {reached / target - 1:.2%} past the target as it counts (macs_tp)"
     if abs(problem.cost.macs_base / float(problem.cost.macs(counts)) / target - 1) > NEAR:

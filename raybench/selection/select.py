@@ -6,7 +6,7 @@ and `surgery` makes the one physical cut later.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,8 @@ from raybench.groups.library_count import Counter, library_counts
 from raybench.groups.records import Groups
 from raybench.scoring.scorer import Scorer, Scoring
 from raybench.selection.iterative import iterative
-from raybench.selection.problem import STRATEGIES, Problem, Solution
+from raybench.selection.optimal import STAGES, optimal
+from raybench.selection.problem import STRATEGIES, Meter, Problem, Solution
 from raybench.selection.progressive import at_ratio, progressive
 from raybench.selection.pruningbench import library, library_members
 from raybench.selection.records import Cut
@@ -40,19 +41,21 @@ def select(
     protocol: str = "raybench",
     round_to: int = 1,
     steps: int = 400,
+    meter: Callable[[Cost], Meter] = Meter.macs,
 ) -> dict[float, Cut]:
-    """Select one cut for each target speed-up; a cut doesn't depend on the other targets.
+    """Select one cut for each target; a cut doesn't depend on the other targets.
 
     Args:
         scoring: the criterion and the network, which is not changed.
         example: an image as the network takes it, (1, channels, height, width).
         groups: the network's prunable groups.
-        targets: requested speed-ups (base MACs / MACs), each above 1.
+        targets: requested cost of the network / cost of the cut one, each above 1; speed-ups where the cost is MACs.
         strategy: a key of `STRATEGIES`.
         schedule: one of `SCHEDULES`.
         protocol: one of `PROTOCOLS`.
         round_to: kept units are multiples of it (a group that loses nothing aside).
         steps: of the progressive schedule and of the pruningbench protocol.
+        meter: the cost that the targets are of; protocol pruningbench knows MACs only.
 
     Returns:
         Target -> cut.
@@ -68,7 +71,8 @@ def select(
             raise UserError(unknown(kind, name, known))
     if bad := [target for target in targets if not target > 1]:
         raise UserError(f"a speed-up must be above 1; found {bad[0]}")
-    problem = Problem.of(groups, Cost.measure(scoring.model, example, groups), strategy, round_to)
+    cost = Cost.measure(scoring.model, example, groups)
+    problem = Problem.of(groups, cost, strategy, round_to, meter(cost))
     scorer = _scorer(scoring, library_members(groups) if protocol == "pruningbench" else groups)
     wanted = sorted(set(targets))
     base, count = library_counts(scoring.model, example, groups)
@@ -76,11 +80,13 @@ def select(
         slow = needs_images(scoring.criterion.needs)
         source = Regathered(scoring, groups, library_members, scorer.scores()) if slow else scorer
         solutions = library(problem, source, wanted, steps, base, count, slow)
+    elif not STRATEGIES[strategy].ranks:
+        solutions = optimal(problem, scorer, wanted, scoring, STAGES[schedule])
     elif schedule == "iterative":
         solutions = iterative(problem, scorer, wanted, scoring)
     else:
         solutions = progressive(problem, scorer, wanted, steps if schedule == "progressive" else 1)
-    return {target: _cut(problem, target, solutions[target], base, count) for target in wanted}
+    return {target: cut_of(problem, target, solutions[target], base, count) for target in wanted}
 
 
 def select_ratio(
@@ -110,7 +116,7 @@ def select_ratio(
     problem = Problem.of(groups, Cost.measure(scoring.model, example, groups), strategy, round_to)
     scorer = _scorer(scoring, groups)
     base, count = library_counts(scoring.model, example, groups)
-    cut = _cut(problem, 1.0, at_ratio(problem, scorer, ratio), base, count)
+    cut = cut_of(problem, 1.0, at_ratio(problem, scorer, ratio), base, count)
     return replace(cut, target=cut.speedup)
 
 
@@ -123,7 +129,7 @@ def _scorer(scoring: Scoring, groups: Groups) -> Scorer:
     return scorer
 
 
-def _cut(problem: Problem, target: float, solution: Solution, base_tp: int, count: Counter) -> Cut:
+def cut_of(problem: Problem, target: float, solution: Solution, base_tp: int, count: Counter) -> Cut:
     cost, counts = problem.cost, np.array([len(units) for units in solution.kept])
     macs = round(float(cost.macs(counts)))
     return Cut(

@@ -22,7 +22,7 @@ from raybench.sweep.reader import SHIPPED, recipe_files
 OWN = "own"  # the model that is typed beside the list
 STAGES = {"base": "base", "sparsify": "sparse learning", "finetune": "fine-tuning"}
 SETTINGS = {"epochs": int, "warmup_epochs": float, "batch_size": int, "lr": float}
-STRATEGIES = ("protected-global", "global", "local", "isomorphic")
+STRATEGIES = ("protected-global", "global", "local", "isomorphic", "optimal")
 PARTS = ("embed", "head-dim", "heads", "mlp")
 CHOICES = {
     "base_seeds": ("shared", "per-seed"),

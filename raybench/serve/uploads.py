@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.serve.children import ANSWER_S, environment
 
 MOST = 20  # uploads at a time
@@ -35,7 +35,7 @@ class Upload:
     @property
     def label(self) -> str:
         """What lists show."""
-        return f"{self.name} ({self.bytes / 1e6:.1f} MB, {self.tensors} tensors, {self.key[:8]})"
+        return f"{self.name} ({self.bytes / 1e6:.1f} MB, {counted(self.tensors, 'tensor')}, {self.key[:8]})"
 
 
 class Uploads:

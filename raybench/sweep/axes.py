@@ -7,19 +7,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from raybench import registry
 from raybench.catalogue import OPTIONS, REQUIRED, Entry
 from raybench.errors import nearest, unknown
-from raybench.sweep.bounds import MOST_ROUND, MOST_SEED, MOST_SPEEDUP
+from raybench.sweep.bounds import MOST_MS, MOST_ROUND, MOST_SEED, MOST_SPEEDUP
 from raybench.sweep.data_roots import folder_hint
 from raybench.sweep.mistakes import show
-from raybench.sweep.modules import as_module, module_hint
+from raybench.sweep.modules import as_module, module_hint, strange_parameters
+from raybench.sweep.target import Amount
 from raybench.sweep.trial import Recipe, Scalar
 
-StrategyName = Literal["local", "global", "protected-global", "isomorphic"]
+StrategyName = Literal["local", "global", "protected-global", "isomorphic", "optimal"]
 Schedule = Literal["auto", "progressive", "iterative", "one-shot"]
 Part = Literal["embed", "heads", "head-dim", "mlp"]
 
@@ -75,13 +85,54 @@ def without_x(value: Any) -> Any:
     return float(value[:-1]) if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[xX]", value) else value
 
 
+def without_ms(value: Any) -> Any:
+    """``2.5 ms`` as the number 2.5; anything else unchanged."""
+    found = re.fullmatch(r"(\d+(\.\d+)?) ?ms", value) if isinstance(value, str) else None
+    return float(found[1]) if found else value
+
+
 Many = BeforeValidator(as_tuple)
 Speedup = Annotated[float, Field(gt=1, le=MOST_SPEEDUP, allow_inf_nan=False), BeforeValidator(without_x)]
 Speedups = Annotated[tuple[Speedup, ...], Many, Field(min_length=1)]
+NO_SPEEDUPS = object()  # in place of the speed-ups of a sweep that has other targets only
+SomeSpeedups = Annotated[Speedups, WrapValidator(lambda value, check: () if value is NO_SPEEDUPS else check(value))]
+Milliseconds = Annotated[float, Field(gt=0, le=MOST_MS, allow_inf_nan=False), BeforeValidator(without_ms)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST_SEED)], ...], Many, Field(min_length=1)]
 Strategies = Annotated[tuple[StrategyName, ...], Many, Field(min_length=1)]
 Patterns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Many]
 AttentionParts = Annotated[tuple[Part, ...], Many, Field(min_length=1)]
+
+
+class Targets(StrictModel):
+    """Amounts of other costs than MACs. Each is a cell, beside those of `speedups`."""
+
+    params: Speedups | None = Field(default=None, description="base parameters / pruned parameters")
+    latency_ms: Annotated[tuple[Milliseconds, ...], Many, Field(min_length=1)] | None = Field(
+        default=None, description="milliseconds of one image, by a table measured on the device of the cells"
+    )
+
+    @field_validator("params", "latency_ms")
+    @classmethod
+    def _once(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return values and distinct(values)
+
+    @model_validator(mode="after")
+    def _some(self) -> Targets:
+        if not self.amounts:
+            raise mistake("found no target, expected params or latency_ms; MACs are the key speedups")
+        return self
+
+    @property
+    def amounts(self) -> tuple[Amount, ...]:
+        """Every asked amount."""
+        params, latencies = self.params or (), self.latency_ms or ()
+        return (*(Amount(one, "params") for one in params), *(Amount(one, "latency_ms") for one in latencies))
+
+
+def amounts_of(holder: Any) -> tuple[Amount, ...]:
+    """The asked amounts of a sweep, an entry or an inclusion: its speed-ups, then its other targets."""
+    targets = holder.targets.amounts if holder.targets else ()
+    return (*(Amount(one) for one in holder.speedups or ()), *targets)
 
 
 class Axis(StrictModel):
@@ -93,6 +144,7 @@ class Axis(StrictModel):
     name: str = Field(min_length=1)
     params: dict[str, Scalar] = Field(default={}, validate_default=True)
     speedups: Speedups | None = None
+    targets: Targets | None = None
     seeds: Seeds | None = None
     strategies: Strategies | None = None
     schedule: Schedule | None = None
@@ -130,8 +182,10 @@ class ModelAxis(Axis):
     @field_validator("params")
     @classmethod
     def _accepted(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
-        entry = registry.model.entries().get(info.data.get("name", ""))
-        return checked(params, entry)
+        name = info.data.get("name", "")
+        if ":" in name:  # a function of the user's own
+            refuse((message, (one,)) for message, one in strange_parameters(name, params))
+        return checked(params, registry.model.entries().get(name))
 
     @field_validator("weights")
     @classmethod
@@ -192,15 +246,22 @@ class MethodAxis(Axis):
     @classmethod
     def _known(cls, name: str) -> str:
         importance, plus, regularizer = name.partition("+")
-        parts = ((importance, registry.importance), *([(regularizer, registry.regularizer)] if plus else []))
+        parts: list[tuple[str, registry.Registry | registry.Either]] = [(importance, registry.CHOICE)]
+        parts += [(regularizer, registry.regularizer)] if plus else []
         refuse((unknown(kind.kind, part, kind.entries()), ()) for part, kind in parts if part not in kind.entries())
+        if plus and importance in registry.selection.entries():
+            raise mistake(f"found {name!r}, expected {importance!r} alone: it trains by itself, without a regularizer")
+        if plus and importance in registry.token.entries():
+            raise mistake(
+                f"found a regularizer, which shrinks channels; expected {importance} alone: it removes tokens"
+            )
         return name
 
     @field_validator("params")
     @classmethod
     def _accepted(cls, params: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
         importance = info.data.get("name", "").partition("+")[0]
-        return checked(params, registry.importance.entries().get(importance))
+        return checked(params, registry.CHOICE.entries().get(importance))
 
     @field_validator("regularizer_params")
     @classmethod

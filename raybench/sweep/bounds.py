@@ -16,6 +16,7 @@ MOST_EPOCHS = 100_000
 MOST_IMAGES = 10_000_000
 MOST_BATCH = 2**20
 MOST_SPEEDUP = 10_000
+MOST_MS = 10_000_000
 MOST_ROUND = 65_536
 MOST_THREADS = 65_536
 MOST_RATIO = 0.999  # shares above it leave single channels of every layer

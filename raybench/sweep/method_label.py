@@ -28,7 +28,7 @@ def method_label(trial: Mapping[str, Any]) -> str:
         >>> method_label({"importance": {"name": "lamp", "params": {}}, "regularizer": None})
         'lamp'
     """
-    parts = ((registry.importance, trial["importance"]), (registry.regularizer, trial["regularizer"]))
+    parts = ((registry.CHOICE, trial["importance"]), (registry.regularizer, trial["regularizer"]))
     return "+".join(_part(names, part) for names, part in parts if part)
 
 
@@ -63,7 +63,7 @@ def with_params(name: str, params: Mapping[str, Any]) -> str:
     return f"{name}({shown})" if shown else name
 
 
-def _part(names: registry.Registry, part: Mapping[str, Any]) -> str:
+def _part(names: registry.Registry | registry.Either, part: Mapping[str, Any]) -> str:
     entry = names.entries().get(part["name"])
     defaults = entry.params if entry else {}
     own = {name: value for name, value in (part["params"] or {}).items() if defaults.get(name) != value}

@@ -140,6 +140,41 @@ def check_function(name: str) -> None:
         raise SpecError(f"model {name!r}: {where} has no function {function!r}.{near}".removesuffix("."))
 
 
+def strange_parameters(name: str, given: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(message, parameter) for those of `given` that the function of a user's `module:function` doesn't take.
+
+    Nothing is imported. Functions that take any, that are decorated or made otherwise have none, so far as is known.
+    """
+    taken = _parameters(name)
+    for one in given if taken is not None else ():
+        if one not in (taken or ()):
+            known = ", ".join(taken or ()) or "none"
+            yield f"unknown parameter of model {name!r}.{nearest(one, taken or ())} Known: {known}", one
+
+
+def _parameters(name: str) -> tuple[str, ...] | None:
+    """Names of the arguments of the only function or class `module:function`; None where they can't be known."""
+    module, _, function = name.partition(":")
+    file = _file_of(module) if module != "timm" else None
+    try:
+        tree = ast.parse(file.read_bytes()) if file and file.suffix == ".py" else None
+    except (SyntaxError, ValueError, OSError, RecursionError):
+        return None
+    kinds = ast.FunctionDef | ast.ClassDef
+    found = [node for node in ast.walk(tree) if isinstance(node, kinds) and node.name == function] if tree else []
+    if len(found) != 1 or found[0].decorator_list or found[0] not in getattr(tree, "body", ()):
+        return None
+    node, own = found[0], 0
+    if isinstance(node, ast.ClassDef):
+        makers = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name in ("__init__", "__new__")]
+        if len(makers) != 1 or makers[0].decorator_list or node.keywords:
+            return None
+        node, own = makers[0], 0 if makers[0].args.posonlyargs else 1  # without self
+    if node.args.kwarg:
+        return None
+    return tuple(one.arg for one in (*node.args.args[own:], *node.args.kwonlyargs))
+
+
 def _bound(file: Path) -> frozenset[str]:
     """Every name that a source file binds, at any depth; none where they can't be known without running it."""
     try:

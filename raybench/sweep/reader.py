@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from raybench import registry
 from raybench.errors import UserError, nearest
 from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
 from raybench.sweep.nodes import YamlNode, merge, parse
@@ -166,6 +167,9 @@ def _anchored(node: YamlNode, folder: Path) -> YamlNode:
         changed["include"] = _each(changed["include"], models)
     if "storage" in changed:
         changed["storage"] = anchor(changed["storage"])
+    given = (node.get("base") or node).get("from") if node.get("base") else None
+    if given is not None and given.value not in registry.dataset.entries():
+        changed["base"] = changed["base"].replaced({**changed["base"].fields, "from": anchor(given)})
     roots = node.get("data_roots")
     if roots is not None and isinstance(roots.value, dict):
         changed["data_roots"] = roots.replaced({key: anchor(root) for key, root in roots.fields.items()})

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raybench import registry
-from raybench.catalogue import Entry, needs_images, reads_images
+from raybench.catalogue import TRAINING, Entry, needs_images, reads_images
 from raybench.errors import SpecError, UserError
 from raybench.storage.hashing import file_sha256
-from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
+from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, amounts_of, resolved
 from raybench.sweep.bounds import AUGMENTATIONS
 from raybench.sweep.data_roots import data_fingerprint
 from raybench.sweep.environment import number_variables, warn_of_variables
+from raybench.sweep.kinds import CHANNELS, TOKENS
 from raybench.sweep.modules import check_function, module_source, plugin_source
 from raybench.sweep.speed import TASKS
 from raybench.sweep.sweep import Exclude, Include, Sweep
-from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Recipe, Trial, Weights
+from raybench.sweep.target import Amount
+from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Recipe, Trial
+from raybench.sweep.weights import NONE, STAGE, Transfer, Weights
 
 
 def resolve(sweep: Sweep) -> tuple[Trial, ...]:
@@ -51,7 +54,7 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
     return tuple(trials.values())
 
 
-Cell = tuple[DatasetAxis, ModelAxis, MethodAxis, str, float, int]
+Cell = tuple[DatasetAxis, ModelAxis, MethodAxis, str, Amount, int]
 Facts = dict[tuple[int, str], dict[str, Any]]  # (id of an axis entry, what made them) -> its facts and hashes
 
 
@@ -63,10 +66,12 @@ def _cells(sweep: Sweep, extra: Include | None) -> Iterator[Cell]:
     for dataset, model, method in itertools.product(datasets, models, methods):
         axes = {
             axis: (extra and getattr(extra, axis)) or overriding(axis, method, model, dataset, sweep)
-            for axis in ("strategies", "speedups", "seeds")
+            for axis in ("strategies", "seeds")
         }
-        for strategy, speedup, seed in itertools.product(axes["strategies"], axes["speedups"], axes["seeds"]):
-            yield dataset, model, method, strategy, speedup, seed
+        holders = (*((extra,) if extra else ()), method, model, dataset, sweep)
+        amounts = next(filter(None, map(amounts_of, holders)))  # an entry with speed-ups or targets replaces both
+        for strategy, asked, seed in itertools.product(axes["strategies"], amounts, axes["seeds"]):
+            yield dataset, model, method, strategy, asked, seed
 
 
 def _entries(own: tuple[Any, ...], asked: tuple[Any, ...] | None) -> list[Any]:
@@ -81,7 +86,8 @@ def _entries(own: tuple[Any, ...], asked: tuple[Any, ...] | None) -> list[Any]:
 
 
 def _matches(cell: Cell, one: Exclude) -> bool:
-    dataset, model, method, strategy, speedup, seed = cell
+    dataset, model, method, strategy, asked, seed = cell
+    speedup = asked.value if asked.kind == "macs" else None
     values = {"datasets": dataset.name, "models": model.name, "methods": method.name,
               "strategies": strategy, "speedups": speedup, "seeds": seed}  # fmt: skip
     return all(values[axis] in getattr(one, axis) for axis in one.model_fields_set if getattr(one, axis))
@@ -137,27 +143,40 @@ class _Resolver:
         self._known: dict[tuple[Any, ...], Trial | None] = {}
 
     def trial(
-        self, dataset: DatasetAxis, model: ModelAxis, method: MethodAxis, strategy: str, speedup: float, seed: int
+        self, dataset: DatasetAxis, model: ModelAxis, method: MethodAxis, strategy: str, asked: Amount, seed: int
     ) -> Trial | None:
         """The trial of one cell; None where it is wrong, which is added to the problems.
 
         The first of each dataset, model and method is built and checked as a whole.
         """
+        if method.name in registry.token.entries():
+            strategy = TOKENS  # one cell for all strategies, none of which says anything of tokens
         entries, base_seed = (id(dataset), id(model), id(method)), seed if self.sweep.base_seeds == "per-seed" else 0
         if entries not in self._known:
             try:
-                self._known[entries] = self._build(dataset, model, method, strategy, speedup, seed, base_seed)
+                self._known[entries] = self._build(dataset, model, method, strategy, asked, seed, base_seed)
             except UserError as error:
                 self._problems.setdefault(str(error), error)
                 self._known[entries] = None
         first = self._known[entries]
-        if first is None:
+        if first is None or (first.importance.trained and self._wrongly_asked(method.name, asked)):
             return None
         line = self._known.get((*entries, strategy, seed))
         if line is None:
-            line = self._known[*entries, strategy, seed] = first.sibling(strategy, speedup, seed, base_seed)
+            line = self._known[*entries, strategy, seed] = first.sibling(
+                strategy, asked.value, seed, base_seed, asked.kind
+            )
             _ = line.trial_id, line.select_key  # computes the keys that the line's other speed-ups share
-        return line.sibling(strategy, speedup, seed, base_seed)
+        return line.sibling(strategy, asked.value, seed, base_seed, asked.kind)
+
+    def _wrongly_asked(self, method: str, asked: Amount) -> bool:
+        """Whether a trained selection can't aim at the amount, which is added to the problems."""
+        if self.sweep.ratio is None and asked.kind == "macs":
+            return False
+        found = f"a target of {asked.kind}" if self.sweep.ratio is None else f"ratio {self.sweep.ratio:g}"
+        error = SpecError(f"method {method!r} trains for a speed-up; found {found}, expected speedups")
+        self._problems.setdefault(str(error), error)
+        return True
 
     def _build(
         self,
@@ -165,14 +184,14 @@ class _Resolver:
         model: ModelAxis,
         method: MethodAxis,
         strategy: str,
-        speedup: float,
+        asked: Amount,
         seed: int,
         base_seed: int,
     ) -> Trial:
-        sweep = self.sweep
+        sweep, transfer = self.sweep, self.sweep.transfers[0]
         fields = self._once(dataset, self._dataset) | self._once(model, self._model) | self._once(method, self._method)
         attention, auto, least = fields.pop("attention"), fields.pop("auto"), fields.pop("min_images")
-        if sweep.protocol == "pruningbench" and not sweep.ratio:
+        if sweep.protocol == "pruningbench" and not sweep.ratio and not fields["importance"].trained:
             auto = "progressive"
         recipe = overriding("recipe", method, model, dataset, sweep)
         if recipe.calibration_images < least:
@@ -180,12 +199,15 @@ class _Resolver:
                 f"method {method.name!r} needs at least {least} calibration images; "
                 f"recipe {recipe.name!r} has {recipe.calibration_images}: raise its calibration_images"
             )
-        if fields["regularizer"] and "sparsify" not in recipe.model_fields_set:
+        trained = fields["importance"].trained
+        if (fields["regularizer"] or trained) and "sparsify" not in recipe.model_fields_set:
+            what = "is a trained selection" if trained else "has a regularizer"
             raise SpecError(
-                f"recipe {recipe.name!r}: sparsify: the key is missing; method {method.name!r} has a regularizer, "
+                f"recipe {recipe.name!r}: sparsify: the key is missing; method {method.name!r} {what}, "
                 "which trains in that stage"
             )
-        stages = ("base",) * fields["weights"].trained + ("sparsify",) * bool(fields["regularizer"]) + ("finetune",)
+        sparsifies = bool(fields["regularizer"] or trained)
+        stages = ("base",) * fields["weights"].trained + ("sparsify",) * sparsifies + ("finetune",)
         _check_augment(recipe, fields["task"], stages)
         schedule, device = overriding("schedule", method, model, dataset, sweep), sweep.device_of(model.name)
         parts = overriding("prune", method, model, dataset, sweep) or DEFAULT_PARTS
@@ -193,25 +215,50 @@ class _Resolver:
         for key, value in recipe.speed.model_dump().items() if fields["task"] not in TASKS else ():
             found = f"found {value!r}, expected none: {fields['task']} trains without these options"
             raise SpecError(f"recipe {recipe.name!r}: speed: {key}: {found}")
-        return Trial(
+        of_channels: dict[str, Any] = {
+            "schedule": auto if schedule == "auto" or trained else schedule,
+            "prune": () if attention is False else tuple(sorted(parts)),
+            "keep": tuple(sorted(set(overriding("keep", method, model, dataset, sweep)))),
+            "only": tuple(sorted(set(overriding("only", method, model, dataset, sweep)))),
+            "round_to": overriding("round_to", method, model, dataset, sweep),
+        }
+        trial = Trial(
             **fields,
+            **(of_channels if fields["kind"] == CHANNELS else {"schedule": "one-shot"}),
             strategy=strategy,
-            speedup=speedup,
+            speedup=asked.value,
+            target=asked.kind,
             ratio=sweep.ratio,
             seed=seed,
             base_seed=base_seed,
             protocol=sweep.protocol,
-            schedule=auto if schedule == "auto" else schedule,
-            prune=() if attention is False else tuple(sorted(parts)),
-            keep=tuple(sorted(set(overriding("keep", method, model, dataset, sweep)))),
-            only=tuple(sorted(set(overriding("only", method, model, dataset, sweep)))),
-            round_to=overriding("round_to", method, model, dataset, sweep),
             device=device,
             threads=sweep.threads_of(model.name) if device == "cpu" else None,
             processes=self._processes(model.name, fields["task"]),
             environment=self._environments[device],
             recipe=recipe,
         )
+        return trial if transfer == NONE else self._transferred(trial, transfer)
+
+    def _transferred(self, trial: Trial, transfer: Transfer) -> Trial:
+        """`trial` with the weights of the sweep's source in place of its own, and a new classifier."""
+        source = self.sweep.base
+        assert source is not None  # the sweep is checked
+        changed: dict[str, Any] = {"transfer": transfer}
+        if source.dataset is None:
+            sha256 = _sha256(source.file, trial.model)
+            weights = Weights(kind="file", identity=sha256, path=str(source.file), new_head=True)
+            return trial.model_copy(update=changed | {"weights": weights, "transfer_from": sha256})
+        data = self._dataset(DatasetAxis(name=source.dataset))
+        if data["task"] != trial.task:
+            raise SpecError(
+                f"base: from: {source.dataset} is data for {data['task']}, {trial.dataset} for {trial.task}"
+            )
+        if source.dataset == trial.dataset:
+            raise SpecError(f"base: from: found {source.dataset}, which is the dataset itself; expected another one")
+        before = trial.model_copy(update=data | {"base_seed": 0})
+        weights = Weights(kind=STAGE, identity=before.base_key, new_head=True, source=before)
+        return trial.model_copy(update=changed | {"weights": weights, "transfer_from": source.dataset})
 
     def _processes(self, model: str, task: str) -> int:
         """How many processes train a cell of `model` together; SpecError for a task that knows one only."""
@@ -266,21 +313,25 @@ class _Resolver:
         return Weights(kind="file", identity=sha256, path=axis.weights, new_head=axis.new_head)
 
     def _method(self, axis: MethodAxis) -> dict[str, Any]:
-        importance = registry.importance.entry(axis.importance)
+        importance = registry.CHOICE.entry(axis.importance)
+        needs = importance.facts.get("needs", "weights")
         regularizer = registry.regularizer.entry(axis.regularizer) if axis.regularizer else None
-        one_walk = not needs_images(importance.facts.get("needs", "weights"))
+        one_step = self.sweep.ratio or needs == TRAINING
         return {
             "importance": _pinned(importance, axis.params).model_copy(
-                update={"seeded": _is_seeded(importance, axis.params)}
+                update={"seeded": _is_seeded(importance, axis.params), "trained": needs == TRAINING}
             ),
             "regularizer": _pinned(regularizer, axis.regularizer_params) if regularizer else None,
+            "kind": TOKENS if importance.kind == "token" else CHANNELS,
             "min_images": importance.facts.get("min_images", 1),
-            "auto": "one-shot" if self.sweep.ratio else "progressive" if one_walk else "iterative",
+            "auto": "one-shot" if one_step else "iterative" if needs_images(needs) else "progressive",
         }
 
 
 def _is_seeded(importance: Entry, params: Mapping[str, Any]) -> bool:
     """Whether a criterion's scores depend on the seed: it draws numbers, or looks at calibration images."""
+    if importance.kind == "token":  # counts of tokens follow from the network's sizes
+        return False
     return importance.facts.get("needs", "weights") != "weights" or reads_images(importance, params)
 
 

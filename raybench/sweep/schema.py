@@ -41,9 +41,13 @@ def json_schema() -> dict[str, Any]:
 
 
 def method_names() -> list[str]:
-    """Every criterion, alone and with every regularizer."""
+    """Every criterion, alone and with every regularizer, and what stands alone."""
     criteria, regularizers = registry.importance.entries(), registry.regularizer.entries()
-    return [*criteria, *(f"{criterion}+{regularizer}" for criterion in criteria for regularizer in regularizers)]
+    return [
+        *criteria,
+        *(name for name in registry.CHOICE.entries() if name not in criteria),
+        *(f"{criterion}+{regularizer}" for criterion in criteria for regularizer in regularizers),
+    ]
 
 
 def _shorter(schema: dict[str, Any], recipes: list[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from raybench import registry
 from raybench.errors import nearest, unknown
 from raybench.sweep.axes import (
+    NO_SPEEDUPS,
     AttentionParts,
     Axis,
     DatasetAxis,
@@ -22,9 +23,11 @@ from raybench.sweep.axes import (
     Place,
     Schedule,
     Seeds,
+    SomeSpeedups,
     Speedups,
     Strategies,
     StrictModel,
+    Targets,
     distinct,
     mistake,
     named,
@@ -33,7 +36,9 @@ from raybench.sweep.axes import (
 from raybench.sweep.bounds import MOST_CELLS, MOST_NAME, MOST_RATIO, MOST_ROUND, MOST_THREADS
 from raybench.sweep.resources import Measured, Resources
 from raybench.sweep.size import cells_of
+from raybench.sweep.source import Source
 from raybench.sweep.trial import Recipe
+from raybench.sweep.weights import NONE, Transfer
 
 Models = Annotated[tuple[Annotated[ModelAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
 Datasets = Annotated[tuple[Annotated[DatasetAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
@@ -53,6 +58,7 @@ class Include(StrictModel):
     methods: Methods | None = None
     strategies: Strategies | None = None
     speedups: Speedups | None = None
+    targets: Targets | None = None
     seeds: Seeds | None = None
 
 
@@ -81,7 +87,8 @@ class Sweep(StrictModel):
     datasets: Datasets
     methods: Methods = Field(description="importance, importance+regularizer, or a mapping with name and params")
     strategies: Strategies = ("protected-global",)
-    speedups: Speedups = Field(description="base MACs / pruned MACs, each above 1")
+    speedups: SomeSpeedups = Field(description="base MACs / pruned MACs, each above 1")
+    targets: Targets | None = Field(default=None, description="amounts of other costs, beside or in place of speedups")
     ratio: float | None = Field(
         default=None,
         gt=0,
@@ -97,6 +104,10 @@ class Sweep(StrictModel):
     protocol: Protocol = "raybench"
     protocols: Annotated[tuple[Protocol, ...], Many] = Field(
         default=(), description="several protocols: an axis in place of protocol"
+    )
+    base: Source | None = Field(default=None, description="{from: ...}: start from weights of other data")
+    transfer: Annotated[tuple[Transfer, ...], Many] = Field(
+        default=(), description="an axis: none, prune-then-transfer, transfer-then-prune (default with a base)"
     )
     schedule: Schedule = "auto"
     prune: AttentionParts | None = Field(default=None, description="which parts of attention models are pruned")
@@ -140,7 +151,8 @@ class Sweep(StrictModel):
         """Replace a ratio by the speed-up 1 / (1 - ratio), which is a label: the achieved speed-up differs."""
         ratio = fields.get("ratio") if isinstance(fields, dict) else None
         if not isinstance(ratio, float) or not 0 < ratio < 1:
-            return fields
+            others = isinstance(fields, dict) and fields.get("targets") is not None
+            return {**fields, "speedups": fields.get("speedups") or NO_SPEEDUPS} if others else fields
         return {"speedups": [1 / (1 - ratio)], **fields}
 
     @field_validator("data_roots")
@@ -151,12 +163,20 @@ class Sweep(StrictModel):
         return roots
 
     def variants(self) -> Iterator[Sweep]:
-        """The sweep with one recipe and one protocol, for each of the recipes and protocols."""
-        for recipe, protocol in itertools.product(self.recipes or (self.recipe,), self.protocols or (self.protocol,)):
-            one = {"recipe": recipe, "protocol": protocol, "recipes": (), "protocols": ()}
-            yield self.model_copy(update=one) if self.recipes or self.protocols else self
+        """The sweep with one recipe, protocol and transfer, for each of them."""
+        axes = (self.recipes or (self.recipe,), self.protocols or (self.protocol,), self.transfers)
+        for recipe, protocol, transfer in itertools.product(*axes):
+            one = {"recipe": recipe, "protocol": protocol, "recipes": (), "protocols": (), "transfer": (transfer,)}
+            yield self.model_copy(update=one) if self.recipes or self.protocols or self.base else self
 
-    @field_validator("models", "datasets", "methods", "strategies", "speedups", "seeds", "recipes", "protocols")
+    @property
+    def transfers(self) -> tuple[Transfer, ...]:
+        """The values of the axis `transfer`, its default filled in."""
+        return self.transfer or (("transfer-then-prune",) if self.base else (NONE,))
+
+    @field_validator(
+        "models", "datasets", "methods", "strategies", "speedups", "seeds", "recipes", "protocols", "transfer"
+    )
     @classmethod
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return distinct(values)
@@ -164,7 +184,8 @@ class Sweep(StrictModel):
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
         """Refuse keys that contradict each other, all at once, and a grid that no machine could even list."""
-        refuse((*self._wrong_schedules(), *self._beside_ratio(), *self._impossible_recipes(), *self._idle_exclusions()))
+        about_targets = (*self._beside_ratio(), *self._other_targets(), *self._unranked(), *self._no_source())
+        refuse((*self._wrong_schedules(), *about_targets, *self._impossible_recipes(), *self._idle_exclusions()))
         refuse(self._idle_resources())
         if (count := cells_of(self)) > MOST_CELLS:
             raise mistake(
@@ -198,6 +219,39 @@ class Sweep(StrictModel):
         for place, holder in (*self._entries(), *included):
             if holder.speedups is not None:
                 yield "found speedups, expected none: the sweep has a ratio", (*place, "speedups")
+
+    def _other_targets(self) -> Iterator[tuple[str, Place]]:
+        """Targets other than MACs beside the published protocol, which prunes to a speed-up, or beside a ratio."""
+        published = "pruningbench" in (*self.protocols, self.protocol)
+        if not published and self.ratio is None:
+            return
+        why = "protocol pruningbench prunes to speedups" if published else "the sweep has a ratio"
+        included: list[tuple[Place, Axis | Include]] = [(("include", i), one) for i, one in enumerate(self.include)]
+        sweep: tuple[Place, Axis | Include | Sweep] = ((), self)
+        for place, holder in (sweep, *self._entries(), *included):
+            if holder.targets is not None:
+                yield f"found targets, expected none: {why}", (*place, "targets")
+
+    def _no_source(self) -> Iterator[tuple[str, Place]]:
+        """A transfer without weights to start from, and the other way round; both beside what can't have them."""
+        if self.transfer and not self.base and set(self.transfer) != {NONE}:
+            yield f"found {self.transfer[-1]}, expected a source: base: {{from: DATASET or FILE}}", ("transfer",)
+        if self.base and set(self.transfers) == {NONE}:
+            yield "found a source, expected a transfer other than none, or no base", ("base",)
+        if self.base and "pruningbench" in (*self.protocols, self.protocol):
+            yield "found a source, expected none: protocol pruningbench starts from the dataset's own base", ("base",)
+
+    def _unranked(self) -> Iterator[tuple[str, Place]]:
+        """Strategy `optimal` beside what ranks channels: the published protocol, a ratio."""
+        published = "pruningbench" in (*self.protocols, self.protocol)
+        if not published and self.ratio is None:
+            return
+        why = "protocol pruningbench ranks channels" if published else "a ratio is a share of channels, not a cost"
+        included: list[tuple[Place, Axis | Include]] = [(("include", i), one) for i, one in enumerate(self.include)]
+        sweep: tuple[Place, Axis | Include | Sweep] = ((), self)
+        for place, holder in (sweep, *self._entries(), *included):
+            if "optimal" in (holder.strategies or ()):
+                yield f"found 'optimal', expected a ranking: {why}", (*place, "strategies")
 
     def _entries(self) -> Iterator[tuple[Place, Axis]]:
         """Every entry that may override keys of the sweep, with the path to it."""

@@ -12,12 +12,16 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from raybench.catalogue import SCRATCH, TRAIN
+from raybench.catalogue import SCRATCH, SMALL, TRAIN, UNTRAINED
+from raybench.errors import counted
 from raybench.sweep.bounds import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_NAME, Augmentation, Real, Whole
 from raybench.sweep.early_stop import EarlyStop
+from raybench.sweep.kinds import CHANNELS, Kind
 from raybench.sweep.speed import Speed
+from raybench.sweep.target import TargetKind
+from raybench.sweep.weights import NONE, PRUNED, Transfer, Weights
 
 ID_LENGTH = 16  # hex digits of the SHA-256 that are kept: 64 bits, no collision below a billion cells
 # Versions of the shared code; methods, models and datasets have versions of their own. Raising one changes the keys,
@@ -46,6 +50,13 @@ class MethodRef(Frozen):
     version: int = 1
     source: str | None = None  # SHA-256 of the file, for a plug-in
     seeded: bool = True  # whether what it computes depends on the trial's seed
+    trained: bool = False  # whether it is a trained selection; left out of ids and keys where it isn't
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `trained` out where it is false: ids from before there was the field stay valid."""
+        fields: dict[str, Any] = dump(self)
+        return fields if self.trained else {name: value for name, value in fields.items() if name != "trained"}
 
 
 class TrainRecipe(Frozen):
@@ -89,7 +100,7 @@ class TrainRecipe(Frozen):
         if self.warmup_epochs > self.epochs > 0:
             yield (
                 "warmup_epochs",
-                f"found {self.warmup_epochs:g}, expected at most the {self.epochs} epochs of this stage",
+                f"found {self.warmup_epochs:g}, expected at most the {counted(self.epochs, 'epoch')} of this stage",
             )
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             yield "nesterov", "found true with momentum 0, expected a momentum above 0"
@@ -115,7 +126,8 @@ class Recipe(Frozen):
                 yield message, (stage, key)
         if self.early_stop and not self.early_stop.rungs(self.finetune.epochs):
             found, epochs = self.early_stop.grace_period, self.finetune.epochs
-            wanted = f"found {found}, expected less than the {epochs} epochs of finetune: no cell would be stopped"
+            most = counted(epochs, "epoch")
+            wanted = f"found {found}, expected less than the {most} of finetune: no cell would be stopped"
             yield wanted, ("early_stop", "grace_period")
 
     @model_serializer(mode="wrap")
@@ -125,26 +137,6 @@ class Recipe(Frozen):
         said = {"speed": self.speed != Speed(), "recalibration_images": self.recalibration_images > 0}
         said["early_stop"] = self.early_stop is not None
         return {name: value for name, value in fields.items() if said.get(name, True)}
-
-
-class Weights(Frozen):
-    """Where the dense base comes from; `trained` is by the recipe's base stage."""
-
-    kind: Literal["trained", "file", "hub"] = "trained"
-    identity: str = ""  # SHA-256 of the file, or `name@revision` of the hub
-    path: str | None = Field(default=None, exclude=True)  # of the file on this machine; not part of the identity
-    new_head: bool = False  # the classifier is new, and the base stage trains
-
-    @property
-    def trained(self) -> bool:
-        """Whether the base stage trains: from initial weights, or from given ones with a new classifier."""
-        return self.kind == "trained" or self.new_head
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `new_head` out where it is false: ids from before there was the field stay valid."""
-        fields: dict[str, Any] = dump(self)
-        return fields if self.new_head else {name: value for name, value in fields.items() if name != "new_head"}
 
 
 class Trial(Frozen):
@@ -161,9 +153,13 @@ class Trial(Frozen):
     task: str = "classification"
     weights: Weights = Weights()
     importance: MethodRef
+    kind: Kind = CHANNELS  # what the method removes; left out of ids where it is channels
     regularizer: MethodRef | None = None
     strategy: str = "protected-global"
-    speedup: float = Field(gt=1)
+    speedup: float = Field(gt=0)  # how much is asked of `target`: base / pruned, above 1, or milliseconds
+    transfer: Transfer = NONE  # whether the weights are of other data; left out of ids and keys where they aren't
+    transfer_from: str | None = None  # what they are of: a dataset's name, or the file's SHA-256
+    target: TargetKind = "macs"  # left out of ids and keys where it is the MACs
     seed: int = 0
     base_seed: int = 0
     protocol: Literal["raybench", "pruningbench"] = "raybench"
@@ -183,31 +179,50 @@ class Trial(Frozen):
     def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave newer fields out where they say nothing: ids from before there were such fields stay valid."""
         fields: dict[str, Any] = dump(self)
-        said = {"environment": bool(self.environment), "processes": self.processes > 1}
+        said = {
+            "kind": self.kind != CHANNELS,
+            "environment": bool(self.environment),
+            "processes": self.processes > 1,
+            "target": self.target != "macs",
+            "transfer": self.transfer != NONE,
+            "transfer_from": self.transfer_from is not None,
+        }
         return {name: value for name, value in fields.items() if said.get(name, True)}
+
+    @model_validator(mode="after")
+    def _above_one(self) -> Self:
+        """Refuse a speed-up that is none."""
+        if self.target != "latency_ms" and not self.speedup > 1:
+            raise ValueError(f"speedup: found {self.speedup:g}, expected a number above 1")
+        return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields replaced, validated, with new keys."""
         return type(self)(**({name: getattr(self, name) for name in type(self).model_fields} | dict(update or {})))
 
-    def sibling(self, strategy: str, speedup: float, seed: int, base_seed: int) -> Self:
+    def sibling(self, strategy: str, speedup: float, seed: int, base_seed: int, target: TargetKind = "macs") -> Self:
         """A copy with other values of these axes, which the sweep has validated; for grids of many cells.
 
         Keys that don't depend on a changed value are not computed again.
         """
-        changed = {"strategy": strategy, "speedup": speedup, "seed": seed, "base_seed": base_seed}
+        changed = {"strategy": strategy, "speedup": speedup, "seed": seed, "base_seed": base_seed, "target": target}
         copy = super().model_copy(update=changed)
         stale = {"trial_id", "select_key"}
         if base_seed != self.base_seed:
             stale |= {"base_key", "base_identity", "sparsify_key", "pass_key"}
-        if seed != self.seed and self.regularizer:
+        if seed != self.seed and self.sparsifies:
             stale |= {"sparsify_key", "pass_key"}
-        if strategy != self.strategy or copy.selection_seed != self.selection_seed:
+        if self.importance.trained:
+            stale |= {"sparsify_key", "pass_key"}
+        same = (strategy, target) == (self.strategy, self.target) and target != "latency_ms"
+        if not same or copy.selection_seed != self.selection_seed:
             stale.add("pass_key")
         for key in stale & vars(copy).keys():
             del vars(copy)[key]
         own = {name: _canonical_scalar(value) for name, value in changed.items() if name != "base_seed"}
         vars(copy)["id_fields"] = self.id_fields | own
+        if target == "macs":
+            del vars(copy)["id_fields"]["target"]
         return copy
 
     @property
@@ -218,24 +233,50 @@ class Trial(Frozen):
     @property
     def from_scratch(self) -> bool:
         """Whether the pruned network gets new weights, which the base stage's recipe trains: a baseline."""
-        return self.importance.params.get(TRAIN) == SCRATCH
+        return self.importance.params.get(TRAIN) in (SCRATCH, SMALL)
+
+    @property
+    def prunes_first(self) -> bool:
+        """Whether channels are chosen in the network of the source data, before it learns the target's."""
+        return self.transfer == PRUNED
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a smaller dense network of the same family stands in place of a pruned one: a baseline."""
+        return self.importance.params.get(TRAIN) == SMALL
+
+    @property
+    def sparsifies(self) -> bool:
+        """Whether there is a sparsifying stage: of a regularizer, or of a trained selection."""
+        return self.regularizer is not None or self.importance.trained
 
     @property
     def tuning(self) -> TrainRecipe:
         """How the pruned network is trained."""
+        if self.importance.params.get(TRAIN) == UNTRAINED:
+            return TrainRecipe(**self.recipe.finetune.model_dump() | {"epochs": 0})
+        if self.is_small or self.prunes_first:  # as long as the base and the pruned network of others together
+            epochs = self.recipe.base.epochs + self.recipe.finetune.epochs
+            return TrainRecipe(**self.recipe.base.model_dump() | {"epochs": epochs})
         return self.recipe.base if self.from_scratch else self.recipe.finetune
 
     @property
     def stages(self) -> tuple[TrainRecipe, ...]:
         """The training stages that the cell needs, in order."""
         base = (self.recipe.base,) if self.weights.trained else ()
-        sparsify = (self.recipe.sparsify,) if self.regularizer else ()
+        sparsify = (self.recipe.sparsify,) if self.sparsifies else ()
         return (*base, *sparsify, self.tuning)
 
     @property
     def speedup_target(self) -> float | None:
-        """The speed-up asked for; None with a ratio (then `speedup` is only a label)."""
-        return self.speedup if self.ratio is None else None
+        """The speed-up asked for; None with another target, or with a ratio (then `speedup` is only a label)."""
+        return self.speedup if self.ratio is None and self.target == "macs" else None
+
+    @property
+    def asked(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """The asked amount as the columns ASKED have it."""
+        params, latency = (self.speedup if self.target == kind else None for kind in ("params", "latency_ms"))
+        return self.speedup_target, self.ratio, params, latency
 
     @property
     def selection_seed(self) -> int:
@@ -299,11 +340,13 @@ class Trial(Frozen):
 
     @cached_property
     def sparsify_key(self) -> str | None:
-        """Key of the sparsifying stage, None for a method without a regularizer."""
-        if self.regularizer is None:
+        """Key of the sparsifying stage, None for a method without one. A trained selection aims at one speed-up."""
+        if not self.sparsifies:
             return None
-        own = {
-            "regularizer": self.regularizer.model_dump(mode="json"),
+        trained = {"strategy", "speedup", "target", "round_to"}
+        own = self.model_dump(mode="json", include={"importance", *trained}) if self.importance.trained else {}
+        own |= {
+            "regularizer": self.regularizer and self.regularizer.model_dump(mode="json"),
             "recipe": self.recipe.sparsify.model_dump(mode="json"),
             "seed": self.seed,
             "prune": self.prune,
@@ -319,6 +362,9 @@ class Trial(Frozen):
         fields |= self.chosen.keys()
         own = self.model_dump(mode="json", include=fields) | {"seed": self.selection_seed}
         own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
+        own |= {"target": self.target} if self.target != "macs" else {}
+        own |= {"transfer": self.transfer} if self.prunes_first else {}
+        own |= {"latency_ms": self.speedup} if self.target == "latency_ms" else {}  # one out of reach stops no other
         return digest("select", SELECTION, own, self.sparsify_key or self.base_key)
 
     @cached_property

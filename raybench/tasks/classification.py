@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raybench.datasets.data import Data
 from raybench.datasets.facts import DataFacts, Split
-from raybench.errors import UserError
+from raybench.errors import UserError, counted, with_article
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.models.strided import strided_in_nchw
 from raybench.pauses import pause
@@ -25,7 +25,8 @@ from raybench.tasks.training.augment import check_augment
 from raybench.tasks.training.batches import training_batches
 from raybench.tasks.training.computing import choose, kernels, laid_out, plain_steps
 from raybench.tasks.training.loop import EpochInputs, batch_order, fit, run_epoch
-from raybench.tasks.training.optimize import make_optimizer
+from raybench.tasks.training.loss import needs_teacher
+from raybench.tasks.training.optimize import make_optimizer, set_apart
 from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.resizing import pixels_share
 from raybench.tasks.training.scale import Scale
@@ -61,7 +62,7 @@ class Classification:
         if not isinstance(outputs, Tensor) or outputs.shape != (1, facts.classes):
             raise UserError(
                 f"model {type(model).__name__}: found {_described(outputs)} for one image; it must give one tensor "
-                f"(1, {facts.classes}), because dataset {facts.name!r} has {facts.classes} classes"
+                f"(1, {facts.classes}), because dataset {facts.name!r} has {counted(facts.classes, 'class', 'classes')}"
             )
 
     def check_recipe(self, stages: Sequence[TrainRecipe], calibration_images: int) -> None:
@@ -95,6 +96,7 @@ class Classification:
         check_shares(self._team, len(images), recipe.batch_size)
         computing = self._team.agreed(choose(model, self._speed, self._device, shape, amp=recipe.amp))
         computing = plain_steps(computing) if self._team.size > 1 else computing
+        computing = plain_steps(computing, "a loss of the network's own") if needs_teacher(model) else computing
         steps = recipe.epochs * -(-len(images) // recipe.batch_size)
         stepper = Stepper(recipe, computing, self._device, teacher, steps, self._team)
         inputs = EpochInputs(images, recipe, self._normalise, seed, self._device, stepper, drop_last=published)
@@ -103,7 +105,7 @@ class Classification:
                 model,
                 inputs,
                 run_epoch,
-                make_optimizer(model, recipe, self._device),
+                set_apart(make_optimizer(model, recipe, self._device), regularizer),
                 checkpoint=checkpoint,
                 regularizer=regularizer,
                 validate=lambda net: self.evaluate(net, split),
@@ -177,7 +179,7 @@ def check_shares(team: Team, images: int, batch_size: int) -> None:
     if smallest < team.size:
         raise UserError(
             f"resources: found {team.size} processes a cell, expected at most {smallest}: so many images has the "
-            f"smallest batch (batch_size {batch_size}, {images} training images)"
+            f"smallest batch (batch_size {batch_size}, {counted(images, 'training image')})"
         )
 
 
@@ -186,8 +188,8 @@ def _described(outputs: object) -> str:
     if isinstance(outputs, Tensor):
         return f"a tensor {tuple(outputs.shape)}"
     if isinstance(outputs, Mapping):
-        return f"a {type(outputs).__name__} with the keys {', '.join(map(str, outputs))}"
+        return f"{with_article(type(outputs).__name__)} with the keys {', '.join(map(str, outputs))}"
     if isinstance(outputs, (tuple, list)):
         inner = [str(tuple(part.shape)) if isinstance(part, Tensor) else type(part).__name__ for part in outputs]
-        return f"a {type(outputs).__name__} of {', '.join(inner)}"
+        return f"{with_article(type(outputs).__name__)} of {', '.join(inner)}"
     return type(outputs).__name__

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raybench.datasets.boxes import BoxData
 from raybench.datasets.facts import DataFacts, Split
 from raybench.datasets.label_cache import LabelSource
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.image_size import sides
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.models.ultralytics import Detector, normalised
@@ -28,6 +28,7 @@ from raybench.tasks.detection_metrics import Meter, detections
 from raybench.tasks.detection_training import EpochInputs, check_recipe, freeze_integral, make_optimizer, run_epoch
 from raybench.tasks.protocol import Checkpoint, Training, check_calibration
 from raybench.tasks.training.loop import fit
+from raybench.tasks.training.optimize import set_apart
 from raybench.tasks.training.seeding import deterministic, generator
 
 EVALUATION_BATCH = 16  # images; a constant, so that a figure never depends on the recipe
@@ -84,7 +85,7 @@ class Detection:
             model,
             inputs,
             run_epoch,
-            make_optimizer(detector, recipe, self._device),
+            set_apart(make_optimizer(detector, recipe, self._device), regularizer),
             checkpoint=checkpoint,
             regularizer=regularizer,
             validate=lambda net: self.evaluate(net, split),
@@ -138,7 +139,8 @@ class Detection:
         if not isinstance(model, (Detector, TransformerDetector)):
             raise UserError(f"dataset {self.data.name!r} needs a detection model; found {type(model).__name__}")
         if model.head.nc != self.data.classes:
-            raise UserError(f"dataset {self.data.name!r} has {self.data.classes} classes, the model {model.head.nc}")
+            classes = counted(self.data.classes, "class", "classes")
+            raise UserError(f"dataset {self.data.name!r} has {classes}, the model {model.head.nc}")
         return model
 
 

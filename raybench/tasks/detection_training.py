@@ -107,7 +107,7 @@ def set_rates(optimizer: torch.optim.Optimizer, recipe: TrainRecipe, epoch: floa
     left = max(1 - epoch / recipe.warmup_epochs, 0.0) if recipe.warmup_epochs else 0.0
     for group in optimizer.param_groups:
         group["lr"] = rate
-        if "momentum" in group:
+        if "momentum" in group and not group.get("apart"):
             group["lr"] += left * WARM_UP_BIAS_LR if group["bias"] else 0.0
             group["momentum"] = recipe.momentum + left * (WARM_UP_MOMENTUM - recipe.momentum)
 

@@ -1,7 +1,7 @@
 """Checks that a method keeps its contract. Authors run `python -m raybench.testing.conformance FILE`.
 
-FILE is a plug-in, a Python file with registered criteria or regularizers. Each check raises AssertionError with a
-sentence that says what was found and what was expected.
+FILE is a plug-in, a Python file with registered criteria, trained selections or regularizers. Each check raises
+AssertionError with a sentence that says what was found and what was expected.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import copy
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from raybench.methods.protocols import Calibration, Importance, RefitProblem, Re
 from raybench.scoring.gather import gather
 from raybench.scoring.scorer import Scorer
 from raybench.testing.samples import sample, tokens
+from raybench.testing.selections import check_selection
+from raybench.testing.token_conformance import check_token
 
 TOLERANCE = 1e-3  # between scores, relative to the largest: float32 sums in another order
 
@@ -95,7 +98,7 @@ def check_file(path: Path) -> list[str]:
     """Check every method that the plug-in `path` defines, with its default parameters.
 
     Args:
-        path: a Python file with registered criteria or regularizers.
+        path: a Python file with registered criteria, trained selections or regularizers.
 
     Returns:
         Kind and name of each method, such as "importance capped".
@@ -105,7 +108,13 @@ def check_file(path: Path) -> list[str]:
         UserError: the file can't be read as a plug-in.
     """
     checked = []
-    for kind, check in ((registry.importance, check_importance), (registry.regularizer, check_regularizer)):
+    checks: tuple[tuple[registry.Registry, Callable[[Any], None]], ...] = (
+        (registry.importance, check_importance),
+        (registry.selection, check_selection),
+        (registry.regularizer, check_regularizer),
+        (registry.token, check_token),
+    )
+    for kind, check in checks:
         kind.add_file(path)
         for entry in kind.entries().values():
             if Path(entry.file).resolve() == path.resolve():
@@ -113,7 +122,8 @@ def check_file(path: Path) -> list[str]:
                 checked.append(f"{entry.kind} {entry.name}")
     if not checked:
         raise UserError(
-            f"{path}: nothing is registered in it; expected a class below @importance(...) or @regularizer(...)"
+            f"{path}: nothing is registered in it; expected a class below @importance(...), @selection(...), "
+            "@regularizer(...) or @token(...)"
         )
     return checked
 

@@ -12,9 +12,11 @@ from raybench.cli.main import main
 from raybench.methods.protocols import Importance, Regularizer
 from raybench.registry import Registry
 from raybench.testing.conformance import check_file, check_importance, check_regularizer
+from raybench.testing.selections import check_selection
 
 CRITERIA = sorted(registry.importance.entries())
 REGULARIZERS = sorted(registry.regularizer.entries())
+SELECTIONS = sorted(registry.selection.entries())
 
 PLUGIN = '''
 """Sum of activations, scored where a convolution reads them."""
@@ -42,7 +44,7 @@ class MeanActivation(Importance):
 @pytest.fixture
 def registries(monkeypatch):
     """Registries that forget the test's plug-ins."""
-    for name in ("importance", "regularizer"):
+    for name in ("importance", "selection", "regularizer"):
         old = getattr(registry, name)
         monkeypatch.setattr(registry, name, Registry(old.kind, old.package))
 
@@ -57,10 +59,23 @@ def test_regularizer(name):
     check_regularizer(registry.regularizer.load(name)())
 
 
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_selection(name):
+    check_selection(registry.selection.load(name)())
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_facts_of_a_selection(name):
+    facts = registry.selection.entry(name).facts
+    assert facts["paper"]
+    assert facts["needs"] == "training"
+
+
 def test_all_methods_are_there():
     data = {"thinet", "cp", "hrank", "chip", "taylor", "obd-c", "obd-hessian"}
     weights = {"magnitude-l1", "magnitude-l2", "lamp", "fpgm", "bn-scale", "lookahead"}
-    assert set(CRITERIA) == {"random", "uniform"} | weights | data
+    assert set(CRITERIA) == {"random", "uniform", "small"} | weights | data
+    assert set(SELECTIONS) == {"greg-1", "nppm", "resrep", "tpp"}
     assert set(REGULARIZERS) == {"group-lasso", "bn-group-lasso", "group-norm", "growing-reg", "bn-scale"}
 
 
@@ -71,13 +86,13 @@ def test_facts_name_paper_and_needs(name):
     assert facts["needs"] in ("nothing", "weights", "gradients", "sample-gradients", "activations")
 
 
-@pytest.mark.parametrize("flags", [(), ("--regularizer",)])
+@pytest.mark.parametrize("flags", [(), ("--regularizer",), ("--selection",)])
 def test_a_new_method_is_short_and_conforms(flags, tmp_path, registries, capsys):
     assert main(["new-method", "my-own", "--folder", str(tmp_path), *flags]) == 0
     path = tmp_path / "my_own.py"
     assert str(path) in capsys.readouterr().out
-    assert len(path.read_text().splitlines()) <= 30
-    kind = "regularizer" if flags else "importance"
+    assert len(path.read_text().splitlines()) <= 32
+    kind = flags[0].removeprefix("--") if flags else "importance"
     assert check_file(path) == [f"{kind} my-own"]
     assert main(["new-method", "my-own", "--folder", str(tmp_path), *flags]) == 2
 

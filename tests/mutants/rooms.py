@@ -41,6 +41,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_image_sizes.py", "unit/test_pipeline_stages.py", "unit/test_pipeline_pieces.py",
         "unit/test_saved_networks.py", "unit/test_early_stop.py", "unit/test_pipeline_timings.py",
         "unit/test_sensitivity.py", "unit/test_shares.py", "unit/test_compared_outputs.py",
+        "unit/test_cell_story.py", "unit/test_export_calls.py", "unit/test_machine_parts.py",
+        "unit/test_pipeline_checks.py", "unit/test_probe_parts.py", "unit/test_sensitivity_parts.py",
+        "unit/test_unit_ends.py", "unit/test_row_parts.py", "unit/test_token_parts.py", "unit/test_latency_parts.py",
+        "unit/test_small_parts.py", "unit/test_small.py", "unit/test_tokens.py", "unit/test_targets.py",
+        "unit/test_transferred_parts.py",
+        "unit/test_trained_selections.py", "oracles/test_tokens.py",
     ),
     "results": (
         "unit/test_results_parts.py", "unit/test_result_damage.py", "unit/test_results_compaction.py",

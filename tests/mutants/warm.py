@@ -35,7 +35,8 @@ FIRST = 12  # so many of the fastest tests run before the files of the others ar
 QUICK = 1.0  # seconds of the processor; slower tests run last
 MEMORY = 8 * 2**30  # bytes that a mutant may take beyond what is mapped already
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-m", "not slow and not cluster", "--disable-warnings", "--timeout=0")
-HANGS = 1800  # seconds after which a mutant is ended that waits and computes nothing
+HANGS = 300  # seconds after which a mutant is ended that waits and computes nothing
+LONGEST = 1800  # seconds that one file of tests may take without a mutant
 SURVIVED, KILLED, TIMEOUT = "survived", "killed", "timeout"
 T = TypeVar("T")
 
@@ -81,7 +82,8 @@ def record(root: Path, room: str, files: Sequence[str], jobs: int, scratch: Path
         return int(code)
 
     whole, parts = Map(), {file: scratch / f"map-{number}.json" for number, file in enumerate(files)}
-    for file, _ in forked([(file, partial(work, file, to)) for file, to in parts.items()], jobs, quiet=False):
+    files_of = [(file, partial(work, file, to)) for file, to in parts.items()]
+    for file, _ in forked(files_of, jobs, LONGEST, quiet=False):
         if not parts[file].exists():
             raise SystemExit(f"{file} ended before its last test")
         whole.add(Map.read(parts[file]))
@@ -94,21 +96,23 @@ def judge(
     """(mutant, outcome) of each (mutant, tests), `jobs` at a time, as they end; `seconds`: of each test."""
     limit = Limit(seconds)
     tested = [(mutant, partial(_tested, mutant, _parts(tests, seconds), limit, scratch)) for mutant, tests in work]
-    for mutant, status in forked(tested, jobs, quiet=True):
+    for mutant, status in forked(tested, jobs, HANGS, quiet=True):
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGKILL):
             yield mutant, TIMEOUT
         else:
             yield mutant, KILLED if status else SURVIVED
 
 
-def forked(work: Sequence[tuple[T, Callable[[], int]]], jobs: int, quiet: bool) -> Iterator[tuple[T, int]]:
-    """Run each (key, function) in a fork, `jobs` at a time; (key, wait status) of each as it ends."""
+def forked(
+    work: Sequence[tuple[T, Callable[[], int]]], jobs: int, most_s: float, quiet: bool
+) -> Iterator[tuple[T, int]]:
+    """Run each (key, function) in a fork, `jobs` at a time; (key, wait status) of each as it ends or is ended."""
     waiting, running = list(reversed(work)), dict[int, tuple[T, float]]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 key, function = waiting.pop()
-                running[_fork(function, quiet)] = (key, time.monotonic() + HANGS)
+                running[_fork(function, quiet)] = (key, time.monotonic() + most_s)
             for pid, (key, until) in list(running.items()):
                 if time.monotonic() > until:
                     os.killpg(pid, signal.SIGKILL)

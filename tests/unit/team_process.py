@@ -12,6 +12,7 @@ from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
 from raybench.groups.trace import trace
+from raybench.selection.trained import budget_of
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.classification import Classification
 from raybench.tasks.shared import SharedTask, take_part
@@ -31,6 +32,11 @@ RECIPES = {
     "distilled": PLAIN.model_copy(update={"distill": 0.5}),
 }
 IMAGES = 31
+SELECTIONS = {  # that more than one process may train, with what makes them act in 8 steps
+    "resrep": {"strength": 0.5, "momentum": 0.5, "start": 0, "every": 1, "rows": 1},
+    "greg-1": {"growth": 0.5, "interval": 1},
+    "tpp": {"growth": 0.5, "interval": 1, "weight": 1.0},
+}
 REGULARIZERS = ("group-lasso", "group-norm", "growing-reg", "bn-scale")
 
 
@@ -77,10 +83,24 @@ class Shrinking:
 def sparsified(one, name):
     """The weights after training with a regularizer of ours."""
     net = network()
+    if name in SELECTIONS:
+        return selected(one, name, net)
     penalty = registry.regularizer.load(name)()
     penalty.bind(net, trace(net, torch.zeros(1, 1, 10, 12)))
     one.train(net, PLAIN, seed=3, checkpoint=Saved(), regularizer=penalty, select="last")
     return net.state_dict()
+
+
+def selected(one, name, net):
+    """The folded weights after training with a selection of ours, and the units that it keeps."""
+    selection, example = registry.selection.load(name)(**SELECTIONS[name]), torch.zeros(1, 1, 10, 12)
+    groups = trace(net, example)
+    budget = budget_of(net, example, groups, 1.5, strategy="global", round_to=1, seed=0)
+    selection.attach(net, budget)
+    one.train(net, PLAIN, seed=3, checkpoint=Saved(), regularizer=selection, select="last")
+    kept = {name: torch.from_numpy(units) for name, units in selection.kept().items()}
+    selection.fold()
+    return net.state_dict() | kept
 
 
 class Saved:
@@ -134,7 +154,7 @@ def lead(team):
     """The first process: every recipe, then a stage that ends early, then one more call."""
     one = SharedTask(task(team), team)
     found = {name: trained(one, name) for name in RECIPES}
-    found |= {name: sparsified(one, name) for name in REGULARIZERS}
+    found |= {name: sparsified(one, name) for name in (*REGULARIZERS, *SELECTIONS)}
     checkpoint = Saved(ends=1)
     try:
         trained(one, "plain", checkpoint)

@@ -87,7 +87,7 @@ def test_boxes_that_are_none_are_counted(tmp_path, caplog):
         ({"annotations": [box(1, 1, 1, 1, 5)]}, r"bbox is \[1, 1, 5\]; expected \[x, y, width, height\]"),
         ({"annotations": [{"image_id": 1, "category_id": 1}]}, r"annotations\[0\] has no 'bbox'"),
         ({"annotations": None}, "found no list 'annotations'"),
-        ({"annotations": [], "images": []}, "none of its 0 images"),
+        ({"annotations": [], "images": []}, r"none of the images that it lists \(0\)"),
         ({"categories": []}, "`categories` is empty"),
         ({"annotations": []}, "without a single box"),
     ],
@@ -162,7 +162,7 @@ def test_a_line_that_is_no_box_is_told(tmp_path, lines, told):
     ("yaml", "told"),
     [
         ("train: images/train\nval: images/val\n", "found no names"),
-        ("names: [a]\nnc: 3\ntrain: images/train\nval: images/val\n", "nc is 3, but there are 1 names"),
+        ("names: [a]\nnc: 3\ntrain: images/train\nval: images/val\n", "nc is 3; found 1 name$"),
         ("names: [a]\ntrain: images/train\n", "val is None"),
         ("names: [a]\ntrain: images/train\nval: images/none\n", "val: found no folder"),
         ("names: {1: a}\ntrain: images/train\nval: images/val\n", "expected 0 to 0"),

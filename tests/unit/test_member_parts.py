@@ -75,7 +75,7 @@ def test_what_surgery_does_not_know_is_named_by_kind() -> None:
     model = nn.Sequential(nn.PReLU(3), nn.Embedding(2, 2), nn.PReLU(), nn.Linear(2, 2))
     layers = Layers.of(model)
     maps = [SimpleNamespace(node=SimpleNamespace(module=module)) for module in model]
-    assert layers.uncuttable(maps) == (["0", "1"], "a Embedding or PReLU can't be cut")
+    assert layers.uncuttable(maps) == (["0", "1"], "an Embedding or PReLU can't be cut")
     assert layers.uncuttable(maps[2:]) == ([], "they share ")
 
 

@@ -215,8 +215,8 @@ def test_a_worker_comes_under_mps_before_its_unit_and_the_row_says_so(monkeypatc
     monkeypatch.setattr(
         "raybench.pipeline.unit.run_unit", lambda unit, context, begin: notes.append(context.share_note)
     )
-    trial = SimpleNamespace(device="cuda", threads=1, importance=SimpleNamespace(name="random"), regularizer=None,
-                            model="test-convnet", dataset="digits")  # fmt: skip
+    trial = SimpleNamespace(device="cuda", threads=1, importance=SimpleNamespace(name="random", trained=False),
+                            regularizer=None, model="test-convnet", dataset="digits")  # fmt: skip
     unit = SimpleNamespace(trials=(trial,), key="k", kind="cell")
     for gpus in (0.5, 1.0):
         worker.execute(unit, worker.Assignment("memory", gpus=gpus, share_note="measured", mps="auto"))

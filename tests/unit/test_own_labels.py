@@ -53,7 +53,7 @@ LABELS = {
     "a polygon that is cut": (b"0 .1 .1 .2 .2 .3 .3 .4", r"1\.txt:1: found 8 numbers"),
     "commas": (b"0,.5,.5,.1,.1", r"1\.txt:1: found '0,.5,.5,.1,.1'; expected numbers"),
     "a long line": (b"x" * 100_000, r"1\.txt:1: found 'x{77}\.\.\.'; expected numbers"),
-    "a class alone": (b"0", r"1\.txt:1: found 1 numbers; expected 5"),
+    "a class alone": (b"0", r"1\.txt:1: found 1 number; expected 5"),
 }
 
 
@@ -219,7 +219,7 @@ RECORDS = {
                 r"file names carry a folder: images\[0\] is 'val2017/1.jpg', but 1.jpg lies in"),
     "backslashes": ({"images": [{"id": 1, "file_name": "data\\1.jpg"}]}, r"file names carry a folder"),
     "impossible names": ({"images": [{"id": 1, "file_name": "x" * 5000}, {"id": 2, "file_name": "\0"}]},
-                         "none of its 2"),
+                         r"none of the images that it lists \(2\)"),
 }  # fmt: skip
 
 

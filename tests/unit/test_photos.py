@@ -98,7 +98,7 @@ def test_published_class_folders_are_read_as_stored(tree):
 def test_grey_of_16_bits_is_scaled_by_its_range(ending, tree):
     values = np.linspace(0, 65535, 24 * 24).reshape(24, 24).astype(np.uint16)
     Image.fromarray(values).save(tree / "val" / "ant" / f"4.{ending}")
-    with pytest.warns(UserWarning, match="1 images of more than 8 bits of grey scaled to 8"):
+    with pytest.warns(UserWarning, match="1 image of more than 8 bits of grey scaled to 8"):
         data = open_dataset("imagefolder", {"image_size": 24}, tree)
     found = pixels_of(data.test)[4, 0] * 255
     assert np.abs(found.numpy() - values / 257).max() <= 0.5

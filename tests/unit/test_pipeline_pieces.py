@@ -264,7 +264,9 @@ def test_a_network_is_pruned_with_everything_that_was_given(monkeypatch) -> None
     assert len(calls["return_scores"]) == 1
     raybench.prune(NET, EXAMPLE, 3.0, schedule="one-shot", calibration=(images, labels), loss=lambda o, t: o.sum())
     assert calls["select"][2][1]["schedule"] == "one-shot"
-    assert calls["Scoring"][2][0][2].labels is labels
+    own = calls["Scoring"][2][0][2]
+    assert (own.labels is labels, own.batch_size) == (True, 64)
+    assert torch.equal(own.generator.get_state(), torch.Generator().manual_seed(0).get_state())
 
 
 def test_a_saved_network_is_put_where_it_is_asked_for(tmp_path) -> None:
@@ -284,7 +286,9 @@ def test_what_of_a_network_can_be_pruned() -> None:
     assert (group.name, group.part, group.units, group.least, group.layers) == ("0", "channels", 16, 1, ("0",))
     assert group.macs_share == pytest.approx(15 / 16)
     assert group.params_share == pytest.approx(15 * (8 + 1 + 4) / 212)
-    assert found.most == pytest.approx({"local": 16, "global": 16, "protected-global": 8, "isomorphic": 16})
+    assert found.most == pytest.approx(
+        {"local": 16, "global": 16, "protected-global": 8, "isomorphic": 16, "optimal": 16}
+    )
     assert 0 < found.seconds < 600
     members = [("n", "out", "norm"), ("i", "in", "conv")]
     members = [types.SimpleNamespace(layer=layer, side=side, kind=kind) for layer, side, kind in members]

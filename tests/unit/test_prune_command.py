@@ -13,6 +13,8 @@ from raybench import registry
 from raybench.cli.main import main
 from raybench.datasets.open import facts_of
 from raybench.models.build import build_model
+from raybench.reports.pruned_text import best_lines
+from raybench.sweep.modules import strange_parameters
 
 NET = ["prune", "--model", "test-convnet", "--dataset", "digits", "--no-finetune"]
 
@@ -45,6 +47,48 @@ def test_mistakes_name_the_option_and_leave_no_folder(option, message, tmp_path,
     assert main([*NET, "--speedup", "2", *option, "-o", str(output)]) == 2
     assert message in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ([], "MODEL: found none, expected one of raybench models, timm:NAME or module:function"),
+        (["resnet81"], "MODEL: unknown model 'resnet81'. Did you mean 'resnet18'"),
+        (["resnet18", "--model", "resnet50"], "--model: found 'resnet50' beside MODEL 'resnet18', expected one"),
+        (["own.py:net", "--model-param", "widht=3"], "--model-param widht: unknown parameter of model 'own:net'. Did"),
+        (["own:Net", "--model-param", "self=3"], "unknown parameter of model 'own:Net'. Known: num_classes, width"),
+    ],
+)
+def test_the_model_is_the_first_word(typed, message, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "def net(num_classes, width=8): ...\n\n\nclass Net:\n    def __init__(self, num_classes, *, width=8): ...\n"
+    )
+    assert main(["prune", *typed, "--speedup", "2"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["def net(**more): ...", "net = print", "@print\ndef net(): ...", "def net(:"])
+def test_parameters_that_only_the_code_knows_pass(source, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "any_of.py").write_text(f"{source}\n")
+    assert not list(strange_parameters("any_of:net", ["width"]))
+
+
+def test_layers_to_keep_are_looked_for_before_the_base_is_trained(tmp_path, capsys) -> None:
+    command = ["prune", "test-convnet", "--speedup", "2", "--keep", "conv9", "-o", str(tmp_path)]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "keep: TinyConvNet has no module 'conv9'. Did you mean 'conv" in said
+    assert "base:" not in said
+
+
+def test_equal_networks_share_the_first_place() -> None:
+    rows = [
+        {"label": name, "speedup_target": 2.0, "metric_final": 90.0 - place // 2, "files": f"out/{name}"}
+        for place, name in enumerate(("lamp", "fpgm", "random"))
+    ]
+    assert list(best_lines(rows, "accuracy")) == ["best accuracy at 2x: lamp, 90 %", "    equal: fpgm", "    out/lamp"]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--epochs", "-1"), ("--lr", "0")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 
 import pytest
 
@@ -11,6 +12,7 @@ from raybench.cli.main import main
 from raybench.cli.prune_options import add_options, sweep_of
 from raybench.errors import UserError
 from raybench.execution.submission import _as_yaml
+from raybench.plan.plan import plan
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from raybench.sweep.size import cells_of
@@ -90,3 +92,13 @@ def test_precision_is_part_of_the_trial_and_the_default_changes_no_id() -> None:
 def test_a_precision_that_a_cpu_lacks_is_named_by_its_option() -> None:
     with pytest.raises(UserError, match="--precision: found tf32, which only GPUs have"):
         chosen("--precision", "tf32")
+
+
+def test_learning_rates_of_fine_tuning_are_an_axis_over_one_base_and_one_selection(tmp_path):
+    rates = "[quick, {extends: quick, finetune: {lr: 0.01}}, {extends: quick, finetune: {lr: 0.001}}]"
+    (tmp_path / "s.yaml").write_text(
+        f"name: s\ndatasets: digits\nmodels: test-convnet\nmethods: [lamp, taylor]\nspeedups: 2\nrecipe: {rates}\n"
+    )
+    planned = plan(load_sweep(tmp_path / "s.yaml"))
+    assert Counter(unit.kind for unit in planned.units) == {"base": 1, "select": 2, "cell": 6}
+    assert len({(one.recipe.name, one.recipe.finetune.lr) for one in planned.trials}) == 3

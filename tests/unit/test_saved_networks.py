@@ -58,6 +58,7 @@ def test_a_saved_network_says_all_that_rebuilds_it(tmp_path) -> None:
     data = content.pop("data")
     assert (data["name"], data["classes"], data["class_names"]) == ("d", 10, ["a", "b"])
     assert content.pop("sha256")
+    assert len(content.pop("base_key")) == 16
     assert content == {
         "format": 2, "trial_id": content["id"], "model": "m", "model_params": {"w": 1}, "prune": ["mlp"],
         "keep": ["k"], "kept": {"g": [0, 2]}, "weights_sha256": sha256, "macs": 5, "params": 9, "id": content["id"],
@@ -73,8 +74,8 @@ def test_a_saved_network_says_all_that_rebuilds_it(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"format": 3}, "found format 3, this raybench reads formats 1 and 2"),
-        ({"format": None}, "found format None, this raybench reads formats 1 and 2"),
+        ({"format": 4}, "found format 4, this raybench reads formats 1 to 3"),
+        ({"format": None}, "found format None, this raybench reads formats 1 to 3"),
         ({"kept": {"g": [1, 1]}}, "g: found a unit twice, expected each once; the file is damaged"),
         ({"prune": 3}, "prune: found 3, expected a list; the file is damaged"),
         ({"model": 3, "prune": 3, "keep": 3, "only": 3},

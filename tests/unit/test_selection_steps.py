@@ -127,7 +127,7 @@ def test_counts_are_rounded_to_the_nearest_multiple_above_the_floor(counts, expe
     """Halves go up; a whole group stays whole, whatever its size; the least is the floor's next multiple, 4."""
     problem = problem_of((10, 11), (1, 100), "protected-global", round_to=4)
     assert tuple(problem.rounded(np.array(counts))) == expected
-    assert problem.macs(np.array([counts]))[0] == expected[0] + 100 * expected[1]
+    assert problem.spent(np.array([counts]))[0] == expected[0] + 100 * expected[1]
     plain = problem_of((10, 11), (1, 100), "protected-global")
     assert tuple(plain.rounded(np.array(counts))) == counts
 

@@ -47,7 +47,7 @@ STAGE = [  # a field of a recipe's stage, what it can't be, the message
     ("batch_size", "0", "found 0, expected a number of at least 1 and at most 1048576"),
     ("milestones", "[-1]", "found -1, expected a number of at least 0"),
     ("warmup_epochs", "-1", "found -1, expected a number of at least 0 and at most 100000"),
-    ("warmup_epochs", "2", "found 2, expected at most the 1 epochs of this stage"),
+    ("warmup_epochs", "2", "found 2, expected at most the 1 epoch of this stage"),
     ("augment", "[flop]", "found 'flop', expected 'shift', 'flip', 'crop'"),
 ]
 TOP = [  # lines of the sweep, the key that the message names, the message

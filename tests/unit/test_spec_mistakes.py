@@ -26,7 +26,7 @@ recipe: small
 # What is wrong -> (the file, what each message must say). In GOOD+X the lines of X start at line 7.
 BAD = {
     "unknown key": (GOOD + "speedup: 2\n", ["bad.yaml:7: speedup: unknown key. Did you mean 'speedups'?"]),
-    "unknown key without a near one": (GOOD + "qqqq: 2\n", ["bad.yaml:7: qqqq: unknown key. Known: base_seeds,"]),
+    "unknown key without a near one": (GOOD + "qqqq: 2\n", ["bad.yaml:7: qqqq: unknown key. Known: base, base_seeds,"]),
     "key twice": (GOOD + "name: again\n", ["bad.yaml:7: name: found the key twice; it is on line 1 already"]),
     "key twice, deep": (
         GOOD + "resources:\n  cpus: 1\n  cpus: 2\n",
@@ -73,7 +73,10 @@ BAD = {
     ),
     "unknown strategy": (
         GOOD + "strategies: protected\n",
-        ["bad.yaml:7: strategies: found 'protected', expected 'local', 'global', 'protected-global' or 'isomorphic'."],
+        [
+            "bad.yaml:7: strategies: found 'protected', expected 'local', 'global', 'protected-global', 'isomorphic' "
+            "or 'optimal'."
+        ],
     ),
     "unknown strategy's neighbour": (GOOD + "strategies: [globl]\n", ["strategies[0]", "Did you mean 'global'?"]),
     "speed-up of one": (

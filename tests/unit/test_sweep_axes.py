@@ -155,7 +155,7 @@ OWN_STEPS = "expected none: protocol pruningbench has its own 400 steps"
 ONE_STEP = "expected one-shot or none: a ratio is one step"
 TF32 = "found tf32, which only GPUs have; expected fp32 or bf16 on a CPU"
 BAD_STAGE = {"epochs": 1, "lr": 0.1, "warmup_epochs": 2}
-WARM = "found 2, expected at most the 1 epochs of this stage"
+WARM = "found 2, expected at most the 1 epoch of this stage"
 SWEEPS = [
     ({"protocol": "pruningbench", "schedule": "iterative"}, [(f"found 'iterative', {OWN_STEPS}", ("schedule",))]),
     ({"protocols": ["raybench", "pruningbench"], "schedule": "one-shot"}, [

@@ -27,7 +27,9 @@ def test_every_field_has_the_type_the_default_and_the_bounds_that_it_had() -> No
 def test_the_schema_offers_every_name_wherever_one_may_stand() -> None:
     schema = json_schema()
     criteria, regularizers = list(registry.importance.entries()), list(registry.regularizer.entries())
-    methods = criteria + [f"{one}+{other}" for one in criteria for other in regularizers]
+    alone = [name for name in registry.CHOICE.entries() if name not in criteria]
+    assert {"resrep", "greg-1", "tpp", "nppm"} <= set(alone)
+    methods = criteria + alone + [f"{one}+{other}" for one in criteria for other in regularizers]
     assert method_names() == methods
     names = {
         "models": list(registry.model.entries()), "datasets": list(registry.dataset.entries()), "methods": methods,
@@ -179,7 +181,7 @@ def test_what_says_nothing_is_left_out_of_what_is_written() -> None:
         ({"warmup_epochs": 3.5}, [("warmup_epochs", "found 3.5, expected at most the 3 epochs of this stage")]),
         ({"epochs": 0, "warmup_epochs": 3.5}, []),
         ({"epochs": 1, "warmup_epochs": 1.5}, [
-            ("warmup_epochs", "found 1.5, expected at most the 1 epochs of this stage"),
+            ("warmup_epochs", "found 1.5, expected at most the 1 epoch of this stage"),
         ]),
         ({"nesterov": True, "momentum": 0}, [("nesterov", "found true with momentum 0, expected a momentum above 0")]),
         ({"nesterov": True, "momentum": 0.5}, []),

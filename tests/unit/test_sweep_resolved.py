@@ -14,6 +14,7 @@ from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
 from raybench.sweep.resolve import overriding, resolve
 from raybench.sweep.size import cells_of
 from raybench.sweep.sweep import Exclude, Sweep
+from raybench.sweep.target import Amount
 from raybench.sweep.trial import Recipe, Weights
 from tests.unit.sweeps import RECIPE, sweep
 
@@ -59,22 +60,23 @@ def test_cells_are_the_product_in_the_order_of_the_axes() -> None:
         seeds=[0], speedups=[2], include={"models": ["test-vit", "cifar-resnet20"], "seeds": 9, "methods": "lamp"},
     )  # fmt: skip
     of = {
-        ("digits", "test-vit", "lamp"): ((("local",), (3.0,), (5,))),
-        ("digits", "test-vit", "cp"): ((("local",), (3.0,), (7, 8))),
-        ("digits", "test-convnet", "lamp"): ((("global", "local"), (3.0,), (6,))),
-        ("digits", "test-convnet", "cp"): ((("global", "local"), (3.0,), (7, 8))),
-        ("cifar10", "test-vit", "lamp"): ((("protected-global",), (2.0,), (0,))),
-        ("cifar10", "test-vit", "cp"): ((("protected-global",), (2.0,), (7, 8))),
-        ("cifar10", "test-convnet", "lamp"): ((("global", "local"), (2.0,), (6,))),
-        ("cifar10", "test-convnet", "cp"): ((("global", "local"), (2.0,), (7, 8))),
+        ("digits", "test-vit", "lamp"): ((("local",), (Amount(3.0),), (5,))),
+        ("digits", "test-vit", "cp"): ((("local",), (Amount(3.0),), (7, 8))),
+        ("digits", "test-convnet", "lamp"): ((("global", "local"), (Amount(3.0),), (6,))),
+        ("digits", "test-convnet", "cp"): ((("global", "local"), (Amount(3.0),), (7, 8))),
+        ("cifar10", "test-vit", "lamp"): ((("protected-global",), (Amount(2.0),), (0,))),
+        ("cifar10", "test-vit", "cp"): ((("protected-global",), (Amount(2.0),), (7, 8))),
+        ("cifar10", "test-convnet", "lamp"): ((("global", "local"), (Amount(2.0),), (6,))),
+        ("cifar10", "test-convnet", "cp"): ((("global", "local"), (Amount(2.0),), (7, 8))),
     }
     assert named(module._cells(one, None)) == [
         (*entries, *chosen) for entries, axes in of.items() for chosen in itertools.product(*axes)
     ]
     assert named(module._cells(one, one.include[0])) == [
-        ("digits", "test-vit", "lamp", "local", 3.0, 9), ("digits", "cifar-resnet20", "lamp", "local", 3.0, 9),
-        ("cifar10", "test-vit", "lamp", "protected-global", 2.0, 9),
-        ("cifar10", "cifar-resnet20", "lamp", "protected-global", 2.0, 9),
+        ("digits", "test-vit", "lamp", "local", Amount(3.0), 9),
+        ("digits", "cifar-resnet20", "lamp", "local", Amount(3.0), 9),
+        ("cifar10", "test-vit", "lamp", "protected-global", Amount(2.0), 9),
+        ("cifar10", "cifar-resnet20", "lamp", "protected-global", Amount(2.0), 9),
     ]  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def test_entries_that_are_included_by_name_are_the_sweeps_own() -> None:
     ],
 )  # fmt: skip
 def test_cells_that_are_taken_out(exclude, matches) -> None:
-    cell = (DatasetAxis(name="digits"), ModelAxis(name="test-vit"), MethodAxis(name="lamp"), "local", 2.0, 3)
+    cell = (DatasetAxis(name="digits"), ModelAxis(name="test-vit"), MethodAxis(name="lamp"), "local", Amount(2.0), 3)
     assert module._matches(cell, Exclude.model_validate(exclude)) is matches
 
 

@@ -31,9 +31,12 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
         ("paper-coco", {"base": 1, "sparsify": 5, "select": 16, "cell": 48}),
         # ResNet-56 x (2 criteria and 3 pairs), VGG-19 x (1 and 1), three seeds
         ("acceptance-cifar", {"base": 2, "sparsify": (3 + 1) * 3, "select": 7 * 3 - 3 * 2, "cell": 7 * 3}),
-        # ResNet-20 x 8 methods x 2 speed-ups x 3 seeds, ViT x 3 methods x 2 strategies x 2 x 3, ConvNeXt x 2 x 2 x 3;
+        # ResNet-20 x 13 methods and an optimal one x 2 speed-ups x 3 seeds, with other targets 3 + 1;
+        # ViT x 3 methods x 2 strategies x 2 x 3 and 4 token reducers x 2 x 3, ConvNeXt x 2 x 2 x 3;
         # magnitude-l2 and lookahead without a repair are selected once for all seeds: 3 on the ResNet
-        ("extended-digits", {"base": 3, "select": 5 * 3 + 3 + 2 * (3 + 2) + 2 * 2, "cell": 48 + 36 + 12}),
+        ("extended-digits", {"base": 3, "sparsify": 24, "select": 66, "cell": 160}),
+        # 3 transfers x 2 criteria x 2 seeds, from digits and from new weights; magnitude-l2 is selected once
+        ("transfer-digits-cifar", {"base": 3, "select": 3 * (2 + 1), "cell": 12}),
         # a DeiT and a ConvNeXt x 2 criteria x 3 strategies
         ("isomorphic-imagenet", {"base": 2, "select": 12, "cell": 12}),
         # YOLOv8n x (7 criteria and 2 pairs) x 2 speed-ups

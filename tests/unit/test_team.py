@@ -43,7 +43,8 @@ def test_training_and_evaluation_are_those_of_one_process(two, name):
     assert found["calls"] == alone["calls"]
 
 
-@pytest.mark.parametrize("name", team_process.REGULARIZERS)
+@pytest.mark.filterwarnings("ignore:resrep")
+@pytest.mark.parametrize("name", [*team_process.REGULARIZERS, *team_process.SELECTIONS])
 def test_regularizers_pull_the_same_weights_in_every_process(two, name):
     for key, value in team_process.sparsified(team_process.task(), name).items():
         torch.testing.assert_close(two[0][name][key], value, rtol=1e-4, atol=1e-5, msg=key)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +29,8 @@ from raybench.sweep.resolve import resolve
 from tests.cluster.fakes import ok
 from tests.unit.result_rows import row, trial
 from tests.unit.test_watch import Watched
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -169,6 +174,54 @@ def test_completion_in_bash(capsys, tmp_path) -> None:
     script = "\n".join([capsys.readouterr().out, *lines])
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert found.splitlines() == ["prune", "resnet18", "--format", "0123abcd"]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("raybench prune --method lamp magnitude-", "magnitude-l1 magnitude-l2"),
+        ("raybench prune resnet1", "resnet18"),
+        ("raybench inspect resnet1", "resnet18"),
+        ("raybench run quick", "quickstart"),
+        ("raybench recipes ph", "photos"),
+        ("raybench prune --strategy is", "isomorphic"),
+        ("raybench prune --recipe ph", "photos"),
+        ("raybench prune --device c", "cpu cuda"),
+        ("raybench prune --weights me", ""),  # a file, which the shell completes
+        ("raybench prune --method lamp --we", "--weights"),
+        ("raybench data get im", "imagefolder imagenet"),
+    ],
+)
+def test_completion_knows_what_each_word_may_be(line, found, bash_completion) -> None:
+    assert bash_completion(line) == found
+
+
+@pytest.fixture(scope="module")
+def bash_completion():
+    """A function that completes the last word of a line in bash."""
+    script = io.StringIO()
+    with redirect_stdout(script):
+        main(["completion", "bash"])
+
+    def completed(line: str) -> str:
+        asked = f"COMP_WORDS=({line}); COMP_CWORD={len(line.split()) - 1}; _raybench; echo ${{COMPREPLY[@]}}"
+        command = ["bash", "-c", f"{script.getvalue()}\n{asked}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    return completed
+
+
+def test_make_takes_folders_with_spaces(tmp_path) -> None:
+    folder = tmp_path / "my code"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    command = ["make", "-n", "test", "VENV=../my env"]
+    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert found.stderr == ""
+    assert 'touch "../my env/.ready"' in found.stdout
+    assert '"../my env/bin"/python -m pytest' in found.stdout
+    assert str(folder) not in found.stdout
 
 
 def test_files_by_their_ending(results, tmp_path, capsys) -> None:

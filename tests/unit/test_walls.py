@@ -15,16 +15,27 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "raybench").rglob("*.py"))
 
 ROOMS = [  # from the bottom up: an import may only go to the same room or to one further up in this list
-    "errors", "image_size", "pauses", "provenance", "catalogue", "registry", "storage", "sweep", "groups", "methods",
-    "results", "datasets", "models", "scoring", "selection", "plan", "progress", "tasks", "pipeline", "reports",
-    "execution", "testing", "serve", "cli",
+    "errors", "image_size", "pauses", "provenance", "catalogue", "registry", "storage", "sweep", "groups", "tokens",
+    "methods", "results", "datasets", "models", "scoring", "selection", "plan", "progress", "tasks", "pipeline",
+    "reports", "execution", "testing", "serve", "cli",
 ]  # fmt: skip
 FACE = {"raybench", "raybench.__main__"}  # the public names and the command: they import what they offer
 ONLY = {  # module -> the files that may import it
     "ray": ["raybench/execution/*"],
     "torch": [
         f"raybench/{room}/*"
-        for room in ("groups", "methods", "datasets", "models", "scoring", "selection", "tasks", "pipeline", "testing")
+        for room in (
+            "groups",
+            "tokens",
+            "methods",
+            "datasets",
+            "models",
+            "scoring",
+            "selection",
+            "tasks",
+            "pipeline",
+            "testing",
+        )
     ]
     + [
         "raybench/storage/checkpoints.py",

@@ -1,12 +1,21 @@
 """Messages for people: counts in the right number, names of the user's own modules, defaults that are said."""
 
+import bdb
+import pdb
+import re
+import sys
+from pathlib import Path
+
 import pytest
 
+import raybench
 from raybench.cli.main import main
 from raybench.datasets.facts import DataFacts
-from raybench.errors import UserError, counted
+from raybench.errors import UserError, counted, with_article
+from raybench.execution.debugger import before_debugger
 from raybench.plan.plan import plan
 from raybench.plan.view import stage_rows
+from raybench.progress.words import folded
 from raybench.reports.comparison import compare
 from raybench.reports.leaderboard import Leaderboard, Query
 from raybench.results.store import Store
@@ -17,6 +26,7 @@ from raybench.tasks.protocol import check_calibration
 from tests.unit.result_rows import row, trial
 from tests.unit.sweeps import written
 
+PACKAGE = Path(raybench.__file__).parent
 OWN = "def net(num_classes, in_channels, image_size): ...\ndef _part(): ...\nclass Other: ...\n"
 
 
@@ -26,6 +36,56 @@ OWN = "def net(num_classes, in_channels, image_size): ...\ndef _part(): ...\ncla
 )
 def test_counts_take_the_right_number(number, noun, expected):
     assert counted(number, *noun) == expected
+
+
+COUNTED = re.compile(
+    r"\} (cells|epochs|groups|methods|classes|threads|files|steps|seeds|units|tensors|pairs|names|attempts)\b"
+)
+SEVERAL = {  # texts that are printed for two and more alone, or where one is as right: `1 of 1 training files`
+    "cli/results.py", "datasets/files.py", "datasets/tree.py", "execution/driver.py", "execution/queue.py",
+    "groups/members.py", "reports/findings/regularizers.py", "reports/pages/rank_views.py", "serve/new_routes.py",
+    "sweep/sweep.py", "pipeline/base.py",
+}  # fmt: skip
+
+
+def test_counted_nouns_take_the_right_number_everywhere():
+    """An f-string with a number before a plural prints `1 cells` one day: errors.counted has both forms."""
+    wrong = [
+        f"{file.relative_to(PACKAGE)}: {line.strip()}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for line in file.read_text("utf-8").splitlines()
+        if COUNTED.search(line) and '"""' not in line and str(file.relative_to(PACKAGE)) not in SEVERAL
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"),
+    [("dict", "a dict"), ("Identity", "an Identity"), ("LSTM", "an LSTM"), ("GRU", "a GRU"), ("UNet", "a UNet")],
+)
+def test_articles(noun, expected):
+    assert with_article(noun) == expected
+
+
+def test_a_line_is_never_broken_within_a_duration():
+    line = "0/16 cells (0 ok, 0 failed, 0 skipped), 1 unit running, 14s elapsed, about 3m 02s left"
+    for width in range(20, 90):
+        lines = folded(line, width)
+        assert " ".join(part.strip() for part in lines) == line
+        assert any("about 3m 02s left" in part for part in lines)
+        assert all(len(part) <= max(width, 27) for part in lines)
+
+
+def test_the_panel_leaves_the_terminal_to_a_debugger(monkeypatch):
+    seen = []
+    monkeypatch.setattr(bdb.Bdb, "set_trace", lambda self, frame=None: seen.append(frame.f_code.co_name))
+    end = before_debugger(lambda: seen.append("left"))
+    for debugger in (bdb.Bdb(), pdb.Pdb()):
+        debugger.set_trace()
+    end()
+    bdb.Bdb.set_trace(pdb.Pdb(), sys._getframe())
+    here = "test_the_panel_leaves_the_terminal_to_a_debugger"
+    assert seen == ["left", here] * 2 + [here]
 
 
 def test_a_plan_counts_the_cells_of_its_selections(tmp_path):

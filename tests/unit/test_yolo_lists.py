@@ -105,7 +105,7 @@ def test_labels_beside_the_images(tmp_path):
         (BOTH.format("[images/train, 5]", "images/val"), r"train\[1\] is 5; expected one folder"),
         (BOTH.format("[images/train, images/none]", "images/val"), "train: found no folder .*images/none"),
         (BOTH.format("none.txt", "images/val"), "train: found no file .*none.txt"),
-        (BOTH.format("lost.txt", "images/val"), r"lost\.txt: none of its 2 images is there; found no .*images/x.png"),
+        (BOTH.format("lost.txt", "images/val"), r"lost\.txt: none of the images .* is there; found no .*images/x.png"),
         (BOTH.format("empty.txt", "images/val"), r"empty\.txt: found no image"),
         (BOTH.format("wide.txt", "images/val"), r"wide\.txt: found UTF-16 text; expected UTF-8"),
         ("nc: 0\ntrain: images/train\nval: images/val\n", "nc is 0; expected the number of classes"),

@@ -36,7 +36,7 @@ def answer(rows: pd.DataFrame) -> Answer:
     plain = [row for row in table if row[3] == "–"]
     linked = agreement({r[0]: r[1] for r in plain}, {r[0]: -r[4] for r in plain})
     slowest = max(table, key=lambda row: row[1])
-    sentence = f"A step of {slowest[0]} takes {slowest[1]:g} times that of the cheapest criterion. "
+    sentence = f"A step of {slowest[0]} takes {_times(slowest[1])} times that of the cheapest criterion. "
     if linked.tau is None or linked.low is None or linked.high is None:
         sentence += "Too few criteria to say whether costly ones rank higher. "
     elif linked.low > 0:
@@ -49,7 +49,17 @@ def answer(rows: pd.DataFrame) -> Answer:
     regs = timed[timed["reg_time_s"].notna()]
     if len(regs):
         ratio = (regs["reg_time_s"] / regs["step_time_s"]).median()
-        sentence += f"A sparsifying epoch takes {ratio:.3g} times a scoring step (median)."
+        sentence += f"A sparsifying epoch takes {_times(ratio)} times a scoring step (median)."
     else:
         sentence += "No regularizer was timed."
     return Answer(sentence.strip(), COLUMNS, tuple(table))
+
+
+def _times(factor: float) -> str:
+    """A factor with three digits, never as a power of ten.
+
+    Example:
+        >>> _times(2041.3), _times(17.52)
+        ('2,040', '17.5')
+    """
+    return f"{float(f'{factor:.3g}'):,.0f}" if factor >= 1000 else f"{factor:.3g}"

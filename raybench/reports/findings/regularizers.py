@@ -9,6 +9,7 @@ from raybench.reports.findings.answer import Answer, figures
 from raybench.reports.statistics.intervals import paired
 from raybench.reports.statistics.signed_ranks import holm, signed_rank_p
 from raybench.reports.statistics.win_matrix import refusal
+from raybench.reports.text import signed
 
 TITLE = "Regularizers against none"
 CLAIM = "Training with a sparsity regularizer before pruning costs far more than it gains."
@@ -41,7 +42,7 @@ def answer(rows: pd.DataFrame) -> Answer:
         won = int((own[name] > own[""]).sum())
         table.append((importance, name, len(own), won, gain.n, *figures(gain), p))
     best = max(table, key=lambda row: row[5])
-    parts = [f"{row[0]}+{row[1]} {row[5]:+.2f} ({row[3]} of {row[2]} cells won)" for row in table]
+    parts = [f"{row[0]}+{row[1]} {signed(row[5])} ({row[3]} of {row[2]} cells won)" for row in table]
     better = [row for row in table if row[8] == "better"]
     sentence = f"Mean difference to the same criterion alone, in points: {', '.join(parts)}. "
     sentence += f"{counted(len(better), 'pair is', 'pairs are')} better by more than the region of equivalence"

@@ -31,9 +31,8 @@ def answer(rows: pd.DataFrame) -> Answer:
     winners = sorted(((row[2], row[0]) for row in table if row[2]), reverse=True)
     best = winners[0]
     if best[0] == total:
-        sentence = (
-            f"{best[1]} wins {f'the only ranking of {what}' if total == 1 else f'all {total} rankings of {what}'}"
-        )
+        every = {1: f"the only ranking of {what}", 2: f"both rankings of {what}"}
+        sentence = f"{best[1]} wins {every.get(total, f'all {total} rankings of {what}')}"
     else:
         several = "criterion wins" if what == "criteria" else "method wins"
         sentence = f"{counted(len(winners), several, f'{what} win')} the {total} rankings of {what}, "

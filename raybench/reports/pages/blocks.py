@@ -16,15 +16,16 @@ import pyarrow as pa
 
 from raybench.reports.pages.content import WIDE, Content
 from raybench.results.columns import COLUMNS
+from raybench.sweep.target import ASKED
 
 CHUNK = 200  # trials in one block
 POINTS = 24  # of a curve; longer ones are thinned
 NESTED = ("curve", "layers", "provenance")
 INDEX = (
-    "trial_id", "status", "dataset", "model", "method", "strategy", "protocol", "recipe", "speedup_target", "ratio",
+    "trial_id", "status", "dataset", "model", "method", "strategy", "protocol", "recipe", *ASKED,
     "seed", "metric_name", "metric_base", "metric_final", "delta", "speedup", "params_kept", "latency_ms",
 )  # fmt: skip
-ORDER = ("dataset", "model", "strategy", "method", "speedup_target", "ratio", "seed", "trial_id")
+ORDER = ("dataset", "model", "strategy", "method", *ASKED, "seed", "trial_id")
 TIMES = ("started_at", "finished_at")
 MISSING, LARGEST = -(2**62), 1e9
 

@@ -17,12 +17,12 @@ from raybench.reports.plots.pareto import ParetoPoint, gain, pareto
 from raybench.reports.statistics.intervals import Difference, paired
 from raybench.reports.statistics.rank_intervals import RankedMethod, RankIntervals, rank_intervals
 from raybench.reports.statistics.samples import samples
-from raybench.sweep.target import amount
+from raybench.sweep.target import ASKED
 
 Seeds = Mapping[tuple[int, int], float]
 BAR = 96  # pixels: width of the bar of a difference
 SIZE = (310, 240)  # of a plot: three fit beside each other, and one on a telephone is readable
-Amount = tuple[float | None, float | None] | None  # (asked speed-up, asked ratio); None: the average
+Amount = tuple[float | None, ...] | None  # the columns ASKED; None: the average
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RowView:
 
 @dataclass(frozen=True)
 class Tab:
-    """One ranking: a speed-up, a ratio or the average."""
+    """One ranking: an asked amount or the average."""
 
     name: str
     board: Board
@@ -100,8 +100,7 @@ def board_pages(content: Content) -> list[BoardPage]:
         many = key in tabs and len(tabs[key]) > 1
         if board.speedup == "average" and not many:
             continue  # the average over one speed-up is that speed-up
-        at = None if board.speedup == "average" else (board.speedup, board.ratio)
-        tabs.setdefault(key, []).append(_tab(board, metrics[key].get(at, {}), trials[key].get(at, {})))
+        tabs.setdefault(key, []).append(_tab(board, metrics[key].get(board.at, {}), trials[key].get(board.at, {})))
     pages: dict[tuple[str, str, str], list[Section]] = {}
     for (dataset, model, protocol, recipe, strategy), own in sorted(tabs.items(), key=lambda pair: pair[0]):
         pages.setdefault((dataset, model, strategy), []).append(_section(protocol, recipe, own))
@@ -116,10 +115,9 @@ def _by_seed(rows: pd.DataFrame) -> tuple[Metrics, TrialIds]:
     """Metrics and trial ids of every board, by asked amount, method and seed; the average is under None."""
     metrics: Metrics = {}
     trials: TrialIds = {}
-    columns = (*BOARD, "speedup_target", "ratio", "label", "seed", "base_seed", "metric_final", "trial_id")
-    for *board, speedup, ratio, label, seed, base, metric, trial_id in zip(*(rows[n] for n in columns), strict=True):
-        at = (_number(speedup), _number(ratio))
-        key = tuple(board)
+    columns = (*BOARD, *ASKED, "label", "seed", "base_seed", "metric_final", "trial_id")
+    for *place, label, seed, base, metric, trial_id in zip(*(rows[n] for n in columns), strict=True):
+        key, at = tuple(place[: len(BOARD)]), tuple(map(_number, place[len(BOARD) :]))
         metrics.setdefault(key, {}).setdefault(at, {}).setdefault(label, {})[(int(seed), int(base))] = float(metric)
         trials.setdefault(key, {}).setdefault(at, {}).setdefault(label, []).append((int(seed), trial_id))
     for by_amount in metrics.values():
@@ -156,8 +154,7 @@ def _tab(board: Board, by_label: Mapping[str, Seeds], trials: Mapping[str, Seque
         )
         for place, entry in enumerate(board.entries)
     ]
-    name = "average" if board.speedup == "average" else amount(board.speedup, board.ratio)
-    return Tab(name, board, tuple(rows), found)
+    return Tab(board.target, board, tuple(rows), found)
 
 
 def _behind(best: Seeds, own: Seeds) -> Difference:

@@ -16,6 +16,7 @@ from raybench.reports.findings.answer import Finding
 from raybench.reports.findings.find import findings
 from raybench.reports.leaderboard import COLUMNS, Leaderboard, Query, trials_of
 from raybench.results.store import ALL_COLUMNS, Store
+from raybench.sweep.target import ASKED
 
 WIDE = ("kept", "trial", "row_sha256")  # not read: a quarter of a store, and no page shows them
 
@@ -49,7 +50,7 @@ class Content:
     @cached_property
     def missing(self) -> list[dict[str, Any]]:
         """Every failed and skipped cell."""
-        names = ["trial_id", "status", "method", "model", "dataset", "strategy", "speedup_target", "ratio", "seed",
+        names = ["trial_id", "status", "method", "model", "dataset", "strategy", *ASKED, "seed",
                  "stage", "error_type", "error_message", "reason"]  # fmt: skip
         rows = self.table.filter(pc.not_equal(self.table["status"], "ok")).select(names).to_pylist()
         return sorted(rows, key=lambda row: (row["status"], row["model"], row["method"], row["trial_id"]))

@@ -93,7 +93,7 @@ def _page(method: str, found: Sequence[Standing], content: Content, cheapest: Ma
     keys = rows.loc[steps.index, "model"]
     factors = [step / cheapest[model] for step, model in zip(steps, keys, strict=True) if cheapest.get(model)]
     printed = [row["rank"] for row in published() if row["method"] == method]
-    parts = [_part(registry.importance, entry.importance)]
+    parts = [_part(registry.CHOICE, entry.importance)]
     parts += [_part(registry.regularizer, entry.regularizer)] if entry.regularizer else []
     return MethodPage(
         method,
@@ -114,12 +114,12 @@ def _cheapest(content: Content) -> dict[str, float]:
     return {str(model): float(value) for model, value in medians.groupby(level="model").min().items()}
 
 
-def _part(names: registry.Registry, name: str) -> Part:
+def _part(names: registry.Registry | registry.Either, name: str) -> Part:
     entry = names.entries().get(name)
     if entry is None:
         return Part(names.kind, name, "A method of a plug-in that is not loaded here.", "", "", {})
     needs = str(entry.facts.get("needs", "weights")) if names.kind == "importance" else "training"
-    return Part(names.kind, name, _docstring(entry), str(entry.facts.get("paper") or ""), needs, dict(entry.params))
+    return Part(entry.kind, name, _docstring(entry), str(entry.facts.get("paper") or ""), needs, dict(entry.params))
 
 
 def _docstring(entry: Entry) -> str:

@@ -52,7 +52,8 @@ def best_rows(boards: Sequence[BoardPage]) -> tuple[list[str], list[BestRow]]:
 def _order(tab: Tab) -> float:
     if tab.board.speedup == "average":
         return 1e9
-    return tab.board.speedup if tab.board.ratio is None and tab.board.speedup else 1e6 + (tab.board.ratio or 0)
+    asked = next((place, one) for place, one in enumerate(tab.board.at or ()) if one is not None)
+    return asked[0] * 1e6 + float(asked[1])
 
 
 def _cell(page: BoardPage, tab: Tab, several: bool) -> BestCell:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from raybench.errors import UserError, counted
+from raybench.errors import UserError, counted, failure
 from raybench.reports.board_text import board_notes
 from raybench.reports.comparison import TOLERANCE, boards
 from raybench.reports.drawing.svg import key_path
@@ -27,6 +27,7 @@ from raybench.reports.pages.tables import Table, report_tables
 from raybench.reports.pruned_text import target_of
 from raybench.reports.published import SOURCE, STRATEGY
 from raybench.reports.statistics.intervals import EQUIVALENT
+from raybench.reports.text import signed
 from raybench.reports.unfinished import unfinished
 from raybench.results.encoding import parquet_bytes
 from raybench.results.store import Store
@@ -212,19 +213,19 @@ def _heading(content: Content) -> str:
 
 
 def _failed(row: Mapping[str, Any]) -> dict[str, Any]:
-    why = row["reason"] if row["status"] == "skipped" else f"{row['error_type']}: {row['error_message']}"
+    why = row["reason"] if row["status"] == "skipped" else failure(row["error_type"], row["error_message"])
     return {**row, "why": (why or "no reason given")[:400], "asked": target_of(row)}
 
 
 def _compare(content: Content, render: Callable[..., Page]) -> Page:
     found = content.compared
     agreement = [
-        f"Rank correlation {value:+.2f} over {counted(n, 'method')}: {board.model} on {board.dataset}, "
+        f"Rank correlation {signed(value)} over {counted(n, 'method')}: {board.model} on {board.dataset}, "
         f"{board.speedup:g}x, {board.track}, protocol {board.protocol}"
         for board, n, value in found.agreement
     ]
     values = [value for _, _, value in found.agreement]
-    average = f"{sum(values) / len(values):+.2f}" if values else ""
+    average = signed(sum(values) / len(values)) if values else ""
     return render("compare", "compare", "Against published figures", "compare.html", rows=found.rows,
                   literature=found.literature, agreement=agreement, mean_agreement=average, tolerance=f"{TOLERANCE:g}",
                   inside=sum(row.inside for row in found.rows), source_of_published=SOURCE,

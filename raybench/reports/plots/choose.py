@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raybench.errors import UserError, counted
+from raybench.errors import UserError, counted, nearest
 from raybench.reports import cells
 from raybench.reports.drawing.shapes import Drawing
 from raybench.reports.leaderboard import Board, Leaderboard, Query, trials_of
@@ -20,6 +21,10 @@ from raybench.reports.statistics.rank_intervals import rank_intervals
 from raybench.reports.statistics.samples import Samples
 from raybench.reports.statistics.win_matrix import win_matrix
 from raybench.results.store import Store
+from raybench.sweep.method_label import method_label
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WIDTHS = {"column": 240.0, "page": 500.0}  # points: a column of a two-column page is 3.3 inches
 MOST_CURVES = 12
@@ -81,17 +86,31 @@ def _samples(store: Store, wanted: Wanted) -> tuple[str, Samples]:
     """The only ranking that matches, over all datasets and models that match."""
     rows = cells.frame(store.table(cells.COLUMNS), trials_of(store))
     for name in ("model", "dataset", "strategy", "protocol"):
-        value = getattr(wanted, name)
-        rows = rows if value is None else rows[rows[name] == value]
+        rows = _matching(rows, name, getattr(wanted, name))
     if wanted.speedup == "average":
         found = [(f"{protocol}, {strategy}, average", one) for (protocol, strategy), one in cells.average_scopes(rows)]
     else:
-        rows = rows if wanted.speedup is None else rows[rows["speedup_target"] == wanted.speedup]
+        rows = _matching(rows, "speedup_target", wanted.speedup)
         found = [(f"{a}, {b}, {speedup:g}x", one) for (a, b, speedup), one in cells.scopes(rows)]
     _only_one([name for name, _ in found], "rankings", "--protocol, --strategy or --speedup")
     if len(found[0][1].methods) < 2:
         raise UserError(f"{found[0][0]}: fewer than two methods have finished cells on all of its models")
     return found[0]
+
+
+def _matching(rows: pd.DataFrame, name: str, value: Any) -> pd.DataFrame:
+    """The rows whose column `name` is `value`, all for None; UserError for none, with the values that there are."""
+    if value is None or rows.empty:
+        return rows
+    found = rows[rows[name] == value]
+    if found.empty:
+        there = sorted(rows[name].dropna().unique())
+        if name == "speedup_target":
+            shown = ", ".join(f"{one:g}x" for one in there)
+            raise UserError(f"no finished cell matches --speedup {value:g}: this store has {shown}")
+        found_names = ", ".join(there)
+        raise UserError(f"no finished cell matches --{name} {value}.{nearest(value, there)} Found: {found_names}")
+    return found
 
 
 def _only_one(names: Sequence[str], what: str, options: str) -> None:
@@ -123,26 +142,32 @@ def _matrix(store: Store, wanted: Wanted) -> Drawing:
 def _curves(store: Store, wanted: Wanted) -> Drawing:
     if len(wanted.trials) > MOST_CURVES:
         raise UserError(f"--trial: found {counted(len(wanted.trials), 'trial')}, expected {MOST_CURVES} at most")
-    rows = [_finished(store, one) for one in _trial_ids(wanted)]
-    labels = {f"{row['method']} {target_of(row)}, {row['trial_id'][:6]}": row["curve"] or [] for row in rows}
+    rows = [_finished(store, one) for one in _trial_ids(store, wanted)]
+    labels = {f"{_label(row)} {target_of(row)}, {row['trial_id'][:6]}": row["curve"] or [] for row in rows}
     title = f"Fine-tuning on {', '.join(sorted({row['dataset'] for row in rows}))}"
     return curves(labels, rows[0]["metric_name"], title, size=(wanted.width, 0.62 * wanted.width + 6 * len(rows)))
 
 
 def _widths(store: Store, wanted: Wanted) -> Drawing:
-    ids = _trial_ids(wanted)
+    ids = _trial_ids(store, wanted)
     if len(ids) > 1:
         raise UserError(f"--kind widths: found {len(ids)} trials, expected one --trial")
     row = _finished(store, ids[0])
-    return widths(row["layers"] or [], f"{row['method']} on {row['model']}, {target_of(row)}", width=wanted.width)
+    return widths(row["layers"] or [], f"{_label(row)} on {row['model']}, {target_of(row)}", width=wanted.width)
 
 
-def _trial_ids(wanted: Wanted) -> tuple[str, ...]:
+def _trial_ids(store: Store, wanted: Wanted) -> tuple[str, ...]:
     if not wanted.trials:
         raise UserError(
-            f"--kind {wanted.kind}: expected --trial TRIAL_ID; `raybench leaderboard` and `query` list them"
+            f"--kind {wanted.kind}: expected --trial TRIAL_ID; "
+            f"`raybench query {store.storage.url} 'SELECT trial_id, label FROM trials'` lists them"
         )
     return wanted.trials
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """The method with its parameters."""
+    return method_label(json.loads(row["trial"])) if row.get("trial") else str(row["method"])
 
 
 def _finished(store: Store, prefix: str) -> Mapping[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from raybench.errors import counted
 from raybench.reports.drawing.shapes import Box, Drawing, Shape, Text
 from raybench.reports.drawing.text_width import shortened, text_width
 from raybench.reports.plots.axes import WIDER
 from raybench.reports.statistics.win_matrix import LEVEL, WinMatrix
+from raybench.reports.text import signed
 
 CELL = 22.0
 
@@ -29,7 +31,7 @@ def matrix(found: WinMatrix, title: str, *, width: float = 480) -> Drawing:
     label = {True: f"{found.unit}; * p < {LEVEL:g} (Holm)", False: f"{found.unit}; no p-values"}[found.reason is None]
     note = f"row minus column, points; colour: wins of the row in {found.units} {label}"
     shapes.append(Text(left, top + high * count + 13, note, 8, "soft"))
-    about = f"{len(found.pairs)} pairs. {found.reason or ''}".strip()
+    about = f"{counted(len(found.pairs), 'pair')}. {found.reason or ''}".strip()
     return Drawing(width, top + high * count + 20, tuple(shapes), title, about)
 
 
@@ -38,10 +40,10 @@ def _field(found: WinMatrix, first: str, second: str, x: float, y: float, width:
     share = (pair.wins - pair.losses) / max(found.units, 1)
     significant = pair.adjusted is not None and pair.adjusted < LEVEL
     p = f", p = {pair.adjusted:.3g}" if pair.adjusted is not None else ""
-    tip = f"{first} - {second}\n{pair.mean:+.2f}; {pair.wins} won, {pair.losses} lost{p}"
+    tip = f"{first} - {second}\n{signed(pair.mean)}; {pair.wins} won, {pair.losses} lost{p}"
     colour, opacity = ("good" if share > 0 else "bad", round(0.1 + 0.35 * abs(share), 1)) if share else ("band", 1.0)
     shapes: list[Shape] = [Box(x + 0.5, y + 0.5, width - 1, high - 1, colour, opacity, tip)]
-    text = f"{pair.mean:+.1f}{'*' if significant else ''}"
+    text = f"{round(pair.mean, 1) + 0.0:+.1f}{'*' if significant else ''}"
     size = 7.0 if text_width(text, 7) < width - 1 else 5.0
     if text_width(text, size) < width + 2:
         shapes.append(Text(x + width / 2, y + high / 2 + 2.5, text, size, "ink", "middle"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from raybench.errors import counted
 from raybench.reports.drawing.shapes import Drawing, Line, Mark, Shape, Text, series_look
 from raybench.reports.drawing.text_width import shortened, text_width
 from raybench.reports.leaderboard import Board, Ranked
@@ -95,7 +96,8 @@ def pareto(
     best_points = ", ".join(f"{p.series} at {p.x:.4g} with {p.y:.2f}" for p in best)
     below = list(_legend(names, looks, width, height)) if legend else []
     height = max((one.y + ROW / 2 for one in below), default=height)
-    about = f"{len(points)} points of {len(names)} methods; on the Pareto front: {best_points or 'none'}"
+    methods = f"{counted(len(points), 'point')} of {counted(len(names), 'method')}"
+    about = f"{methods}; on the Pareto front: {best_points or 'none'}"
     return Drawing(width, height, (*shapes, *below), title, about, {name: looks[name][0] for name in names})
 
 

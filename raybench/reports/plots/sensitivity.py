@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from raybench.reports.drawing.shapes import Box, Drawing, Shape, Text
 from raybench.reports.drawing.text_width import shortened, text_width
 from raybench.reports.plots.axes import SMALL, WIDER
+from raybench.reports.text import signed
 
 ROW = 13.0
 
@@ -38,7 +39,7 @@ def sensitivity_picture(
         for i, value in enumerate(row):
             drop = base - value
             share = round(max(drop, 0) / worst, 1) if worst > 0 else 0.0
-            tip = f"{name}, {100 * ratios[i]:g} % go\n{metric} {value:.2f}, {drop:+.2f} points lost"
+            tip = f"{name}, {100 * ratios[i]:g} % go\n{metric} {value:.2f}, {signed(drop)} points lost"
             x = left + field * i
             shapes.append(Box(x + 0.5, y + 0.5, field - 1, ROW - 1, "band", 1.0, tip))
             if share:

@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from raybench.errors import counted
 from raybench.reports.statistics.samples import Samples
 from raybench.reports.statistics.signed_ranks import mean_ranks
 
@@ -42,7 +43,7 @@ def critical_difference(found: Samples, *, level: float = 0.05) -> CriticalDiffe
         level: of Friedman's and Nemenyi's tests.
     """
     if len(found.methods) < 3:
-        return _refused(found, f"{len(found.methods)} methods: mean ranks are compared from three on")
+        return _refused(found, f"{counted(len(found.methods), 'method')}: mean ranks are compared from three on")
     units = np.round(found.units, 9)
     k, n = units.shape
     ranks = np.apply_along_axis(mean_ranks, 0, -units)

@@ -15,9 +15,10 @@ from raybench.reports.statistics.resolution import MOST, seeds_needed
 from raybench.reports.statistics.samples import Cells, samples
 from raybench.results.store import Store
 from raybench.storage.open import open_existing
+from raybench.sweep.target import ASKED
 
 LARGEST = 100.0  # points: metrics are percentages
-KEY = ("strategy", "protocol", "recipe", "speedup_target", "ratio")
+KEY = ("strategy", "protocol", "recipe", *ASKED)
 
 
 @dataclass(frozen=True)

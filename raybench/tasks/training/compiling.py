@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raybench.errors import counted
 from raybench.tasks.training.computing import Computing
 
 TIMED = 5  # plain steps that are timed first; the one before them warms up
@@ -24,7 +25,7 @@ class Compiling:
     def __init__(self, steps: int) -> None:
         self._left, self._began, self._count = steps, 0.0, 0
         self._compiled: Callable[[Tensor], Tensor] | None = None
-        self._note = f"not compiled: the stage has {steps} steps"
+        self._note = f"not compiled: the stage has {counted(steps, 'step')}"
 
     @property
     def settled(self) -> bool:
@@ -47,7 +48,7 @@ class Compiling:
             return computing.noting(self._note, compile="off")
         again = _compilations() - 1
         torch._dynamo.reset()
-        return computing.noting(f"{self._note}, {again} recompilations", compile="on")
+        return computing.noting(f"{self._note}, {counted(again, 'recompilation')}", compile="on")
 
     def _decide(self, model: nn.Module, seconds_a_step: float) -> None:
         layers = sum(1 for module in model.modules() if next(module.parameters(recurse=False), None) is not None)

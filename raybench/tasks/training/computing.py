@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from raybench.errors import counted
 from raybench.models.strided import can_crash, strided_in_nchw
 from raybench.sweep.speed import Precision, Speed
 from raybench.tasks.training.seeding import deterministic, seeded
@@ -70,10 +71,10 @@ def choose(model: nn.Module, speed: Speed, device: torch.device, shape: tuple[in
     return chosen
 
 
-def plain_steps(chosen: Computing) -> Computing:
-    """`chosen` without graphs and compilation: several processes exchange numbers in the middle of a step."""
+def plain_steps(chosen: Computing, why: str = "several processes") -> Computing:
+    """`chosen` without graphs and compilation: in the middle of a step numbers are exchanged, or losses are added."""
     dropped = [name for name in ("graphs", "compile") if getattr(chosen, name) != "off"]
-    return chosen.noting(*(f"no {name} with several processes" for name in dropped), **dict.fromkeys(dropped, "off"))
+    return chosen.noting(*(f"no {name} with {why}" for name in dropped), **dict.fromkeys(dropped, "off"))
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def _with_format(chosen: Computing, model: nn.Module, device: torch.device, shap
     needed = took["nchw"] * (CLEARLY if device.type == "cpu" else 1.0)
     fastest = "channels_last" if took["channels_last"] < needed else "nchw"
     times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in took.items())
-    return chosen.noting(f"a step of {shape[0]} images: {times}", memory_format=fastest)
+    return chosen.noting(f"a step of {counted(shape[0], 'image')}: {times}", memory_format=fastest)
 
 
 def _unfit(model: nn.Module, device: torch.device) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +12,31 @@ from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.training.mix import Mixed
 
 TEMPERATURE = 4.0  # of distillation; 2.5 to 10 work alike on small nets (Hinton et al. 2015), 4 is the usual choice
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A network that adds a loss of its own to the training loss, if it `learns`."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has such a loss."""
+
+    def extra_loss(self, outputs: Tensor, images: Tensor, teacher: nn.Module) -> Tensor:
+        """The loss for the pass that has just given `outputs`; `teacher` is the whole network."""
+
+
+def needs_teacher(model: nn.Module) -> bool:
+    """Whether `model` has a loss of its own, for which it needs the whole network as a teacher."""
+    return isinstance(model, Learner) and model.learns
+
+
+def own_loss(model: nn.Module, outputs: Tensor, images: Tensor, teacher: nn.Module | None) -> Tensor | float:
+    """What the network itself adds to the training loss; 0 for most."""
+    if not isinstance(model, Learner) or not model.learns:
+        return 0.0
+    assert teacher is not None  # `needs_teacher` asked for one
+    return model.extra_loss(outputs, images, teacher)
 
 
 def training_loss(outputs: Tensor, mixed: Mixed, recipe: TrainRecipe, teacher: nn.Module | None) -> Tensor:

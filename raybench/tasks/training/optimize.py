@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raybench.methods.protocols import Regularizer
+from raybench.methods.trained_selection import TrainedSelection
 from raybench.sweep.trial import TrainRecipe
 
 
@@ -28,6 +30,22 @@ def optimizer_over(groups: list[dict[str, Any]], recipe: TrainRecipe, device: to
         graphs = device.type == "cuda"  # a step that is captured as a CUDA graph
         return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused, capturable=graphs)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+
+
+def set_apart(optimizer: torch.optim.Optimizer, hook: Regularizer | None) -> torch.optim.Optimizer:
+    """Give the parameters that a trained selection names a group with the settings that it says; any other hook none.
+
+    Settings that the optimizer doesn't have are left out: AdamW has no momentum.
+    """
+    own = hook.own_parameters() if isinstance(hook, TrainedSelection) else ()
+    if not own or not isinstance(hook, TrainedSelection):
+        return optimizer
+    moved = set(map(id, own))
+    for group in optimizer.param_groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in moved]
+    settings = {name: value for name, value in hook.own_settings().items() if name in optimizer.defaults}
+    optimizer.add_param_group({"params": list(own), "apart": True, **settings})
+    return optimizer
 
 
 def _by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

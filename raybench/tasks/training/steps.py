@@ -13,10 +13,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from raybench.methods.trained_selection import TrainedSelection
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.training.compiling import Compiling
 from raybench.tasks.training.computing import Computing
-from raybench.tasks.training.loss import training_loss
+from raybench.tasks.training.loss import own_loss, training_loss
 from raybench.tasks.training.mix import Mixed
 from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.team import ALONE, Team
@@ -87,7 +88,11 @@ class Stepper:
         if self._compiling is not None:
             forward = self._compiling.forward(progress.model)
         with self.computing.autocast(self.device):
-            loss = training_loss(forward(mixed.images), mixed, self.recipe, self.teacher)
+            outputs = forward(mixed.images)
+            loss = training_loss(outputs, mixed, self.recipe, self.teacher)
+            loss = loss + own_loss(progress.model, outputs, mixed.images, self.teacher)
+        if isinstance(progress.regularizer, TrainedSelection):
+            progress.regularizer.observe(outputs.detach(), mixed.labels)
         take_step(progress, self.recipe, loss, self.team, mixed.part)
         return loss.detach()
 

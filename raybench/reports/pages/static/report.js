@@ -217,6 +217,11 @@ function download(button) {
 
 /* ---- the list of trials ---- */
 function trialLink(id) { return (single ? "#trial/" : "trial.html#") + id; }
+function askedText(get) {
+  if (get("speedup_target") !== null) return get("speedup_target") + "x";
+  if (get("params_target") !== null) return get("params_target") + "x params";
+  return get("latency_target_ms") !== null ? get("latency_target_ms") + " ms" : "ratio " + get("ratio");
+}
 function number(v, digits) { return v === null || v === undefined ? "–" : typeof v === "number" ? v.toFixed(digits) : String(v); }
 var COLUMNS = [["trial_id", "trial"], ["status", "status"], ["dataset", "dataset"], ["model", "model"], ["method", "method"], ["strategy", "strategy"], ["speedup_target", "target", 1], ["seed", "seed", 0], ["metric_base", "base, %", 2], ["metric_final", "final, %", 2], ["delta", "Δ, pts", 2], ["speedup", "speed-up", 2], ["params_kept", "kept, %", 1], ["latency_ms", "latency, ms", 3]];
 function list(place) {
@@ -259,7 +264,7 @@ function list(place) {
           var v = c[col[0]][i];
           if (col[0] === "trial_id") return make("th", { scope: "row" }, make("a", { href: trialLink(v) }, v.slice(0, 8)));
           if (col[0] === "status") return make("td", { class: "l " + v }, v);
-          if (col[0] === "speedup_target") return make("td", {}, v === null ? "ratio " + c.ratio[i] : v + "x");
+          if (col[0] === "speedup_target") return make("td", {}, askedText(function (name) { return c[name][i]; }));
           if (col[0] === "params_kept" && v !== null) v *= 100;
           return make("td", { class: col[2] === undefined ? "l" : "" }, (col[0] === "delta" && v > 0 ? "+" : "") + number(v, col[2]));
         }));
@@ -326,7 +331,7 @@ function trial(place, id) {
 function showTrial(out, b, i, id, main, at) {
   function get(name) { return main[name] ? main[name][at] : b.columns[name] ? b.columns[name][i] : null; }
   var store = root.dataset.source, quoted = root.dataset.quoted, files = root.dataset.files, metric = get("metric_name") || "metric";
-  var asked = get("speedup_target") !== null ? get("speedup_target") + "x" : "ratio " + get("ratio");
+  var asked = askedText(get);
   var parts = [make("p", { "class": "crumb" }, [make("a", { href: single ? "#trials" : "trials.html" }, "Trials"), " / " + id]), make("h1", {}, get("method") + " at " + asked), make("p", { "class": "lead" }, get("model") + " on " + get("dataset") + ", " + get("strategy") + ", protocol " + get("protocol") + ", recipe " + get("recipe") + ", seed " + get("seed"))];
   var left = [];
   if (get("status") !== "ok") left.push(card(get("status") === "failed" ? "Failed" : "Skipped", [facts([["stage", get("stage")], ["error", get("error_type")], ["attempt", get("attempt")], ["traceback", get("traceback_path")]]), make("pre", {}, get("error_message") || get("reason") || "no reason given")]));

@@ -1,0 +1,1 @@
+"""Trained selections: one file each."""

@@ -1,0 +1,1 @@
+"""The built-in token reducers. One file a method."""

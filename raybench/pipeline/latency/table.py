@@ -1,0 +1,125 @@
+"""The table of latencies: one file for each layer shape and device in the storage, interpolated between widths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raybench.errors import counted
+from raybench.pipeline.latency.layers import TimedLayer
+from raybench.pipeline.measure import Pace, median_ms
+from raybench.provenance import cpu_name
+from raybench.storage.base import Storage
+from raybench.storage.damage import set_aside
+from raybench.storage.json_text import is_number, is_text, read_object
+from raybench.storage.sealed import json_sha256
+from raybench.sweep.trial import digest
+
+FOLDER = "latency"  # of the storage
+PACE = Pace(3, 21, block=3, most_s=1.0)
+SEAL = "sha256"
+Time = Callable[[nn.Module, Tensor], float]  # milliseconds of one forward pass
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Milliseconds of one layer at a grid of widths."""
+
+    grid_in: tuple[int, ...]
+    grid_out: tuple[int, ...]
+    ms: np.ndarray  # (inputs, outputs); never falls where a width grows
+
+    def at(self, into: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Milliseconds at widths, arrays of one shape: linear between the grid's points, constant outside."""
+        low_in, share_in = _between(self.grid_in, into)
+        low_out, share_out = _between(self.grid_out, out)
+        high_in = np.minimum(low_in + 1, len(self.grid_in) - 1)
+        high_out = np.minimum(low_out + 1, len(self.grid_out) - 1)
+        near = self.ms[low_in, low_out] * (1 - share_out) + self.ms[low_in, high_out] * share_out
+        far = self.ms[high_in, low_out] * (1 - share_out) + self.ms[high_in, high_out] * share_out
+        return near * (1 - share_in) + far * share_in
+
+
+def _between(grid: Sequence[int], widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(Place of the grid's point at or below each width, share of the way to the next)."""
+    points = np.array(grid, dtype=float)
+    place = np.interp(widths, points, np.arange(len(points)))
+    low = np.minimum(place.astype(np.int64), max(len(points) - 2, 0))
+    return low, place - low
+
+
+def rising(ms: np.ndarray) -> np.ndarray:
+    """`ms`, (inputs, outputs), such that no value falls where a width grows: timings scatter."""
+    for axis in (0, 1):
+        up = np.maximum.accumulate(ms, axis=axis)
+        down = np.flip(np.minimum.accumulate(np.flip(ms, axis), axis=axis), axis)
+        ms = (up + down) / 2
+    return ms
+
+
+def device_words(device: torch.device) -> str:
+    """The device's name as tables have it: of a CPU with the threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}"
+
+
+def layer_times(layer: TimedLayer, device: torch.device, storage: Storage, time: Time | None = None) -> LayerTimes:
+    """The times of a layer: from the storage, else measured now and kept there. The machine must be idle."""
+    shape: dict[str, Any] = {"device": device_words(device), "layer": layer.kind, "torch": torch.__version__}
+    shape |= {"widths_in": list(layer.grid_in), "widths_out": list(layer.grid_out), "tied": layer.into == layer.out}
+    key = f"{FOLDER}/{digest('layer', shape)}.json"
+    ms = _read(storage, key)
+    if ms is None:
+        ms = rising(np.array(_measured(layer, device, time or _time)))
+        keep(storage, key, shape | {"ms": ms.tolist()})
+    return LayerTimes(layer.grid_in, layer.grid_out, ms)
+
+
+def _measured(layer: TimedLayer, device: torch.device, time: Time) -> list[list[float]]:
+    """Milliseconds at every point of the grid. A layer whose sides are one has the same numbers in every row."""
+    grid_in = layer.grid_out[-1:] if layer.into == layer.out else layer.grid_in
+    found = []
+    for into in grid_in:
+        row = []
+        for out in layer.grid_out:
+            module, given = layer.build(out if layer.into == layer.out else into, out)
+            row.append(time(module.to(device), given.to(device)))
+        found.append(row)
+    return found * len(layer.grid_in) if layer.into == layer.out else found
+
+
+def _time(module: nn.Module, given: Tensor) -> float:
+    return median_ms(module, given, PACE)
+
+
+def keep(storage: Storage, key: str, content: dict[str, Any]) -> None:
+    """Write a table with its checksum; the first writer's is kept."""
+    storage.create(key, json.dumps({**content, SEAL: json_sha256(content, SEAL)}).encode())
+
+
+def sealed(storage: Storage, key: str) -> Any:
+    """The content of a table; None if there is none, or after a damaged one was set aside."""
+    data = storage.read(key)
+    if data is None:
+        return None
+    content = read_object(data, {"device": is_text, "layer": is_text, "ms": _is_table, SEAL: is_text})
+    if content is None or content[SEAL] != json_sha256(content, SEAL):
+        set_aside(storage, key, "its content is not what was written, so it is measured again")
+        return None
+    return content
+
+
+def _read(storage: Storage, key: str) -> np.ndarray | None:
+    content = sealed(storage, key)
+    return None if content is None else np.array(content["ms"], dtype=float)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, list) and all(map(is_number, row)) for row in value)
