@@ -11,7 +11,8 @@ from raybench.sweep.method_label import with_params
 SHA256 = re.compile("[0-9a-f]{64}")
 KINDS = ("importance", "regularizer")  # the parts of a method, in the order of its name
 _DEFAULTS = {"transfer": "none"}  # of fields that trials leave out
-_NOT_THE_CONFIG = ("seed", "base_seed", "speedup", "target", "recipe.name")
+# Of the last one a method's parameters decide.
+_NOT_THE_CONFIG = ("seed", "base_seed", "speedup", "target", "recipe.name", "importance.seeded")
 
 
 def unique_labels(

@@ -11,6 +11,7 @@ import pytest
 from raybench.cli.main import main
 from raybench.errors import UserError
 from raybench.reports.board_text import as_markdown, as_text
+from raybench.reports.labels import unique_labels
 from raybench.reports.leaderboard import Leaderboard, Query
 from raybench.results.schema import Record
 from raybench.results.store import Store
@@ -127,6 +128,15 @@ def test_settings_that_differ_are_rows_of_their_own_and_say_so(store):
         "lamp (finetune.epochs=2)",
         "lamp (finetune.epochs=9)",
     ]
+
+
+def test_what_follows_from_the_method_is_no_setting():
+    rows = [{"config_id": key, "method": "fpgm", "trial_id": key} for key in ("plain", "ridge")]
+    trials = {
+        "plain": {"importance": {"name": "fpgm", "params": {}, "seeded": False}},
+        "ridge": {"importance": {"name": "fpgm", "params": {"repair": "ridge"}, "seeded": True}},
+    }
+    assert unique_labels(rows, lambda ids: trials, ["method"]) == {"plain": "fpgm", "ridge": "fpgm(repair=ridge)"}
 
 
 def test_by_strategy_ranks_all_strategies_together(store):
