@@ -83,7 +83,8 @@ def test_no_single_unit_comes_nearer_than_what_is_returned(model, strategy: str,
     )
     misses = np.abs(problem.goal(target) / cost.macs(every) - 1)
     one_away, miss = np.abs(every - counts).sum(axis=1) == 1, abs(cut.speedup / target - 1)
-    assert miss <= 0.001 or not (misses[one_away] < miss - 1e-12).any()
+    enough = 0.005 if strategy == "optimal" else 0.001  # of what is near enough, it takes what keeps most
+    assert miss <= enough or not (misses[one_away] < miss - 1e-12).any()
     assert (cut.reason == "granularity") == (miss > 0.005)
 
 

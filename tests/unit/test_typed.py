@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -217,7 +218,8 @@ def test_make_takes_folders_with_spaces(tmp_path) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
     command = ["make", "-n", "test", "VENV=../my env"]
-    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    found = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True)
     assert found.stderr == ""
     assert 'touch "../my env/.ready"' in found.stdout
     assert '"../my env/bin"/python -m pytest' in found.stdout
