@@ -66,9 +66,11 @@ def commands(text: str) -> Iterator[tuple[list[str], bool]]:
 
 @functools.cache
 def parser_of(verb: str) -> argparse.ArgumentParser:
-    """The verb's options, without running it."""
+    """The verb's options, without running it; the address of the cluster is known, as README.md sets it."""
     parser = argparse.ArgumentParser(prog=f"raybench {verb}")
-    importlib.import_module(f"raybench.cli.{verb.replace('-', '_')}").arguments(parser)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYBENCH_ADDRESS", "http://localhost:8265")
+        importlib.import_module(f"raybench.cli.{verb.replace('-', '_')}").arguments(parser)
     return parser
 
 
