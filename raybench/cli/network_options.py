@@ -33,7 +33,7 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prune", nargs="+", metavar="PART", help="parts of attention models to prune: embed head-dim heads mlp")
     text = "layers that keep their width, by name or glob, such as 'layer1.*.conv2'"
-    add("--keep", nargs="+", default=[], metavar="PATTERN", help=text)
+    add("--keep", "--protect", nargs="+", default=[], metavar="PATTERN", help=text)
     add(
         "--only", nargs="+", default=[], metavar="PATTERN", help="layers outside which nothing shrinks, by name or glob"
     )

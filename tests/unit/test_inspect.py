@@ -87,7 +87,7 @@ def test_prune_leaves_what_is_kept_and_its_file_loads(tmp_path, capsys, monkeypa
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "r.yaml").write_text(json.dumps(RECIPE))
     command = ["prune", "--model", "test-convnet", "--speedup", "1.2", "--recipe", str(tmp_path / "r.yaml")]
-    assert main([*command, "--keep", "conv[12]", "-o", str(tmp_path / "out"), "--format", "json"]) == 0
+    assert main([*command, "--protect", "conv[12]", "-o", str(tmp_path / "out"), "--format", "json"]) == 0
     row = json.loads(capsys.readouterr().out)[0]
     net = raybench.load_pruned(row["files"])
     assert (net.conv1.out_channels, net.conv2.out_channels) == (8, 8)
