@@ -139,6 +139,7 @@ def test_an_unreachable_target_is_told_below_the_table_and_a_repeat_costs_nothin
 def test_methods_share_what_the_default_folder_holds(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    torch.manual_seed(0)
     facts = facts_of(registry.dataset.entry("digits"))
     torch.save(build_model("test-convnet", facts).state_dict(), tmp_path / "w.pt")
     for method, much in (("magnitude-l2", "--speedup=2"), ("lamp", "--ratio=0.3")):
