@@ -118,9 +118,7 @@ class Registry:
             >>> registry.model.entry("cifar-resnet56").facts["norm"]
             'batch'
         """
-        if name not in self.entries():
-            raise UserError(unknown(self.kind, name, self.entries()))
-        return self.entries()[name]
+        return _named(self.kind, name, self.entries())
 
     def load(self, name: str) -> Any:
         """Import the code registered under `name`.
@@ -160,6 +158,12 @@ class Registry:
 def _entry_points() -> EntryPoints:
     # Reads every installed distribution, which takes 20 ms: so once for all kinds, not once a group.
     return entry_points()  # type: ignore[return-value]  # SelectableGroups up to 3.11: the same `select`
+
+
+def _named(kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
+    if name not in entries:
+        raise UserError(unknown(kind, name, entries))
+    return entries[name]
 
 
 def _same(one: Entry, other: Entry) -> bool:
@@ -234,10 +238,7 @@ class Either:
         Raises:
             UserError: None of them has it; the message has the nearest one.
         """
-        entries = self.entries()
-        if name not in entries:
-            raise UserError(unknown(self.kind, name, entries))
-        return entries[name]
+        return _named(self.kind, name, self.entries())
 
     @property
     def kind(self) -> str:

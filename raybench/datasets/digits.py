@@ -40,7 +40,7 @@ def digits(facts: DataFacts, root: Path | None, *, split_seed: int = 0) -> Data:
 
 @cache
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    """(images, classes), which nobody can change; the library reads them from a compressed text each time."""
+    """(images, classes), read-only and kept: the library reads them from a compressed text each time."""
     from sklearn.datasets import load_digits
 
     found = load_digits()

@@ -84,7 +84,7 @@ class PickedSelection(TrainedSelection):
 
     def penalise(self, factor: float) -> None:
         """Add the penalty's gradient; the subclass defines it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define penalise(factor)")
 
     def kept(self) -> Kept:
         """The units that were picked to stay."""

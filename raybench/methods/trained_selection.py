@@ -81,7 +81,7 @@ class TrainedSelection(Regularizer):
     Each speed-up is trained for itself: it is part of the stage's key, with the strategy.
 
     Attributes:
-        needs: "training", by which it is told from a criterion.
+        needs: "training"; a criterion never has this value.
         task: "classification" for a method that reads class scores; None for any task.
         alone: whether one process must train it, as what it observes differs between processes.
         requires: "batch-norm" where models without it are a skipped row.

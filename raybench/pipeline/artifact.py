@@ -176,7 +176,7 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu", *, trust_c
             model, _ = reduced(model, example, reducer, recipe.tokens.removed)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # what keeps its width was told when it was cut
+                warnings.simplefilter("ignore", UserWarning)  # the cell that made the cut has warned already
                 groups = trace(model, example, prune=chosen, classes=classes, protect=recipe.keep, only=recipe.only)
             surgery.apply(model, groups, recipe.kept)
     except UserError as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,11 @@ _known: dict[Hashable, Groups] = {}  # in the order in which they were found
 
 def _seeded(trial: Trial, data: DataFacts, seed: int | None = None) -> nn.Module:
     """The network with initial weights of `seed`, the base seed by default."""
+    return seeded_model(trial.model, trial.model_params, data, trial.base_seed if seed is None else seed)
+
+
+def seeded_model(name: str, params: Mapping[str, Any], data: DataFacts, seed: int) -> nn.Module:
+    """The network `name` with initial weights of `seed`, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(trial.base_seed if seed is None else seed)
-        return build_model(trial.model, data, trial.model_params)
+        torch.manual_seed(seed)
+        return build_model(name, data, params)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from raybench.catalogue import needs_images
 from raybench.errors import NotSupported
@@ -37,6 +37,9 @@ from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
 
 CUT = "cut.json"
+WHILE_TRAINED = "selected while it was trained"
+# Asked amount -> cut; seconds of one step, or None and why there are none.
+Found = tuple[dict[float, Cut], float | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -69,46 +72,53 @@ def load(trial: Trial, context: StageContext) -> Selection:
 
 
 def _select(trials: Sequence[Trial], context: StageContext) -> None:
-    """Trace the groups, score and select for all `trials`, and publish the cuts."""
+    """Choose what stays for all `trials`, and publish the cuts."""
     started = time.perf_counter()
     trial = trials[0]
     task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
     start = sparsify.load(trial, context) or base.load(trial, context)
     model = base.start_of(start.folder, trial, task, context).eval()
-    if trial.kind == TOKENS:
-        counts = token_cuts(trials, model, example_of(task.data, context.device), context.machine)
+    for cuts, step_s, reason in _found(trials, model, start.folder, task, context):
         seconds = (time.perf_counter() - started) / len(trials)
-        result = {"step_time_s": counts.step_time_s, "timing_reason": counts.timing_reason, "seconds": seconds}
-        for trial in trials:
-            _publish(trial, counts.cuts[trial.speedup], context, result)
+        result = {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds}
+        for one in trials:
+            if one.speedup in cuts:
+                _publish(one, cuts[one.speedup], context, result)
+
+
+def _found(
+    trials: Sequence[Trial], model: nn.Module, folder: Path, task: Task, context: StageContext
+) -> Iterator[Found]:
+    """The cuts of `trials` in `model`, of the stage in `folder`, as they are found."""
+    trial, example = trials[0], example_of(task.data, context.device)
+    if trial.kind == TOKENS:
+        counts = token_cuts(trials, model, example, context.machine)
+        yield counts.cuts, counts.step_time_s, counts.timing_reason
         return
     groups = groups_of(model, trial, task)
-    check_image(model, example_of(task.data, context.device), task.calibration(1, 1, 0).images[:1])
+    check_image(model, example, task.calibration(1, 1, 0).images[:1])
     if not len(groups):
         raise NotSupported(f"{trial.model} has nothing to prune: no group of channels was found")
     if trial.importance.trained:
-        cut = trained.cut_of(trial, start.folder, model, groups, task)
-        result = {"step_time_s": None, "timing_reason": "selected while it was trained"}
-        _publish(trial, cut, context, result | {"seconds": time.perf_counter() - started})
-        return
-    if trial.is_small:
-        for one in trials:
-            found = small_cut(one, model, task)
-            seconds = (time.perf_counter() - started) / len(trials)
-            _publish(one, found, context, {"step_time_s": None, "timing_reason": NO_STEP, "seconds": seconds})
-        return
+        yield {trial.speedup: trained.cut_of(trial, folder, model, groups, task)}, None, WHILE_TRAINED
+    elif trial.is_small:
+        yield from (({one.speedup: small_cut(one, model, task)}, None, NO_STEP) for one in trials)
+    else:
+        yield _ranked(trials, model, example, groups, task, context)
+
+
+def _ranked(
+    trials: Sequence[Trial], model: nn.Module, example: Tensor, groups: Groups, task: Task, context: StageContext
+) -> Found:
+    """The cuts by the scores of a criterion, all from one pass."""
+    trial = trials[0]
     criterion = criterion_of(trial)
     scored = source_network(trial, task, context).eval() if trial.prunes_first else model
     scoring = Scoring(criterion, scored, calibration_of(criterion, trial, task), trial.selection_seed)
-    example = example_of(task.data, context.device)
     cuts = _cuts(trials, scoring, example, groups, asked_of(trial, model, example, groups, context))
     if trial.prunes_first:
         cuts = {asked: priced(cut, trial, model, example, groups) for asked, cut in cuts.items()}
-    step_s, reason = context.machine.timed(lambda: _time_step(scoring, groups))
-    seconds = (time.perf_counter() - started) / len(trials)
-    result = {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds}
-    for trial in trials:
-        _publish(trial, cuts[trial.speedup], context, result)
+    return cuts, *context.machine.timed(lambda: _time_step(scoring, groups))
 
 
 def _cuts(

@@ -13,13 +13,13 @@ from raybench.groups.cost import count_macs
 from raybench.models.baked import baked
 from raybench.models.build import build_model
 from raybench.models.family import Member, relatives, widths
-from raybench.pipeline.network import NEW, example_of
+from raybench.pipeline.network import NEW, example_of, seeded_model
+from raybench.selection.exact_end import ENOUGH
 from raybench.selection.records import Cut
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
 
 NEAR = 1.25  # a network by another name is taken if its cost is so near; else the same one at a smaller width
-ENOUGH = 0.005  # a farther cost is the row's reason
 NO_STEP = "small selects no channels"
 Costs = tuple[int, int]  # MACs, parameters
 
@@ -107,6 +107,4 @@ def member_of(cut: Cut) -> Member:
 def small_network(trial: Trial, cut: Cut, task: Task, device: torch.device) -> nn.Module:
     """The smaller network with new weights of the trial's seed."""
     member = member_of(cut)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(NEW + trial.seed)
-        return baked(build_model(member.name, task.data, dict(member.params))).to(device)
+    return baked(seeded_model(member.name, member.params, task.data, NEW + trial.seed)).to(device)

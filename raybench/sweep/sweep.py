@@ -195,8 +195,7 @@ class Sweep(StrictModel):
 
     def _wrong_schedules(self) -> Iterator[tuple[str, Place]]:
         """Schedules beside the published protocol, which has its own steps, or beside a ratio, which is one step."""
-        published = "pruningbench" in (*self.protocols, self.protocol)
-        if published:
+        if self._published:
             allowed, expected = ("auto", "progressive"), "expected none: protocol pruningbench has its own 400 steps"
         elif self.ratio is not None:
             allowed, expected = ("auto", "one-shot"), "expected one-shot or none: a ratio is one step"
@@ -213,22 +212,18 @@ class Sweep(StrictModel):
             return
         if self.speedups != (1 / (1 - self.ratio),):
             yield "found speedups beside it, expected one of the two", ("ratio",)
-        if "pruningbench" in (*self.protocols, self.protocol):
+        if self._published:
             yield "found a ratio, expected speedups: protocol pruningbench prunes to a speed-up", ("ratio",)
-        included: list[tuple[Place, Axis | Include]] = [(("include", i), one) for i, one in enumerate(self.include)]
-        for place, holder in (*self._entries(), *included):
+        for place, holder in itertools.islice(self._holders(), 1, None):  # without the sweep itself
             if holder.speedups is not None:
                 yield "found speedups, expected none: the sweep has a ratio", (*place, "speedups")
 
     def _other_targets(self) -> Iterator[tuple[str, Place]]:
         """Targets other than MACs beside the published protocol, which prunes to a speed-up, or beside a ratio."""
-        published = "pruningbench" in (*self.protocols, self.protocol)
-        if not published and self.ratio is None:
+        if not self._published and self.ratio is None:
             return
-        why = "protocol pruningbench prunes to speedups" if published else "the sweep has a ratio"
-        included: list[tuple[Place, Axis | Include]] = [(("include", i), one) for i, one in enumerate(self.include)]
-        sweep: tuple[Place, Axis | Include | Sweep] = ((), self)
-        for place, holder in (sweep, *self._entries(), *included):
+        why = "protocol pruningbench prunes to speedups" if self._published else "the sweep has a ratio"
+        for place, holder in self._holders():
             if holder.targets is not None:
                 yield f"found targets, expected none: {why}", (*place, "targets")
 
@@ -238,20 +233,30 @@ class Sweep(StrictModel):
             yield f"found {self.transfer[-1]}, expected a source: base: {{from: DATASET or FILE}}", ("transfer",)
         if self.base and set(self.transfers) == {NONE}:
             yield "found a source, expected a transfer other than none, or no base", ("base",)
-        if self.base and "pruningbench" in (*self.protocols, self.protocol):
+        if self.base and self._published:
             yield "found a source, expected none: protocol pruningbench starts from the dataset's own base", ("base",)
 
     def _unranked(self) -> Iterator[tuple[str, Place]]:
         """Strategy `optimal` beside what ranks channels: the published protocol, a ratio."""
-        published = "pruningbench" in (*self.protocols, self.protocol)
-        if not published and self.ratio is None:
+        if not self._published and self.ratio is None:
             return
-        why = "protocol pruningbench ranks channels" if published else "a ratio is a share of channels, not a cost"
-        included: list[tuple[Place, Axis | Include]] = [(("include", i), one) for i, one in enumerate(self.include)]
-        sweep: tuple[Place, Axis | Include | Sweep] = ((), self)
-        for place, holder in (sweep, *self._entries(), *included):
+        why = (
+            "protocol pruningbench ranks channels" if self._published else "a ratio is a share of channels, not a cost"
+        )
+        for place, holder in self._holders():
             if "optimal" in (holder.strategies or ()):
                 yield f"found 'optimal', expected a ranking: {why}", (*place, "strategies")
+
+    @property
+    def _published(self) -> bool:
+        """Whether cells follow the published protocol."""
+        return "pruningbench" in (*self.protocols, self.protocol)
+
+    def _holders(self) -> Iterator[tuple[Place, Axis | Include | Sweep]]:
+        """Everything that may set keys of cells, with the path to it: the sweep, its entries, its inclusions."""
+        yield (), self
+        yield from self._entries()
+        yield from ((("include", i), one) for i, one in enumerate(self.include))
 
     def _entries(self) -> Iterator[tuple[Place, Axis]]:
         """Every entry that may override keys of the sweep, with the path to it."""
@@ -271,10 +276,10 @@ class Sweep(StrictModel):
                 found.append(((*place, "recipe"), entry.recipe, on))
         for place, recipe, devices in found:
             yield from ((message, (*place, *at)) for message, at in recipe.contradictions())
-            if recipe.recalibration_images and "pruningbench" in (*self.protocols, self.protocol):
+            if recipe.recalibration_images and self._published:
                 wanted = f"found {recipe.recalibration_images}, expected 0"
                 yield f"{wanted}: protocol pruningbench measures none anew", (*place, "recalibration_images")
-            if recipe.early_stop and "pruningbench" in (*self.protocols, self.protocol):
+            if recipe.early_stop and self._published:
                 yield "found a block, expected none: protocol pruningbench stops no cell", (*place, "early_stop")
             impossible = {one: None for device in devices for one in recipe.speed.impossible(device)}
             yield from ((message, (*place, "speed", key)) for key, message in impossible)

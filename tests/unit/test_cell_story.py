@@ -276,9 +276,9 @@ def test_channels_that_are_chosen_before_a_transfer_are_scored_in_the_source(
 
 def test_a_network_without_groups_is_told(log, selecting, context) -> None:
     log.answers["groups_of"] = []
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         select._select([trial()], context)
-    assert str(told.value) == "cifar-resnet20 has nothing to prune: no group of channels was found"
+    assert str(caught.value) == "cifar-resnet20 has nothing to prune: no group of channels was found"
 
 
 def test_cuts_of_token_methods_and_of_trained_selections_are_published(log, selecting, context, monkeypatch) -> None:

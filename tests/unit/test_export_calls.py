@@ -156,9 +156,9 @@ def test_outputs_that_differ_end_an_export(monkeypatch) -> None:
     ((expected,), found, boxes) = asked[0]
     assert (torch.equal(expected, images), found, boxes) == (True, ["found"], "boxes")
     monkeypatch.setattr(export, "difference", lambda *args: asked.append(args) or 0.00025)
-    with pytest.raises(StageError) as told:
+    with pytest.raises(StageError) as caught:
         export._checked("here", nn.Identity(), images, [])
-    assert (str(told.value), told.value.stage) == (
+    assert (str(caught.value), caught.value.stage) == (
         "here gives other outputs: they differ by 2.5e-04 of the largest", "export",
     )  # fmt: skip
     assert asked[-1][2] is None
@@ -244,9 +244,9 @@ def test_a_network_is_quantised_on_the_trials_images(monkeypatch, tmp_path) -> N
     metrics, task.training_images = iter([{"top1": 90.0}, {"top1": 89.0}]), 9
     quantize.quantize(tmp_path, target, one, {}, "storage")
     assert (made[-7][1:], made[-6][3]) == ((9, 64, 3), False)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         quantize.quantize(tmp_path, target, trial(task="detection"), {}, "storage")
-    assert str(told.value) == "--quantize: found a network for detection, expected one for classification"
+    assert str(caught.value) == "--quantize: found a network for detection, expected one for classification"
 
 
 def test_an_onnx_file_is_a_network(monkeypatch, tmp_path) -> None:
@@ -293,9 +293,9 @@ def test_a_network_is_built_and_cut_as_its_file_says(monkeypatch, tmp_path) -> N
     assert [name for name, *_ in made][:2] == ["read_recipe", "build_model"]
     monkeypatch.setattr(artifact, "trace", noting(made, "trace", lambda *args, **named: (_ for _ in ()).throw(
         UserError("no such layer"))))  # fmt: skip
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         artifact.load_pruned(tmp_path)
-    assert str(told.value) == f"{tmp_path / 'pruned.json'}: no such layer"
+    assert str(caught.value) == f"{tmp_path / 'pruned.json'}: no such layer"
 
 
 def test_a_description_is_written_for_people(tmp_path) -> None:
@@ -318,9 +318,9 @@ def test_three_tensors_that_differ_are_named_and_the_others_counted(tmp_path) ->
         (nn.Sequential(nn.Linear(1, 3), nn.Linear(3, 2)), ""),
         (nn.Sequential(nn.Linear(1, 3), nn.Linear(3, 3)), " and 1 more"),
     ):
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as caught:
             artifact._fill(net, tmp_path / "model.safetensors", None)
-        shown = str(told.value).removeprefix(f"{tmp_path / 'model.safetensors'}: ").partition(". One of")[0]
+        shown = str(caught.value).removeprefix(f"{tmp_path / 'model.safetensors'}: ").partition(". One of")[0]
         assert shown == (
             "0.weight: found float32 (2, 1), expected float32 (3, 1); 0.bias: found float32 (2,), expected float32 "
             f"(3,); 1.weight: found float32 (2, 2), expected float32 ({2 if not more else 3}, 3){more}"
@@ -382,6 +382,6 @@ def test_a_refusal_of_the_hub_is_one_sentence(monkeypatch, status, token, server
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(create_repo=refuse))
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
     file = Path("x.onnx")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         push.push(file, "card", "u/n", private=False)
-    assert str(told.value) == said.format(file=file)
+    assert str(caught.value) == said.format(file=file)

@@ -307,9 +307,9 @@ def test_a_table_is_made_with_the_machine_alone_and_cuts_are_timed_on_copies(mon
         ("apply", slim, "groups", {"a": (0,)}), ("median", slim, IMAGE, measure.ONE), ("timed", 1.0)
     ]  # fmt: skip
     assert slim is not net
-    with pytest.raises(StageError) as told:
+    with pytest.raises(StageError) as caught:
         found.time(cut)
-    assert (str(told.value), told.value.stage) == (
+    assert (str(caught.value), caught.value.stage) == (
         "no latency could be measured: shared; the same command tries again", "select",
     )  # fmt: skip
 
@@ -317,6 +317,6 @@ def test_a_table_is_made_with_the_machine_alone_and_cuts_are_timed_on_copies(mon
 def test_a_latency_that_the_network_has_already_is_told() -> None:
     line = SimpleNamespace(meter=Meter(4.0, None))
     for amount in (4.0, 5.5):
-        with pytest.raises(NotSupported) as told:
+        with pytest.raises(NotSupported) as caught:
             asked.OfLatency(line, "a device", None).cuts(None, [trial(speedup=amount, target="latency_ms")])
-        assert str(told.value) == f"latency_ms: found {amount:g}; the uncut network takes 4 ms on a device already"
+        assert str(caught.value) == f"latency_ms: found {amount:g}; the uncut network takes 4 ms on a device already"

@@ -152,20 +152,20 @@ def test_errors_that_a_row_will_tell_end_no_check(calls, error, where) -> None:
 def test_mistakes_are_told_together_and_each_once(calls) -> None:
     calls.answers["net"] = UserError("first")
     units = [unit_of(), unit_of(model="test-convnet"), unit_of(model="test-vit")]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         check.check_input(units, ROOTS, "storage")
-    assert str(told.value) == "first"
+    assert str(caught.value) == "first"
     calls.answers["task"] = UserError("second")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         check.check_input([*units, unit_of(dataset_params={"a": 1})], ROOTS, "storage")
-    assert str(told.value) == "second"
+    assert str(caught.value) == "second"
     assert len(calls.named("open_task")) == 3  # data that can't be opened is not tried again
     calls.answers |= {"task": calls._task(1), "check_recipe": None}
     errors = iter([UserError("a"), UserError("b"), UserError("a")])
     calls.answers["task"].check_recipe = lambda *args: (_ for _ in ()).throw(next(errors))
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         check.check_input(units, ROOTS, "storage")
-    assert str(told.value) == "a\n  b"
+    assert str(caught.value) == "a\n  b"
 
 
 def test_ctrl_c_ends_the_check(calls) -> None:

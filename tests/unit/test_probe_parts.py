@@ -1,4 +1,4 @@
-"""The probe of `gpus: auto` piece by piece: what a copy is told and answers, processes side by side, and the table."""
+"""The probe of `gpus: auto` piece by piece: what a copy receives and answers, processes side by side, and the table."""
 
 from __future__ import annotations
 
@@ -236,9 +236,9 @@ def test_answers_are_the_marked_lines(lines, expected, found) -> None:
     if isinstance(found, str):
         assert side_by_side._answer(Process(*lines), expected) == found
         return
-    with pytest.raises(type(found)) as told:
+    with pytest.raises(type(found)) as caught:
         side_by_side._answer(Process(*lines), expected)
-    assert str(told.value) == str(found)
+    assert str(caught.value) == str(found)
 
 
 def test_a_process_is_started_with_its_task(monkeypatch) -> None:

@@ -107,12 +107,12 @@ def test_a_decision_is_one_file_with_its_checksum(tmp_path) -> None:
     first, second = trial(recipe=ASHA), trial(recipe=ASHA, importance="random")
     curve = [{"epoch": 1, "top1": 40.0}]
     rungs_of(storage).save({"epoch": 1, "curve": curve})
-    with pytest.raises(StoppedEarly) as told:
+    with pytest.raises(StoppedEarly) as caught:
         rungs_of(storage, importance="random").save({"epoch": 1, "curve": [{"epoch": 1, "top1": 30.0}]})
-    assert (told.value.epoch, told.value.decision, told.value.curve) == (
+    assert (caught.value.epoch, caught.value.decision, caught.value.curve) == (
         1, Decision(30.0, 40.0), ({"epoch": 1, "top1": 30.0},),
     )  # fmt: skip
-    assert str(told.value) == "stopped at epoch 1 of 2 (early_stop)"
+    assert str(caught.value) == "stopped at epoch 1 of 2 (early_stop)"
     folder = f"rungs/{board_key(first)}/1"
     assert storage.list("rungs/") == sorted(f"{folder}/{one.trial_id}.json" for one in (first, second))
     files = [json.loads(storage.read(f"{folder}/{one.trial_id}.json")) for one in (first, second)]

@@ -114,7 +114,7 @@ def test_at_least_the_fewest_units_stay(calls, context, ratio, kept) -> None:
 
 def test_a_criterion_that_scores_nothing_is_told(calls, context) -> None:
     calls["scores"] = [None] * 3
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         sensitivity(trial(), context, (0.5,), "test", lambda line: None)
-    assert str(told.value) == "magnitude-l2 scores no channel of cifar-resnet20"
+    assert str(caught.value) == "magnitude-l2 scores no channel of cifar-resnet20"
     assert "evaluate" not in calls

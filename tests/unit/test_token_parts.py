@@ -92,17 +92,17 @@ def test_a_trained_selection_is_attached_with_its_budget(monkeypatch) -> None:
         ("attach", net, "budget"),
     ]  # fmt: skip
     Own.alone = True
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         trained.attached(one, net, task)
-    assert str(told.value) == "own is trained by one process; the cell has 2"
+    assert str(caught.value) == "own is trained by one process; the cell has 2"
     assert trained.attached(trial("own"), net, task).params == {}
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         trained.attached(trial("own", strategy="optimal"), net, task)
-    assert str(told.value) == "own ranks units while it trains; strategy optimal ranks none"
+    assert str(caught.value) == "own ranks units while it trains; strategy optimal ranks none"
     monkeypatch.setattr(trained, "groups_of", lambda *args: [])
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         trained.attached(one, net, task)
-    assert str(told.value) == "cifar-resnet20 has nothing to prune: no group of channels was found"
+    assert str(caught.value) == "cifar-resnet20 has nothing to prune: no group of channels was found"
 
 
 def test_what_a_trained_selection_keeps_is_a_file_of_its_stage(monkeypatch, tmp_path) -> None:

@@ -97,9 +97,9 @@ def test_the_source_has_the_classifier_that_its_weights_have(monkeypatch, contex
     assert next(call for call in calls if call[0] == "match")[2:] == ("tensors", str(path))
     for wrong in ({"body.weight": state["body.weight"]}, {**state, "fc.bias": torch.zeros(6)}):
         noting(monkeypatch, calls, transferred, match=SimpleNamespace(state=wrong))
-        with pytest.raises(NotSupported) as told:
+        with pytest.raises(NotSupported) as caught:
             transferred.source_network(one, TASK, where)
-        assert str(told.value) == (
+        assert str(caught.value) == (
             f"prune-then-transfer: {path} has no classifier that its channels could be scored with"
         )
 
