@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
 from raybench.datasets.splits import stratified
 from raybench.registry import dataset
+
+FILE = Path("datasets", "data", "digits.csv.gz")  # within scikit-learn
 
 
 @dataset(
@@ -28,7 +31,7 @@ from raybench.registry import dataset
 )
 def digits(facts: DataFacts, root: Path | None, *, split_seed: int = 0) -> Data:
     """1,797 grey 8x8 digits: 20 % test, then 10 % of the rest validation, each stratified by class and seeded."""
-    images, classes = _read()
+    images, classes = handwritten()
     pixels = Pixels(torch.tensor(images, dtype=torch.float32).div_(16).unsqueeze(1))  # 17 grey levels
     labels = torch.tensor(classes, dtype=torch.long)
     rest, test = stratified(labels, 0.2, split_seed, facts.classes, facts.name)
@@ -39,11 +42,16 @@ def digits(facts: DataFacts, root: Path | None, *, split_seed: int = 0) -> Data:
 
 
 @cache
-def _read() -> tuple[np.ndarray, np.ndarray]:
-    """(images, classes), read-only and kept: the library reads them from a compressed text each time."""
-    from sklearn.datasets import load_digits
+def handwritten() -> tuple[np.ndarray, np.ndarray]:
+    """((1797, 8, 8) grey levels 0 to 16 as floats, (1797,) classes) of scikit-learn, read-only and kept.
 
-    found = load_digits()
-    for array in (found.images, found.target):
+    They are read from the library's file, as importing it takes most of a second in each process.
+    """
+    library = find_spec("sklearn")
+    assert library is not None  # a dependency of raybench
+    assert library.origin is not None
+    table = np.loadtxt(Path(library.origin).parent / FILE, delimiter=",")
+    images, classes = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
+    for array in (images, classes):
         array.setflags(write=False)
-    return found.images, found.target
+    return images, classes

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from raybench.datasets.boxes import BoxData, BoxImages, Collector
+from raybench.datasets.digits import handwritten
 from raybench.datasets.facts import DataFacts
 from raybench.registry import dataset
 
@@ -39,13 +40,11 @@ def digits_detection(
     seed: int = 0,
 ) -> BoxData:
     """Grey canvases with 1 to 4 digits in random places and sizes; `train`, `val` and `test` are numbers of images."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
+    grey, classes = handwritten()
     splits: dict[str, BoxImages] = {}
     for place, (name, count) in enumerate((("train", train), ("val", val), ("test", test))):
         draw = np.random.Generator(np.random.PCG64([seed, place]))
-        digits, labels = found.images[POOLS[name]], found.target[POOLS[name]]
+        digits, labels = grey[POOLS[name]], classes[POOLS[name]]
         splits[name] = _split(digits, labels, count, image_size, draw, f"digits-detection {name}")
     names = tuple(map(str, range(10)))
     note = f"{train}/{val}/{test} canvases train/val/test of different digits, seed {seed}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import random
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn.modules import module as hooks
 
+from raybench.execution.heap import give_back
 from raybench.execution.torch_settings import Settings
 
 HOST_BOUND = 1 << 30  # bytes of resident memory above the baseline at which the process is replaced
@@ -63,7 +63,7 @@ def free() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-    _trim()
+    give_back()
 
 
 class MemoryBaseline:
@@ -104,11 +104,3 @@ def _seed(value: int) -> None:
         torch.manual_seed(value % 2**63)
     else:  # the same for the processor alone; torch would note the call stack for each device that isn't there
         torch.default_generator.manual_seed(value % 2**63)
-
-
-def _trim() -> None:
-    """Make glibc return free memory to the system, so that resident memory can be compared."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except OSError:
-        return  # another C library, or another system

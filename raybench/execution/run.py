@@ -8,9 +8,11 @@ from pathlib import Path
 
 from raybench import registry
 from raybench.errors import UserError
+from raybench.execution.checking import check, checking
 from raybench.execution.contact import contact
 from raybench.execution.driver import Run, Watcher, drive, only_cell
 from raybench.execution.interrupt import interrupts
+from raybench.execution.lengths import Work
 from raybench.execution.supervised import supervised
 from raybench.execution.worker import Assignment, device_of
 from raybench.plan.plan import plan_trials
@@ -166,25 +168,29 @@ def _execute(
         for kind in {unit.trials[0].device for unit in first.units}:
             device_of(work.assignment, kind)  # before anything is written
     check_writable(work.storage)
-    if not address:  # a cluster's workers have data and weights that this machine may lack
-        from raybench.execution.torch_settings import Settings
-        from raybench.pipeline.check import check_input
-
-        work.watcher.checking()
-        settings = Settings.now()
-        try:
-            work.work = check_input(first.units, work.assignment.data_roots, work.storage)
-        finally:
-            settings.restore()  # what the import of a network's module has set
     if local:
         from raybench.execution.local import fit
 
+        work.watcher.checking()
+        work.work = check(work, first.units)
         drive(work, make_plan, fit)
-        return
+    elif address:  # a cluster's workers have data and weights that this machine may lack
+        _drive_ray(work, make_plan, sweep, address, dict)
+    else:
+        with checking(work, first.units) as checked:
+            _drive_ray(work, make_plan, sweep, None, checked)
+
+
+def _drive_ray(
+    work: Run, make_plan: Callable[[], Plan], sweep: Sweep, address: str | None, checked: Callable[[], Work]
+) -> None:
+    """Start Ray or join a cluster, and hand it the work once `checked` has returned."""
     from raybench.execution.cluster import connected
 
     work.watcher.say(f"joining the Ray cluster {address}" if address else "starting Ray on this machine")
     with connected(address) as head, interrupts() as requests, contact(head, address, work.watcher.say, requests.fail):
         from raybench.execution.tune import executor
 
-        drive(work, make_plan, executor(sweep.resources, address))
+        fit = executor(sweep.resources, address)
+        work.work = checked()
+        drive(work, make_plan, fit)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import os
 import pickle
 import signal
 import socket
-import sys
 import tempfile
-import threading
 import time
-import traceback
-import weakref
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
-from raybench.errors import StageError, UserError
+from raybench.errors import StageError
+from raybench.execution.child import Death, begin, can_fork, portable
 from raybench.execution.driver import Run
-from raybench.execution.interrupt import INTERRUPTED, LIMIT_S
-from raybench.execution.limits import overdue, own_this_process
+from raybench.execution.interrupt import LIMIT_S
+from raybench.execution.limits import overdue
 from raybench.execution.queue import UnitQueue
 from raybench.plan.records import Plan, Unit
 from raybench.progress.journal import executions_of
@@ -31,25 +24,6 @@ from raybench.results.store import Store
 
 PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # what asks a process to end
 POLL_S = 0.5  # between looks at the child when no signal says that it has ended
-DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
-
-
-@dataclass(frozen=True)
-class _Death:
-    """How a child process ended without a report."""
-
-    pid: int
-    status: int  # as waitpid returns it
-
-    @property
-    def signal(self) -> int:
-        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
-
-    def __str__(self) -> str:
-        if not self.signal:
-            return f"the process ended with exit code {os.waitstatus_to_exitcode(self.status)}"
-        memory = "; Linux sends it when memory runs out" if self.signal == signal.SIGKILL else ""
-        return f"the process died of {signal.Signals(self.signal).name} ({signal.strsignal(self.signal)}{memory})"
 
 
 def supervised(work: Run, make_plan: Callable[[], Plan], body: Callable[[], None]) -> None:
@@ -68,7 +42,7 @@ def supervised(work: Run, make_plan: Callable[[], Plan], body: Callable[[], None
         StageError: the child died while it ran no unit.
         Exception: what `body` raised.
     """
-    if not _can_fork(work):
+    if not can_fork(work.storage.url):
         body()
         return
     while death := _in_child(work, body):
@@ -82,30 +56,20 @@ def supervised(work: Run, make_plan: Callable[[], Plan], body: Callable[[], None
             return
 
 
-def _can_fork(work: Run) -> bool:
-    alone = threading.active_count() == 1 and threading.current_thread() is threading.main_thread()
-    alone = alone and sys.gettrace() is None  # a debugger stays in its process
-    return alone and hasattr(signal, "sigtimedwait") and "torch" not in sys.modules and "://" not in work.storage.url
-
-
-def _in_child(work: Run, body: Callable[[], None]) -> _Death | None:
+def _in_child(work: Run, body: Callable[[], None]) -> Death | None:
     """Run `body` in a child; None when it reported its end, which is then in `work`, or raised here."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     with tempfile.TemporaryFile() as report:
         watched = {*PASSED_ON, signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
-        parent, pid = os.getpid(), os.fork()
-        if not pid:
-            _be_child(work, body, report, before, parent)
         try:
+            pid = begin(lambda: _end_of(work, body), report, before)
             status, asked = _ended(pid, watched)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         report.seek(0)
         content = report.read()
     if not content or status:
-        death = _Death(pid, status)
+        death = Death(pid, status)
         if death.signal in PASSED_ON or not asked:
             return death
         work.interrupted = True  # it was asked to end, and had to be killed
@@ -137,38 +101,6 @@ def _ended(pid: int, watched: set[signal.Signals]) -> tuple[int, bool]:
             os.kill(pid, signal.SIGKILL)
 
 
-def _be_child(work: Run, body: Callable[[], None], report: IO[bytes], mask: set[Any], parent: int) -> None:
-    """Run `body` and write how it ended to `report`. Never returns."""
-    code = 1
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        with suppress(OSError, AttributeError):  # no Linux: it outlives a parent that is killed
-            ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-        _forget_exit_handlers()
-        own_this_process()
-        if os.getppid() == parent:
-            report.write(pickle.dumps(_end_of(work, body)))
-            report.flush()
-            code = 0
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        atexit._run_exitfuncs()  # this process's own: temporary folders of libraries
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)  # not through the parent's frames, which would end what the parent still uses
-
-
-def _forget_exit_handlers() -> None:
-    """Drop the handlers that were registered before the fork: they are the parent's to run."""
-    atexit._clear()
-    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # as multiprocessing does with its own
-    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
-
-
 def _end_of(work: Run, body: Callable[[], None]) -> tuple[dict[str, Outcome], bool, Exception | None]:
     """(outcomes, whether interrupted, the exception) of `body`."""
     error: Exception | None = None
@@ -177,22 +109,11 @@ def _end_of(work: Run, body: Callable[[], None]) -> tuple[dict[str, Outcome], bo
     except KeyboardInterrupt:
         work.interrupted = True
     except Exception as raised:
-        error = _portable(raised)
+        error = portable(raised)
     return dict(work.outcomes), work.interrupted, error
 
 
-def _portable(error: Exception) -> Exception:
-    """`error` as another process can raise it; one that is not raised on purpose carries this process's traceback."""
-    if isinstance(error, UserError):
-        return UserError(str(error))
-    error.add_note("".join(traceback.format_exception(error)))
-    with suppress(Exception):
-        pickle.loads(pickle.dumps(error))
-        return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _fail_units(work: Run, plan: Plan, death: _Death) -> bool:
+def _fail_units(work: Run, plan: Plan, death: Death) -> bool:
     """Write failed rows for what the dead process was running, and for cells that need it; False if it ran nothing."""
     running = {
         entry["key"]: entry
@@ -211,7 +132,7 @@ def _fail_units(work: Run, plan: Plan, death: _Death) -> bool:
     return bool(died)
 
 
-def _outcome_of(unit: Unit, entry: Mapping[str, Any], death: _Death, work: Run) -> Outcome:
+def _outcome_of(unit: Unit, entry: Mapping[str, Any], death: Death, work: Run) -> Outcome:
     """The failure of a unit at which its process died: by a signal, or because a stage hung."""
     stage = entry["stages"][-1]["stage"] if entry["stages"] else unit.kind
     if hung := overdue(entry, work.grants.of(unit).timeouts):
