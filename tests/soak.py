@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -32,7 +31,7 @@ from raybench.progress.journal import read_journal
 from raybench.results.columns import COLUMNS, TIMINGS
 from raybench.results.store import Store
 from raybench.storage.local import LocalStorage
-from tests.cluster.test_jobs import _free_ports
+from tests.raylets import HEAD, Raylets, words_of
 
 SWEEP = """
 name: soak
@@ -58,61 +57,25 @@ MOMENTS = ("at any moment", "while a result is written", "while a result is writ
 WAIT_S = 20.0  # how long a kill waits for its moment
 
 
-class Cluster:
+class Cluster(Raylets):
     """A head without CPUs and raylets with one each, in folders below `root`."""
 
     def __init__(self, root: Path, nodes: int) -> None:
-        self.root, self.count = root, 0
-        (port,) = _free_ports(1)
-        self.address = f"127.0.0.1:{port}"
-        self.start("head", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        super().__init__(root)
+        self.count = 0
         for _ in range(nodes):
             self.add()
 
     def add(self) -> None:
         """Start one more raylet."""
         self.count += 1
-        self.start(f"n{self.count}", f"--address={self.address}", "--num-cpus=1")
-
-    def start(self, name: str, *options: str) -> None:
-        """Start a node, at most three times: on a loaded machine one may time out."""
-        folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        environment = kept | {"TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "SOAK": name}
-        command = [str(Path(sys.executable).parent / "ray"), "start", *options, "--object-store-memory=80000000"]
-        command += ["--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-        command += [f"--temp-dir={folder}"] if name == "head" else []
-        for _ in range(3):
-            done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                return
-        raise RuntimeError(f"{name} did not start: {done.stdout[-500:]}{done.stderr[-500:]}")
+        self.start(f"n{self.count}")
 
     def found(self, what: str) -> list[psutil.Process]:
         """Processes of this cluster: its raylets with a CPU, or the workers that have imported raybench."""
         names = {"raylet": ("raylet/raylet",), "worker": ("ray::raybench_", "ray::ResourceTrainable")}[what]
-        mine = [process for process in self.all() if self._node(process) not in ("", "head")]
-        return [process for process in mine if any(name in _words(process) for name in names)]
-
-    def all(self) -> list[psutil.Process]:
-        """Every process of this cluster."""
-        return [p for p in psutil.process_iter() if self._node(p) or f"{self.root}/" in _words(p)]
-
-    def _node(self, process: psutil.Process) -> str:
-        try:
-            if self.address.rpartition(":")[2] not in _words(process) and "ray::" not in _words(process):
-                return ""
-            environment = process.environ()
-        except (psutil.Error, OSError):
-            return ""
-        return environment.get("SOAK", "") if str(self.root) in environment.get("TMPDIR", "") else ""
-
-    def close(self) -> None:
-        """Kill all of it."""
-        for process in self.all():
-            _kill(process)
-        shutil.rmtree(self.root, ignore_errors=True)
+        mine = [process for process in psutil.process_iter() if self.node_of(process) not in ("", HEAD)]
+        return [process for process in mine if any(name in words_of(process) for name in names)]
 
 
 class Driver:
@@ -258,20 +221,6 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-def _kill(process: psutil.Process) -> None:
-    try:
-        process.send_signal(signal.SIGKILL)
-    except psutil.NoSuchProcess:
-        return
-
-
-def _words(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def compare(folder: Path, kills: Counter[str]) -> int:

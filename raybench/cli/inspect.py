@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
     print("\nstays whole:")
     for why, layers in _by_reason(found.whole).items():
         print(f"  {_some(layers)}: {why}")
+    if found.blocks:
+        print(f"\nmay go whole: {counted(len(found.blocks), 'block')}: {_some(found.blocks)}")
     most = ", ".join(f"{speedup:.1f}x ({name})" for name, speedup in found.most.items())
     print(f"\nmost speed-up: {most}\ntracing took {found.seconds:.1f} s")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import importlib
 import logging
@@ -11,9 +12,10 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from raybench.cli.parser import Parser
 from raybench.cli.printable_output import printable_output
@@ -25,6 +27,7 @@ GROUPS = {
         "run": "run the missing cells of a sweep, on Ray or in this process",
         "plan": "show what a run would do, without running it",
         "validate": "check a sweep file and list all its mistakes",
+        "search": "find depth, width and image size for a target speed-up",
         "schema": "print the JSON Schema of sweep files",
     },
     "one model": {
@@ -90,7 +93,18 @@ def main(argv: list[str] | None = None) -> int:
     code = _guarded(verb, rest)
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is over; libraries clean up behind it
+    if argv is None and code == INTERRUPTED:
+        _end_now(code)
     return code
+
+
+def _end_now(code: int) -> NoReturn:
+    """End this process without Python's own end, in which threads of interrupted libraries may still run."""
+    atexit._run_exitfuncs()  # temporary folders, Ray
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _guarded(verb: str, arguments: list[str]) -> int:

@@ -174,6 +174,55 @@ class {cls}(TrainedSelection):
         return self.budget.choose({{name: scale.detach().abs().cpu().numpy() for name, scale in self.scales.items()}})
 '''
 
+TOKEN = '''"""{title}: one line on which tokens go."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from raybench.registry import token
+from raybench.tokens.attention import Seen
+from raybench.tokens.reducer import Stages, TokenReducer
+from raybench.tokens.select import kept_tokens
+from raybench.tokens.shape import Shape
+
+
+@token("{name}")
+@dataclass(frozen=True)
+class {cls}(TokenReducer):
+    """Between attention and MLP the patches with the smallest norm go, as many in every block."""
+
+    order: float = 2.0  # of the norm; in a sweep: {name}(order=1)
+    train: Literal["finetune", "none"] = "finetune"  # the default first; "none": without training
+
+    place = "mlp"  # tokens go in front of a block's MLP; "block": in front of the block
+    needs = "nothing"  # "fine-tuning" where the method has weights of its own
+    paper = "authors, venue, equation"
+    version = 1  # increase it when the numbers change
+
+    def removed(self, shape: Shape, amount: float) -> tuple[int, ...]:
+        """Tokens that each block removes; more for a larger amount, none for 0. The asked speed-up gives the amount."""
+        each, rest = divmod(round(amount * (shape.patches - 1)), shape.depth)
+        return tuple(each + (block < rest) for block in range(shape.depth))
+
+    def attach(self, shape: Shape, removed: tuple[int, ...]) -> Stages:
+        """What runs between the parts of the blocks."""
+        return _Smallest(self.order, shape.prefix, shape.left(removed))
+
+
+class _Smallest(Stages):
+    """A module: parameters of its own are trained with the network."""
+
+    def __init__(self, order: float, prefix: int, left: tuple[int, ...]) -> None:
+        super().__init__()
+        self.order, self.prefix, self.left = order, prefix, left  # prefix: class tokens, which stay
+
+    def before_mlp(self, block: int, tokens: Tensor, seen: Seen, flow: Any) -> tuple[Tensor, Any]:
+        scores = tokens[:, self.prefix :].norm(self.order, dim=2)
+        return kept_tokens(tokens, scores, self.left[block], self.prefix), flow
+'''
+
 _BODIES = {  # needs, one or several -> what the class computes, and the body of its saliency
     "weights": ("Sum of |w|^power over a channel's weights.", "        return layer.weight.abs() ** self.power"),
     "gradients": (
@@ -200,23 +249,29 @@ _BODIES = {  # needs, one or several -> what the class computes, and the body of
 NEEDS = ("weights", "gradients", "sample-gradients", "activations")
 
 
-def template_of(name: str, needs: Sequence[str], *, regularizer: bool, selection: bool = False) -> str:
+OTHERS = {  # methods besides criteria: the option -> what it is in words, the template
+    "regularizer": ("regularizer", REGULARIZER),
+    "selection": ("trained selection", SELECTION),
+    "token": ("token reducer", TOKEN),
+}
+
+
+def template_of(name: str, needs: Sequence[str], kind: str | None = None) -> str:
     """The text of a new method's file.
 
     Args:
         name: of the method in sweeps.
         needs: what a criterion looks at, one or several of NEEDS.
-        regularizer: whether it is a sparsity regularizer.
-        selection: whether it is a trained selection.
+        kind: a name in OTHERS; None: a criterion.
 
     Example:
-        >>> "needs = \\"gradients\\"" in template_of("my-own", ["gradients"], regularizer=False)
+        >>> "needs = \\"gradients\\"" in template_of("my-own", ["gradients"])
         True
     """
     words = name.split("-")
     names = {"name": name, "cls": "".join(word.capitalize() for word in words), "title": " ".join(words).capitalize()}
-    if regularizer or selection:
-        return (SELECTION if selection else REGULARIZER).format(**names)
+    if kind:
+        return OTHERS[kind][1].format(**names)
     quoted = ", ".join(f'"{kind}"' for kind in needs)
     literal = quoted if len(needs) == 1 else f"({quoted})"
     if "activations" in needs:

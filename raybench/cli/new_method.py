@@ -1,4 +1,4 @@
-"""`raybench new-method NAME`: writes a template for a new criterion, regularizer or trained selection."""
+"""`raybench new-method NAME`: writes a template for a new criterion, regularizer, selection or token reducer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raybench import registry
 from raybench.catalogue import METHOD_NAME
-from raybench.cli.method_templates import NEEDS, template_of
+from raybench.cli.method_templates import NEEDS, OTHERS, template_of
 from raybench.errors import UserError
 
 
@@ -16,8 +16,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("name", metavar="NAME", help="name of the method in sweeps: lower case with dashes")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--regularizer", action="store_true", help="write a sparsity regularizer instead of a criterion")
-    kind.add_argument("--selection", action="store_true", help="write a trained selection instead of a criterion")
+    for option, (words, _) in OTHERS.items():
+        kind.add_argument(f"--{option}", action="store_true", help=f"write a {words} instead of a criterion")
     text = "what the criterion looks at: %(choices)s, or several but weights (default: weights)"
     parser.add_argument("--needs", choices=NEEDS, nargs="+", metavar="WHAT", help=text)
     parser.add_argument(
@@ -31,20 +31,21 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"NAME: found {args.name!r}, expected lower case letters, digits and dashes, such as my-criterion"
         )
-    kind = registry.regularizer if args.regularizer else registry.CHOICE
-    if args.name in kind.entries():
-        entry = kind.entry(args.name)
+    names = registry.regularizer if args.regularizer else registry.CHOICE
+    if args.name in names.entries():
+        entry = names.entry(args.name)
         raise UserError(f"{entry.kind} {args.name!r} exists already: {entry.file}")
     path = args.folder / f"{args.name.replace('-', '_')}.py"
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or folder")
-    if args.needs and (args.regularizer or args.selection):
-        other, what = ("--regularizer", "regularizer") if args.regularizer else ("--selection", "trained selection")
-        raise UserError(f"--needs: found it beside {other}, expected one of the two: a {what} sees the weights")
+    kind = next((option for option in OTHERS if getattr(args, option)), None)
+    if args.needs and kind:
+        expected = f"expected one of the two: {OTHERS[kind][0]}s need no evidence"
+        raise UserError(f"--needs: found it beside --{kind}, {expected}")
     needs = tuple(dict.fromkeys(args.needs or ("weights",)))
     if len(needs) > 1 and "weights" in needs:
         raise UserError("--needs: found weights beside others, expected the others alone: every criterion sees weights")
-    text = template_of(args.name, needs, regularizer=args.regularizer, selection=args.selection)
+    text = template_of(args.name, needs, kind)
     args.folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     print(f"wrote {path}")

@@ -32,6 +32,7 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 OPTIONS = {  # key of a sweep -> its option, where the names differ
     "models": "--model", "datasets": "--dataset", "methods": "--method", "strategies": "--strategy",
     "speedups": "--speedup", "targets": "--target-params", "seeds": "--seed", "data_roots": "--data-root",
+    "depths": "--depth",
 }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text += " (default: magnitude-l2)"
     add("--method", default=["magnitude-l2"], nargs="+", metavar="C", help=text)
     add("--regularizer", metavar="R", help="sparsity regularizer to train with before pruning (raybench methods)")
-    text = "local, global, protected-global, isomorphic or optimal (default: %(default)s)"
+    text = "local, global, protected-global, isomorphic, optimal or optimal-blocks (default: %(default)s)"
     add("--strategy", default="protected-global", metavar="S", help=text)
     target = parser.add_mutually_exclusive_group(required=True)
     text = "base MACs / pruned MACs, one or several, such as 2 or 2x"
@@ -60,6 +61,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "how often channels are scored again; auto: chosen by the criterion (default: %(default)s)"
     add("--schedule", choices=("auto", "progressive", "iterative", "one-shot"), default="auto", help=text)
     add_parts(parser)
+    text = "share of the blocks with a shortcut that stays; the others go whole first (default: %(default)s: all)"
+    add("--depth", type=float, default=1.0, metavar="D", help=text)
     add("--round-to", type=int, default=1, metavar="N", help="keep a multiple of N channels (default: %(default)s)")
     add_seed(parser)
     text = "how to train: one of raybench recipes or a YAML file (default: quick; for class folders of photos: photos)"
@@ -105,6 +108,7 @@ def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None
         "name": "prune", "models": [model], "datasets": [_dataset(args)], "methods": methods,
         "strategies": [args.strategy], **_target(args), "seeds": [args.seed], "recipe": _recipe(args),
         "protocol": args.protocol, "schedule": args.schedule, "round_to": args.round_to,
+        "depths": [args.depth],
         "device": _device_kind(args.device),
         "resources": {"cpus": usable_cores(), "gpus": 1},
     }  # fmt: skip

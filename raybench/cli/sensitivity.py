@@ -34,8 +34,8 @@ ENDINGS = (".svg", ".pdf", ".png")
 RATIOS = (0.25, 0.5, 0.75)
 UNUSED: dict[str, Any] = {  # options of `raybench prune` that say nothing here
     "regularizer": None, "strategy": "local", "speedup": [2.0], "ratio": None, "target_latency": None,
-    "protocol": "raybench", "schedule": "auto", "round_to": 1, "epochs": None, "lr": None, "no_finetune": False,
-    "precision": None,
+    "protocol": "raybench", "schedule": "auto", "round_to": 1, "depth": 1.0, "epochs": None, "lr": None,
+    "no_finetune": False, "precision": None,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from raybench.datasets.facts import DataFacts, Split
 from raybench.datasets.statistics import View
+from raybench.errors import NotSupported
+
+SCALED_AT_ONCE = 4096  # images
 
 
 class Images(Protocol):
@@ -57,6 +61,18 @@ class Data:
         parts = {name: getattr(self, name).seen_as(view) for name in ("train", "val", "test", "whole")}
         return replace(self, facts=replace(self.facts, mean=view.mean, std=view.std), **parts)
 
+    def resized(self, size: int) -> Data:
+        """The same data with images scaled to squares of `size`, for networks built for their own size.
+
+        Raises:
+            NotSupported: images are read from files, at one size.
+        """
+        parts = {name: getattr(self, name) for name in ("train", "val", "test", "whole")}
+        if not all(isinstance(part, TensorImages) for part in parts.values()):
+            raise NotSupported(f"image size {size}: {self.facts.name} reads its images from files at one size")
+        facts = replace(self.facts, image_size=size, built_for=self.facts.image_size)
+        return replace(self, facts=facts, **{name: part.resized(size) for name, part in parts.items()})
+
     def training_on_all(self) -> Data:
         """The same data with nothing held out of `train`."""
         return replace(self, train=self.whole, split_note=f"{self.split_note}; trained on train and val")
@@ -69,6 +85,7 @@ class Pixels:
         self._values, self._margin = values, 0
         self._framed = values  # `values` with a black margin
         self._windows: dict[int, Tensor] = {}  # views of `_framed`
+        self._sizes: dict[int, Pixels] = {}  # the same images, scaled
 
     @property
     def shape(self) -> torch.Size:
@@ -97,6 +114,18 @@ class Pixels:
         if most not in self._windows:
             self._windows[most] = all_crops(self._inner(self._margin - most), most)
         return self._windows[most]
+
+    def resized(self, size: int) -> Pixels:
+        """The same images scaled to squares of `size`, bilinearly, with antialiasing; scaled once for all splits."""
+        if size not in self._sizes:
+            parts = [
+                F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
+                for part in self._values.split(SCALED_AT_ONCE)
+            ]
+            values = torch.cat(parts)
+            whole = self._values.dtype == torch.uint8
+            self._sizes[size] = Pixels(values.round().clamp(0, 255).to(torch.uint8) if whole else values)
+        return self._sizes[size]
 
     def _inner(self, cut: int) -> Tensor:
         """The framed images without `cut` pixels on every side."""
@@ -132,6 +161,12 @@ class TensorImages:
     def seen_as(self, view: View) -> TensorImages:
         """The split itself: pixels in memory already have the network's image size."""
         return self
+
+    def resized(self, size: int) -> TensorImages:
+        """The same split with images scaled to squares of `size`."""
+        other = copy.copy(self)
+        other._pixels = self._pixels.resized(size)
+        return other
 
     def batches(
         self, order: Sequence[Tensor], device: torch.device, crops: Sequence[Tensor] | None

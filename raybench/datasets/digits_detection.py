@@ -24,6 +24,7 @@ POOLS = {"train": slice(0, 1200), "val": slice(1200, 1400), "test": slice(1400, 
     classes=10,
     in_channels=3,
     image_size=96,
+    scenes=True,  # its parameter image_size makes other scenes, it scales none
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
     licence="CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from raybench.image_size import Side, sides
@@ -24,8 +24,14 @@ class DataFacts:
     std: tuple[float, ...]
     licence: str
     class_names: tuple[str, ...] = ()  # in the order of the labels; empty where they are not known
+    built_for: Side | None = None  # size that networks are built for, where images were scaled to another; else None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image as the network takes it."""
         return (self.in_channels, *sides(self.image_size))
+
+    @property
+    def own(self) -> DataFacts:
+        """The facts with images of the size that networks are built for."""
+        return self if self.built_for is None else replace(self, image_size=self.built_for, built_for=None)

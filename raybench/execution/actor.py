@@ -16,7 +16,7 @@ from raybench.execution import worker
 from raybench.execution.grants import Grant
 from raybench.execution.limits import own_this_process
 from raybench.execution.message import decode_grant, decode_unit, encode_outcome
-from raybench.execution.teams import run_together
+from raybench.execution.teams import Teams
 from raybench.plan.records import Unit
 from raybench.progress.outcome import Outcome
 from raybench.storage.base import Storage
@@ -26,6 +26,7 @@ OUTCOMES = "outcomes"
 STEP_S = 1.0  # a step begins no unit after it: each step costs a round trip through Tune, some 25 ms
 STOP_POLL_S = 1.0
 AGAIN_S = 3.0  # until the next SIGINT: an import or a callback of a library may swallow the KeyboardInterrupt
+TEAM_END_S = 5.0  # for a team to end before its trial does, which ends it in any case
 
 
 class Recycle(Exception):
@@ -58,8 +59,9 @@ class UnitTrial(tune.Trainable):
         self._executing, self._terminate = False, signal.getsignal(signal.SIGTERM)
         if callable(self._terminate):  # Ray's handler raises SystemExit, as a plug-in's sys.exit() does
             signal.signal(signal.SIGTERM, self._terminated)
-        self._starts_teams = decode_grant(config["grants"][0]).processes > 1  # so do all that follow here
-        if not self._starts_teams:
+        starts_teams = decode_grant(config["grants"][0]).processes > 1  # so do all that follow here
+        self._teams = Teams(self.assignment, self.stop_key) if starts_teams else None
+        if not starts_teams:
             self.prepare()
 
     def prepare(self) -> None:
@@ -78,9 +80,10 @@ class UnitTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Run the next units to their ends. Raises Recycle when the process must be replaced."""
         units, outcomes = self.config["units"], list[str]()
-        if self._starts_teams:
-            grant = decode_grant(self.config["grants"][0])
-            return {OUTCOMES: run_together(units, grant, self.assignment, self.stop_key), "done": True}
+        if self._teams is not None:
+            text = self._teams.run(units[self._next], self.config["grants"][self._next])
+            self._next += 1
+            return {OUTCOMES: [text] if text else [], "done": text is None or self._next == len(units)}
         deadline = time.monotonic() + STEP_S
         while True:
             unit, outcome = decode_unit(units[self._next]), None
@@ -102,6 +105,11 @@ class UnitTrial(tune.Trainable):
             done = outcome is None or self._next == len(units)
             if done or time.monotonic() > deadline:
                 return {OUTCOMES: outcomes, "done": done}
+
+    def cleanup(self) -> None:
+        """End the processes of a team."""
+        if self._teams is not None:
+            self._teams.close(TEAM_END_S)
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
         """Interrupt the unit that runs, or let Ray end the process."""

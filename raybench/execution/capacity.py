@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raybench.errors import UserError
+from raybench.errors import UserError, counted
 from raybench.execution.contact import lost_cluster
 
 AT_ONCE = (
@@ -17,6 +17,7 @@ AT_ONCE = (
 TEAMS_AT_ONCE = 16  # the same for units of several processes: a waiting process starts each of them
 ANSWER_S = 18.0  # time for the autoscaler to react; it reads the requests every five seconds
 ROUNDS = 2  # autoscaler rounds before pending nodes are taken as meant for this request: other drivers may cause them
+SHOWN = ("CPU", "GPU", "memory")
 GRAIN = 1e-4  # step in which Ray counts resources
 
 
@@ -55,6 +56,34 @@ def slots(request: Mapping[str, float], processes: int = 1) -> int:
     import ray
 
     return max(1, sum(_fits(request, node["Resources"]) for node in ray.nodes() if node["Alive"]) // processes)
+
+
+def awaited(label: str, request: Mapping[str, float], processes: int = 1) -> str:
+    """What a unit waits for that no process runs yet: resources, or the start of its processes.
+
+    Args:
+        label: of the unit.
+        request: resources of one process.
+        processes: of the unit.
+    """
+    import ray
+    from ray.util import placement_group_table
+
+    groups = [one for one in placement_group_table().values() if one["state"] in ("PENDING", "RESCHEDULING")]
+    if not any(_same(list(one["bundles"].values()), [request] * processes) for one in groups):
+        return f"{label}: waiting for {counted(processes, 'process', 'processes')} to start"
+    each = f" for each of {processes} processes" if processes > 1 else ""
+    free = {name: amount for name, amount in ray.available_resources().items() if name in SHOWN}
+    return f"{label}: waiting for {_words(request)}{each}; free in the cluster: {_words(free) or 'nothing'}"
+
+
+def _same(found: Sequence[Mapping[str, float]], asked: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a placement group's bundles are those that were asked for."""
+    return len(found) == len(asked) and all(
+        math.isclose(one.get(name, 0.0), amount, abs_tol=GRAIN)
+        for one, other in zip(found, asked, strict=True)
+        for name, amount in other.items()
+    )
 
 
 def _may_be_added(request: Mapping[str, float], processes: int = 1) -> bool:
@@ -140,5 +169,5 @@ def _words(amounts: Mapping[str, float]) -> str:
 
 
 def _inventory(nodes: list[dict[str, float]]) -> str:
-    shown = [{name: node[name] for name in ("CPU", "GPU", "memory") if node.get(name)} for node in nodes]
+    shown = [{name: node[name] for name in SHOWN if node.get(name)} for node in nodes]
     return " | ".join(sorted({_words(node) or "nothing" for node in shown}))

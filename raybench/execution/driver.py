@@ -30,6 +30,7 @@ from raybench.execution.interrupt import interrupts
 from raybench.execution.lengths import Work
 from raybench.execution.limits import overdue
 from raybench.execution.queue import UnitQueue
+from raybench.execution.waits import Wait, for_another_run
 from raybench.execution.worker import Assignment
 from raybench.plan.records import Plan, Unit
 from raybench.progress.journal import read_journal
@@ -103,6 +104,16 @@ class Run:
     _heartbeat: Heartbeat | None = field(init=False, default=None)
 
     @cached_property
+    def unstarted(self) -> Wait:
+        """The wait for the processes of units that were given to the executor."""
+        return Wait(self.watcher.say)
+
+    @cached_property
+    def _elsewhere(self) -> Wait:
+        """The wait for units that other drivers hold."""
+        return Wait(self.watcher.say)
+
+    @cached_property
     def grants(self) -> Grants:
         """What each unit asks for."""
         known = self.assignment
@@ -143,6 +154,7 @@ class Run:
         unit = self.queue.take()
         if unit is not None:
             self.watcher.started(unit)
+        self._note_wait()
         return unit
 
     def take_batch(
@@ -164,6 +176,7 @@ class Run:
             self.watcher.started(unit)
         if units and self._first_taken is None:
             self._first_taken = time.monotonic()
+        self._note_wait()
         return units
 
     def over(self, outcome: Outcome) -> None:
@@ -287,7 +300,15 @@ class Run:
         """Write the plan to the storage and start this driver's heartbeat."""
         what = planned(self.sweep, plan)
         self._heartbeat = heartbeat(self.storage, self.id, what, write_plan(self.storage, what))
+        self._heartbeat.say = self.watcher.say
         self._heartbeat.start()
+
+    def _note_wait(self) -> None:
+        """Say so when nothing runs for long because other drivers hold what is left."""
+        if units := self.queue.elsewhere:
+            self._elsewhere.lasts(lambda: for_another_run(units, self.storage))
+        else:
+            self._elsewhere.over()
 
     def _check_all_postponed(self) -> None:
         for postponed in self.queue.due(time.monotonic()):

@@ -110,8 +110,7 @@ class Interrupts:
         """Call the action, then repeat the signal until it is heard, and end the process at LIMIT_S."""
         began = time.monotonic()
         if self._action is not None and self._error is None:
-            with suppress(Exception):
-                self._action()
+            _thread.start_new_thread(self._act, (self._action,))  # it writes to the storage, which may not answer
         while not self._over.wait(AGAIN_S):
             limit = LIMIT_S if self._error is None else LIMIT_S / 3  # libraries already wait in vain for a while
             if time.monotonic() - began > limit and self._last_words and self._pid == os.getpid():
@@ -119,6 +118,10 @@ class Interrupts:
             if not self._heard and self._main is not None:
                 self._own = True
                 signal.pthread_kill(self._main, signal.SIGINT)
+
+    def _act(self, action: Callable[[], None]) -> None:
+        with suppress(Exception):
+            action()
 
     def _end(self, last_words: Callable[[], None]) -> NoReturn:
         if self._error is None:

@@ -121,10 +121,14 @@ class Jobs:
 
     def follow(self, job_id: str, period: float = 1.0) -> Iterator[str]:
         """New output of the job as it comes, until the job is over. `period` in seconds."""
-        seen = 0
+        seen, began, told = 0, time.monotonic(), False
         while True:
-            over = self.find(job_id).is_over
+            job = self.find(job_id)
+            over = job.is_over
             text = self.logs(job_id)
+            if job.status == "PENDING" and not told and time.monotonic() - began >= ANSWER_S:
+                told = True
+                self._say(f"job {job_id} is pending: waiting until the cluster starts it, Ctrl-C ends")
             if len(text) > seen:
                 yield text[seen:]
                 seen = len(text)

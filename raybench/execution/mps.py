@@ -100,11 +100,18 @@ def started_at(pid: int) -> str:
 
 
 @contextmanager
-def door(folder: Path) -> Iterator[None]:
-    """Context in which nobody else registers, starts a daemon or stops one."""
+def door(folder: Path, within_s: float = float("inf")) -> Iterator[None]:
+    """Context in which nobody else registers, starts a daemon or stops one. OSError if others take over `within_s`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    deadline = time.monotonic() + within_s
     with (folder / DOOR).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > deadline:  # one that is stopped holds it for ever
+                raise OSError(f"another process holds {folder / DOOR} for over {within_s:g} s")
+            time.sleep(0.02)
         yield
 
 
@@ -125,7 +132,7 @@ def _started(variables: MutableMapping[str, str], root: Path, spawn: Spawn) -> s
     device = variables[VISIBLE].strip()
     folder = folder_of(device, root)
     try:
-        with door(folder):
+        with door(folder, START_S):
             register(folder, os.getpid())
             if not _runs(folder):
                 (folder / STATE).write_text("")

@@ -155,7 +155,8 @@ class Panel(Watcher):
             assert self._run is not None
             waiting = self._run.waiting
             units = [unit for key, unit in list(self._run.queue.running.items()) if key not in waiting]
-            self._rows = [row for unit in units[:SHOWN] for row in _present(self._run, unit)]
+            with suppress(OSError, UserError):  # the storage is away: the rows stay as they were
+                self._rows = [row for unit in units[:SHOWN] for row in _present(self._run, unit)]
 
 
 class Tally:

@@ -182,6 +182,11 @@ class UnitQueue:
         """Postponed units whose wait is over at `now`."""
         return [self.units[key] for key, when in self._postponed.items() if when <= now]
 
+    @property
+    def elsewhere(self) -> list[Unit]:
+        """Units that other drivers hold, while nothing of this one runs or could; else none."""
+        return [] if self.running or self.ready else [self.units[key] for key in self._postponed]
+
     def resume(self, key: str) -> None:
         """Make the postponed unit `key` ready: no driver holds it any more."""
         del self._postponed[key]

@@ -25,6 +25,7 @@ from raybench.storage.patient import patient
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
+from raybench.sweep.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def run_sweep(
     retry_failed: bool = True,
     device: str | None = None,
     watcher: Watcher | None = None,
+    cells: Sequence[Trial] | None = None,
 ) -> SweepEnd:
     """Run every cell of `sweep` that `storage` doesn't hold yet.
 
@@ -74,6 +76,7 @@ def run_sweep(
         retry_failed: whether cells that failed in earlier runs are tried again.
         device: as torch spells it, for `local` only; None: a GPU where the sweep's resources ask for one.
         watcher: what is called as units start and end; None: nothing is shown.
+        cells: cells to run in place of the sweep's own, with its resources and settings.
 
     Returns:
         The status of every cell. A cell that fails is a row of the results, not an exception.
@@ -98,7 +101,7 @@ def run_sweep(
     place = open_storage(str(storage or sweep.storage or f"results/{sweep.name}"))
 
     watcher, repair = watcher or Watcher(), Repair(place)
-    trials = resolve(sweep)  # once: it hashes weights and looks at all data
+    trials = resolve(sweep) if cells is None else cells  # once: it hashes weights and looks at all data
 
     resources = sweep.resources.without_auto() if local else sweep.resources  # one unit at a time shares nothing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from raybench.execution.actor import OUTCOMES, Recycle, UnitTrial
-from raybench.execution.capacity import concurrency, slots
+from raybench.execution.capacity import awaited, concurrency, slots
 from raybench.execution.causes import MONITOR, cause_of, words_of
 from raybench.execution.contact import was_away
 from raybench.execution.driver import Aborted, Run
@@ -22,8 +23,11 @@ from raybench.execution.grants import Grant, granted
 from raybench.execution.interrupt import interrupts
 from raybench.execution.message import decode_outcome, encode_grant, encode_unit
 from raybench.execution.teams import STARTER, TeamFailed
+from raybench.progress.journal import read_journal
+from raybench.progress.outcome import label_of
 from raybench.sweep.resources import Resources
 
+CLOCKS_S = 60.0  # by which the clocks of two machines may differ
 E = TypeVar("E", bound=BaseException)
 _RUNS: dict[str, Run] = {}  # run id -> run: Tune pickles searchers and callbacks, so these hold the id only
 
@@ -95,7 +99,7 @@ def _fit(run: Run, trainable: type, limit: int, room: Room, team: bool) -> None:
                     name=run.id,
                     storage_path=folder,
                     verbose=0,
-                    callbacks=[CrashedTrials(run.id)],
+                    callbacks=[CrashedTrials(run.id), Waits(run.id, team)],
                     failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
@@ -187,6 +191,40 @@ class CrashedTrials(tune.Callback):
                 run.over(ended[key])
             else:
                 run.queue.give_back(key)
+
+
+class Waits(tune.Callback):
+    """Says what the units wait for that have no process yet, where none has one.
+
+    `team`: units of several processes, whose trials run while the processes are still to start; the journal says when
+    they have.
+    """
+
+    def __init__(self, run_id: str, team: bool) -> None:
+        self._run_id, self._team = run_id, team
+        self._began = time.time() - CLOCKS_S  # earlier entries are of processes that died
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Look after each step of Tune's loop."""
+        run = _RUNS[self._run_id]
+        if not run.assigned or (not self._team and any(trial.status == TuneTrial.RUNNING for trial in trials)):
+            run.unstarted.over()
+        else:
+            run.unstarted.lasts(lambda: self._words(run))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A unit has run."""
+        _RUNS[self._run_id].unstarted.over()
+
+    def _words(self, run: Run) -> str:
+        units = [run.queue.units[keys[0]] for keys in run.assigned.values() if keys]
+        entries = [entry for unit in units for entry in read_journal(run.storage, unit.key)]
+        if not units or any(one["status"] == "running" and one["started"] > self._began for one in entries):
+            return ""
+        first = run.grants.of(units[0])
+        return awaited(f"{units[0].kind} {label_of(units[0])}", first.demand, first.processes)
 
 
 def _named(trainable: type[UnitTrial], run: Run) -> type:

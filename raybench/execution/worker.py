@@ -121,12 +121,13 @@ def take_part_in(unit: Unit, assignment: Assignment, team: Peers, *, elsewhere: 
     from raybench.tasks.shared import take_part
 
     trial = unit.trials[0]
+    seen = trial.at_own_size if unit.kind in ("base", "sparsify") else trial
     roots = {name: Path(root) for name, root in assignment.data_roots.items()}
     threads = trial.threads or assignment.threads
     _import_plugged_in(unit, threads)
     with isolated(unit.key, threads), _machine().computing() if elsewhere else nullcontext():
         device = device_of(assignment, trial.device)
-        take_part(lambda: open_task(trial, roots, device, open_storage(assignment.storage), team), team)
+        take_part(lambda: open_task(seen, roots, device, open_storage(assignment.storage), team), team)
 
 
 def _import_plugged_in(unit: Unit, threads: int) -> None:

@@ -35,6 +35,15 @@ class Terms:
     rows: np.ndarray  # (t,), the width on which the number of rows depends; mostly the constant 1
     divisor: np.ndarray  # (t,)
     constant: float = 0.0
+    layers: tuple[str, ...] = ()  # (t,) the module or parameter that each product is of
+
+    def within(self, module: str) -> Terms:
+        """The products of what lies at or below `module`, without the constant."""
+        own = [i for i, layer in enumerate(self.layers) if layer == module or layer.startswith(f"{module}.")]
+        layers = tuple(self.layers[i] for i in own)
+        return Terms(
+            self.factor[own], self.left[own], self.right[own], self.rows[own], self.divisor[own], layers=layers
+        )
 
     def total(self, widths: np.ndarray) -> np.ndarray:
         """Evaluate at `widths`, (..., sides) -> (...,); exact while the sums stay below 2**53."""
@@ -93,6 +102,20 @@ class Cost:
         """Parameters at `kept` units per group: (..., groups) -> (...,)."""
         return self.param_terms.total(self.widths.at(kept))
 
+    def within(self, module: str, params: int) -> Cost | None:
+        """What `module`, which holds `params` parameters, costs in the network, as a function of the same counts.
+
+        None where the network multiplies outside its known layers: then no module's share is known.
+        """
+        full = self.widths.at(self.sizes)
+        macs, own = self.mac_terms.within(module), self.param_terms.within(module)
+        if round(float(self.mac_terms.total(full))) != self.macs_base:
+            return None
+        own = replace(own, constant=params - float(own.total(full)))
+        return replace(
+            self, mac_terms=macs, param_terms=own, macs_base=round(float(macs.total(full))), params_base=params
+        )
+
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
     """MACs per image by torch's FLOP counter (half its FLOPs), those of attention included; the model isn't changed."""
@@ -131,30 +154,31 @@ def _terms(
             kernel = int(np.prod(module.kernel_size))
             depthwise = 1 < module.groups == module.in_channels  # its outputs follow its inputs
             right, groups = (one, 1) if depthwise else (into, module.groups)
-            macs.append((calls[name] * kernel, out, right, rows.get(name, one), groups))
-            params.append((kernel, out, right, one, groups))
+            macs.append((name, calls[name] * kernel, out, right, rows.get(name, one), groups))
+            params.append((name, kernel, out, right, one, groups))
             if module.bias is not None:
-                params.append((1, out, one, one, 1))
+                params.append((name, 1, out, one, one, 1))
         elif isinstance(module, nn.Linear):
-            macs.append((calls[name], out, into, rows.get(name, one), 1))
-            params.append((1, out, into, one, 1))
+            macs.append((name, calls[name], out, into, rows.get(name, one), 1))
+            params.append((name, 1, out, into, one, 1))
             if module.bias is not None:
-                params.append((1, out, one, one, 1))
+                params.append((name, 1, out, one, one, 1))
         elif name in widths.members and widths.members[name].kind == "norm":
-            params.append((sum(p is not None for p in module._parameters.values()), out, one, one, 1))
+            params.append((name, sum(p is not None for p in module._parameters.values()), out, one, one, 1))
     for name in heads:  # q @ k^T and attn @ v, each tokens^2 x attention width
-        macs.append((2 * calls[name], widths.column(f"{name}.proj", "in"), one, rows.get(name, one), 1))
+        macs.append((name, 2 * calls[name], widths.column(f"{name}.proj", "in"), one, rows.get(name, one), 1))
     for name, member in widths.members.items():
         if member.kind == "parameter":
             out, into = widths.column(name, "out"), widths.column(name, "in")
             each = round(model.get_parameter(name).numel() / (full[out] * full[into]))
-            params.append((each, out, into, one, 1))
+            params.append((name, each, out, into, one, 1))
     return _table(macs), _table(params)
 
 
-def _table(terms: list[tuple[int, int, int, int, int]]) -> Terms:
-    factor, left, right, rows, divisor = (np.array(column) for column in zip(*terms, strict=True))
-    return Terms(factor.astype(float), left, right, rows, divisor.astype(float))
+def _table(terms: list[tuple[str, int, int, int, int, int]]) -> Terms:
+    layers, factor, left, right, rows, divisor = zip(*terms, strict=True)
+    columns = (np.array(left), np.array(right), np.array(rows), np.array(divisor, dtype=float))
+    return Terms(np.array(factor, dtype=float), *columns, layers=layers)
 
 
 def _unknown_products(model: nn.Module, by_module: Mapping[str, int]) -> list[str]:

@@ -24,7 +24,7 @@ def build_model(name: str, data: DataFacts, params: Mapping[str, Any] | None = N
     whatever code that isn't raybench's raises.
     """
     make, params = _maker(name), dict(params or {})
-    shape = {"num_classes": data.classes, "in_channels": data.in_channels, "image_size": data.image_size}
+    shape = {"num_classes": data.classes, "in_channels": data.in_channels, "image_size": data.own.image_size}
     if own_module(name) is not None:
         shape = taken(make, shape)
     check_arguments(name, make, shape | params)

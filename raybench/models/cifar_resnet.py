@@ -49,8 +49,8 @@ class ThinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in, h, w) -> (n, channels, h/stride, w/stride)."""
-        inner = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
+        inner = rectified(self.bn1, self.conv1(x))
+        return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(x), inplace=self.training)
 
 
 class ThinResNet(nn.Module):
@@ -76,7 +76,7 @@ class ThinResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, classes)."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = rectified(self.bn1, self.conv1(x))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
@@ -96,8 +96,8 @@ class Basic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in, h, w) -> (n, channels, h/stride, w/stride)."""
-        inner = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
+        inner = rectified(self.bn1, self.conv1(x))
+        return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(x), inplace=self.training)
 
 
 class Bottleneck(nn.Module):
@@ -118,9 +118,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in, h, w) -> (n, 4 * channels, h/stride, w/stride)."""
-        inner = F.relu(self.bn1(self.conv1(x)))
-        inner = F.relu(self.bn2(self.conv2(inner)))
-        return F.relu(self.bn3(self.conv3(inner)) + self.shortcut(x))
+        inner = rectified(self.bn1, self.conv1(x))
+        inner = rectified(self.bn2, self.conv2(inner))
+        return F.relu(self.bn3(self.conv3(inner)) + self.shortcut(x), inplace=self.training)
 
 
 class WideResNet(nn.Module):
@@ -149,9 +149,15 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, classes)."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = rectified(self.bn1, self.conv1(x))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def rectified(norm: nn.Module, x: Tensor) -> Tensor:
+    """ReLU of `norm`'s output; in training in its memory, which costs less, unless a hook may have kept that output."""
+    hooked = norm._forward_hooks or norm._backward_hooks or norm._backward_pre_hooks
+    return F.relu(norm(x), inplace=norm.training and type(norm) is nn.BatchNorm2d and not hooked)
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:

@@ -19,6 +19,7 @@ WANTED = {
     "YOLO_AUTOINSTALL": "false",  # no pip runs
     "YOLO_VERBOSE": "false",
     "ULTRALYTICS_SAFE_LOAD": "1",
+    "WORLD_SIZE": "1",  # of several processes, one would wait at import for the others, which may import it later
 }
 _settings: list[tempfile.TemporaryDirectory[str]] = []  # settings folder of ultralytics in this process
 

@@ -9,6 +9,7 @@ from torch import nn
 from raybench.errors import UserError, nearest
 from raybench.image_size import Side, sides, written
 from raybench.registry import model
+from raybench.sweep.timm_parameters import unknown_to_timm
 
 # `pretrained` names timm's weights for ImageNet-1k; `weights: pretrained` downloads them.
 
@@ -55,6 +56,9 @@ def any_timm(num_classes: int, in_channels: int, image_size: Side, *, timm_name:
         _check_patches(net, image_size)
         return net
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        for one in params:
+            if f"unexpected keyword argument '{one}'" in str(error):
+                raise UserError(f"{one}: {unknown_to_timm(timm_name, one)}") from error
         arguments = ", ".join(f"{key}={value}" for key, value in (shape | params).items())
         raise UserError(f"timm can't build {timm_name} with {arguments}: {error}") from error
 

@@ -26,12 +26,14 @@ with offline():
 WIDE = ("self_attn", "cross_attn", "linear2")
 
 
-@model("rtdetr-l", args={"config": "rtdetr-", "scale": "l"}, norm="batch", attention=False, task="detection")
-@model("rtdetr-x", args={"config": "rtdetr-", "scale": "x"}, norm="batch", attention=False, task="detection")
+@model("rtdetr-l", args={"config": "rtdetr-", "scale": "l"}, norm="batch", attention=False, task="detection",
+       one_process=True)  # fmt: skip
+@model("rtdetr-x", args={"config": "rtdetr-", "scale": "x"}, norm="batch", attention=False, task="detection",
+       one_process=True)  # fmt: skip
 @model("rtdetr-resnet50", args={"config": "rtdetr-resnet50", "scale": ""}, norm="batch", attention=False,
-       task="detection")  # fmt: skip
+       task="detection", one_process=True)  # fmt: skip
 @model("rtdetr-resnet101", args={"config": "rtdetr-resnet101", "scale": ""}, norm="batch", attention=False,
-       task="detection")  # fmt: skip
+       task="detection", one_process=True)  # fmt: skip
 def rtdetr(num_classes: int, in_channels: int, image_size: Side, *, config: str, scale: str) -> nn.Module:
     """RT-DETR (Zhao et al. 2024), ultralytics' configurations, with initial weights.
 

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
 from raybench.groups import surgery
+from raybench.groups.blocks import remove
 from raybench.groups.trace import trace
 from raybench.models.baked import baked
 from raybench.models.build import build_model
 from raybench.models.family import Member
 from raybench.pipeline import cache
-from raybench.pipeline.network import example_of
+from raybench.pipeline.network import example_of, layers_left
 from raybench.pipeline.small import member_of
 from raybench.provenance import installed
 from raybench.selection.records import Cut
@@ -41,7 +42,8 @@ from raybench.tokens.attached import reduced, reducer_named
 
 FORMAT = 2  # raise when pruned.json changes so that older readers can't read it
 TOKEN_FORMAT = 3  # of networks that remove tokens
-READ = (1, 2, 3)  # format 1 has no checksum
+DEPTH_FORMAT = 4  # of networks without some of their blocks, or on images of another size than they are built for
+READ = (1, 2, 3, 4)  # format 1 has no checksum
 RECIPE = "pruned.json"
 SHOWN = 3  # mistakes quoted in a message
 
@@ -69,6 +71,7 @@ class Saved(BaseModel):
     data: DataFacts
     kept: dict[str, tuple[int, ...]]
     tokens: SavedTokens | None = None  # of a network that removes tokens
+    blocks: tuple[str, ...] = ()  # modules that were removed whole, before the channels
     weights_sha256: str | None = None  # older files have none
 
     @field_validator("kept")
@@ -107,7 +110,7 @@ def _other_copy(published: Path | None, folder: Path) -> str | None:
     except (OSError, UserError) as error:
         return str(error)
     same = sha256 == found.weights_sha256 == own.weights_sha256
-    same = same and (found.kept, found.tokens) == (own.kept, own.tokens)
+    same = same and (found.kept, found.tokens, found.blocks) == (own.kept, own.tokens, own.blocks)
     return None if same else "it holds another network than its cell's"
 
 
@@ -123,7 +126,7 @@ def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts
         "model_params": dense.params,
         "prune": trial.prune,
         **trial.chosen,
-        "data": asdict(data),
+        "data": {name: value for name, value in asdict(data).items() if name != "built_for" or value is not None},
         "kept": cut.kept,
         "weights_sha256": file_sha256(folder / cache.WEIGHTS),
         "macs": cut.macs,
@@ -133,6 +136,10 @@ def save(folder: Path, trial: Trial, model: nn.Module, cut: Cut, data: DataFacts
     if trial.kind == TOKENS:
         own = {"method": trial.importance.name, "params": trial.importance.params, "removed": cut.removed}
         recipe |= {"format": TOKEN_FORMAT, "tokens": own}
+    if cut.blocks:
+        recipe |= {"format": DEPTH_FORMAT, "blocks": cut.blocks}
+    if data.built_for is not None:  # older readers would build the network for the size of the images
+        recipe["format"] = DEPTH_FORMAT
     recipe["sha256"] = json_sha256(recipe, "sha256")
     (folder / RECIPE).write_text(json.dumps(recipe, indent=1, allow_nan=False))
 
@@ -175,9 +182,13 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu", *, trust_c
             reducer = reducer_named(recipe.tokens.method, recipe.tokens.params)
             model, _ = reduced(model, example, reducer, recipe.tokens.removed)
         else:
+            remove(model, recipe.blocks)
+            keep, only = recipe.keep, recipe.only
+            if recipe.blocks:
+                keep, only = layers_left(model, keep, only)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the cell that made the cut has warned already
-                groups = trace(model, example, prune=chosen, classes=classes, protect=recipe.keep, only=recipe.only)
+                groups = trace(model, example, prune=chosen, classes=classes, protect=keep, only=only)
             surgery.apply(model, groups, recipe.kept)
     except UserError as error:
         raise UserError(f"{folder / RECIPE}: {error}") from error
@@ -208,9 +219,7 @@ def read_recipe(path: str | Path) -> Saved:
     if not isinstance(content, dict):
         raise UserError(f"{file}: found {show(content)}, expected a mapping; the file is damaged")
     if content.get("format") not in READ:
-        raise UserError(
-            f"{file}: found format {content.get('format')!r}, this raybench reads formats 1 to {TOKEN_FORMAT}"
-        )
+        raise UserError(f"{file}: found format {content.get('format')!r}, this raybench reads formats 1 to {READ[-1]}")
     try:
         saved = Saved.model_validate_json(text, strict=True)
     except ValidationError as error:

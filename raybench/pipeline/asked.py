@@ -17,15 +17,17 @@ from raybench.groups.records import Groups
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.latency.meter import LatencyMeter, latency_meter
 from raybench.pipeline.latency.table import device_words
-from raybench.pipeline.measure import ONE, median_ms
+from raybench.pipeline.measure import Pace, medians_ms
 from raybench.pipeline.transferred import METERS, meter_of
 from raybench.selection.problem import Meter
 from raybench.selection.records import Cut
+from raybench.sweep.target import TIMED
 from raybench.sweep.trial import Trial, digest
 
 T = TypeVar("T")
 Cuts = dict[float, Cut]
 Select = Callable[..., Cuts]  # (targets as base / pruned, meter=...) -> the cut of each
+LONG = Pace(5, 60, block=5)  # how often a cut is timed
 ROUNDS = 4  # of selecting, timing, and scaling the prediction to what was timed
 OFF = 0.05  # a measured latency that is farther from the asked one has a reason in its row
 OF_NETWORK = (
@@ -56,11 +58,16 @@ OF_MACS = OfBase()
 
 @dataclass(frozen=True)
 class OfLatency:
-    """Amounts in milliseconds. The table gives a cut; the cut is timed, and the prediction is scaled to that."""
+    """Amounts of time. The table gives a cut; the cut is timed, and the prediction is scaled to that.
+
+    Amounts are milliseconds; with `relative` they are base / pruned milliseconds, both timed in turns, so that other
+    load on the machine changes little.
+    """
 
     prediction: LatencyMeter
     device: str
-    time: Callable[[Cut], float]  # milliseconds of a cut network, with the machine alone
+    time: Callable[[Cut], tuple[float, float]]  # milliseconds of the uncut and of a cut network, with the machine alone
+    relative: bool = False
 
     def cuts(self, select: Select, trials: Sequence[Trial]) -> Cuts:
         """The cut of each trial. NotSupported for a latency that the uncut network has already."""
@@ -68,30 +75,30 @@ class OfLatency:
 
     def _nearest(self, select: Select, amount: float) -> Cut:
         """The cut whose network, timed, comes nearest to the asked latency."""
-        now = self.prediction
-        if now.meter.base <= amount:
-            base = f"the uncut network takes {now.meter.base:.3g} ms on {self.device} already"
-            raise NotSupported(f"latency_ms: found {amount:g}; {base}")
-        tried: list[Cut] = []
-        while len(tried) < ROUNDS and now.meter.base > amount:
-            cut = _cut(select, now.meter, amount)
-            tried.append(replace(cut, selected_ms=self.time(cut)))
-            if cut.reason or _off(tried[-1], amount) <= OFF / 2:
+        now, base = self.prediction, self.prediction.meter.base
+        goal = base / amount if self.relative else amount  # milliseconds, of an uncut network that takes `base`
+        if base <= goal:
+            already = f"the uncut network takes {base:.3g} ms on {self.device} already"
+            raise NotSupported(f"latency_ms: found {amount:g}; {already} (`latency: 2` asks for half of its time)")
+        tried: list[tuple[float, Cut]] = []
+        while len(tried) < ROUNDS and now.meter.base > goal:
+            cut = _cut(select, now.meter, goal)
+            counts = np.array([len(units) for units in cut.kept.values()])
+            whole, ms = self.time(cut)
+            timed = ms * base / whole if self.relative else ms
+            predicted = float(self.prediction.of(counts))
+            found = replace(cut, target=amount, selected_ms=ms, predicted_ms=predicted)
+            tried.append((abs(timed / goal - 1), found))
+            if cut.reason or tried[-1][0] <= OFF / 2:
                 break
-            predicted = float(now.of(np.array([len(units) for units in cut.kept.values()])))
-            now = now.scaled((tried[-1].selected_ms or predicted) / predicted)
-        return min(tried, key=lambda cut: _off(cut, amount))
+            now = now.scaled(timed / float(now.of(counts)))
+        return min(tried, key=lambda one: one[0])[1]
 
 
-def _cut(select: Select, meter: Meter, amount: float) -> Cut:
-    ratio = meter.base / amount
+def _cut(select: Select, meter: Meter, goal: float) -> Cut:
+    ratio = meter.base / goal
     cut = select([ratio], meter=lambda cost: meter)[ratio]
-    reason = cut.reason and f"{cut.reason} (as uncut / cut milliseconds)"
-    return replace(cut, target=amount, reason=reason)
-
-
-def _off(cut: Cut, amount: float) -> float:
-    return abs((cut.selected_ms or 0.0) / amount - 1)
+    return replace(cut, reason=cut.reason and f"{cut.reason} (as uncut / cut milliseconds)")
 
 
 def asked_of(trial: Trial, model: nn.Module, image: Tensor, groups: Groups, context: StageContext) -> Asked:
@@ -106,15 +113,22 @@ def asked_of(trial: Trial, model: nn.Module, image: Tensor, groups: Groups, cont
 
 
 def _latency(trial: Trial, model: nn.Module, image: Tensor, groups: Groups, context: StageContext) -> OfLatency:
-    key = digest("network", {name: getattr(trial, name) for name in OF_NETWORK})
+    seen: dict[str, str | int] = {}
+    if trial.shallower:  # which blocks it lacks depends on weights and images
+        seen["pass"] = trial.pass_key
+    if trial.image_size is not None:
+        seen["image_size"] = trial.image_size
+    whole = copy.deepcopy(model).eval()
+    key = digest("network", {name: getattr(trial, name) for name in OF_NETWORK} | seen)
 
-    def time(cut: Cut) -> float:
-        slim = copy.deepcopy(model)
+    def time(cut: Cut) -> tuple[float, float]:
+        slim = copy.deepcopy(whole)
         surgery.apply(slim, groups, cut.kept)
-        return _alone(*context.machine.timed(lambda: median_ms(slim, image, ONE)))
+        base, cut_ms = _alone(*context.machine.timed(lambda: medians_ms([whole, slim], image, LONG)))
+        return base, cut_ms
 
     found = context.machine.timed(lambda: latency_meter(model, image, groups, context.storage, key))
-    return OfLatency(_alone(*found), device_words(image.device), time)
+    return OfLatency(_alone(*found), device_words(image.device), time, relative=trial.target == "latency")
 
 
 def _alone(found: T | None, why: str | None) -> T:
@@ -128,17 +142,25 @@ ASKED: dict[str, Callable[[Trial, nn.Module, Tensor, Groups, StageContext], Aske
     "macs": lambda *told: OF_MACS,
     "params": lambda *told: OfBase(Meter.params),
     "latency_ms": _latency,
+    "latency": _latency,
 }
 
 
-def missed(trial: Trial, measured_ms: float | None, selected_ms: float | None, why_untimed: str | None) -> str | None:
+def missed(
+    trial: Trial, base_ms: float | None, measured_ms: float | None, selected_ms: float | None, why_untimed: str | None
+) -> str | None:
     """Why a cell misses its latency, as its row says it: more than 5 % off, or not timed; None where it is met."""
-    if trial.target != "latency_ms":
+    if trial.target not in TIMED:
         return None
-    if measured_ms is None:
-        return f"latency: asked {trial.speedup:g} ms, not checked: {why_untimed or 'not timed'}"
-    off = measured_ms / trial.speedup - 1
+    relative = trial.target == "latency"
+    asked = f"latency: asked {trial.speedup:g}{'x' if relative else ' ms'}"
+    if measured_ms is None or base_ms is None:
+        return f"{asked}, not checked: {why_untimed or 'not timed'}"
+    off = (base_ms / measured_ms if relative else measured_ms) / trial.speedup - 1
     if abs(off) <= OFF:
         return None
+    found = f"{measured_ms:.3g} ms ({off:+.0%})"
+    if relative:
+        found = f"{base_ms / measured_ms:.3g}x ({off:+.0%}): {measured_ms:.3g} of {base_ms:.3g} ms"
     before = "" if selected_ms is None else f"; {selected_ms:.3g} ms when it was selected"
-    return f"latency: asked {trial.speedup:g} ms, measured {measured_ms:.3g} ms ({off:+.0%}){before}"
+    return f"{asked}, measured {found}{before}"

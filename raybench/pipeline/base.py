@@ -38,7 +38,7 @@ def run(trial: Trial, context: StageContext, note: Note) -> Base:
     """Train (or load) and evaluate the dense base of `trial`, unless it is in the stage cache."""
 
     def build(folder: Path) -> dict[str, Any]:
-        task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
+        task = open_task(trial.at_own_size, context.data_roots, context.device, context.storage, context.team)
         model = _start(trial, task, context)
         curve: tuple[Mapping[str, float], ...] = ()
         checkpoint = StageCheckpoint(context.storage, trial.base_key)

@@ -39,7 +39,7 @@ def check_input(
     tasks: dict[str, Task | None] = {}
     networks: set[str] = set()  # checked once for all seeds
     for unit in units:
-        trial = unit.trials[0]
+        trial = unit.trials[0].at_own_size
         key = digest(trial.dataset, trial.dataset_params, trial.protocol)
         network = digest(key, trial.model, trial.model_params, trial.model_source, trial.weights.model_dump())
         try:

@@ -25,7 +25,7 @@ WAIT_S = 60.0  # other units are stalled no longer than this while a unit waits 
 SHARED = "the machine was shared with other trials"  # reason of a missing timing
 NOTICE_S = 10.0  # a longer wait is reported, with its reason
 STOPPED_S = 60.0  # a process that is stopped holds the others up no longer than this
-_POLL_S = 0.02
+_POLL_S = 0.004  # a timing holds up the others, so the wait for it counts twice
 T = TypeVar("T")
 
 

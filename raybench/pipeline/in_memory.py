@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,17 +14,23 @@ from torch import Tensor, nn
 
 from raybench import registry
 from raybench.catalogue import evidence_kinds, needs_images
-from raybench.errors import UserError, counted, nearest
+from raybench.errors import NotSupported, UserError, counted, nearest
 from raybench.groups import surgery
+from raybench.groups.blocks import removable_blocks
+from raybench.groups.records import Groups
 from raybench.groups.trace import PARTS, trace
 from raybench.methods.protocols import Calibration, Importance
 from raybench.methods.repair import criterion_named
 from raybench.models.baked import baked_copy, computes_weights
+from raybench.pipeline.network import layers_left
 from raybench.pipeline.outputs import Loss, checked, class_loss, return_scores, returning_tensors
 from raybench.scoring.scorer import Scoring
 from raybench.selection import refit
+from raybench.selection.joint import select_jointly
 from raybench.selection.records import Cut
 from raybench.selection.select import select
+from raybench.selection.shallow import without
+from raybench.sweep.kinds import REMOVES_BLOCKS
 
 SHOWN = 8  # known names listed in a message, where there are no more
 
@@ -41,6 +48,7 @@ class PrunedModel:
         params: parameters of `model`.
         kept: group name -> kept unit indices, ascending.
         reason: why the asked speed-up was missed by more than 0.5 %; None when it was met.
+        blocks: modules that were removed whole, by name; empty but for the strategy ``optimal-blocks``.
 
     Example:
         >>> import torch, raybench
@@ -58,6 +66,7 @@ class PrunedModel:
     params: int
     kept: Mapping[str, tuple[int, ...]]
     reason: str | None
+    blocks: tuple[str, ...] = ()
 
 
 def prune(
@@ -86,7 +95,7 @@ def prune(
         speedup: base MACs / MACs to reach, above 1.
         criterion: a registered criterion's name (`raybench methods` lists them), or a criterion of your own.
         params: parameters of a named criterion, e.g. ``{"points": 20}`` for ``cp``.
-        strategy: ``protected-global``, ``global``, ``local``, ``isomorphic`` or ``optimal``.
+        strategy: ``protected-global``, ``global``, ``local``, ``isomorphic``, ``optimal`` or ``optimal-blocks``.
         schedule: ``progressive``, ``iterative`` or ``one-shot``; None: progressive for criteria that need weights
             only, iterative for those that need data.
         calibration: images (n, channels, height, width), normalised as the network expects, and labels (n,) int64;
@@ -135,11 +144,30 @@ def prune(
     if differentiated and (loss is None or method.labels == "sampled"):
         return_scores(scored)
     scoring = Scoring(method, scored, images, seed)
-    cuts = select(scoring, example[:1], groups, [speedup], strategy=strategy, schedule=schedule, round_to=round_to)
-    cut, pruned = cuts[speedup], copy.deepcopy(model)
+    how: dict[str, Any] = {"strategy": strategy, "schedule": schedule, "round_to": round_to}
+    if strategy in REMOVES_BLOCKS:
+        regroup = partial(_regrouped, example=example, parts=parts, keep=keep, only=only)
+        blocks = removable_blocks(scored, example[:1], protect=keep, only=only)
+        if not blocks:
+            raise NotSupported(f"{strategy}: {type(model).__name__} has no removable block")
+        cut = select_jointly(scoring, example[:1], groups, [speedup], blocks, regroup, **how)[speedup]
+        model = without(model, cut.blocks)
+        groups = regroup(model)
+    else:
+        cut = select(scoring, example[:1], groups, [speedup], **how)[speedup]
+    pruned = copy.deepcopy(model)
     surgery.apply(pruned, groups, cut.kept)
     refit.reconstruct(method, model, pruned, groups, cut.kept, images, stage="surgery")
     return _result(pruned, cut)
+
+
+def _regrouped(
+    model: nn.Module, example: Tensor, parts: tuple[str, ...], keep: Sequence[str], only: Sequence[str]
+) -> Groups:
+    """The groups of a network from which blocks were removed."""
+    keep, only = layers_left(model, keep, only)
+    with returning_tensors(model):
+        return trace(model, example, prune=parts, protect=keep, only=only)
 
 
 def _check(model: Any, example: Any, speedup: Any, loss: Any, **whole: Any) -> None:
@@ -236,5 +264,13 @@ def _check_images(images: Tensor, example: Tensor) -> None:
 
 def _result(model: nn.Module, cut: Cut) -> PrunedModel:
     return PrunedModel(
-        model, cut.speedup, cut.macs_base, cut.macs, cut.params_base, cut.params, dict(cut.kept), cut.reason
+        model,
+        cut.speedup,
+        cut.macs_base,
+        cut.macs,
+        cut.params_base,
+        cut.params,
+        dict(cut.kept),
+        cut.reason,
+        cut.blocks,
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.datasets.facts import DataFacts
+from raybench.groups.blocks import removable_blocks
 from raybench.groups.cost import Cost
 from raybench.groups.records import Group, Groups
 from raybench.groups.trace import trace
@@ -65,8 +66,9 @@ class Inspection:
         params: its parameters.
         groups: in the order of its modules.
         whole: layer -> why its outputs keep their width.
-        most: strategy -> the largest speed-up that can be reached.
+        most: strategy -> the largest speed-up that can be reached by cutting channels.
         seconds: how long finding the groups took.
+        blocks: modules that may go whole, as a shortcut goes around each (`depths` of a sweep).
 
     Example:
         >>> import torch, raybench
@@ -83,6 +85,7 @@ class Inspection:
     whole: Mapping[str, str]
     most: Mapping[str, float]
     seconds: float
+    blocks: tuple[str, ...] = ()
 
 
 def inspect(
@@ -123,9 +126,10 @@ def inspect(
         groups = trace(net, example, prune=tuple(parts), protect=keep, only=only)
         seconds = time.perf_counter() - start
         cost = Cost.measure(net, example, groups)
+        blocks = removable_blocks(net, example, protect=keep, only=only)
     return Inspection(
         type(model).__name__, cost.macs_base, cost.params_base, _facts(groups, cost), _whole(net, groups),
-        {name: _most(groups, cost, name) for name in STRATEGIES}, seconds,
+        {name: _most(groups, cost, name) for name, rule in STRATEGIES.items() if not rule.blocks}, seconds, blocks,
     )  # fmt: skip
 
 

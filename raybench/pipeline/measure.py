@@ -64,22 +64,22 @@ def check_cost(model: nn.Module, cut: Cut, task: Task, device: torch.device) -> 
 def footprint(dense: nn.Module, model: nn.Module, task: Task, context: StageContext) -> Footprint:
     """Measure the `dense` network and the pruned `model`: activations, then timings."""
     nets = [dense.eval(), copy.deepcopy(model).eval()]
-    image = example_of(task.data, context.device)
-    base_bytes, pruned_bytes = (peak_activations(net, image) for net in nets)
-    found, reason = context.machine.timed(lambda: (medians_ms(nets, image, ONE), _many(nets, image)))
+    images = [example_of(data, context.device) for data in (task.data.own, task.data)]
+    base_bytes, pruned_bytes = (peak_activations(net, image) for net, image in zip(nets, images, strict=True))
+    found, reason = context.machine.timed(lambda: (medians_ms(nets, images, ONE), _many(nets, images)))
     if found is None:
         return Footprint(base_bytes, pruned_bytes, None, None, reason, None, None, reason)
     (base_ms, pruned_ms), many = found
     return Footprint(base_bytes, pruned_bytes, base_ms, pruned_ms, None, *many)
 
 
-def _many(nets: Sequence[nn.Module], image: Tensor) -> tuple[float | None, float | None, str | None]:
+def _many(nets: Sequence[nn.Module], one: Sequence[Tensor]) -> tuple[float | None, float | None, str | None]:
     """(Milliseconds of the dense network, of the pruned one, None) at BATCH images, or why there are none."""
     try:
-        images = image.repeat(BATCH, *[1] * (image.dim() - 1))
+        images = [image.repeat(BATCH, *[1] * (image.dim() - 1)) for image in one]
         base, pruned = medians_ms(nets, images, MANY)
     except Exception as error:  # a network may refuse a batch with any error; one image was no problem
-        if image.device.type == "cuda":
+        if one[0].device.type == "cuda":
             torch.cuda.empty_cache()
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         return None, None, f"no pass of {BATCH} images: {why}"
@@ -88,22 +88,24 @@ def _many(nets: Sequence[nn.Module], image: Tensor) -> tuple[float | None, float
 
 def median_ms(model: nn.Module, images: Tensor, pace: Pace) -> float:
     """Median time of a forward pass, in milliseconds."""
-    return medians_ms([model], images, pace)[0]
+    return medians_ms([model], [images], pace)[0]
 
 
 @torch.inference_mode()
-def medians_ms(models: Sequence[nn.Module], images: Tensor, pace: Pace) -> list[float]:
+def medians_ms(models: Sequence[nn.Module], images: Tensor | Sequence[Tensor], pace: Pace) -> list[float]:
     """Median time of a forward pass of each of `models`, in milliseconds.
 
-    They take turns, so that other load on the machine, which comes and goes, strikes all of them.
+    They take turns, so that other load on the machine, which comes and goes, strikes all of them. `images`: the same
+    for all, or a batch for each.
     """
+    inputs = images if isinstance(images, Sequence) else [images] * len(models)
     times: list[list[float]] = [[] for _ in models]
-    for model in models:
+    for model, batch in zip(models, inputs, strict=True):
         for _ in range(pace.warm_up):
-            _milliseconds(model, images)
+            _milliseconds(model, batch)
     while len(times[-1]) < pace.repeats and max(map(sum, times)) <= pace.most_s * 1e3:
-        for model, own in zip(models, times, strict=True):
-            own += [_milliseconds(model, images) for _ in range(pace.block)]
+        for model, batch, own in zip(models, inputs, times, strict=True):
+            own += [_milliseconds(model, batch) for _ in range(pace.block)]
     return [statistics.median(own) for own in times]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from raybench import registry
 from raybench.datasets.facts import DataFacts
+from raybench.errors import NotSupported
+from raybench.groups.blocks import lacks_blocks, still_there
 from raybench.groups.records import Groups
 from raybench.groups.trace import trace
 from raybench.models.baked import baked
@@ -85,7 +87,22 @@ def _from_library(model: str) -> bool:
 def _traced(model: nn.Module, trial: Trial, task: Task) -> Groups:
     device = next(model.parameters()).device
     example, classes = example_of(task.data, device), task.data.classes
-    return trace(model, example, prune=trial.prune, classes=classes, protect=trial.keep, only=trial.only)
+    keep, only = trial.keep, trial.only
+    if lacks_blocks(model):
+        keep, only = layers_left(model, keep, only)
+    return trace(model, example, prune=trial.prune, classes=classes, protect=keep, only=only)
+
+
+def layers_left(model: nn.Module, keep: Sequence[str], only: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is left of `keep` and `only` in a network from which blocks were removed, or may have been.
+
+    Raises:
+        NotSupported: no layer of `only` is left, so that nothing may shrink.
+    """
+    still = still_there(model, only)
+    if only and not still:
+        raise NotSupported(f"only: every layer of {', '.join(only)} went with its block")
+    return still_there(model, keep), still
 
 
 _known: dict[Hashable, Groups] = {}  # in the order in which they were found

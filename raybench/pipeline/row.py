@@ -19,6 +19,7 @@ from raybench.pipeline.small import member_of
 from raybench.pipeline.sparsify import Sparsified
 from raybench.provenance import provenance
 from raybench.results.schema import Record
+from raybench.selection.records import Cut
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Training
 
@@ -85,7 +86,7 @@ def row_of(trial: Trial, stages: StageResults) -> Record:
 
 def _latency_missed(trial: Trial, stages: StageResults) -> str | None:
     footprint, cut = stages.footprint, stages.selection.cut
-    return missed(trial, footprint.pruned_ms, cut.selected_ms, footprint.reason)
+    return missed(trial, footprint.base_ms, footprint.pruned_ms, cut.selected_ms, footprint.reason)
 
 
 def stopped_row(trial: Trial, stages: CutResults, stopped: StoppedEarly) -> Record:
@@ -118,7 +119,9 @@ def _until_finetune(stages: CutResults) -> dict[str, Any]:
         "metric_pruned": stages.after_cut[stages.metric],
         "metric_recalibrated": stages.recalibrated and stages.recalibrated[stages.metric],
         "network": cut.network and str(member_of(cut)),
+        **blocks_of(cut),
         "steps": cut.steps,
+        "latency_predicted_ms": cut.predicted_ms,
         "latency_selected_ms": cut.selected_ms,
         "step_time_s": stages.selection.step_time_s,
         "reg_time_s": sparse.reg_time_s if sparse else None,
@@ -136,6 +139,14 @@ def _until_finetune(stages: CutResults) -> dict[str, Any]:
         "kept": dict(cut.kept),
         "tokens": stages.pruned.tokens and json.dumps(stages.pruned.tokens, separators=(",", ":")),
     }
+
+
+def blocks_of(cut: Cut) -> dict[str, Any]:
+    """The columns about blocks; none for a cut that was asked to leave all of them."""
+    if not cut.blocks_base:
+        return {}
+    stay = cut.blocks_base - len(cut.blocks)
+    return {"blocks_base": cut.blocks_base, "blocks": stay, "blocks_removed": json.dumps(cut.blocks)}
 
 
 def _throughput(batch_ms: float | None) -> float | None:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ from raybench.methods.repair import criterion_named
 from raybench.pipeline import base, cache, sparsify, trained
 from raybench.pipeline.asked import OF_MACS, Asked, asked_of
 from raybench.pipeline.context import Note, StageContext
+from raybench.pipeline.depth import asked_of_whole, blocks_of, check_size, shallow_network
 from raybench.pipeline.network import example_of, groups_of
 from raybench.pipeline.small import NO_STEP, small_cut
 from raybench.pipeline.tokens import token_cuts
 from raybench.pipeline.transferred import priced, source_network
 from raybench.scoring.scorer import Scoring
+from raybench.selection.joint import select_jointly
+from raybench.selection.problem import STRATEGIES
 from raybench.selection.records import Cut
 from raybench.selection.select import select as select_channels
 from raybench.selection.select import select_ratio
+from raybench.selection.shallow import Shallow
 from raybench.sweep.kinds import TOKENS
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
@@ -67,7 +72,7 @@ def load(trial: Trial, context: StageContext) -> Selection:
     result = cache.result(folder)
     fields = json.loads(cache.content_of(folder, CUT))
     fields["kept"] = {name: tuple(kept) for name, kept in fields["kept"].items()}
-    fields["removed"] = tuple(fields.get("removed", ()))
+    fields |= {name: tuple(fields.get(name, ())) for name in ("removed", "blocks")}
     return Selection(Cut(**fields), result["step_time_s"], result["timing_reason"], result["seconds"])
 
 
@@ -95,6 +100,10 @@ def _found(
         counts = token_cuts(trials, model, example, context.machine)
         yield counts.cuts, counts.step_time_s, counts.timing_reason
         return
+    if trial.image_size is not None:
+        check_size(trial, model, example)
+    shallow = shallow_network(trial, model, example, task) if trial.shallower or trial.image_size else None
+    model = shallow.model if shallow else model
     groups = groups_of(model, trial, task)
     check_image(model, example, task.calibration(1, 1, 0).images[:1])
     if not len(groups):
@@ -104,18 +113,31 @@ def _found(
     elif trial.is_small:
         yield from (({one.speedup: small_cut(one, model, task)}, None, NO_STEP) for one in trials)
     else:
-        yield _ranked(trials, model, example, groups, task, context)
+        yield _ranked(trials, model, example, groups, task, context, shallow)
 
 
 def _ranked(
-    trials: Sequence[Trial], model: nn.Module, example: Tensor, groups: Groups, task: Task, context: StageContext
+    trials: Sequence[Trial],
+    model: nn.Module,
+    example: Tensor,
+    groups: Groups,
+    task: Task,
+    context: StageContext,
+    shallow: Shallow | None,
 ) -> Found:
-    """The cuts by the scores of a criterion, all from one pass."""
+    """The cuts by the scores of a criterion, all from one pass. `shallow`: where `model` lacks some of its blocks."""
     trial = trials[0]
     criterion = criterion_of(trial)
     scored = source_network(trial, task, context).eval() if trial.prunes_first else model
     scoring = Scoring(criterion, scored, calibration_of(criterion, trial, task), trial.selection_seed)
-    cuts = _cuts(trials, scoring, example, groups, asked_of(trial, model, example, groups, context))
+    amounts = asked_of_whole(shallow) if shallow else asked_of
+    asked = amounts(trial, model, example, groups, context)
+    if STRATEGIES[trial.strategy].blocks:
+        cuts = _joint_cuts(trials, scoring, example, groups, asked, task)
+    else:
+        cuts = _cuts(trials, scoring, example, groups, asked)
+    if shallow and trial.ratio is not None:
+        cuts = {amount: shallow.of_whole(cut, shallow.macs_base / cut.macs) for amount, cut in cuts.items()}
     if trial.prunes_first:
         cuts = {asked: priced(cut, trial, model, example, groups) for asked, cut in cuts.items()}
     return cuts, *context.machine.timed(lambda: _time_step(scoring, groups))
@@ -131,6 +153,18 @@ def _cuts(
         return {trial.speedup: cut}
     how = {name: getattr(trial, name) for name in ("strategy", "schedule", "protocol", "round_to")}
     return asked.cuts(lambda targets, **more: select_channels(scoring, example, groups, targets, **how | more), trials)
+
+
+def _joint_cuts(
+    trials: Sequence[Trial], scoring: Scoring, example: Tensor, groups: Groups, asked: Asked, task: Task
+) -> dict[float, Cut]:
+    """The same for a strategy that may remove whole blocks."""
+    trial, blocks = trials[0], blocks_of(trials[0], scoring.model, example)
+    how = {name: getattr(trial, name) for name in ("strategy", "schedule", "round_to")}
+    regroup = partial(groups_of, trial=trial, task=task)
+    return asked.cuts(
+        lambda targets, **more: select_jointly(scoring, example, groups, targets, blocks, regroup, **how | more), trials
+    )
 
 
 def criterion_of(trial: Trial) -> Importance:

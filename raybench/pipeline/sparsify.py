@@ -39,7 +39,7 @@ def run(trial: Trial, context: StageContext, note: Note) -> Sparsified:
     assert key is not None  # a sparsify unit has one of the two
 
     def build(folder: Path) -> dict[str, Any]:
-        task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
+        task = open_task(trial.at_own_size, context.data_roots, context.device, context.storage, context.team)
         dense = base.load(trial, context)
         model = model_of(dense.folder, trial, task, context.device)
         regularizer = _bound(trial, model, task)

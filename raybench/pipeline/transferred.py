@@ -65,7 +65,7 @@ def priced(cut: Cut, trial: Trial, model: nn.Module, example: Tensor, groups: Gr
     problem = Problem.of(groups, Cost.measure(model, example, groups), trial.strategy, trial.round_to)
     kept = tuple(np.array(cut.kept[group.name], dtype=np.int64) for group in groups)
     found = cut_of(problem, cut.target, Solution(kept, cut.reason, cut.steps), *library_counts(model, example, groups))
-    return replace(found, selected_ms=cut.selected_ms)
+    return replace(found, selected_ms=cut.selected_ms, predicted_ms=cut.predicted_ms)
 
 
 def meter_of(trial: Trial, model: nn.Module, example: Tensor, groups: Groups) -> Callable[[Cost], Meter]:

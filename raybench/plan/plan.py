@@ -14,10 +14,12 @@ from raybench.plan.shares import shares_of, with_probes
 from raybench.results.repair import Damage, Repair
 from raybench.results.store import Store
 from raybench.storage.base import Storage
-from raybench.sweep.kinds import TOKENS
+from raybench.sweep.image_sizes import no_size
+from raybench.sweep.kinds import KNAPSACKS, REMOVES_BLOCKS, TOKENS
 from raybench.sweep.resolve import resolve
 from raybench.sweep.resources import Resources
 from raybench.sweep.sweep import Sweep
+from raybench.sweep.target import TIMED
 from raybench.sweep.trial import Trial, digest
 from raybench.sweep.weights import STAGE
 
@@ -99,10 +101,20 @@ def _without(statuses: Mapping[str, str], damaged: Sequence[Damage]) -> dict[str
 
 def _reasons(trials: Mapping[str, Trial]) -> dict[str, str]:
     """trial_id -> why it can't be run, for those that can't. Cells of a model, dataset and method share the answer."""
-    known: dict[tuple[str, ...], str | None] = {}
+    known: dict[tuple[str | bool, ...], str | None] = {}
     answers: dict[str, str | None] = {}
     for trial_id, trial in trials.items():
-        key = (trial.model, trial.dataset, trial.method, trial.protocol, trial.target, trial.strategy, trial.transfer)
+        key = (
+            trial.model,
+            trial.dataset,
+            trial.method,
+            trial.protocol,
+            trial.target,
+            trial.strategy,
+            trial.transfer,
+            trial.shallower,
+            trial.image_size is None,
+        )
         if key not in known:
             known[key] = why_not(trial)
         answers[trial_id] = known[key]
@@ -129,16 +141,63 @@ def why_not(trial: Trial) -> str | None:
         if method.facts.get("requires") == "batch-norm" and norm not in (None, "batch"):
             has = "has no normalisation" if norm == "none" else f"normalises with {norm} norm"
             return f"{method.kind} {method.name} needs BatchNorm; {trial.model} {has}"
-    if trial.is_small and (trial.target == "latency_ms" or trial.ratio is not None or trial.protocol == "pruningbench"):
+    if trial.is_small and (trial.target in TIMED or trial.ratio is not None or trial.protocol == "pruningbench"):
         return "small is a dense network of the nearest MACs or parameters, under protocol raybench"
     if trial.is_small and not has_family(trial.model):
         return f"small: no family of smaller networks is known for {trial.model}"
-    if trial.importance.trained and (trial.target != "macs" or trial.strategy == "optimal"):
-        found = "strategy optimal" if trial.strategy == "optimal" else f"a target in {trial.target}"
+    if trial.importance.trained and (trial.target != "macs" or trial.strategy in KNAPSACKS):
+        found = f"strategy {trial.strategy}" if trial.strategy in KNAPSACKS else f"a target in {trial.target}"
         return f"{trial.importance.name} chooses channels while it trains, by a ranking to a speed-up; found {found}"
     if trial.prunes_first and (why := _needs_source(trial)):
         return f"prune-then-transfer chooses channels by the source's weights alone; {why}"
+    if trial.strategy in REMOVES_BLOCKS and trial.kind != TOKENS and (why := _no_joint(trial)):
+        return f"strategy {trial.strategy} chooses blocks and widths for a speed-up or parameters; {why}"
+    if trial.shallower and (why := _no_blocks(trial)):
+        return f"a depth removes blocks before channels are ranked; {why}"
+    if trial.image_size is not None and (why := _no_size(trial)):
+        return f"an image size counts towards the target before channels are ranked; {why}"
     return _no_tokens(trial, facts) if trial.kind == TOKENS else None
+
+
+def _no_joint(trial: Trial) -> str | None:
+    """Why blocks can't be weighed together with widths in this cell; None if it can be tried."""
+    if trial.target in TIMED:
+        return f"found a target of {trial.target}"
+    if trial.shallower:
+        return f"found a depth of {trial.depth:g}, which chooses the blocks"
+    if trial.is_small:
+        return f"{trial.importance.name} is a dense network in place of a pruned one"
+    return "prune-then-transfer chooses by the source's weights" if trial.prunes_first else None
+
+
+def _no_blocks(trial: Trial) -> str | None:
+    """Why no block can be removed in this cell; None if it can be tried."""
+    name = trial.importance.name
+    if trial.protocol == "pruningbench":
+        return "protocol pruningbench removes channels alone"
+    if trial.kind == TOKENS:
+        return f"{name} removes tokens"
+    if trial.importance.trained:
+        return f"{name} chooses channels while the whole network trains"
+    if trial.is_small:
+        return f"{name} is a dense network in place of a pruned one"
+    return "blocks are ranked on images, which the source's weights are without" if trial.prunes_first else None
+
+
+def _no_size(trial: Trial) -> str | None:
+    """Why images can't have another size in this cell; None if it can be tried."""
+    name = trial.importance.name
+    if trial.protocol == "pruningbench":
+        return "protocol pruningbench keeps the dataset's own"
+    if trial.kind == TOKENS:
+        return f"{name} removes tokens"
+    if trial.importance.trained:
+        return f"{name} chooses channels while it trains at the dataset's own size"
+    if trial.is_small:
+        return f"{name} is a dense network in place of a pruned one"
+    if trial.prunes_first:
+        return "prune-then-transfer chooses channels by the source's weights"
+    return no_size(registry.dataset.entry(trial.dataset), trial.dataset_params)
 
 
 def _needs_source(trial: Trial) -> str | None:

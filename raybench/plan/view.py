@@ -70,6 +70,8 @@ def axes_of(plan: Plan) -> list[str]:
         "protocol": {t.protocol for t in plan.trials},
         "recipe": {t.recipe.name for t in plan.trials},
         "transfer": {t.transfer for t in plan.trials},
+        "depth": {f"{t.depth:g}" for t in plan.trials},
+        "images": {_size(t) for t in plan.trials},
     }
     return [name for name, values in several.items() if len(values) > 1]
 
@@ -79,16 +81,22 @@ def board_rows(cells: Sequence[Unit]) -> Iterator[dict[str, Any]]:
     boards: dict[tuple[str, ...], list[Trial]] = {}
     for unit in cells:
         trial = unit.trials[0]
-        key = (trial.dataset, trial.model, trial.protocol, trial.recipe.name, trial.transfer)
+        key: tuple[str, ...] = (trial.dataset, trial.model, trial.protocol, trial.recipe.name, trial.transfer)
+        key = (*key, f"{trial.depth:g}", _size(trial))
         boards.setdefault(key, []).append(trial)
-    for (dataset, model, protocol, recipe, transfer), trials in boards.items():
+    for (dataset, model, protocol, recipe, transfer, depth, size), trials in boards.items():
         yield {
             "dataset": dataset, "model": model, "protocol": protocol, "recipe": recipe, "transfer": transfer,
-            "cells": len(trials), "first cell": trials[0].trial_id,
+            "depth": depth, "images": size, "cells": len(trials), "first cell": trials[0].trial_id,
             "methods": len({label_of(trial) for trial in trials}),
             "strategies": ", ".join(sorted({trial.strategy for trial in trials})),
             "speedups": ", ".join(_amounts(trials)),
         }  # fmt: skip
+
+
+def _size(trial: Trial) -> str:
+    """The size of its images as a word."""
+    return "own" if trial.image_size is None else str(trial.image_size)
 
 
 def _amounts(trials: Sequence[Trial]) -> list[str]:
@@ -104,7 +112,7 @@ def cell_rows(plan: Plan) -> Iterator[dict[str, Any]]:
             "trial_id": trial.trial_id, "status": status, "dataset": trial.dataset, "model": trial.model,
             "method": label_of(trial), "strategy": trial.strategy, "target": amount(*trial.asked),
             "seed": trial.seed, "protocol": trial.protocol, "recipe": trial.recipe.name, "transfer": trial.transfer,
-            "reason": reason,
+            "depth": f"{trial.depth:g}", "images": _size(trial), "reason": reason,
         }  # fmt: skip
 
 
@@ -181,9 +189,10 @@ def cost_lines(cost: Estimate) -> list[str]:
 def _cell(trial: Trial, status: str, reason: str | None) -> dict[str, Any]:
     same = ("dataset", "model", "method", "strategy", "speedup", "seed", "protocol", "schedule", "task")
     axes = {name: getattr(trial, name) for name in same}
-    axes |= dict(zip(("speedup", "ratio", "params", "latency_ms"), trial.asked, strict=True))
+    axes |= dict(zip(("speedup", "ratio", "params", "latency_ms", "latency"), trial.asked, strict=True))
     known = {"trial_id": trial.trial_id, "status": status, "reason": reason, **axes}
-    return known | {"label": label_of(trial), "recipe": trial.recipe.name}
+    known |= {"label": label_of(trial), "recipe": trial.recipe.name}
+    return known | {"depth": trial.depth, "image_size": trial.image_size}
 
 
 def _stage(unit: Unit) -> dict[str, Any]:

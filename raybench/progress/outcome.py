@@ -61,7 +61,9 @@ def label_of(unit: Unit) -> str:
         aim = f"{amount(*trial.asked)} {trial.strategy} " if trial.importance.trained else ""
         return f"{trial.model} {_method(trial)} {aim}seed {trial.seed}"
     speedups = ", ".join(amount(*t.asked) for t in unit.trials)
-    return f"{trial.model} {_method(trial)} {speedups} {trial.strategy} seed {trial.seed}"
+    depth = f"depth {trial.depth:g} " if trial.shallower else ""
+    size = "" if trial.image_size is None else f"images of {trial.image_size} "
+    return f"{trial.model} {_method(trial)} {speedups} {trial.strategy} {depth}{size}seed {trial.seed}"
 
 
 def _method(trial: Trial) -> str:

@@ -205,7 +205,7 @@ def board_notes(board: Board) -> Iterable[str]:
 def _asked(board: Board) -> str:
     return (
         "the latency by more than 5 %"
-        if board.latency_ms
+        if board.latency_ms or board.latency
         else f"the {'params' if board.params else 'speed-up'} by more than 0.5 %"
     )
 

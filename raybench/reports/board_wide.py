@@ -46,7 +46,9 @@ def _table(boards: Sequence[Board], width: int) -> Iterator[str]:
         cells.append([key[0], *([key[1]] if several else []), f"{base:.2f}", *finals, *mean])
     title = title_of(replace(boards[0], speedup="average"))
     several_asked = (
-        "all latencies" if boards[0].latency_ms else f"all {'parameter ratios' if boards[0].params else 'speed-ups'}"
+        "all latencies"
+        if boards[0].latency_ms or boards[0].latency
+        else f"all {'parameter ratios' if boards[0].params else 'speed-ups'}"
     )
     yield from wrapped(title.replace("average over speed-ups", several_asked, 1), width, rest="")
     left = 2 if several else 1

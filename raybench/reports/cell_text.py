@@ -10,6 +10,7 @@ from typing import Any
 from raybench.errors import counted, failure
 from raybench.reports.text import aligned, signed, wrapped
 from raybench.results.columns import BY_NAME, IDENTITY, ORIGIN, OUTCOME, TIMINGS, Column
+from raybench.sweep.kinds import WHOLE
 from raybench.sweep.method_label import method_label
 from raybench.sweep.target import amount_of
 
@@ -32,7 +33,9 @@ def as_text(row: Mapping[str, Any], attempts: Sequence[str], reproduce: str, wid
 
 def _headline(row: Mapping[str, Any]) -> str:
     label = method_label(json.loads(row["trial"])) if row.get("trial") else row["method"]
-    cell = f"{label} {amount_of(row)} {row['strategy']} seed {row['seed']}"
+    depth = f"depth {row['depth']:g} " if (row.get("depth") or WHOLE) < WHOLE else ""
+    size = f"images of {row['image_size']} " if row.get("image_size") else ""
+    cell = f"{label} {amount_of(row)} {row['strategy']} {depth}{size}seed {row['seed']}"
     line = f"{row['trial_id']}  {row['status']}  {row['model']} on {row['dataset']}: {cell}"
     if row["status"] == "ok":
         name, base, pruned, final = (row[n] for n in ("metric_name", "metric_base", "metric_pruned", "metric_final"))

@@ -22,7 +22,7 @@ from raybench.reports.unfinished import no_results
 from raybench.results.constants import array_of, constant
 from raybench.results.store import Store
 from raybench.sweep.kinds import CHANNELS, TOKENS
-from raybench.sweep.target import amount, asked_of
+from raybench.sweep.target import ASKED, amount, asked_of
 
 Track = Literal["criteria", "regularizers", "tokens", "all"]
 Trials = Callable[[Sequence[str]], Mapping[str, Any]]  # trial ids -> resolved trials by id
@@ -97,16 +97,19 @@ class Board:
     entries: tuple[Ranked, ...]
     params: float | None = None  # base / pruned parameters, where they were asked for
     latency_ms: float | None = None  # of one image, where it was asked for
+    latency: float | None = None  # base / pruned milliseconds, where they were asked for
     left_out: tuple[str, ...] = ()  # methods that aren't ranked: the speed-ups that an average lacks, stopped seeds
 
     @property
     def at(self) -> tuple[float | None, ...] | None:
         """The asked amount as the columns ASKED have it; None for an average."""
-        return None if self.speedup == "average" else (self.speedup, self.ratio, self.params, self.latency_ms)
+        if self.speedup == "average":
+            return None
+        return self.speedup, self.ratio, self.params, self.latency_ms, self.latency
 
     @property
     def target(self) -> str:
-        """The asked amount as text: ``2x``, ``ratio 0.5``, ``2x params``, ``3 ms``, or ``average``."""
+        """The asked amount as text: ``2x``, ``ratio 0.5``, ``2x params``, ``3 ms``, ``2x latency``, or ``average``."""
         return "average" if self.at is None else amount(*self.at)
 
     @property
@@ -239,7 +242,7 @@ def _grouped(found: Iterable[dict[str, Any]], query: Query) -> dict[Key, list[di
     for row in found:
         track: Track = "all" if query.track == "all" and (row["kind"] == CHANNELS or query.together) else track_of(row)
         strategy = None if query.by == "strategy" else row.get("scope", row["strategy"])
-        asked = ("average", None, None, None) if query.speedup == "average" else asked_of(row)
+        asked = ("average", *[None] * (len(ASKED) - 1)) if query.speedup == "average" else asked_of(row)
         key = (row["dataset"], row["model"], row["protocol"], row["recipe"], strategy, asked, track)
         groups.setdefault(key, []).append(row)
     return groups
@@ -276,7 +279,7 @@ def _order(key: Key) -> tuple:
 
 
 def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Trials, left_out: tuple[str, ...]) -> Board:
-    dataset, model, protocol, recipe, strategy, (speedup, ratio, params, latency), track = key
+    dataset, model, protocol, recipe, strategy, (speedup, ratio, params, latency_ms, latency), track = key
     labels = unique_labels(rows, trials, shown=("method", "strategy") if query.by else ("method",))
     ranked = sorted(rows, key=lambda row: (-_score(row), labels[row["config_id"]], row["strategy"], row["config_id"]))
     ranks: list[int] = []
@@ -300,6 +303,7 @@ def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Trials, l
         name,
         tuple(entries),
         params,
+        latency_ms,
         latency,
         left_out,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybench.reports.text import aligned, column_widths, wrapped
-from raybench.sweep.target import amount_of
+from raybench.sweep.target import amount_of, asked_of
 
 ROWS_FROM = 100  # characters: a narrower terminal gets the list
 Row = Mapping[str, Any]
@@ -77,7 +77,7 @@ def ranked(rows: Sequence[Row], best: str) -> list[Row]:
 
     def key(row: Row) -> tuple[float, bool, float]:
         value = row[by.column]
-        return row["speedup_target"] or row.get("params_target") or 0.0, value is None, by.sign * (value or 0.0)
+        return next((one for one in asked_of(row) if one is not None), 0.0), value is None, by.sign * (value or 0.0)
 
     return sorted(rows, key=key)
 
@@ -100,7 +100,7 @@ def best_lines(rows: Sequence[Row], best: str) -> Iterator[str]:
 
 
 def target_of(row: Row) -> str:
-    """The target of a row: ``2x``, ``ratio 0.5``, ``2x params`` or ``3 ms``."""
+    """The target of a row: ``2x``, ``ratio 0.5``, ``2x params``, ``3 ms`` or ``2x latency``."""
     return amount_of(row)
 
 

@@ -37,6 +37,8 @@ def sweep_of(trial_json: str) -> str:
         **({"strategies": trial["strategy"]} if trial.get("kind", CHANNELS) == CHANNELS else {}),
         **_asked(trial),
         **_transfer(trial),
+        **({"depths": trial["depth"]} if "depth" in trial else {}),
+        **({"image_sizes": trial["image_size"]} if "image_size" in trial else {}),
         "seeds": trial["seed"],
         "base_seeds": "per-seed" if trial["base_seed"] and trial["base_seed"] == trial["seed"] else "shared",
         "protocol": trial["protocol"],

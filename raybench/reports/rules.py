@@ -65,6 +65,23 @@ CRITERIA: Mapping[str, Rules] = {
     ),
     "obd-hessian": Rules(("mean over all samples (theirs: the last one)",), "Fisher diagonal for the Hessian"),
 }
+_TRAINED = "channels are chosen while the network trains, not in steps by a score"
+SELECTIONS: Mapping[str, Rules] = {
+    "resrep": Rules((_TRAINED,), "masked rows go (authors: rows under 1e-5); the folded network is fine-tuned"),
+    "greg-1": Rules((_TRAINED,), "a group has the mean over its layers (authors: each layer its own picked filters)"),
+    "tpp": Rules((_TRAINED,), "picked filters go at once (authors: layer by layer); no Gram matrix of grouped layers"),
+    "nppm": Rules(
+        (_TRAINED,), "every group has gates (authors: the middle of a block); the memory is drawn from evenly"
+    ),
+}
+_TOKENS = "tokens are removed, not channels"
+TOKENS: Mapping[str, Rules] = {
+    "tome": Rules((_TOKENS,), "left tokens keep their order"),
+    "dynamicvit": Rules(
+        (_TOKENS,), "other learning rates; gradients of dropped tokens; predictors count in the speed-up"
+    ),
+    "cp-vit": Rules((_TOKENS,), "patches are removed (public code: set to zero); heads aren't pruned"),
+}
 REGULARIZERS: Mapping[str, Rules] = {
     "bn-scale": Rules(("only batch norms of prunable channels are penalised",)),
     "group-lasso": Rules(
@@ -83,6 +100,7 @@ _AFTER_GROUP_NORM = replace(
     CRITERIA["magnitude-l2"],
     library=(Unless("scores are divided by the group's mean (theirs: by its maximum)", "params.normalize", "max"),),
 )
+_FIRST = {**CRITERIA, **SELECTIONS, **TOKENS}  # what stands first in a method
 # (importance, regularizer, dataset) -> rules of the criterion there, where the published script has others
 CRITERIA_OF_PAIRS: Mapping[tuple[str, str | None, str | None], Rules] = {
     ("magnitude-l2", "group-norm", dataset): _AFTER_GROUP_NORM for dataset in ("cifar10", "cifar100")
@@ -96,12 +114,12 @@ def rules(
     elsewhere: Sequence[str] = (),
     trial: Mapping[str, Any] | None = None,
 ) -> str:
-    """`published rules`, `ours`, or `differs in` what criterion and regularizer do otherwise than published.
+    """`published rules`, `ours`, or `differs in` what a method does otherwise than published.
 
     `ours`: every result of another protocol than `pruningbench`, and of a method that isn't in the tables.
 
     Args:
-        importance: name of the criterion.
+        importance: name of the criterion, trained selection or token reducer.
         regularizer: name of the regularizer, None without one.
         protocol: that the result was made by.
         elsewhere: further differences of the result.
@@ -111,7 +129,7 @@ def rules(
         One line.
     """
     trial = trial or {}
-    own = CRITERIA_OF_PAIRS.get((importance, regularizer, trial.get("dataset")), CRITERIA.get(importance))
+    own = CRITERIA_OF_PAIRS.get((importance, regularizer, trial.get("dataset")), _FIRST.get(importance))
     parts = [own, REGULARIZERS.get(regularizer) if regularizer else Rules()]
     found = [part for part in parts if part is not None]
     if protocol != PROTOCOL or len(found) < len(parts):
@@ -123,8 +141,8 @@ def rules(
 
 
 def besides_authors(importance: str, regularizer: str | None) -> str | None:
-    """What criterion and regularizer do otherwise than the papers they come from; None for nothing."""
-    parts = (CRITERIA.get(importance), REGULARIZERS.get(regularizer or ""))
+    """What the parts of a method do otherwise than the papers they come from; None for nothing."""
+    parts = (_FIRST.get(importance), REGULARIZERS.get(regularizer or ""))
     return "; ".join(part.authors for part in parts if part and part.authors) or None
 
 

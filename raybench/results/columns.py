@@ -5,13 +5,14 @@ Types are words, so that importing this module needs no Arrow; `arrow.py` transl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from raybench.sweep.kinds import CHANNELS
+from raybench.sweep.kinds import CHANNELS, WHOLE
 
 # Raise with every change of COLUMNS. Files of a newer version are refused; columns that older files lack are null.
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 Type = Literal["string", "int", "float", "bool", "strings", "list", "struct"]
 CellStatus = Literal["ok", "failed", "skipped"]
@@ -64,11 +65,13 @@ IDENTITY = (
     Column("method", "string", "importance, or importance+regularizer", needed=EVERY),
     Column("importance", "string", "criterion that ranks channels, or selection that is trained", needed=EVERY),
     Column("regularizer", "string", "sparsity regularizer; null without one"),
-    Column("strategy", "string", "ranking: local, global, protected-global, isomorphic; or optimal", needed=EVERY),
+    Column("strategy", "string", "local, global, protected-global, isomorphic, optimal, optimal-blocks", needed=EVERY),
     Column("protocol", "string", "rules of selection and evaluation: raybench or pruningbench", needed=EVERY),
     Column("recipe", "string", "name of the training recipe", needed=EVERY),
     Column("transfer", "string", "prune-then-transfer, transfer-then-prune; null: the base is of this data"),
     Column("transfer_from", "string", "dataset that the transferred weights are of, or their file's SHA-256"),
+    Column("depth", "float", "asked share of the removable blocks that stays; 1: no block goes", needed=EVERY),
+    Column("image_size", "int", "side of the images from the selection on; null: the dataset's own", "pixels"),
     Column("schedule", "string", "progressive, iterative or one-shot scoring", needed=EVERY),
     Column("seed", "int", "seed of everything after the base training", needed=EVERY),
     Column("base_seed", "int", "seed of the base training", needed=EVERY),
@@ -77,10 +80,13 @@ IDENTITY = (
     Column("ratio", "float", "asked share of channels to remove in one step; null where a speed-up was asked for"),
     Column("params_target", "float", "asked base params / params; null where another amount was asked for", "x"),
     Column("latency_target_ms", "float", "asked time of one image; null where another amount was asked for", "ms"),
+    Column("latency_target", "float", "asked base / pruned time of one image; null where another was asked for", "x"),
 )  # fmt: skip
 
 OUTCOME = (
     Column("network", "string", "smaller dense network that stands in place of a pruned one (method small); else null"),
+    Column("blocks_base", "int", "blocks that could go whole; null where none was asked to"),
+    Column("blocks", "int", "blocks of them that stayed", "", "lower"),
     Column("speedup", "float", "achieved speed-up: base MACs / MACs", "x", "higher", OK),
     Column("macs_base", "int", "multiply-accumulates of the dense model", "MACs/image", "lower", OK),
     Column("macs", "int", "multiply-accumulates of the pruned model", "MACs/image", "lower", OK),
@@ -117,6 +123,13 @@ OUTCOME = (
 TIMINGS = (
     Column("latency_base_ms", "float", "median forward pass of the dense model", "ms/batch", "lower"),
     Column("latency_ms", "float", "median forward pass of the pruned model", "ms/batch", "lower"),
+    Column(
+        "latency_predicted_ms",
+        "float",
+        "time of one image that the table of layers predicts for the cut, with a latency target",
+        "ms",
+        "lower",
+    ),
     Column(
         "latency_selected_ms",
         "float",
@@ -208,10 +221,14 @@ WIDE = (
     Column("curve", "list", "training curves, one entry an epoch", needed=OK, fields=CURVE),
     Column("layers", "list", "widths of every layer before and after", needed=OK, fields=LAYERS),
     Column("kept", "string", "JSON object: group -> kept unit indices"),
+    Column("blocks_removed", "string", "JSON list: names of the blocks that went whole; null where none was asked to"),
     Column("tokens", "string", "JSON list: tokens that attention and MLP of each block see; null for channels"),
     Column("trial", "string", "canonical JSON of the resolved trial", needed=EVERY),
 )
 
 COLUMNS: tuple[Column, ...] = IDENTITY + OUTCOME + TIMINGS + ORIGIN + WIDE
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
-DEFAULTS = {"kind": CHANNELS}  # what older rows, which lack the column, are read as; no part of a row's checksum
+DEFAULTS: Mapping[str, Any] = {
+    "kind": CHANNELS,
+    "depth": WHOLE,
+}  # what older rows, which lack the column, are read as; no part of a row's checksum

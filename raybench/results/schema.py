@@ -191,7 +191,7 @@ def identity(trial: Trial) -> dict[str, Any]:
     """
     same = (
         "dataset", "task", "model", "kind", "method", "strategy", "protocol", "schedule", "seed", "base_seed",
-        "round_to", "processes",
+        "round_to", "processes", "depth", "image_size",
     )  # fmt: skip
     return {name: getattr(trial, name) for name in same} | {
         "trial_id": trial.trial_id,

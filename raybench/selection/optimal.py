@@ -6,7 +6,7 @@ takes the costs of all widths of a group with the other groups at a known point,
 `scipy.optimize.milp`, and moves the point to the solution, until it stays; several points are begun at. What a round
 gets wrong is mended by the exact cost: single units go until the target is met, then units are exchanged, and pairs of
 widths, as long as importance grows. The end is a local optimum, not a proven one. Of what was seen, the cut is what
-keeps most and meets the target within 0.5 %. Blocks are never removed whole.
+keeps most and meets the target within 0.5 %. Blocks are never removed whole; `optimal-blocks` does so.
 """
 
 from __future__ import annotations
@@ -90,6 +90,14 @@ class Knapsack:
         """The counts of most importance of those seen that cost `goal` within 0.5 %; None if there are none."""
         near = [one for counts in self.solutions(goal) if (one := self._near(counts, goal)) is not None]
         return max(near, key=lambda one: float(self.importance(one)), default=None)
+
+    def quickly(self, goal: float, rounds: int) -> float:
+        """The importance that some rounds from one share of all groups lead to, within `goal`, without exchanges."""
+        point, best = self._even(goal), -math.inf
+        for _ in range(rounds):
+            point = self._linear(point, goal)
+            best = max(best, float(self.importance(self._within(point, goal))))
+        return best
 
     def _from(self, point: np.ndarray, goal: float, seen: set[tuple[int, ...]]) -> Iterator[np.ndarray]:
         """What the rounds that begin at `point` lead to, within `goal`; nothing that was `seen` before."""

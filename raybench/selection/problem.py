@@ -22,6 +22,7 @@ class RankingRule:
     scope: str  # all | group | structure
     protected_share: float = 0.0
     ranks: bool = True  # false: widths are chosen by a knapsack (`optimal`)
+    blocks: bool = False  # whether it may remove whole blocks
 
 
 STRATEGIES = {
@@ -30,6 +31,7 @@ STRATEGIES = {
     "local": RankingRule("group"),
     "isomorphic": RankingRule("structure"),
     "optimal": RankingRule("all", ranks=False),
+    "optimal-blocks": RankingRule("all", ranks=False, blocks=True),
 }
 
 

@@ -24,3 +24,6 @@ class Cut:
     removed: tuple[int, ...] = ()  # tokens that each block removes, of a method that removes tokens
     network: str | None = None  # a smaller dense network that stands in place of a cut one, with its parameters
     selected_ms: float | None = None  # of one image as timed when it was selected, where the target is a latency
+    predicted_ms: float | None = None  # of one image as the table of layers has it
+    blocks: tuple[str, ...] = ()  # modules that were removed whole before channels were chosen, in the network's order
+    blocks_base: int = 0  # how many could have been, where that was asked

@@ -73,7 +73,7 @@ def select(
         raise UserError(f"a speed-up must be above 1; found {bad[0]}")
     cost = Cost.measure(scoring.model, example, groups)
     problem = Problem.of(groups, cost, strategy, round_to, meter(cost))
-    scorer = _scorer(scoring, library_members(groups) if protocol == "pruningbench" else groups)
+    scorer = scorer_of(scoring, library_members(groups) if protocol == "pruningbench" else groups)
     wanted = sorted(set(targets))
     base, count = library_counts(scoring.model, example, groups)
     if protocol == "pruningbench":
@@ -114,13 +114,13 @@ def select_ratio(
     if not 0 < ratio < 1:
         raise UserError(f"a ratio must lie between 0 and 1; found {ratio}")
     problem = Problem.of(groups, Cost.measure(scoring.model, example, groups), strategy, round_to)
-    scorer = _scorer(scoring, groups)
+    scorer = scorer_of(scoring, groups)
     base, count = library_counts(scoring.model, example, groups)
     cut = cut_of(problem, 1.0, at_ratio(problem, scorer, ratio), base, count)
     return replace(cut, target=cut.speedup)
 
 
-def _scorer(scoring: Scoring, groups: Groups) -> Scorer:
+def scorer_of(scoring: Scoring, groups: Groups) -> Scorer:
     """A scorer of `groups`; NotSupported when the criterion scores none of the network's channels."""
     scorer, criterion = scoring.scorer(groups), scoring.criterion
     if all(scores is None for scores in scorer.scores()):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from raybench import registry
 from raybench.errors import UserError, unknown
@@ -15,23 +15,25 @@ from raybench.serve.data import check_stays
 from raybench.serve.places import allowed_module, allowed_path
 from raybench.serve.settings import Settings
 from raybench.serve.uploads import Uploads
+from raybench.sweep.axes import Part, StrategyName
 from raybench.sweep.modules import own_module
 from raybench.sweep.nodes import as_yaml, scalar
 from raybench.sweep.reader import SHIPPED, recipe_files
+from raybench.sweep.sweep import Sweep
 
 OWN = "own"  # the model that is typed beside the list
 STAGES = {"base": "base", "sparsify": "sparse learning", "finetune": "fine-tuning"}
 SETTINGS = {"epochs": int, "warmup_epochs": float, "batch_size": int, "lr": float}
-STRATEGIES = ("protected-global", "global", "local", "isomorphic", "optimal")
-PARTS = ("embed", "head-dim", "heads", "mlp")
-CHOICES = {
-    "base_seeds": ("shared", "per-seed"),
-    "protocol": ("raybench", "pruningbench"),
-    "schedule": ("auto", "progressive", "iterative", "one-shot"),
+PARTS: tuple[str, ...] = get_args(Part)
+CHOICES: dict[str, tuple[str, ...]] = {  # the default first
+    name: get_args(Sweep.model_fields[name].annotation) for name in ("base_seeds", "protocol", "schedule")
 }
+ALONE = {"selection": "trained selection", "token": "token reducer"}  # methods that no sparse learning goes with
 WORD = re.compile(r"[\w.+~-]+")  # a parameter: no separator of paths
 MOST_TEXT = 2000  # characters of one field
 MOST_ITEMS = 200  # entries of one list
+_DEFAULT = Sweep.model_fields["strategies"].default[0]  # stands first
+STRATEGIES: tuple[str, ...] = tuple(sorted(get_args(StrategyName), key=lambda one: one != _DEFAULT))
 MOST_CELLS = 20_000  # of one run; a plan of more takes minutes and memory, while somebody types
 
 
@@ -238,12 +240,14 @@ def _model(form: Fields, settings: Settings, uploads: Uploads, folder: list[Path
 
 
 def _methods(form: Fields) -> list[str]:
-    """Every criterion with every way of sparse learning; `none` is the criterion alone."""
+    """Every criterion with every way of sparse learning, `none` being the criterion alone; then the other methods."""
     criteria = form.chosen("method", "importance", registry.importance.entries())
     regularizers = form.chosen("regularizer", "regularizer", ("none", *registry.regularizer.entries())) or ["none"]
-    if not criteria:
-        form.problems.append("criteria: found none, expected at least one")
-    return [one if r == "none" else f"{one}+{r}" for one in criteria for r in regularizers]
+    kinds = {"selection": registry.selection, "token": registry.token}
+    others = [one for field, kind in ALONE.items() for one in form.chosen(field, kind, kinds[field].entries())]
+    if not criteria and not others:
+        form.problems.append("criteria: found none, expected at least one, or a trained selection or token reducer")
+    return [one if r == "none" else f"{one}+{r}" for one in criteria for r in regularizers] + others
 
 
 def _recipe(form: Fields) -> Any:

@@ -20,7 +20,7 @@ from raybench.errors import UserError
 from raybench.plan.records import Estimate
 from raybench.plan.view import cost_lines
 from raybench.serve.children import Answer, answer
-from raybench.serve.form import PARTS, STAGES, STRATEGIES, FormError, Wanted, read_form, recipes
+from raybench.serve.form import CHOICES, PARTS, STAGES, STRATEGIES, FormError, Wanted, read_form, recipes
 from raybench.serve.parts import Parts
 from raybench.serve.queue import Queue
 from raybench.serve.runs import Runs
@@ -191,7 +191,10 @@ def _choices() -> dict[str, Any]:
         "datasets": sorted(datasets, key=lambda pair: (pair[1] != "ready", pair[0].name)),
         "criteria": list(registry.importance.entries().values()),
         "regularizers": list(registry.regularizer.entries().values()),
+        "selections": list(registry.selection.entries().values()),
+        "tokens": list(registry.token.entries().values()),
         "strategies": STRATEGIES,
+        "choices": CHOICES,
         "parts": PARTS,
         "recipes": recipes(),
         "stages": STAGES,

@@ -7,6 +7,7 @@ process must not use the client of its parent: its requests would never be answe
 from __future__ import annotations
 
 import io
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 AT_ONCE = 4 << 20  # bytes: one request for a smaller object costs less than several ranges
 RANGE = 1 << 20  # bytes: the smallest range read of a larger one
 TRIES = 3  # of a conditional PUT without an answer
+CONFLICTS = 50  # answers in a row that contradict each other; with the pauses between them, some ten seconds
 WRITER = "raybench-writer"  # metadata of a created object: a unique id of the call that created it
 
 
@@ -59,7 +61,7 @@ class Bucket:
         """Write `name` with a conditional PUT; False if it already existed."""
         from obstore.exceptions import AlreadyExistsError
 
-        writer, failures = uuid.uuid4().hex, 0
+        writer, failures, conflicts = uuid.uuid4().hex, 0, 0
         while True:
             try:
                 with self._errors():
@@ -70,6 +72,10 @@ class Bucket:
                 if holder is not None:
                     return holder == writer  # True if an earlier try wrote it and only the answer was lost
                 # else S3 reported a conflict with a PUT or delete under way, and expects another try
+                conflicts += 1
+                if conflicts == CONFLICTS:
+                    raise OSError(f"{name}: the store says that it exists, and that it doesn't") from None
+                time.sleep(0.01 * conflicts)
             except OSError:  # obstore retries error answers, but a conditional PUT not after a timeout
                 failures += 1
                 if failures == TRIES:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from raybench.errors import UserError
 from raybench.storage.base import Storage
 from raybench.storage.leases import TTL, stamp
+
+TELLING = 2  # failures in a row that are reported: one may pass
+JOIN_S = 30.0  # for a write that hangs, at the end
 
 
 class Heartbeat:
@@ -20,6 +22,8 @@ class Heartbeat:
         self._storage, self._key, self._ttl = storage, key, ttl
         self._facts = dict(facts)
         self._stop = threading.Event()
+        self._failures = 0
+        self.say: Callable[[str], None] = lambda text: None  # called when the storage can't be written for long
         self._beat: threading.Thread | None = None
 
     def start(self) -> None:
@@ -36,7 +40,7 @@ class Heartbeat:
         if self._beat is None:
             return
         self._stop.set()
-        self._beat.join()
+        self._beat.join(JOIN_S)
         self._beat = None
         self._facts.update(facts)
         self._try()
@@ -46,9 +50,17 @@ class Heartbeat:
             self._try()
 
     def _try(self) -> None:
-        """Write the file; an error is ignored, as the next renewal tries again."""
-        with contextlib.suppress(OSError, UserError):
+        """Write the file; the next renewal tries again after an error, of which the second in a row is reported."""
+        try:
             self._write()
+        except (OSError, UserError) as error:
+            self._failures += 1
+            if self._failures == TELLING:
+                self.say(f"the storage {self._storage.url} can't be written, so workers wait for it: {error}")
+        else:
+            if self._failures >= TELLING:
+                self.say(f"the storage {self._storage.url} works again")
+            self._failures = 0
 
     def _write(self) -> None:
         self._storage.replace(self._key, json.dumps({**self._facts, **stamp(self._ttl)}).encode(), durable=False)

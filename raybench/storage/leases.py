@@ -72,6 +72,12 @@ class Lease:
         """Whether a live process holds it now."""
         return any(self._alive(name) for name in self._generations())
 
+    def holder(self) -> str:
+        """The live process that holds it, in words; empty if there is none."""
+        contents = [self._storage.read(self._key(name)) for name in sorted(self._generations(), reverse=True)]
+        alive = [found for found in map(holder_in, filter(None, contents)) if is_alive(found)]
+        return f"process {alive[0]['pid']} on {alive[0]['machine'].partition(':')[0]}" if alive else ""
+
     def acquire(self) -> bool:
         """Take the lease if it is free or stale, without waiting; returns whether it is held."""
         seen = self._generations()

@@ -22,14 +22,15 @@ from pydantic_core import PydanticCustomError
 from raybench import registry
 from raybench.catalogue import OPTIONS, REQUIRED, Entry
 from raybench.errors import nearest, unknown
+from raybench.image_size import LARGEST
 from raybench.sweep.bounds import MOST_MS, MOST_ROUND, MOST_SEED, MOST_SPEEDUP
 from raybench.sweep.data_roots import folder_hint
 from raybench.sweep.mistakes import show
 from raybench.sweep.modules import as_module, module_hint, strange_parameters
-from raybench.sweep.target import Amount
+from raybench.sweep.target import TARGETS, Amount
 from raybench.sweep.trial import Recipe, Scalar
 
-StrategyName = Literal["local", "global", "protected-global", "isomorphic", "optimal"]
+StrategyName = Literal["local", "global", "protected-global", "isomorphic", "optimal", "optimal-blocks"]
 Schedule = Literal["auto", "progressive", "iterative", "one-shot"]
 Part = Literal["embed", "heads", "head-dim", "mlp"]
 
@@ -97,6 +98,8 @@ Speedups = Annotated[tuple[Speedup, ...], Many, Field(min_length=1)]
 NO_SPEEDUPS = object()  # in place of the speed-ups of a sweep that has other targets only
 SomeSpeedups = Annotated[Speedups, WrapValidator(lambda value, check: () if value is NO_SPEEDUPS else check(value))]
 Milliseconds = Annotated[float, Field(gt=0, le=MOST_MS, allow_inf_nan=False), BeforeValidator(without_ms)]
+ImageSide = Annotated[int, Field(ge=1, le=LARGEST)]
+Depth = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST_SEED)], ...], Many, Field(min_length=1)]
 Strategies = Annotated[tuple[StrategyName, ...], Many, Field(min_length=1)]
 Patterns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Many]
@@ -110,8 +113,20 @@ class Targets(StrictModel):
     latency_ms: Annotated[tuple[Milliseconds, ...], Many, Field(min_length=1)] | None = Field(
         default=None, description="milliseconds of one image, by a table measured on the device of the cells"
     )
+    latency: Speedups | None = Field(
+        default=None, description="milliseconds of the uncut network / of the pruned one, both measured there"
+    )
 
-    @field_validator("params", "latency_ms")
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _no_share(cls, value: Any) -> Any:
+        for place, one in enumerate(as_tuple(value)):
+            if isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one < 1:
+                wanted = f"a number above 1, as speedups are: uncut / pruned, such as {1 / one:.3g}"
+                raise mistake(f"found {one:g}, expected {wanted}", place)
+        return value
+
+    @field_validator("params", "latency_ms", "latency")
     @classmethod
     def _once(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
         return values and distinct(values)
@@ -119,14 +134,13 @@ class Targets(StrictModel):
     @model_validator(mode="after")
     def _some(self) -> Targets:
         if not self.amounts:
-            raise mistake("found no target, expected params or latency_ms; MACs are the key speedups")
+            raise mistake("found no target, expected params, latency or latency_ms; MACs are the key speedups")
         return self
 
     @property
     def amounts(self) -> tuple[Amount, ...]:
         """Every asked amount."""
-        params, latencies = self.params or (), self.latency_ms or ()
-        return (*(Amount(one, "params") for one in params), *(Amount(one, "latency_ms") for one in latencies))
+        return tuple(Amount(one, kind) for kind in TARGETS[1:] for one in getattr(self, kind) or ())
 
 
 def amounts_of(holder: Any) -> tuple[Amount, ...]:

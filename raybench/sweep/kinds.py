@@ -1,4 +1,4 @@
-"""What a method removes: channels of layers, or tokens of vision transformers. Imports nothing."""
+"""What is removed: channels of layers or tokens of vision transformers, and whole blocks. Imports nothing."""
 
 from __future__ import annotations
 
@@ -7,3 +7,6 @@ from typing import Literal
 Kind = Literal["channels", "tokens"]
 CHANNELS: Kind = "channels"
 TOKENS: Kind = "tokens"
+KNAPSACKS = ("optimal", "optimal-blocks")  # strategies that don't rank channels
+REMOVES_BLOCKS = ("optimal-blocks",)  # strategies that may remove whole blocks
+WHOLE = 1.0  # depth of a network that keeps all its blocks

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from raybench.catalogue import ROOT, Entry
 from raybench.errors import SpecError, nearest
+from raybench.sweep.timm_parameters import strange_of_timm
 
 DYNAMIC = {"globals", "vars", "locals", "exec", "setattr"}  # calls by which a module may get names of its own
 
@@ -141,10 +142,14 @@ def check_function(name: str) -> None:
 
 
 def strange_parameters(name: str, given: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(message, parameter) for those of `given` that the function of a user's `module:function` doesn't take.
+    """(message, parameter) for those of `given` that the function of `module:function`, or `timm:NAME`, doesn't take.
 
     Nothing is imported. Functions that take any, that are decorated or made otherwise have none, so far as is known.
     """
+    module, _, rest = name.partition(":")
+    if module == "timm":
+        yield from strange_of_timm(rest, given)
+        return
     taken = _parameters(name)
     for one in given if taken is not None else ():
         if one not in (taken or ()):
@@ -155,7 +160,7 @@ def strange_parameters(name: str, given: Iterable[str]) -> Iterator[tuple[str, s
 def _parameters(name: str) -> tuple[str, ...] | None:
     """Names of the arguments of the only function or class `module:function`; None where they can't be known."""
     module, _, function = name.partition(":")
-    file = _file_of(module) if module != "timm" else None
+    file = _file_of(module)
     try:
         tree = ast.parse(file.read_bytes()) if file and file.suffix == ".py" else None
     except (SyntaxError, ValueError, OSError, RecursionError):

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from raybench.sweep.spread import spread_methods, with_plurals
 from raybench.sweep.sweep import ENTRIES, Sweep
 from raybench.sweep.trial import Recipe
 
+AGAINST = {  # what can contradict a setting of a recipe: the end of its path -> the end of the other's
+    ("warmup_epochs",): ("epochs",),
+    ("nesterov",): ("momentum",),
+    ("early_stop", "grace_period"): ("finetune", "epochs"),
+}
 SHIPPED = Path(str(files("raybench") / "shipped"))  # the sweeps and recipes that come with raybench
 
 
@@ -89,10 +95,28 @@ def _placed(error: Any, root: YamlNode) -> Iterator[Mistake]:
     node, path = root.find(loc)
     if error["type"] == "missing":
         path = loc
-    yield Mistake(node.file, node.line, path, explain(error, Sweep))
+    at = loc if context.get("at") else ()
+    yield _both_named(Mistake(node.file, node.line, path, explain(error, Sweep)), root, at, root.file)
     for one in context.get("more", ()):
-        node, path = root.find((*error["loc"], *one["at"]))
-        yield Mistake(node.file, node.line, path, one["message"])
+        loc = (*error["loc"], *one["at"])
+        node, path = root.find(loc)
+        yield _both_named(Mistake(node.file, node.line, path, one["message"]), root, loc, root.file)
+
+
+def _both_named(mistake: Mistake, tree: YamlNode, loc: tuple[str | int, ...], own: Path) -> Mistake:
+    """A contradiction, at `loc` in `tree`, of settings that stand in different files: with both places; others as is.
+
+    Where the sweep's `own` file, or an option, has the other setting, the mistake is there.
+    """
+    for end, against in AGAINST.items():
+        other, found = tree.find((*loc[: -len(end)], *against))
+        if loc[-len(end) :] != end or found[-len(against) :] != against or other.file == mistake.file:
+            continue
+        if other.file == own:
+            path = (*mistake.path[: -len(end)], *against)
+            return Mistake(other.file, other.line, path, f"found {show(other.value)}, but {mistake}")
+        return replace(mistake, message=f"{mistake.message} ({against[-1]}: {other.file}:{other.line})")
+    return mistake
 
 
 def _contradictions(root: YamlNode) -> Iterator[Mistake]:
@@ -104,7 +128,7 @@ def _contradictions(root: YamlNode) -> Iterator[Mistake]:
         with suppress(ValidationError):
             for message, at in Recipe.model_validate(node.plain()).contradictions():
                 wrong, _ = node.find(at)
-                yield Mistake(wrong.file, wrong.line, ("recipe", *at), message)
+                yield _both_named(Mistake(wrong.file, wrong.line, ("recipe", *at), message), node, at, root.file)
 
 
 def _extended(file: Path, chain: tuple[Path, ...]) -> YamlNode:

@@ -17,6 +17,7 @@ from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, amounts_of, 
 from raybench.sweep.bounds import AUGMENTATIONS
 from raybench.sweep.data_roots import data_fingerprint
 from raybench.sweep.environment import number_variables, warn_of_variables
+from raybench.sweep.image_sizes import own_size
 from raybench.sweep.kinds import CHANNELS, TOKENS
 from raybench.sweep.modules import check_function, module_source, plugin_source
 from raybench.sweep.speed import TASKS
@@ -228,17 +229,24 @@ class _Resolver:
             strategy=strategy,
             speedup=asked.value,
             target=asked.kind,
+            depth=sweep.depths[0],
+            image_size=self._image_size(dataset),
             ratio=sweep.ratio,
             seed=seed,
             base_seed=base_seed,
             protocol=sweep.protocol,
             device=device,
             threads=sweep.threads_of(model.name) if device == "cpu" else None,
-            processes=self._processes(model.name, fields["task"]),
+            processes=self._processes(model.name),
             environment=self._environments[device],
             recipe=recipe,
         )
         return trial if transfer == NONE else self._transferred(trial, transfer)
+
+    def _image_size(self, dataset: DatasetAxis) -> int | None:
+        """The sweep's image size; None where it is the dataset's own."""
+        entry, size = registry.dataset.entry(dataset.name), next(iter(self.sweep.image_sizes), None)
+        return None if size == own_size(entry, resolved(entry, dataset.params)) else size
 
     def _transferred(self, trial: Trial, transfer: Transfer) -> Trial:
         """`trial` with the weights of the sweep's source in place of its own, and a new classifier."""
@@ -260,13 +268,14 @@ class _Resolver:
         weights = Weights(kind=STAGE, identity=before.base_key, new_head=True, source=before)
         return trial.model_copy(update=changed | {"weights": weights, "transfer_from": source.dataset})
 
-    def _processes(self, model: str, task: str) -> int:
-        """How many processes train a cell of `model` together; SpecError for a task that knows one only."""
+    def _processes(self, model: str) -> int:
+        """How many processes train a cell of `model` together; SpecError for a network that one alone can train."""
         found = self.sweep.resources.of(model).team
-        if found > 1 and task not in TASKS:
+        known = registry.model.entries()
+        if found > 1 and model in known and known[model].facts.get("one_process"):
             raise SpecError(
-                f"resources: found {found} processes for a cell of {model}, expected 1: {task} trains with parts of "
-                "ultralytics in one process, on one GPU at most"
+                f"resources: found {found} processes for a cell of {model}, expected 1: it trains with noisy copies of "
+                "the boxes, which are drawn for a whole batch, on one GPU at most"
             )
         return found
 

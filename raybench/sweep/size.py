@@ -11,7 +11,8 @@ VALUES = ("strategies", "amounts", "seeds")  # axes that an entry may override; 
 
 def cells_of(sweep: Any) -> int:
     """The number of cells of `sweep`, those of `include` with them, before `exclude` and before doubles are dropped."""
-    variants = max(1, len(sweep.recipes)) * max(1, len(sweep.protocols)) * max(1, len(sweep.transfer))
+    axes = (sweep.recipes, sweep.protocols, sweep.transfer, sweep.depths, sweep.image_sizes)
+    variants = math.prod(max(1, len(values)) for values in axes)
     return variants * sum(_product(sweep, extra) for extra in (None, *sweep.include))
 
 

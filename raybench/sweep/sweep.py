@@ -16,6 +16,8 @@ from raybench.sweep.axes import (
     AttentionParts,
     Axis,
     DatasetAxis,
+    Depth,
+    ImageSide,
     Many,
     MethodAxis,
     ModelAxis,
@@ -34,6 +36,7 @@ from raybench.sweep.axes import (
     refuse,
 )
 from raybench.sweep.bounds import MOST_CELLS, MOST_NAME, MOST_RATIO, MOST_ROUND, MOST_THREADS
+from raybench.sweep.kinds import KNAPSACKS, WHOLE
 from raybench.sweep.resources import Measured, Resources
 from raybench.sweep.size import cells_of
 from raybench.sweep.source import Source
@@ -109,6 +112,12 @@ class Sweep(StrictModel):
     transfer: Annotated[tuple[Transfer, ...], Many] = Field(
         default=(), description="an axis: none, prune-then-transfer, transfer-then-prune (default with a base)"
     )
+    depths: Annotated[tuple[Depth, ...], Many, Field(min_length=1)] = Field(
+        default=(WHOLE,), description="an axis: share of the removable blocks that stays; 1: all"
+    )
+    image_sizes: Annotated[tuple[ImageSide, ...], Many] = Field(
+        default=(), description="an axis: side of the images from the selection on; default: the dataset's own"
+    )
     schedule: Schedule = "auto"
     prune: AttentionParts | None = Field(default=None, description="which parts of attention models are pruned")
     keep: Patterns = Field(default=(), description="layers that keep their width, by name or glob: layer1.*.conv2")
@@ -163,11 +172,20 @@ class Sweep(StrictModel):
         return roots
 
     def variants(self) -> Iterator[Sweep]:
-        """The sweep with one recipe, protocol and transfer, for each of them."""
-        axes = (self.recipes or (self.recipe,), self.protocols or (self.protocol,), self.transfers)
-        for recipe, protocol, transfer in itertools.product(*axes):
-            one = {"recipe": recipe, "protocol": protocol, "recipes": (), "protocols": (), "transfer": (transfer,)}
-            yield self.model_copy(update=one) if self.recipes or self.protocols or self.base else self
+        """The sweep with one recipe, protocol, transfer, depth and image size, for each of them."""
+        rules = self.recipes or (self.recipe,), self.protocols or (self.protocol,)
+        sizes: list[tuple[int, ...]] = [(size,) for size in self.image_sizes] or [()]
+        several = self.recipes or self.protocols or self.base or len(self.depths) > 1 or len(self.image_sizes) > 1
+        for recipe, protocol, transfer, depth, size in itertools.product(*rules, self.transfers, self.depths, sizes):
+            one: dict[str, Any] = {
+                "recipe": recipe,
+                "protocol": protocol,
+                "recipes": (),
+                "protocols": (),
+                "transfer": (transfer,),
+            }
+            one |= {"depths": (depth,), "image_sizes": size}
+            yield self.model_copy(update=one) if several else self
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:
@@ -175,7 +193,7 @@ class Sweep(StrictModel):
         return self.transfer or (("transfer-then-prune",) if self.base else (NONE,))
 
     @field_validator(
-        "models", "datasets", "methods", "strategies", "speedups", "seeds", "recipes", "protocols", "transfer"
+        *ENTRIES, "strategies", "speedups", "seeds", "recipes", "protocols", "transfer", "depths", "image_sizes"
     )
     @classmethod
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -237,15 +255,15 @@ class Sweep(StrictModel):
             yield "found a source, expected none: protocol pruningbench starts from the dataset's own base", ("base",)
 
     def _unranked(self) -> Iterator[tuple[str, Place]]:
-        """Strategy `optimal` beside what ranks channels: the published protocol, a ratio."""
+        """Strategies that solve a knapsack beside what ranks channels: the published protocol, a ratio."""
         if not self._published and self.ratio is None:
             return
         why = (
             "protocol pruningbench ranks channels" if self._published else "a ratio is a share of channels, not a cost"
         )
         for place, holder in self._holders():
-            if "optimal" in (holder.strategies or ()):
-                yield f"found 'optimal', expected a ranking: {why}", (*place, "strategies")
+            for found in set(KNAPSACKS).intersection(holder.strategies or ()):
+                yield f"found {found!r}, expected a ranking: {why}", (*place, "strategies")
 
     @property
     def _published(self) -> bool:

@@ -5,26 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-TargetKind = Literal["macs", "params", "latency_ms"]
-TARGETS: tuple[TargetKind, ...] = ("macs", "params", "latency_ms")
-ASKED = ("speedup_target", "ratio", "params_target", "latency_target_ms")  # columns of a row: one of them has a value
+TargetKind = Literal["macs", "params", "latency_ms", "latency"]
+TARGETS: tuple[TargetKind, ...] = ("macs", "params", "latency_ms", "latency")
+TIMED: tuple[TargetKind, ...] = ("latency_ms", "latency")  # measured on the device of the cells
+ASKED = (  # columns of a row: one of them has a value
+    "speedup_target", "ratio", "params_target", "latency_target_ms", "latency_target",
+)  # fmt: skip
 
 
 class Amount(NamedTuple):
-    """How much is asked of one cost: base / pruned for `macs` and `params`, milliseconds for `latency_ms`."""
+    """How much is asked of one cost: base / pruned, or milliseconds for `latency_ms`."""
 
     value: float
     kind: TargetKind = "macs"
 
 
 def amount(
-    speedup: float | None, ratio: float | None, params: float | None = None, latency_ms: float | None = None
+    speedup: float | None,
+    ratio: float | None,
+    params: float | None = None,
+    latency_ms: float | None = None,
+    latency: float | None = None,
 ) -> str:
-    """The asked amount of pruning: ``2x`` for a speed-up, ``ratio 0.5``, ``2x params`` or ``3 ms``."""
+    """The asked amount of pruning: ``2x`` for a speed-up, ``ratio 0.5``, ``2x params``, ``3 ms`` or ``2x latency``."""
     if params is not None:
         return f"{params:g}x params"
     if latency_ms is not None:
         return f"{latency_ms:g} ms"
+    if latency is not None:
+        return f"{latency:g}x latency"
     return f"{speedup:g}x" if ratio is None else f"ratio {ratio:g}"
 
 

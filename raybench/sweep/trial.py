@@ -6,10 +6,8 @@ are hashes of the fields that those stages depend on.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -17,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from raybench.catalogue import SCRATCH, SMALL, TRAIN, UNTRAINED
 from raybench.errors import counted
 from raybench.sweep.bounds import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_NAME, Augmentation, Real, Whole
+from raybench.sweep.digests import canonical, canonical_scalar, hashed
+from raybench.sweep.digests import digest as digest
 from raybench.sweep.early_stop import EarlyStop
-from raybench.sweep.kinds import CHANNELS, Kind
+from raybench.sweep.kinds import CHANNELS, WHOLE, Kind
 from raybench.sweep.speed import Speed
-from raybench.sweep.target import TargetKind
+from raybench.sweep.target import TARGETS, TIMED, TargetKind
 from raybench.sweep.weights import NONE, PRUNED, Transfer, Weights
 
-ID_LENGTH = 16  # hex digits of the SHA-256 that are kept: 64 bits, no collision below a billion cells
 # Versions of the shared code; methods, models and datasets have versions of their own. Raising one changes the keys,
 # so that results of older code are not reused.
 TRAINING = 1  # training loop, augmentation, evaluation
@@ -160,6 +159,8 @@ class Trial(Frozen):
     transfer: Transfer = NONE  # whether the weights are of other data; left out of ids and keys where they aren't
     transfer_from: str | None = None  # what they are of: a dataset's name, or the file's SHA-256
     target: TargetKind = "macs"  # left out of ids and keys where it is the MACs
+    depth: float = Field(default=WHOLE, gt=0, le=1)  # share of the removable blocks that stays; left out where all do
+    image_size: int | None = Field(default=None, ge=1)  # from the selection on; None, left out: the dataset's own
     seed: int = 0
     base_seed: int = 0
     protocol: Literal["raybench", "pruningbench"] = "raybench"
@@ -184,6 +185,8 @@ class Trial(Frozen):
             "environment": bool(self.environment),
             "processes": self.processes > 1,
             "target": self.target != "macs",
+            "depth": self.shallower,
+            "image_size": self.image_size is not None,
             "transfer": self.transfer != NONE,
             "transfer_from": self.transfer_from is not None,
         }
@@ -214,12 +217,12 @@ class Trial(Frozen):
             stale |= {"sparsify_key", "pass_key"}
         if self.importance.trained:
             stale |= {"sparsify_key", "pass_key"}
-        same = (strategy, target) == (self.strategy, self.target) and target != "latency_ms"
+        same = (strategy, target) == (self.strategy, self.target) and target not in TIMED
         if not same or copy.selection_seed != self.selection_seed:
             stale.add("pass_key")
         for key in stale & vars(copy).keys():
             del vars(copy)[key]
-        own = {name: _canonical_scalar(value) for name, value in changed.items() if name != "base_seed"}
+        own = {name: canonical_scalar(value) for name, value in changed.items() if name != "base_seed"}
         vars(copy)["id_fields"] = self.id_fields | own
         if target == "macs":
             del vars(copy)["id_fields"]["target"]
@@ -239,6 +242,16 @@ class Trial(Frozen):
     def prunes_first(self) -> bool:
         """Whether channels are chosen in the network of the source data, before it learns the target's."""
         return self.transfer == PRUNED
+
+    @property
+    def shallower(self) -> bool:
+        """Whether whole blocks are removed before channels are chosen."""
+        return self.depth < WHOLE
+
+    @property
+    def at_own_size(self) -> Trial:
+        """The trial as base and sparsifying stage see it: with images of the dataset's own size."""
+        return self if self.image_size is None else self.model_copy(update={"image_size": None})
 
     @property
     def is_small(self) -> bool:
@@ -273,10 +286,10 @@ class Trial(Frozen):
         return self.speedup if self.ratio is None and self.target == "macs" else None
 
     @property
-    def asked(self) -> tuple[float | None, float | None, float | None, float | None]:
+    def asked(self) -> tuple[float | None, ...]:
         """The asked amount as the columns ASKED have it."""
-        params, latency = (self.speedup if self.target == kind else None for kind in ("params", "latency_ms"))
-        return self.speedup_target, self.ratio, params, latency
+        others = (self.speedup if self.target == kind else None for kind in TARGETS[1:])
+        return (self.speedup_target, self.ratio, *others)
 
     @property
     def selection_seed(self) -> int:
@@ -288,7 +301,7 @@ class Trial(Frozen):
         """Hash of everything that this cell's numbers depend on, with the base by its identity."""
         own = ",".join(f'"{name}":{text}' for name, text in sorted(self.id_fields.items()))
         before = "".join(f"{part}," for part in (*self._versions, SELECTION))
-        return _hashed(f'["cell",{before}{{{own}}},{_canonical(self.base_identity)}]')
+        return hashed(f'["cell",{before}{{{own}}},{canonical(self.base_identity)}]')
 
     @cached_property
     def id_fields(self) -> dict[str, str]:
@@ -299,7 +312,7 @@ class Trial(Frozen):
             left_out["ratio"] = True
         left_out |= {name: True for name in CHOSEN if name not in self.chosen}
         dumped = self.model_dump(mode="json", exclude=left_out)
-        return {name: _canonical(value) for name, value in dumped.items()}
+        return {name: canonical(value) for name, value in dumped.items()}
 
     @property
     def chosen(self) -> dict[str, tuple[str, ...]]:
@@ -363,29 +376,13 @@ class Trial(Frozen):
         own = self.model_dump(mode="json", include=fields) | {"seed": self.selection_seed}
         own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
         own |= {"target": self.target} if self.target != "macs" else {}
+        own |= {"depth": self.depth} if self.shallower else {}
+        own |= {} if self.image_size is None else {"image_size": self.image_size}
         own |= {"transfer": self.transfer} if self.prunes_first else {}
-        own |= {"latency_ms": self.speedup} if self.target == "latency_ms" else {}  # one out of reach stops no other
+        own |= {self.target: self.speedup} if self.target in TIMED else {}  # one out of reach stops no other
         return digest("select", SELECTION, own, self.sparsify_key or self.base_key)
 
     @cached_property
     def select_key(self) -> str:
         """Key of the selection for this speed-up. It doesn't depend on the sweep's other speed-ups."""
         return digest("cut", self.pass_key, self.speedup if self.ratio is None else {"ratio": self.ratio})
-
-
-def digest(*parts: Any) -> str:
-    """First 16 hex digits of the SHA-256 of the parts' canonical JSON (sorted keys, no spaces)."""
-    return _hashed(_canonical(parts))
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-@lru_cache(maxsize=4096, typed=True)  # 2 and 2.0 are written differently
-def _canonical_scalar(value: Scalar) -> str:
-    return _canonical(value)
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]

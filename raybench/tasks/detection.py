@@ -22,14 +22,17 @@ from raybench.pauses import pause
 from raybench.registry import task
 from raybench.storage.base import Storage
 from raybench.sweep.trial import TrainRecipe
+from raybench.tasks.classification import check_shares
 from raybench.tasks.detection_images import PlainImages, Squares, workers_for
 from raybench.tasks.detection_loss import AnyDetector, Criterion, criterion_for, criterion_of, raw_of, summed
 from raybench.tasks.detection_metrics import Meter, detections
+from raybench.tasks.detection_team import of_whole_batches
 from raybench.tasks.detection_training import EpochInputs, check_recipe, freeze_integral, make_optimizer, run_epoch
 from raybench.tasks.protocol import Checkpoint, Training, check_calibration
 from raybench.tasks.training.loop import fit
 from raybench.tasks.training.optimize import set_apart
 from raybench.tasks.training.seeding import deterministic, generator
+from raybench.tasks.training.team import ALONE, Team
 
 EVALUATION_BATCH = 16  # images; a constant, so that a figure never depends on the recipe
 
@@ -40,7 +43,15 @@ class Detection:
 
     metric = "mAP50-95"
 
-    def __init__(self, data: BoxData | LabelSource, device: torch.device, storage: Storage | None = None) -> None:
+    def __init__(
+        self,
+        data: BoxData | LabelSource,
+        device: torch.device,
+        storage: Storage | None = None,
+        team: Team = ALONE,
+    ) -> None:
+        """`team`: processes that train and evaluate together."""
+        self._team = team
         self._data = data.opened(storage) if isinstance(data, LabelSource) else data
         self.data: DataFacts = replace(self._data.facts, class_names=self._data.names)
         self._device = device
@@ -78,9 +89,13 @@ class Detection:
         """
         check_recipe(recipe)
         detector = self._checked(model)
+        if self._team.size > 1 and isinstance(detector, TransformerDetector):
+            raise UserError(f"resources: found {self._team.size} processes a cell, expected 1 for an RT-DETR")
         freeze_integral(detector)
         split: Split = "test" if select == "test" else "val"
-        inputs = EpochInputs(self._data, recipe, seed, self._device, criterion_of(detector))
+        check_shares(self._team, len(self._data.train), recipe.batch_size)
+        criterion = of_whole_batches(criterion_of(detector), self._team)
+        inputs = EpochInputs(self._data, recipe, seed, self._device, criterion, self._team)
         return fit(
             model,
             inputs,
@@ -91,6 +106,7 @@ class Detection:
             validate=lambda net: self.evaluate(net, split),
             metric=self.metric,
             keep_best=select != "last",
+            team=self._team,
         )
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
@@ -98,22 +114,29 @@ class Detection:
         detector = self._checked(model)
         truth = self._data.split(split)
         images = PlainImages(truth, self._side, stretched=detector.stretched)
-        meter = Meter(self._data.names)
+        order, mine = list[int](), dict[int, Tensor]()
         loss_of = DetectionLoss(detector)
         was_training, loss = model.training, 0.0
         model.eval()
         with torch.no_grad(), deterministic(self._device):
-            for indices, pixels in images.batches(EVALUATION_BATCH, workers_for(self._device)):
+            batches = images.batches(EVALUATION_BATCH, workers_for(self._device))
+            for number, (indices, pixels) in enumerate(batches):
+                order += indices
+                if number % self._team.size != self._team.rank:  # another process's
+                    continue
                 predictions = model(normalised(pixels.to(self._device)))
                 shape = (pixels.shape[2], pixels.shape[3])
                 targets = padded_targets(images, indices, shape).to(self._device)
                 loss += float(loss_of(predictions, targets)) * len(indices)
                 boxes = detector.boxes(predictions, shape).float()
                 for index, found in zip(indices, detections(boxes), strict=True):
-                    meter.add(images.in_original(found, shape, index), truth, index)
+                    mine[index] = images.in_original(found, shape, index).cpu()
                 pause()
         model.train(was_training)
-        return meter.result() | {"loss": loss / len(truth)}
+        meter, every = Meter(self._data.names), self._team.united(mine)
+        for index in order:
+            meter.add(every[index], truth, index)
+        return meter.result() | {"loss": self._team.sums(loss)[0] / len(truth)}
 
     def calibration(self, images: int, batch_size: int, seed: int) -> Calibration:
         """`images` training images as padded squares, read batch by batch, with their boxes (images, most, 5).

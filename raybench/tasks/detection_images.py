@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from raybench.datasets.boxes import BoxImages
 from raybench.datasets.image_files import as_rgb, ignore_pillow, turned
+from raybench.datasets.picture_cache import pictures
 from raybench.errors import StageError
 from raybench.models.offline import offline
 from raybench.models.ultralytics import STRIDE, normalised
@@ -26,6 +28,7 @@ from raybench.tasks.training.seeding import seed_of
 
 with offline():
     import cv2
+    from ultralytics import __version__ as ULTRALYTICS
     from ultralytics.cfg import get_cfg
     from ultralytics.data.augment import LetterBox
     from ultralytics.data.dataset import YOLODataset
@@ -87,15 +90,22 @@ class TrainingImages(YOLODataset):
 
     def load_image(self, i: int, rect_mode: bool = True, resize_short: bool = False) -> tuple[Any, Any, Any]:
         """(BGR pixels with the long side `imgsz`, original height and width, height and width now)."""
-        pixels = read_bgr(self.images, i)
-        height, width = pixels.shape[:2]
-        if self.stretched:
-            return _stretched(pixels, self.side), (height, width), (self.side, self.side)
-        ratio = self.imgsz / max(height, width)
-        if ratio != 1:
-            shape = min(math.ceil(width * ratio), self.imgsz), min(math.ceil(height * ratio), self.imgsz)
-            pixels = cv2.resize(pixels, shape, interpolation=cv2.INTER_LINEAR)
+        how = f"{'stretched' if self.stretched else 'long side'} {self.side}"
+        pixels = prepared_bgr(self.images, i, how, self._resized)
+        height, width = self.images.sizes[i].tolist()
         return pixels, (height, width), pixels.shape[:2]
+
+    def _resized(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels (h, w, 3) with the long side `imgsz`, or as squares."""
+        if self.stretched:
+            return _stretched(pixels, self.side)
+        height, width = pixels.shape[:2]
+        ratio = self.imgsz / max(height, width)
+        if ratio == 1:
+            return pixels
+        shape = min(math.ceil(width * ratio), self.imgsz), min(math.ceil(height * ratio), self.imgsz)
+        found: np.ndarray = cv2.resize(pixels, shape, interpolation=cv2.INTER_LINEAR)
+        return found
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Image `index` with its boxes, augmented by random numbers of seed and epoch."""
@@ -122,6 +132,7 @@ class PlainImages(Dataset):
     def __init__(self, images: BoxImages, size: int, square: bool = False, *, stretched: bool = False) -> None:
         """`square`: pad to `size` x `size` instead, so that all images fit into one tensor; `stretched`: no padding."""
         self.images, self.size, self.stretched = images, size, stretched
+        self.how = f"{'stretched' if stretched else 'square' if square else 'padded'} {size}"
         self.fit = LetterBox((size, size), auto=not square, stride=STRIDE)
 
     def __len__(self) -> int:
@@ -129,10 +140,14 @@ class PlainImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
         """(index, (3, h, w) uint8 RGB). StageError for a broken file."""
-        pixels = read_bgr(self.images, index)
+        fitted = prepared_bgr(self.images, index, self.how, self._fitted)
+        return index, np.ascontiguousarray(fitted[:, :, ::-1].transpose(2, 0, 1))
+
+    def _fitted(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels (h, w, 3) resized and padded, or as squares."""
         fitted = _stretched(pixels, self.size) if self.stretched else self.fit(image=pixels)
         assert isinstance(fitted, np.ndarray)  # without labels LetterBox returns the image
-        return index, np.ascontiguousarray(fitted[:, :, ::-1].transpose(2, 0, 1))
+        return fitted
 
     def batches(self, most: int, workers: int) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Yield (indices, (b, 3, h, w) uint8) of images padded to the same shape, at most `most` at once."""
@@ -221,13 +236,33 @@ def truth_of(images: BoxImages, number: int) -> tuple[np.ndarray, np.ndarray]:
     return images.classes[span][single].astype(np.float32), shares.astype(np.float32)
 
 
-def read_bgr(images: BoxImages, number: int) -> np.ndarray:
-    """Pixels of an image, (h, w, 3) uint8 BGR; grey images have three equal channels. StageError for a broken file."""
+def prepared_bgr(images: BoxImages, number: int, how: str, prepare: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`prepare` of an image's pixels, (h, w, 3) uint8 BGR, by way of the user's cache of decoded pictures.
+
+    `how` names all that `prepare` does, ultralytics' version aside. The array may be written to.
+    StageError for a broken file.
+    """
+    cache = None if images.pixels else pictures()
+    if cache is None:
+        return prepare(read_bgr(images, number))
+    file, (height, width) = _file_of(images, number), images.sizes[number].tolist()
+    reader = "Pillow" if file.suffix.lower() in BY_PILLOW else "OpenCV"
+    key = f"detection {how} of {width}x{height} {images.turn_of(number)} {reader} {cv2.__version__} {ULTRALYTICS}"
+    with suppress(OSError, StageError):  # it is read without the cache, which says what is wrong
+        found = cache.get(file, key, lambda content: prepare(read_bgr(images, number, content)))
+        return found if found.flags.writeable else found.copy()
+    return prepare(read_bgr(images, number))
+
+
+def read_bgr(images: BoxImages, number: int, content: bytes | None = None) -> np.ndarray:
+    """Pixels of an image, (h, w, 3) uint8 BGR; grey images have three equal channels. StageError for a broken file.
+
+    `content`: of the image's file, if that was read already.
+    """
     if images.pixels:
         return np.ascontiguousarray(images.pixels[number][:, :, ::-1])
-    assert images.folder is not None  # images without pixels in memory are files
-    file = images.folder / images.files[number]
-    pixels = _decoded(file, images.turn_of(number))
+    file = _file_of(images, number)
+    pixels = _decoded(file, images.turn_of(number), content)
     expected = tuple(images.sizes[number].tolist())
     if pixels is None or pixels.shape[:2] != expected:
         found = "no image" if pixels is None else f"an image of {pixels.shape[:2]}"
@@ -235,23 +270,28 @@ def read_bgr(images: BoxImages, number: int) -> np.ndarray:
     return pixels
 
 
-def _decoded(file: Path, turn: int) -> np.ndarray | None:
+def _file_of(images: BoxImages, number: int) -> Path:
+    assert images.folder is not None  # images without pixels in memory are files
+    return images.folder / images.files[number]
+
+
+def _decoded(file: Path, turn: int, content: bytes | None = None) -> np.ndarray | None:
     """Pixels of a file, upright by EXIF's orientation `turn`; None when they can't be decoded."""
     if file.suffix.lower() not in BY_PILLOW:
-        stored = _by_opencv(file)
+        stored = _by_opencv(file if content is None else content)
         if stored is not None:
             return turned(stored, turn)
     try:
-        with Image.open(file) as image:
+        with Image.open(file if content is None else io.BytesIO(content)) as image:
             return np.ascontiguousarray(np.asarray(as_rgb(image, turn))[:, :, ::-1])
     except Exception:  # decoders raise what they like at damaged files
         return None
 
 
-def _by_opencv(file: Path) -> np.ndarray | None:
-    """Pixels as stored; None when they can't be decoded."""
+def _by_opencv(source: Path | bytes) -> np.ndarray | None:
+    """Pixels as a file, or its content, stores them; None when they can't be decoded."""
     try:
-        content = np.fromfile(file, np.uint8)
+        content = np.fromfile(source, np.uint8) if isinstance(source, Path) else np.frombuffer(source, np.uint8)
         with _without_messages():
             return cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except (OSError, cv2.error):  # it isn't there any more, or is empty

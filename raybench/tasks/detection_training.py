@@ -27,6 +27,7 @@ from raybench.tasks.training.optimize import learning_rate, optimizer_over
 from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.seeding import seeded
 from raybench.tasks.training.steps import take_step
+from raybench.tasks.training.team import ALONE, Team
 
 NO_AUGMENT: Augment = dict.fromkeys(
     ("mosaic", "mixup", "copy_paste", "hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "flipud"), 0.0
@@ -52,6 +53,7 @@ class EpochInputs:
     seed: int
     device: torch.device
     loss: Criterion
+    team: Team = ALONE
 
 
 def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float:
@@ -63,11 +65,11 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
     size, augment = max(sides(inputs.data.facts.image_size)), augmentation(recipe, epoch)
     images = TrainingImages(inputs.data.train, inputs.data.names, size, augment, stretched=model.stretched)
     at_epoch(inputs.loss, epoch, recipe.epochs)
-    count, total = len(images), torch.zeros((), device=inputs.device)
+    team, count, total = inputs.team, len(images), torch.zeros((), device=inputs.device)
     order = batch_order(count, inputs.seed, epoch, recipe.batch_size, drop_last=False)
-    batches = [part.numpy() for part in order]
+    batches = [team.share(part).numpy() for part in order]
     amp = torch.autocast(inputs.device.type, torch.bfloat16) if recipe.amp else nullcontext()
-    with seeded(inputs.device, inputs.seed, epoch, "network"):
+    with seeded(inputs.device, inputs.seed, epoch, "network", *team.marks):
         loaded = images.batches(batches, (inputs.seed, epoch), workers_for(inputs.device))
         for step, batch in enumerate(loaded):
             set_rates(progress.optimizer, recipe, epoch + step / len(batches))
@@ -77,10 +79,11 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
             with amp:
                 outputs = model.training_outputs(normalised(batch["img"].to(inputs.device)), truth)
                 loss = inputs.loss(outputs, truth)[0].sum()
-            take_step(progress, recipe, loss)
-            total += summed(inputs.loss, loss.detach(), len(batch["img"]))
+            whole = len(order[step]) / len(batches[step])  # the loss is that of as many images as this process has
+            take_step(progress, recipe, loss, team, whole)
+            total += summed(inputs.loss, loss.detach(), len(batch["img"])) * whole
             pause()
-    return float(total) / count
+    return team.sums(float(total))[0] / count
 
 
 def make_optimizer(model: nn.Module, recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:

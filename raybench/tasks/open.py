@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +15,7 @@ from raybench.datasets.open import open_dataset
 from raybench.errors import RaybenchError, UserError
 from raybench.storage.base import Storage
 from raybench.sweep.data_roots import check_fingerprint, data_root
+from raybench.sweep.image_sizes import own_size, sized
 from raybench.sweep.speed import TASKS
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
@@ -38,9 +41,7 @@ def open_task(
     check_fingerprint(trial.dataset, data_roots, trial.dataset_fingerprint, trial.dataset_params)
     root = data_root(trial.dataset, data_roots)
     with _reading(trial.dataset, root):
-        data = open_dataset(trial.dataset, trial.dataset_params, root)
-        if hasattr(data, "opened"):
-            data = data.opened(storage)
+        data = _opened(trial, root, storage)
     if trial.weights.kind == "hub" and trial.dataset_params.get("statistics", "own") == "own":
         from raybench.models.hub import view_of
 
@@ -49,8 +50,22 @@ def open_task(
     if trial.protocol == "pruningbench":
         data = data.training_on_all()  # epochs are selected on the test split, so nothing is held out
     kind = registry.task.load(trial.task)
-    task: Task = kind(data, device, trial.speed, team) if trial.task in TASKS else kind(data, device)
+    task: Task = kind(data, device, trial.speed, team) if trial.task in TASKS else kind(data, device, team=team)
     return SharedTask(task, team) if isinstance(team, Peers) and team.rank == 0 else task
+
+
+def _opened(trial: Trial, root: Path | None, storage: Storage | None) -> Any:
+    """The dataset at the trial's image size."""
+    entry, size = registry.dataset.entry(trial.dataset), trial.image_size
+    params = trial.dataset_params if size is None else sized(entry, trial.dataset_params, size)
+    data = open_dataset(trial.dataset, params, root)
+    if hasattr(data, "opened"):
+        data = data.opened(storage)
+    if size is None:
+        return data
+    if params == trial.dataset_params:
+        return data.resized(size)
+    return replace(data, facts=replace(data.facts, built_for=own_size(entry, trial.dataset_params)))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Checks that a method keeps its contract. Authors run `python -m raybench.testing.conformance FILE`.
 
-FILE is a plug-in, a Python file with registered criteria, trained selections or regularizers. Each check raises
-AssertionError with a sentence that says what was found and what was expected.
+FILE is a plug-in, a Python file with registered criteria, trained selections, token reducers or regularizers. Each
+check raises AssertionError with a sentence that says what was found and what was expected.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def check_file(path: Path) -> list[str]:
     """Check every method that the plug-in `path` defines, with its default parameters.
 
     Args:
-        path: a Python file with registered criteria, trained selections or regularizers.
+        path: a Python file with registered criteria, trained selections, token reducers or regularizers.
 
     Returns:
         Kind and name of each method, such as "importance capped".

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TINY = 1e-6  # added to shares of attention, as DynamicViT does, so that no row is divided by zero
+from raybench.tokens.shares import shared_softmax
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,3 @@ def attend(
     if getattr(module, "gate", None) is not None:
         out = out * module.gate(tokens).sigmoid()
     return module.proj_drop(module.proj(out)), Seen(keys, attention if wanted else None)
-
-
-def shared_softmax(logits: Tensor, share: Tensor) -> Tensor:
-    """Softmax in which key j counts `share[j]`, and every token sees itself: DynamicViT's attention masking.
-
-    Args:
-        logits: (n, heads, tokens, tokens).
-        share: (n, tokens), 1 for tokens that are kept; its gradient passes through.
-
-    Returns:
-        Like `logits`: exp(logit) * G / sum(exp(logit) * G) with G[i, j] = share[j], and 1 on the diagonal.
-    """
-    own = torch.eye(share.shape[1], dtype=share.dtype, device=share.device)
-    seen = share[:, None, None, :] * (1 - own) + own
-    weights = (logits - logits.amax(-1, keepdim=True).detach()).exp() * seen.to(logits.dtype)
-    return (weights + TINY / share.shape[1]) / (weights.sum(-1, keepdim=True) + TINY)

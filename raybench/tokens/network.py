@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybench.tokens.attention import TINY, attend
+from raybench.tokens.attention import attend
 from raybench.tokens.reducer import Stages
+
+TINY = 1e-6  # where all tokens have the weight 0
 
 
 class TokenViT(nn.Module):
@@ -63,6 +65,14 @@ class TokenViT(nn.Module):
     def learns(self) -> bool:
         """Whether `extra_loss` counts in training."""
         return self.stages.learns
+
+    def own_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The method's own parameters, which have a learning rate of their own."""
+        return tuple(self.stages.parameters())
+
+    def learning_rates(self, now: float, highest: float, done: float) -> tuple[float, float]:
+        """Learning rates of the network's and of the method's own parameters; see `Stages.learning_rates`."""
+        return self.stages.learning_rates(now, highest, done)
 
     def extra_loss(self, outputs: Tensor, images: Tensor, teacher: nn.Module) -> Tensor:
         """What the method adds to the loss of the training pass that has just given `outputs`.

@@ -64,6 +64,19 @@ class Stages(nn.Module):
         """
         return outputs.new_zeros(())
 
+    def learning_rates(self, now: float, highest: float, done: float) -> tuple[float, float]:
+        """Learning rates while the reduced network trains; both are the recipe's by default.
+
+        Args:
+            now: the recipe's learning rate in this step, as its schedule says.
+            highest: the recipe's `lr`, where the schedule starts after its warm-up.
+            done: the share of all epochs that is over.
+
+        Returns:
+            The rate of the network's parameters, and of the method's own.
+        """
+        return now, now
+
 
 class TokenReducer:
     """Base class of every token method: how many tokens leave which block, and what chooses them.

@@ -1,7 +1,7 @@
 """Training beside the plain loop, interleaved in one process: images a second of both. No ray, no network.
 
     python -m tests.benchmarks.bench_training [NET ...] [--images 512] [--batch 128] [--turns 3] [--device cpu]
-        [--only WORD ...] [--profile]
+        [--only WORD ...] [--compiled] [--profile]
 
 The plain loop is a DataLoader over PIL images, torchvision's transforms, fp32 and NCHW. Data is random and of CIFAR's
 format. Each row is one variant of ours: the time of the plain loop over its own, dense and pruned to an eighth of the
@@ -10,8 +10,10 @@ turns, and each turn is an epoch; the figure is the median over turns of the rat
 CPU, times are CPU seconds of one thread, whose ratios other work on the machine moves less than wall time. "Of a
 product" is the share of the rate of one large matrix product in float32 on the same device: 3 passes of 2 operations
 for each MAC. Peak memory is the most that the process (on a GPU: torch) held in the first epoch, above what it held
-before. `yolov8n` trains on generated canvases of 320 pixels; its plain loop reads and augments as ours does, with
-ultralytics' code. `--profile` prints where the time of one step goes instead.
+before. "Bare" is forward, backward and optimizer on batches that are ready, the least that an epoch can take in a
+memory format; with `--compiled` also of the network that torch.compile made. `yolov8n` trains on generated canvases
+of 320 pixels; its plain loop reads and augments as ours does, with ultralytics' code. `--profile` prints
+where the time of one step goes instead.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from raybench import registry
 from raybench.datasets.data import Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
 from raybench.errors import NotSupported
+from raybench.execution import heap
 from raybench.groups.cost import count_macs
 from raybench.models.build import build_model
 from raybench.sweep.trial import TrainRecipe
@@ -97,6 +100,35 @@ def plain(net: nn.Module, pixels: Tensor, labels: Tensor, device: torch.device, 
     return epoch
 
 
+def bare(
+    net: nn.Module, images: Tensor, labels: Tensor, batch: int, form: torch.memory_format, compiled: bool = False
+) -> Epoch:
+    """Forward, backward and optimizer of one epoch over `images` (n, c, h, w), floats on the device."""
+    net = copy.deepcopy(net).train().to(memory_format=form)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
+    batches = [(part.contiguous(memory_format=form), truth)
+               for part, truth in zip(images.split(batch), labels.split(batch), strict=True)]  # fmt: skip
+    forward = torch.compile(net) if compiled else net
+
+    def epoch() -> None:
+        for part, truth in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(forward(part), truth).backward()
+            optimizer.step()
+
+    return epoch
+
+
+def bares(
+    net: nn.Module, pixels: Tensor, labels: Tensor, device: torch.device, batch: int, compiled: bool
+) -> dict[str, Epoch]:
+    """The bare epochs in both memory formats, plain and, if asked for, compiled."""
+    images, labels = pixels.to(device) / 255, labels.to(device)
+    formats = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+    return {f"bare {name}{' compiled' if by_compiler else ''}": bare(net, images, labels, batch, form, by_compiler)
+            for by_compiler in (False, True)[: 1 + compiled] for name, form in formats.items()}  # fmt: skip
+
+
 def seconds(epoch: Epoch, device: torch.device) -> float:
     """CPU seconds of an epoch; on a GPU wall seconds until it is idle."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -115,6 +147,7 @@ def take_turns(
     peaks = {name: memory.peak(epoch, device) for name, epoch in epochs.items()}
     for _ in range(turns):
         for name, epoch in epochs.items():
+            (memory.heap_as_found if name == "plain" else heap.keep_freed)()  # as a worker of raybench does
             found[name].append(seconds(epoch, device))
     return found, peaks
 
@@ -124,7 +157,9 @@ def against(times: Mapping[str, list[float]], name: str, reference: str) -> floa
     return statistics.median(b / a for a, b in zip(times[name], times[reference], strict=True))
 
 
-def measure(name: str, images: int, turns: int, device: torch.device, only: list[str], batch: int) -> Iterator[str]:
+def measure(
+    name: str, images: int, turns: int, device: torch.device, only: list[str], batch: int, compiled: bool
+) -> Iterator[str]:
     """The rows of one classifier."""
     recipe = RECIPE.model_copy(update={"batch_size": batch})
     draw = torch.Generator().manual_seed(0)
@@ -138,6 +173,7 @@ def measure(name: str, images: int, turns: int, device: torch.device, only: list
         cost = 6 * count_macs(net, torch.zeros(1, 3, 32, 32, device=device))
         epochs = Epochs(FACTS, TensorImages(Pixels(pixels), labels, torch.arange(images)), recipe, device)
         wanted = {"plain": plain(net, pixels, labels, device, batch)}
+        wanted |= bares(net, pixels, labels, device, batch, compiled)
         wanted |= {f"speed: {label}": epochs.of(net, **speed) for label, speed in SPEEDS.items() if epochs.can(speed)}
         for one in registry.regularizer.entries():
             with suppress(NotSupported):  # a penalty of batch norms, and a network without them
@@ -154,6 +190,7 @@ def measure_detector(images: int, turns: int, device: torch.device) -> Iterator[
     for kind, made in training_detector.nets(DETECTOR, SPEEDUP, device):
         epochs = {
             "plain": training_detector.plain(made, images),
+            "bare": training_detector.bare(made, images),
             "speed: default": training_detector.ours(made, images),
         }
         share = 6 * made.macs / rate_of_product
@@ -166,7 +203,7 @@ def rows(
     """A row for each of `epochs`, which take turns; `product_s`: seconds of an image's products at the full rate."""
     times, peaks = take_turns(epochs, turns, device)
     for key, took in times.items():
-        rate, ours = images / statistics.median(took), "speed" in key or key == "plain"
+        rate, ours = images / statistics.median(took), key == "plain" or key.startswith(("speed", "bare"))
         shown = (
             f"{against(times, key, 'plain'):6.2f} x plain"
             if ours
@@ -206,6 +243,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="*", default=[], help="words of the variants to run beside plain and default")
+    parser.add_argument("--compiled", action="store_true", help="compile the bare epochs, too; takes minutes")
     parser.add_argument("--profile", action="store_true", help="print where the time of a step goes")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -222,7 +260,7 @@ def main() -> None:
         if name == DETECTOR:
             found = measure_detector(args.images, args.turns, device)
         else:
-            found = measure(name, args.images, args.turns, device, args.only, args.batch)
+            found = measure(name, args.images, args.turns, device, args.only, args.batch, args.compiled)
         for row in found:
             print(row, flush=True)
 

@@ -3,10 +3,6 @@
 Each raylet has a working folder, a temporary folder and a cache of its own, as two machines have.
 """
 
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -17,9 +13,9 @@ import pytest
 from safetensors import safe_open
 
 from raybench.storage.local import LocalStorage
+from tests.raylets import NODE, Raylets
 
 from .resume import Sweep
-from .test_jobs import _free_ports
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 SWEEP = """
@@ -40,40 +36,13 @@ resources: {{cpus: 1}}
 UNITS = 2 + 8 + 8  # of a sweep over two seeds: bases, selections, cells
 
 
-class Nodes:
+class Nodes(Raylets):
     """A head without a CPU and two nodes with one each, all under folders of their own below `root`."""
 
     def __init__(self, root: Path):
-        self.root, self.processes = root, []
-        (port,) = _free_ports(1)
-        self.address = f"127.0.0.1:{port}"
-        self._start("head", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        super().__init__(root)
         for name in ("a", "b"):
-            self._start(name, f"--address={self.address}", "--num-cpus=1", f'--resources={{"{name}": 1}}')
-
-    def _start(self, name, *options):
-        folder = self.root / name
-        (folder / "work").mkdir(parents=True)
-        own = {"TMPDIR": str(folder), "RAYBENCH_CACHE": str(folder / "cache"), "RAYBENCH_TEST_NODE": name}
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        environment = {**kept, **own, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-        command = [Path(sys.executable).parent / "ray", "start", *options]
-        command += ["--object-store-memory=80000000", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-        if name == "head":
-            command += [f"--temp-dir={folder}"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run(command, env=environment, cwd=folder / "work", check=True, timeout=120, **quiet)
-
-    def close(self):
-        """End the processes that run below our folders."""
-        for process in psutil.process_iter(["cmdline"]):
-            words = " ".join(process.info["cmdline"] or ())
-            if f"{self.root}/" in words or (self.address in words and "ray" in words):
-                try:
-                    process.kill()
-                except psutil.NoSuchProcess:
-                    continue
-        shutil.rmtree(self.root, ignore_errors=True)
+            self.start(name, f'--resources={{"{name}": 1}}')
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +78,12 @@ def each_ran_once(sweep, units):
 
 def home(pid):
     """The node whose raylet is the parent of process `pid`."""
-    return psutil.Process(pid).environ().get("RAYBENCH_TEST_NODE")
+    return psutil.Process(pid).environ().get(NODE)
 
 
 def test_two_nodes_share_nothing_but_the_storage(nodes, tmp_path):
-    sweep, process = start(tmp_path, nodes, seeds="[0, 1, 2]")
+    # long enough that the second worker has started before the first has done all of it
+    sweep, process = start(tmp_path, nodes, seeds="[0, 1, 2]", epochs=40)
     homes = {}
     while process.poll() is None:
         for entry in executions(sweep):

@@ -92,6 +92,7 @@ def test_two_processes_give_the_numbers_of_one_and_one_row(tmp_path):
     assert storage.list("checkpoints") == storage.list("leases") == []
     keys = (found["base_key"], found["trial_id"])
     assert [len(list(read_journal(storage, key))) for key in keys] == [1, 1], "one process of the two ran each unit"
+    assert len({one["pid"] for one in read_journal(storage)}) == 1, "base, selection and cell had the same team"
 
 
 def test_a_team_does_not_wait_for_what_an_idle_process_holds(tmp_path):

@@ -10,8 +10,9 @@ from raybench import registry
 from raybench.methods.tokens.tome import merge
 from raybench.models.small import small_vit
 from raybench.tokens.attached import reduced, reducer_named
-from raybench.tokens.attention import Seen, shared_softmax
+from raybench.tokens.attention import Seen
 from raybench.tokens.shape import Shape
+from raybench.tokens.shares import shared_softmax
 from tests.oracles import token_formulas
 
 
@@ -94,7 +95,38 @@ def test_dynamicvit_masks_attention_as_its_paper_says():
     for image in range(2):
         for head in range(3):
             expected = token_formulas.policy_softmax(logits[image, head], kept[image])
-            np.testing.assert_allclose(found[image, head], expected, atol=2e-6)  # the authors' 1e-6 in each sum
+            np.testing.assert_allclose(found[image, head], expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("larger", [0.0, 30.0])
+def test_the_gradient_of_a_dropped_token_is_what_keeping_it_would_change(larger):
+    """However much larger its logit is than those of kept tokens, of which the plain gradient is a power."""
+    torch.manual_seed(0)
+    logits, weights = torch.randn(2, 3, 6, 6).double(), torch.randn(2, 3, 6, 6).double()
+    logits[..., 4] += larger
+
+    def total(share):
+        return (shared_softmax(logits, share) * weights).sum((1, 2, 3))
+
+    share = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 1.0]).double().repeat(2, 1).requires_grad_()
+    (found,) = torch.autograd.grad(total(share).sum(), share)
+    for token in (1, 4):
+        one_more = share.detach().clone()
+        one_more[:, token] = 1
+        torch.testing.assert_close(found[:, token], (total(one_more) - total(share)).detach())
+
+
+def test_gradients_of_kept_tokens_and_of_logits_are_those_of_the_formula():
+    torch.manual_seed(0)
+    logits = torch.randn(1, 2, 4, 4).double().requires_grad_()
+    share = torch.ones(1, 4).double().requires_grad_()
+    own = torch.eye(4).double()
+    plain = logits.exp() * (share[:, None, None] * (1 - own) + own)
+    weights = torch.randn(1, 2, 4, 4).double()
+    expected = torch.autograd.grad((plain / plain.sum(-1, keepdim=True) * weights).sum(), (logits, share))
+    found = torch.autograd.grad((shared_softmax(logits, share) * weights).sum(), (logits, share))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_losses_of_dynamicvit(vit):

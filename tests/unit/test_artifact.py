@@ -106,7 +106,7 @@ def test_a_flipped_bit_in_the_description_is_refused(folder):
         (b'{"format": 1, "mod', "can't be read: Unterminated string"),
         (b"\xff\xfe", "can't be read: 'utf-8' codec can't decode"),
         (b"[]", "found an empty list, expected a mapping"),
-        (b'{"format": 4}', "found format 4, this raybench reads formats 1 to 3"),
+        (b'{"format": 5}', "found format 5, this raybench reads formats 1 to 4"),
     ],
 )
 def test_a_description_that_is_none(folder, content, message):

@@ -387,6 +387,6 @@ def test_only_given_weights_are_warned_of(log, context, monkeypatch, kind) -> No
 def test_a_batch_has_the_images_shape(log, monkeypatch, shape) -> None:
     log.patch(monkeypatch, cell.measure, "medians_ms")
     log.answers["medians_ms"] = (1.0, 2.0)
-    assert cell.measure._many("nets", torch.zeros(shape)) == (1.0, 2.0, None)
+    assert cell.measure._many("nets", [torch.zeros(shape)] * 2) == (1.0, 2.0, None)
     ((_, nets, images, pace),) = log.calls
-    assert (nets, images.shape, pace) == ("nets", (32, *shape[1:]), cell.measure.MANY)
+    assert (nets, [one.shape for one in images], pace) == ("nets", [(32, *shape[1:])] * 2, cell.measure.MANY)

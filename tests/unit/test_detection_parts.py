@@ -101,6 +101,7 @@ def test_a_detector_is_trained_with_all_that_was_given(select, split, detector, 
     validate = named.pop("validate")
     assert named == {
         "checkpoint": checkpoint, "regularizer": penalty, "metric": "mAP50-95", "keep_best": select != "last",
+        "team": ALONE,
     }  # fmt: skip
     assert (validate("net"), evaluated) == ({"loss": 1.0}, [("net", split)])
     assert not any(parameter.requires_grad for parameter in detector.head.dfl.parameters())

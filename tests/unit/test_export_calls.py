@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 FACTS = DataFacts("d", "classification", 10, 1, 8, (0.5,), (0.25,), "", class_names=("a", "b"))
 SAVED = SimpleNamespace(
     data=FACTS, model="m", model_params={"w": 1}, prune=("mlp",), keep=("k",), only=("o",), kept={"g": (0, 2)},
-    weights_sha256="s", tokens=None,
+    weights_sha256="s", tokens=None, blocks=(),
 )  # fmt: skip
 
 

@@ -93,3 +93,10 @@ def test_prune_leaves_what_is_kept_and_its_file_loads(tmp_path, capsys, monkeypa
     assert (net.conv1.out_channels, net.conv2.out_channels) == (8, 8)
     assert net.conv3.out_channels < 16
     assert net(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_blocks_that_may_go_whole_are_named(capsys) -> None:
+    assert main(["inspect", "cifar-resnet20"]) == 0
+    assert "may go whole: 7 blocks: layer1.0, layer1.1, layer1.2 and 4 more" in capsys.readouterr().out
+    assert main(["inspect", "cifar-resnet20", "--keep", "layer1.0.conv1", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["blocks"][:2] == ["layer1.1", "layer1.2"]

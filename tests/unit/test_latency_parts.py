@@ -285,10 +285,10 @@ def test_amounts_of_base_are_one_pass(monkeypatch) -> None:
 def test_a_table_is_made_with_the_machine_alone_and_cuts_are_timed_on_copies(monkeypatch, tmp_path) -> None:
     calls, net = [], nn.Linear(1, 1)
     context = StageContext(LocalStorage(tmp_path))
-    answers = iter([("meter", None), (2.5, None), (None, "shared")])
+    answers = iter([("meter", None), ([5.0, 2.5], None), (None, "shared")])
     context.machine.timed = lambda timing: calls.append(("timed", timing())) or next(answers)
     monkeypatch.setattr(asked, "latency_meter", lambda *args: calls.append(("meter", *args)) or "made")
-    monkeypatch.setattr(asked, "median_ms", lambda *args: calls.append(("median", *args)) or 1.0)
+    monkeypatch.setattr(asked, "medians_ms", lambda *args: calls.append(("medians", *args)) or 1.0)
     monkeypatch.setattr(asked.surgery, "apply", lambda *args: calls.append(("apply", *args)))
     monkeypatch.setattr(asked, "device_words", {CPU: "a device"}.get)
     one = trial(target="latency_ms", keep=("a",), model_params={"w": 1})
@@ -298,15 +298,15 @@ def test_a_table_is_made_with_the_machine_alone_and_cuts_are_timed_on_copies(mon
         "model_version": 1, "model_source": None, "prune": (), "keep": ("a",), "only": (),
     })  # fmt: skip
     assert calls == [("meter", net, IMAGE, "groups", context.storage, key), ("timed", "made")]
-    assert (found.prediction, found.device) == ("meter", "a device")
+    assert (found.prediction, found.device, found.relative) == ("meter", "a device", False)
     calls.clear()
     cut = Cut({"a": (0,)}, 2.0, 2.0, 1, 1, 1, 1)
-    assert found.time(cut) == 2.5
+    assert found.time(cut) == (5.0, 2.5)
     slim = calls[0][1]
     assert calls == [
-        ("apply", slim, "groups", {"a": (0,)}), ("median", slim, IMAGE, measure.ONE), ("timed", 1.0)
+        ("apply", slim, "groups", {"a": (0,)}), ("medians", [calls[1][1][0], slim], IMAGE, asked.LONG), ("timed", 1.0)
     ]  # fmt: skip
-    assert slim is not net
+    assert len({id(net), id(slim), id(calls[1][1][0])}) == 3
     with pytest.raises(StageError) as caught:
         found.time(cut)
     assert (str(caught.value), caught.value.stage) == (
@@ -319,4 +319,5 @@ def test_a_latency_that_the_network_has_already_is_told() -> None:
     for amount in (4.0, 5.5):
         with pytest.raises(NotSupported) as caught:
             asked.OfLatency(line, "a device", None).cuts(None, [trial(speedup=amount, target="latency_ms")])
-        assert str(caught.value) == f"latency_ms: found {amount:g}; the uncut network takes 4 ms on a device already"
+        already = f"latency_ms: found {amount:g}; the uncut network takes 4 ms on a device already"
+        assert str(caught.value) == f"{already} (`latency: 2` asks for half of its time)"

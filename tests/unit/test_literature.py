@@ -13,7 +13,7 @@ from raybench.reports.leaderboard import Leaderboard, Query
 from raybench.reports.literature import literature
 from raybench.reports.published import PROTOCOL, published
 from raybench.reports.query import query
-from raybench.reports.rules import CRITERIA, OURS, PUBLISHED, REGULARIZERS, besides_authors, rules
+from raybench.reports.rules import CRITERIA, OURS, PUBLISHED, REGULARIZERS, SELECTIONS, TOKENS, besides_authors, rules
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from raybench.sweep.reader import load_sweep
@@ -133,6 +133,8 @@ def test_an_authors_own_procedure_is_never_ours(store):
 def test_every_registered_method_has_a_line():
     assert set(CRITERIA) == set(registry.importance.entries())
     assert set(REGULARIZERS) == set(registry.regularizer.entries())
+    assert set(SELECTIONS) == set(registry.selection.entries())
+    assert set(TOKENS) == set(registry.token.entries())
 
 
 def test_rules_of_a_method():
@@ -146,6 +148,9 @@ def test_rules_of_a_method():
     assert all(text in both for text in told)
     assert besides_authors("cp", None) == "no intercept, no refitted bias"
     assert besides_authors("random", None) is None
+    assert besides_authors("tome", None) == "left tokens keep their order"
+    assert rules("resrep", None, "raybench") == OURS
+    assert rules("resrep", None, "pruningbench").startswith("differs in: channels are chosen while the network trains")
 
 
 def made(dataset, importance, regularizer=None):

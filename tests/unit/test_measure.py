@@ -75,7 +75,7 @@ def test_32_images_are_timed_in_one_batch_and_slow_networks_once() -> None:
     seen: list[int] = []
     model = nn.Flatten()
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    base, pruned, why = measure._many([model, model], torch.zeros(1, 2))
+    base, pruned, why = measure._many([model, model], [torch.zeros(1, 2)] * 2)
     assert base is not None
     assert pruned is not None
     assert why is None

@@ -101,7 +101,7 @@ def test_a_users_function_is_a_model(theirs):
         ("cifar-resnet21", {}, "Did you mean 'cifar-resnet"),
         ("cifar-resnet20", {"widht": 8}, "widht"),
         ("timm:vit_smal_patch16_224", {}, "Did you mean 'vit_small_patch16_224'"),
-        ("timm:resnet18", {"nonsense": 1}, "can't build resnet18"),
+        ("timm:resnet18", {"nonsense": 1}, "nonsense: unknown parameter of model 'timm:resnet18'"),
         ("vit-small", {}, "can't build vit_small_patch16_224"),
         ("resnet18", {}, "expected at least 32"),
         ("nowhere:net", {}, "found no module 'nowhere'"),

@@ -267,7 +267,12 @@ def test_the_check_swallows_no_error_of_a_reader(tmp_path, monkeypatch):
     from raybench.tasks import open as tasks_open
 
     trial = SimpleNamespace(
-        dataset="yolo", task="detection", dataset_fingerprint=None, dataset_params={}, protocol="raybench"
+        dataset="yolo",
+        task="detection",
+        dataset_fingerprint=None,
+        dataset_params={},
+        protocol="raybench",
+        image_size=None,
     )
     root = yolo_folder(tmp_path / "y")
     monkeypatch.setattr("raybench.datasets.yolo_split.boxes_of", lambda *_: 1 / 0)

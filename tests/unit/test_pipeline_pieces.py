@@ -66,9 +66,9 @@ def test_a_lock_is_asked_for_until_its_deadline(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(exclusive.time, "sleep", sleep)
     assert exclusive._lock(held, 0.0)
-    assert not exclusive._lock(other, 100.05)
-    assert slept == [0.02] * 3
-    assert not exclusive._lock(other, 100.05, fcntl.LOCK_SH)
+    assert not exclusive._lock(other, 100.01)
+    assert slept == [0.004] * 3
+    assert not exclusive._lock(other, 100.01, fcntl.LOCK_SH)
     fcntl.flock(held, fcntl.LOCK_SH)
     assert exclusive._lock(other, 0.0, fcntl.LOCK_SH)
     assert not exclusive._lock(other, 0.0)

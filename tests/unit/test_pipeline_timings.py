@@ -32,7 +32,7 @@ def test_a_footprint_compares_copies_in_eval_mode_and_says_why_there_are_no_time
     monkeypatch.setattr(
         measure, "peak_activations", lambda net, image: asked.append((net, image.shape)) or net.out_features
     )
-    monkeypatch.setattr(measure, "medians_ms", lambda nets, image, pace: [float(len(image)), float(pace.repeats)])
+    monkeypatch.setattr(measure, "medians_ms", lambda nets, images, pace: [float(len(images[0])), float(pace.repeats)])
     context.machine.timed = lambda timing: (timing(), None)
     found = measure.footprint(dense, model, Task(), context)
     assert found == Footprint(1, 2, 1.0, 30.0, None, 32.0, 5.0, None)

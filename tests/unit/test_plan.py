@@ -249,8 +249,9 @@ def test_the_verbs_json_holds_every_cell(big, capsys, storage):
     assert told["cells"][0] | {"trial_id": "", "recipe": ""} == {
         "trial_id": "", "status": "planned", "reason": None, "dataset": "digits", "model": "test-convnet",
         "method": "random", "strategy": "local", "seed": 0, "protocol": "raybench", "schedule": "progressive",
-        "task": "classification", "speedup": 2.0, "ratio": None, "params": None, "latency_ms": None, "label": "random",
-        "recipe": "",
+        "task": "classification", "speedup": 2.0, "ratio": None, "params": None, "latency_ms": None, "latency": None,
+        "label": "random",
+        "recipe": "", "depth": 1.0, "image_size": None,
     }  # fmt: skip
     assert Counter(stage["kind"] for stage in told["stages"])["base"] == 2
 

@@ -7,12 +7,15 @@ import signal
 import warnings
 
 import pytest
+import timm
 import torch
 
 from raybench import registry
 from raybench.cli.main import main
 from raybench.datasets.open import facts_of
+from raybench.errors import UserError
 from raybench.models.build import build_model
+from raybench.models.timm_nets import any_timm
 from raybench.reports.pruned_text import best_lines
 from raybench.sweep.modules import strange_parameters
 
@@ -26,6 +29,7 @@ NET = ["prune", "--model", "test-convnet", "--dataset", "digits", "--no-finetune
         (["--recipe", "quik"], "--recipe: unknown recipe 'quik'. Did you mean 'quick'"),
         (["--prune", "head"], "--prune: found 'head', expected 'embed', 'heads', 'head-dim' or 'mlp'"),
         (["--round-to", "0"], "--round-to: found 0, expected a number of at least 1"),
+        (["--depth", "1.5"], "--depth: found 1.5, expected a number above 0 and at most 1"),
         (["--seed", "-1"], "--seed: found -1, expected a number of at least 0"),
         (["--dataset", "cifar10"], "--data-root: found none, expected the folder of cifar10"),
         (["--method", "magnitud"], "--method: unknown importance 'magnitud'. Did you mean"),
@@ -73,6 +77,38 @@ def test_parameters_that_only_the_code_knows_pass(source, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "any_of.py").write_text(f"{source}\n")
     assert not list(strange_parameters("any_of:net", ["width"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "near"),
+    [
+        ("resnet18", "drop_ratee", "Did you mean 'drop_rate'?"),
+        ("vit_tiny_patch16_224.augreg_in21k", "embed_dimm", "Did you mean 'embed_dim'?"),
+        ("deit3_small_patch16_224", "depht", "Did you mean 'depth'?"),
+        ("efficientnet_b0", "globalpool", "Did you mean 'global_pool'?"),
+        ("resnet18", "block_fn", None),  # a word of the file, so that timm has to be asked
+    ],
+)
+def test_timms_parameters_are_read_from_its_source(name, parameter, near) -> None:
+    found = [message for message, _ in strange_parameters(f"timm:{name}", [parameter, "drop_rate", "features_only"])]
+    assert len(found) == (near is not None)
+    assert all(f"unknown parameter of model 'timm:{name}'. {near} Known: " in message for message in found)
+
+
+def test_parameters_of_timms_networks_are_told_with_the_option(capsys) -> None:
+    known = ["prune", "timm:resnet18", "--dataset", "digits", "--method", "lamp", "--speedup", "2", "--model-param"]
+    assert main([*known, "drop_ratee=1"]) == 2
+    assert "--model-param drop_ratee: unknown parameter of model 'timm:resnet18'. Did you" in capsys.readouterr().err
+    assert main([*known, "num_classes=5"]) == 2
+    assert "num_classes: found a value, expected none: it is that of the dataset" in capsys.readouterr().err
+    with pytest.raises(UserError, match="block_fn: unknown parameter of model 'timm:resnet18'"):
+        any_timm(10, 1, 32, timm_name="resnet18", block_fn=1)
+
+
+def test_every_kind_of_timms_networks_is_found_in_its_source() -> None:
+    by_module = {timm.models._registry._model_to_module[one]: one for one in timm.list_models()}
+    silent = [one for one in by_module.values() if len(list(strange_parameters(f"timm:{one}", ["no_such_word_"]))) != 1]
+    assert (silent, len(by_module) > 50) == ([], True)
 
 
 def test_layers_to_keep_are_looked_for_before_the_base_is_trained(tmp_path, capsys) -> None:

@@ -62,7 +62,8 @@ def test_ids_of_a_row_are_its_trials() -> None:
         "kind": "channels", "round_to": 2, "processes": 1, "trial_id": own.trial_id, "config_id": config_id(own),
         "importance": "magnitude-l2",
         "regularizer": "group-norm", "recipe": "quick", "speedup_target": 2.0, "ratio": None,
-        "params_target": None, "latency_target_ms": None, "transfer": None, "transfer_from": None,
+        "params_target": None, "latency_target_ms": None, "latency_target": None,
+        "transfer": None, "transfer_from": None, "depth": 1.0, "image_size": None,
         "base_key": own.base_key, "sparsify_key": own.sparsify_key, "select_key": own.select_key,
     }  # fmt: skip
     named_otherwise = own.recipe.model_copy(update={"name": "other"})

@@ -74,8 +74,8 @@ def test_a_saved_network_says_all_that_rebuilds_it(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"format": 4}, "found format 4, this raybench reads formats 1 to 3"),
-        ({"format": None}, "found format None, this raybench reads formats 1 to 3"),
+        ({"format": 5}, "found format 5, this raybench reads formats 1 to 4"),
+        ({"format": None}, "found format None, this raybench reads formats 1 to 4"),
         ({"kept": {"g": [1, 1]}}, "g: found a unit twice, expected each once; the file is damaged"),
         ({"prune": 3}, "prune: found 3, expected a list; the file is damaged"),
         ({"model": 3, "prune": 3, "keep": 3, "only": 3},

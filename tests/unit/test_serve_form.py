@@ -1,15 +1,17 @@
 """The form of a new run: the sweep file it makes, what it may not name, its plan, a dry run and the way to the queue"""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
-from raybench.serve.form import FormError, read_form
+from raybench.serve.form import CHOICES, PARTS, STRATEGIES, FormError, read_form
 from raybench.serve.places import allowed_module, allowed_path
 from raybench.serve.settings import Settings
 from raybench.serve.uploads import Uploads
+from raybench.sweep.axes import Part, StrategyName
 from raybench.sweep.nodes import as_yaml, parse
 from raybench.sweep.reader import load_sweep
 from tests.unit.report_stores import store
@@ -72,6 +74,22 @@ def test_every_field_reaches_the_sweep(tmp_path, allowed):
     assert {"base_seeds", "schedule", "only", "round_to", "prune", "strategies"} <= set(sweep)
 
 
+def test_trained_selections_and_token_reducers_stand_alone_beside_criteria(tmp_path):
+    both = read(method=["lamp"], regularizer=["group-norm"], selection=["resrep", "tpp"], token="tome")
+    assert both.methods == ("lamp+group-norm", "resrep", "tpp", "tome")
+    alone = read(method=[], token=["tome", "cp-vit"], model="vit-nano")
+    file = tmp_path / "sweep.yaml"
+    file.write_text(alone.yaml)
+    assert [one.name for one in load_sweep(file).methods] == ["tome", "cp-vit"]
+
+
+def test_what_the_form_offers_is_what_a_sweep_may_say():
+    assert set(STRATEGIES) == set(get_args(StrategyName))
+    assert set(PARTS) == set(get_args(Part))
+    assert (STRATEGIES[0], CHOICES["protocol"][0], CHOICES["schedule"][0]) == ("protected-global", "raybench", "auto")
+    assert CHOICES["base_seeds"] == ("shared", "per-seed")
+
+
 def test_the_smallest_form_is_a_sweep(tmp_path):
     file = tmp_path / "sweep.yaml"
     file.write_text(read().yaml)
@@ -110,6 +128,8 @@ def test_the_smallest_form_is_a_sweep(tmp_path):
         ({"prune": ["mlp", "--plugin=/tmp/x.py"]}, "prune: unknown part '--plugin=/tmp/x.py'"),
         ({"dataset": "--plugin=/tmp/x.py"}, "dataset: unknown dataset"),
         ({"dataset": "/etc"}, "dataset: unknown dataset '/etc'"),
+        ({"selection": ["respre"]}, "selection: unknown trained selection 'respre'. Did you mean 'resrep'"),
+        ({"token": ["../x.py:F"]}, "token: unknown token reducer '../x.py:F'"),
         ({"method": ["lamp", "../x.py:F"]}, "method: unknown importance '../x.py:F'"),
         ({"regularizer": ["none", "-x"]}, "regularizer: unknown regularizer"),
         ({"strategy": "../x"}, "strategy: unknown strategy"),

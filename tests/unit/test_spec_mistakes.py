@@ -74,8 +74,8 @@ BAD = {
     "unknown strategy": (
         GOOD + "strategies: protected\n",
         [
-            "bad.yaml:7: strategies: found 'protected', expected 'local', 'global', 'protected-global', 'isomorphic' "
-            "or 'optimal'."
+            "bad.yaml:7: strategies: found 'protected', expected 'local', 'global', 'protected-global', 'isomorphic', "
+            "'optimal' or 'optimal-blocks'."
         ],
     ),
     "unknown strategy's neighbour": (GOOD + "strategies: [globl]\n", ["strategies[0]", "Did you mean 'global'?"]),

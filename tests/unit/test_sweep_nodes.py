@@ -363,6 +363,45 @@ def test_a_recipe_is_named_after_its_file_and_what_changes_it(tmp_path) -> None:
     assert reader._marked("small", {"b": 1, "a": 2}) == "small~2150"
 
 
+WARM = "base: {epochs: 9, lr: 0.1, warmup_epochs: 4}\nfinetune: {epochs: 5, lr: 0.1}\n"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("{extends: warm, base: {epochs: 3}}",
+         "s.yaml:6: recipe.base.epochs: found 3, but recipes/warm.yaml:1: recipe.base.warmup_epochs: found 4, "
+         "expected at most the 3 epochs of this stage"),
+        ("short",
+         "recipes/warm.yaml:1: recipe.base.warmup_epochs: found 4, expected at most the 3 epochs of this stage "
+         "(epochs: recipes/short.yaml:2)"),
+        ("{extends: warm, base: {warmup_epochs: 20}}",
+         "s.yaml:6: recipe.base.warmup_epochs: found 20, expected at most the 9 epochs of this stage (epochs: "
+         "recipes/warm.yaml:1)"),
+        ("{extends: warm, base: {epochs: 3, warmup_epochs: 4}}",
+         "s.yaml:6: recipe.base.warmup_epochs: found 4, expected at most the 3 epochs of this stage"),
+        ("{extends: warm, early_stop: {grace_period: 5}}",
+         "s.yaml:6: recipe.early_stop.grace_period: found 5, expected less than the 5 epochs of finetune: no cell "
+         "would be stopped (epochs: recipes/warm.yaml:2)"),
+        ("{extends: warm, base: {nesterov: true}, finetune: {momentum: 0}}", None),
+        ("{extends: still, base: {nesterov: true}}",
+         "s.yaml:6: recipe.base.nesterov: found true with momentum 0, expected a momentum above 0 (momentum: "
+         "recipes/still.yaml:1)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("more", ["", "seeds: -1\n"])
+def test_settings_that_contradict_each_other_are_both_named(recipe, told, more, tmp_path) -> None:
+    still = "base: {epochs: 2, lr: 0.1, momentum: 0}\nfinetune: {epochs: 1, lr: 0.1}\n"
+    files = {"warm": WARM, "short": "extends: warm\nbase: {epochs: 3}\n", "still": still}
+    text = f"recipe: {recipe}\n{more}"
+    if told is None:
+        assert more or recipes(tmp_path, text, **files)
+        return
+    with pytest.raises(Mistakes) as error:
+        recipes(tmp_path, text, **files)
+    assert [line for line in str(error.value).replace(f"{tmp_path}/", "").splitlines() if "recipe." in line] == [told]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

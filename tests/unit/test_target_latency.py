@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from raybench.cli.main import main
-from raybench.cli.prune_latency import speedups_for
+from raybench.cli.prune_latency import TargetLatency, speedups_for
 from raybench.errors import UserError
 from raybench.reports.latency_curve import PROBES, Curve, curve_line, curves_of
 
@@ -17,8 +17,9 @@ def row(method: str, speedup: float, ms: float | None, base: float | None = 10.0
     return {**known, "label": method, "speedup_target": speedup, "latency_ms": ms, "latency_base_ms": base, **more}
 
 
-def options(target: float) -> argparse.Namespace:
-    return argparse.Namespace(target_latency=target, epochs=3, lr=0.1, no_finetune=False, speedup=None, ratio=None)
+def options(target: float, relative: bool = False) -> argparse.Namespace:
+    known = {"epochs": 3, "lr": 0.1, "no_finetune": False, "speedup": None, "ratio": None}
+    return argparse.Namespace(target_latency=TargetLatency(target, relative), **known)
 
 
 def measured(slope: dict[str, float], asked: list[list[float]]):
@@ -77,7 +78,17 @@ def test_curves_leave_out_what_failed_and_take_the_median_base() -> None:
     assert curve_line(curves_of(rows)[0]) == "a: 1x 10 ms, 2x 6 ms, 4x 3 ms, 8x 2 ms"
 
 
-@pytest.mark.parametrize("typed", ["0", "-3", "fast", "nan", "inf"])
+def test_a_share_of_the_uncut_networks_time(capsys) -> None:
+    slow = {"random": 0.0, "lamp": 5.0}
+    assert list(speedups_for(options(2.5, relative=True), measured(slow, []))) == ["random"]
+    assert "left out: lamp reaches 5.62 ms (at 16x; uncut 10 ms), expected 2.5x faster" in capsys.readouterr().err
+    with pytest.raises(
+        UserError, match=r"--target-latency: found 20x; random reaches 0.625 ms \(at 16x; uncut 10 ms\)"
+    ):
+        speedups_for(options(20.0, relative=True), measured({"random": 0.0}, []))
+
+
+@pytest.mark.parametrize("typed", ["1x", "0.7x", "-2x", "x", "0", "-3", "fast", "nan", "inf"])
 def test_a_target_that_is_no_time_is_refused(typed, capsys) -> None:
     with pytest.raises(SystemExit) as end:
         main(["prune", "--model", "test-convnet", f"--target-latency={typed}"])

@@ -47,11 +47,12 @@ def asked(**changes) -> list[str]:
 
 
 def test_speedups_and_targets_are_one_axis() -> None:
-    targets = {"params": ["2x", 3.5], "latency_ms": "1.5 ms"}
-    assert asked(targets=targets) == ["2x", "4x", "2x params", "3.5x params", "1.5 ms"]
+    targets = {"params": ["2x", 3.5], "latency_ms": "1.5 ms", "latency": ["1.5x", 2]}
+    expected = ["2x", "4x", "2x params", "3.5x params", "1.5 ms", "1.5x latency", "2x latency"]
+    assert asked(targets=targets) == expected
     alone = {key: value for key, value in PLAIN.items() if key != "speedups"}
     found = resolve(Sweep.model_validate(alone | {"targets": {"params": 2}}))
-    assert [one.asked for one in found] == [(None, None, 2.0, None)]
+    assert [one.asked for one in found] == [(None, None, 2.0, None, None)]
 
 
 def test_an_entry_that_asks_for_amounts_asks_for_all_of_its_own() -> None:
@@ -64,10 +65,12 @@ def test_an_entry_that_asks_for_amounts_asks_for_all_of_its_own() -> None:
 
 def test_ids_of_speedups_stay_and_kinds_have_ids_of_their_own() -> None:
     plain = resolve(Sweep.model_validate(PLAIN))
-    both = resolve(Sweep.model_validate(PLAIN | {"targets": {"params": [2, 4], "latency_ms": [2, 4]}}))
+    both = resolve(
+        Sweep.model_validate(PLAIN | {"targets": {"params": [2, 4], "latency_ms": [2, 4], "latency": [2, 4]}})
+    )
     assert [one.trial_id for one in both][:2] == [one.trial_id for one in plain]
-    assert len({one.trial_id for one in both}) == len({one.select_key for one in both}) == 6
-    assert len({one.pass_key for one in both}) == 4, "one pass for MACs, one for parameters, one for each latency"
+    assert len({one.trial_id for one in both}) == len({one.select_key for one in both}) == 8
+    assert len({one.pass_key for one in both}) == 6, "one pass for MACs, one for parameters, one for each latency"
     assert "target" not in both[0].model_dump()
     assert both[2].model_dump()["target"] == "params"
     for one in both:  # what a sibling is given and what is computed anew are the same
@@ -81,7 +84,12 @@ def test_ids_of_speedups_stay_and_kinds_have_ids_of_their_own() -> None:
         ({"targets": {"params": 1}}, "found 1, expected a number above 1 and at most 10000", ("targets", "params", 0)),
         ({"targets": {"latency_ms": [0]}}, "found 0, expected a number above 0", ("targets", "latency_ms", 0)),
         ({"targets": {"latency_ms": "fast"}}, "found 'fast', expected a number", ("targets", "latency_ms", 0)),
-        ({"targets": {}}, "found no target, expected params or latency_ms; MACs are the key speedups", ("targets",)),
+        ({"targets": {"latency": 1}}, "found 1, expected a number above 1 and", ("targets", "latency", 0)),
+        ({"targets": {"latency": [2, 0.7]}},
+         "found 0.7, expected a number above 1, as speedups are: uncut / pruned, such as 1.43",
+         ("targets", "latency", 1)),
+        ({"targets": {}},
+         "found no target, expected params, latency or latency_ms; MACs are the key speedups", ("targets",)),
         ({"targets": {"param": 2}}, "unknown key. Did you mean 'params'?", ("targets", "param")),
         ({"targets": {"params": [2, 2]}}, "found 2.0 twice, expected each value once", ("targets", "params", 1)),
         ({"targets": {"params": 2}, "protocol": "pruningbench"},
@@ -191,18 +199,21 @@ class _Line:
         return _Line(self.factor * factor)
 
 
-def nearest(units: Callable[[float], int], ms: Iterator[float] | None = None, reason=None) -> tuple[Cut, list[int]]:
-    """The cut for 8 ms, and the units of every cut that was timed: at `ms`, or at 2 ms a unit."""
+def nearest(
+    units: Callable[[float], int], ms: Iterator[float] | None = None, reason=None, target="latency_ms", asked=8.0
+) -> tuple[Cut, list[int]]:
+    """The cut for `asked`, and the units of every cut that was timed: at `ms`, or at 2 ms a unit; the uncut 40 ms."""
     tried: list[int] = []
 
     def select(targets, meter):
         tried.append(units(targets[0]))
         return {targets[0]: Cut({"a": tuple(range(tried[-1]))}, 2.0, 2.0, 1, 1, 1, 1, reason=reason)}
 
-    def time(cut: Cut) -> float:
-        return next(ms) if ms else 2.0 * len(cut.kept["a"])
+    def time(cut: Cut) -> tuple[float, float]:
+        return 40.0, next(ms) if ms else 2.0 * len(cut.kept["a"])
 
-    return OfLatency(_Line(), "a device", time).cuts(select, [trial(speedup=8.0, target="latency_ms")])[8.0], tried
+    of = OfLatency(_Line(), "a device", time, relative=target == "latency")
+    return of.cuts(select, [trial(speedup=asked, target=target)])[asked], tried
 
 
 def test_a_wrong_prediction_is_scaled_to_what_is_timed() -> None:
@@ -210,6 +221,14 @@ def test_a_wrong_prediction_is_scaled_to_what_is_timed() -> None:
     found, tried = nearest(lambda ratio: round(16 / ratio))
     assert tried == [8, 4]
     assert (found.target, found.selected_ms, len(found.kept["a"])) == (8.0, 8.0, 4)
+    assert found.predicted_ms == 4.0, "what the table says, not what it was scaled to"
+
+
+def test_a_share_of_the_time_is_of_the_uncut_network_timed_in_turns() -> None:
+    """16 ms by the table, 40 ms measured; 8 units by the table are 16 ms, the second cut has half of 40 ms."""
+    found, tried = nearest(lambda ratio: round(16 / ratio), target="latency", asked=2.0)
+    assert tried == [8, 10]
+    assert (found.target, found.selected_ms, found.predicted_ms) == (2.0, 20.0, 10.0)
 
 
 def test_the_nearest_of_the_tried_cuts_is_taken_where_none_is_near() -> None:
@@ -232,8 +251,21 @@ def test_the_nearest_of_the_tried_cuts_is_taken_where_none_is_near() -> None:
     ],
 )
 def test_a_row_says_by_how_much_its_latency_is_missed(ms, why) -> None:
-    assert missed(trial(speedup=3.0, target="latency_ms"), ms, 3.02, "shared") == why
-    assert missed(trial(speedup=3.0), ms, None, "shared") is None
+    assert missed(trial(speedup=3.0, target="latency_ms"), 9.0, ms, 3.02, "shared") == why
+    assert missed(trial(speedup=3.0), 9.0, ms, None, "shared") is None
+
+
+@pytest.mark.parametrize(
+    ("base", "ms", "why"),
+    [
+        (9.0, 3.1, None),
+        (18.0, 6.2, None),
+        (9.0, 3.6, "latency: asked 3x, measured 2.5x (-17%): 3.6 of 9 ms; 3.02 ms when it was selected"),
+        (None, None, "latency: asked 3x, not checked: shared"),
+    ],
+)
+def test_a_row_says_by_how_much_its_share_of_the_time_is_missed(base, ms, why) -> None:
+    assert missed(trial(speedup=3.0, target="latency"), base, ms, 3.02, "shared") == why
 
 
 # -- reports and commands ----------------------------------------------------------------------------------------
@@ -241,13 +273,22 @@ def test_a_row_says_by_how_much_its_latency_is_missed(ms, why) -> None:
 
 def test_kinds_of_targets_are_ranked_apart_and_the_average_is_of_speedups(tmp_path) -> None:
     store = Store(open_storage(tmp_path))
-    for place, target in enumerate(("macs", "params", "latency_ms")):
+    for place, target in enumerate(("macs", "params", "latency_ms", "latency")):
         for method, final in (("lamp", 96.0), ("random", 90.0)):
             for value in (2.0, 4.0):
                 of = trial(method, speedup=value, target=target)
                 store.publish(row(of, metric_final=final - place - value, speedup=2.0))
     boards = Leaderboard.read(store).boards
-    assert [board.target for board in boards] == ["2x", "4x", "2x params", "4x params", "2 ms", "4 ms"]
+    assert [board.target for board in boards] == [
+        "2x",
+        "4x",
+        "2x params",
+        "4x params",
+        "2 ms",
+        "4 ms",
+        "2x latency",
+        "4x latency",
+    ]
     assert {tuple(entry.method for entry in board.entries) for board in boards} == {("lamp", "random")}
     assert all(entry.n == 1 for board in boards for entry in board.entries)
     (average,) = Leaderboard.read(store, Query(speedup="average")).boards
@@ -256,7 +297,7 @@ def test_kinds_of_targets_are_ranked_apart_and_the_average_is_of_speedups(tmp_pa
 
 def test_a_cell_is_reproduced_with_its_target(tmp_path) -> None:
     (one,) = resolve(sweep(models="test-convnet", methods="lamp", seeds=0, speedups=2, targets=None))
-    for target, value in (("params", 3.0), ("latency_ms", 0.5)):
+    for target, value in (("params", 3.0), ("latency_ms", 0.5), ("latency", 1.5)):
         of = one.model_copy(update={"target": target, "speedup": value})
         file = tmp_path / f"{target}.yaml"
         file.write_text(sweep_of(identity(of)["trial"]))
@@ -269,12 +310,14 @@ def test_a_cell_is_reproduced_with_its_target(tmp_path) -> None:
 def test_a_sweep_of_three_kinds_runs_and_a_second_run_does_nothing(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("raybench.pipeline.latency.table._time", weight_time)
     monkeypatch.setattr("raybench.pipeline.latency.meter._time", weight_time)
-    monkeypatch.setattr("raybench.pipeline.asked.median_ms", lambda net, image, pace: weight_time(net, image))
+    monkeypatch.setattr(
+        "raybench.pipeline.asked.medians_ms", lambda nets, image, pace: [weight_time(one, image) for one in nets]
+    )
     lines = "name: s\ndatasets: digits\nmodels: test-convnet\nmethods: [magnitude-l2]\nspeedups: 2\n"
     base = "{epochs: 1, lr: 0.01}"
     recipe = f"recipe: {{name: tiny, base: {base}, finetune: {{epochs: 0, lr: 0.01}}}}\n"
     full = sum(p.numel() for p in _built().parameters()) / 1000 + 0.05
-    targets = f"targets: {{params: 2, latency_ms: [{full / 2:.6f}, {2 * full:.6f}]}}\n"
+    targets = f"targets: {{params: 2, latency_ms: [{full / 2:.6f}, {2 * full:.6f}], latency: 2}}\n"
     file, place = written(tmp_path, lines + recipe + targets), str(tmp_path / "st")
     assert main(["run", str(file), "--local", "--storage", place]) == 0
     rows = {amount_of(one): one for one in Store(open_storage(place)).table().to_pylist()}
@@ -283,12 +326,15 @@ def test_a_sweep_of_three_kinds_runs_and_a_second_run_does_nothing(tmp_path, mon
         assert got == pytest.approx(2, rel=0.01 if one["reason"] is None else 0.05)
     half = rows[f"{float(f'{full / 2:.6f}'):g} ms"]
     assert half["latency_selected_ms"] == pytest.approx(full / 2, rel=0.05)
+    twice = rows["2x latency"]
+    for name in ("latency_selected_ms", "latency_predicted_ms"):
+        assert twice[name] == pytest.approx(full / 2, rel=0.05)
     assert half["params"] / 1000 + 0.05 == pytest.approx(half["latency_selected_ms"])
     beyond = next(one for one in rows.values() if one["status"] == "skipped")
     assert "the uncut network takes" in beyond["reason"]
     capsys.readouterr()
     assert main(["run", str(file), "--local", "--storage", place]) == 0
-    assert "nothing to run: 4 cells planned, none missing" in capsys.readouterr().out
+    assert "nothing to run: 5 cells planned, none missing" in capsys.readouterr().out
     assert main(["leaderboard", place]) == 0
     assert "test-convnet on digits, 2x params, protected-global" in capsys.readouterr().out
 
@@ -301,7 +347,10 @@ def test_prune_takes_a_ratio_of_parameters(capsys) -> None:
     parser = argparse.ArgumentParser()
     prune.arguments(parser)
     known = parser.parse_args(["--model", "test-convnet", "--dataset", "digits", "--target-params", "2x", "4"])
-    assert [one.asked for one in resolve(sweep_of_options(known))] == [(None, None, 2.0, None), (None, None, 4.0, None)]
+    assert [one.asked for one in resolve(sweep_of_options(known))] == [
+        (None, None, 2.0, None, None),
+        (None, None, 4.0, None, None),
+    ]
     with pytest.raises(SystemExit):
         main(["prune", "--model", "test-convnet", "--target-params", "1"])
     assert "--target-params: found '1', expected a number above 1, such as 2 or 2x" in capsys.readouterr().err

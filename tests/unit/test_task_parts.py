@@ -195,12 +195,12 @@ def test_a_stage_that_is_not_compiled_says_how_many_steps_it_had() -> None:
 @pytest.mark.parametrize(
     ("steps", "note"),
     [
-        (TIMED + 2 + 9, "not compiled: 9 s left, compiling takes up to 2 s"),
-        (TIMED + 2 + 10, "compiled, 0 recompilations"),
+        (TIMED + 2 + 19, "not compiled: 19 s left, compiling takes up to 4 s"),
+        (TIMED + 2 + 20, "compiled, 0 recompilations"),
     ],
 )
 def test_compiling_pays_from_five_times_its_time_on(steps, note, monkeypatch) -> None:
-    """By a clock that shows one second more for each step; two layers take two seconds."""
+    """By a clock that shows one second more for each step; two layers take four seconds."""
     net, under, now = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), Compiling(steps), iter(range(50, 99))
     monkeypatch.setattr(compiling.shutil, "which", lambda name: "/usr/bin/g++")
     monkeypatch.setattr(torch, "compile", lambda model: model)

@@ -1,10 +1,12 @@
 """Several processes for a cell: what a sweep may say, ids, what each process gets, and what a team's end counts as."""
 
+import asyncio
 import faulthandler
 import sys
 import threading
 import time
 import types
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -17,15 +19,10 @@ from raybench.execution.capacity import concurrency, slots
 from raybench.execution.causes import DIED, MEMORY
 from raybench.execution.grants import Grant, granted
 from raybench.execution.limits import limited, own_this_process
-from raybench.execution.teams import (
-    Ended,
-    PeerFailed,
-    TeamFailed,
-    _outcomes_or_reason,
-    _portable,
-    _stopped_by,
-    run_together,
-)
+from raybench.execution.mailbox import Box
+from raybench.execution.message import encode_grant, encode_outcome, encode_unit
+from raybench.execution.team_work import Ended, PeerFailed, portable, stopped_by
+from raybench.execution.teams import TeamFailed, Teams, reason_of
 from raybench.execution.worker import Assignment
 from raybench.reports.reproduce import sweep_of
 from raybench.results.schema import identity
@@ -33,6 +30,7 @@ from raybench.storage.local import LocalStorage
 from raybench.sweep.resolve import resolve
 from raybench.sweep.resources import Resources
 from raybench.tasks.training.team import PeerLost
+from tests.cluster.fakes import unit
 from tests.unit.sweeps import sweep
 
 
@@ -94,9 +92,11 @@ def test_the_sweep_that_show_prints_makes_the_same_trial(device, expected):
     assert printed["resources"] == {"cpus": 3, expected: 3}
 
 
-def test_detection_on_several_devices_is_refused_by_name():
-    with pytest.raises(SpecError, match="found 2 processes for a cell of test-detector, expected 1: detection trains"):
-        resolve(sweep(models="test-detector", datasets="digits-detection", resources={"processes": 2}))
+def test_detectors_take_several_processes_but_for_those_that_draw_for_whole_batches():
+    found = resolve(sweep(models="test-detector", datasets="digits-detection", resources={"processes": 2}))
+    assert {one.processes for one in found} == {2}
+    with pytest.raises(SpecError, match="found 2 processes for a cell of rtdetr-l, expected 1: it trains with noisy"):
+        resolve(sweep(models="rtdetr-l", datasets="digits-detection", resources={"processes": 2}))
 
 
 def test_local_refuses_a_sweep_of_several_processes(tmp_path, monkeypatch, capsys):
@@ -112,19 +112,17 @@ def test_local_refuses_a_sweep_of_several_processes(tmp_path, monkeypatch, capsy
 
 
 def test_the_end_of_a_team_is_what_failed_first():
-    assert _outcomes_or_reason({0: Ended(["a"]), 1: PeerFailed("x", "y")}, 2) == ["a"]
-    later = _outcomes_or_reason({0: PeerLost("gone"), 2: PeerFailed("ValueError: no", "ValueError")}, 3)
+    assert reason_of({0: Ended(), 1: PeerFailed("x", "y")}, 2) is None
+    later = reason_of({0: PeerLost("gone"), 2: PeerFailed("ValueError: no", "ValueError")}, 3)
     assert (later.reason, later.as_cause().name, later.as_cause().starts) == (
         "process 3 of 3: ValueError: no", "ValueError", 1,
     )  # fmt: skip
-    died = _outcomes_or_reason({1: RuntimeError("first line\nThe actor died")}, 2)
+    died = reason_of({1: RuntimeError("first line\nThe actor died")}, 2)
     assert died.reason == "process 2 of 2 died (RuntimeError: The actor died)"
     assert died.as_cause() is DIED
-    memory = _portable(RuntimeError("CUDA out of memory. Tried to allocate"))
-    assert _outcomes_or_reason({1: memory}, 2).as_cause() is MEMORY
-    assert _outcomes_or_reason({-1: RuntimeError("no controller")}, 2).reason.startswith(
-        "the processes of the cell died"
-    )
+    memory = portable(RuntimeError("CUDA out of memory. Tried to allocate"))
+    assert reason_of({1: memory}, 2).as_cause() is MEMORY
+    assert reason_of({-1: RuntimeError("no controller")}, 2).reason.startswith("the processes of the cell died")
 
 
 def test_a_cluster_holds_as_many_units_as_its_nodes_hold_processes(monkeypatch):
@@ -161,7 +159,7 @@ def test_a_stop_reaches_the_thread_in_which_the_first_process_runs_its_units(tmp
 
     def unit():
         try:
-            with _stopped_by(storage.url, "stops/x"):
+            with stopped_by(storage.url, "stops/x"):
                 while True:
                     time.sleep(0.01)
         except KeyboardInterrupt:
@@ -174,15 +172,113 @@ def test_a_stop_reaches_the_thread_in_which_the_first_process_runs_its_units(tmp
     assert heard == ["stopped"]
 
 
-@pytest.mark.parametrize("end", [["outcome"], TeamFailed("process 2 of 2: it failed", "ValueError"), "hangs"])
-def test_the_trial_waits_for_its_team_but_not_after_a_stop(tmp_path, monkeypatch, end):
+class Scripted:
+    """A team whose processes do with each unit what a script says: an outcome, `dies`, `hangs`, or not taken."""
+
+    made: ClassVar[list] = []
+    script: ClassVar[list] = []
+
+    def __init__(self, assignment, grant, device, stop_key):
+        self.grant, self.over, self.closed, self.given = grant, False, False, None
+        self.made.append(self)
+
+    def put(self, given):
+        self.given = given
+        if self.script[0] == "dies before it takes a unit":
+            self.over = True
+        return not self.closed
+
+    def outcome(self, wait_s):
+        if self.over or self.script[0] == "hangs":
+            return None
+        if (said := self.script.pop(0)) == "dies":
+            self.over, self.given = True, None
+            return None
+        self.closed = said == "last"
+        return encode_outcome(None) if said == "interrupted" else said
+
+    def close(self):
+        if self.given and self.over:
+            self.given = self.script.pop(0) and None
+            return True
+        return False
+
+    def join(self, wait_s):
+        self.over = True
+
+    def reason(self):
+        return TeamFailed("process 2 of 2: it failed", "ValueError")
+
+
+@pytest.fixture
+def scripted(tmp_path, monkeypatch):
+    """(Teams with scripted teams, the storage, their script, the teams that were made, runs a unit with a grant)."""
     storage = LocalStorage(tmp_path)
     monkeypatch.setattr(teams, "LET_GO_S", 0.1)
-    monkeypatch.setattr(teams, "_fitted", lambda *given: time.sleep(60) if end == "hangs" else end)
-    given = (["unit"], Grant(processes=2), Assignment(storage.url), "stops/x")
-    if isinstance(end, TeamFailed):
-        with pytest.raises(TeamFailed, match="it failed"):
-            run_together(*given)
-        return
+    monkeypatch.setattr(teams, "Team", Scripted)
+    monkeypatch.setattr(Scripted, "made", [])
+    monkeypatch.setattr(Scripted, "script", [])
+    own = Teams(Assignment(storage.url), "stops/x")
+
+    def run(said, grant=None):
+        Scripted.script.append(said)
+        return own.run(encode_unit(unit("cell-a-0")), encode_grant(grant or Grant(processes=2)))
+
+    return run, storage, Scripted.made
+
+
+def test_a_team_takes_unit_after_unit_that_ask_for_the_same(scripted):
+    run, _, made = scripted
+    assert [run("one"), run("two")] == ["one", "two"]
+    assert len(made) == 1
+    run("three", Grant(processes=2, note="another note"))
+    assert len(made) == 1, "a note is no resource"
+    run("four", Grant(processes=2, cpus=2.0))
+    assert [team.grant.cpus for team in made] == [1.0, 2.0]
+    assert [team.over for team in made] == [True, False], "the first one lets go of what it holds"
+
+
+def test_after_a_failure_in_the_middle_the_next_unit_gets_a_new_team(scripted):
+    run, _, made = scripted
+    assert [run("last"), run("next")] == ["last", "next"]
+    assert len(made) == 2
+
+
+def test_a_team_that_dies_fails_its_unit_and_no_other(scripted):
+    run, _, made = scripted
+    with pytest.raises(TeamFailed, match="it failed"):
+        run("dies")
+    assert run("next") == "next"
+    Scripted.script.append("dies before it takes a unit")
+    assert run("after") == "after", "a team that dies between two units costs none of them an attempt"
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("end", ["interrupted", "hangs"])
+def test_a_stop_ends_the_wait_for_a_team(scripted, end):
+    run, storage, _ = scripted
     storage.create("stops/x", b"")
-    assert run_together(*given) == ([] if end == "hangs" else end)
+    assert run(end) is None
+
+
+def test_a_box_gives_no_unit_to_processes_that_have_ended():
+    async def idle():
+        box = Box(0.01)
+        return await box.take(), await box.put(("unit", "grant"))
+
+    async def at_work():
+        box = Box(60.0)
+        assert await box.put(("unit", "grant"))
+        seen = [await box.take()]
+        await box.answer("said", last=True)
+        seen += [await box.put(("another", "grant")), await box.outcome(1.0), await box.outcome(0.0)]
+        return [*seen, await box.close(), await box.take()]
+
+    async def closed():
+        box = Box(60.0)
+        await box.put(("unit", "grant"))
+        return [await box.close(), await box.take(), await box.put(("another", "grant"))]
+
+    assert asyncio.run(idle()) == (None, False)
+    assert asyncio.run(at_work()) == [("unit", "grant"), False, "said", None, False, None]
+    assert asyncio.run(closed()) == [True, None, False]

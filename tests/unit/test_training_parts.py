@@ -13,9 +13,10 @@ from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.training.ema import Average
 from raybench.tasks.training.loss import TEMPERATURE, training_loss
 from raybench.tasks.training.mix import Mixed
-from raybench.tasks.training.optimize import learning_rate, make_optimizer
+from raybench.tasks.training.optimize import learning_rate, make_optimizer, set_rates
 from raybench.tasks.training.randaugment import _sharpen
 from raybench.tasks.training.seeding import generator
+from raybench.tokens.attached import reduced, reducer_named
 from tests.augmentations import augmented, erased, flipped, mix, randaugment, shifted
 
 CPU = torch.device("cpu")
@@ -39,6 +40,37 @@ def test_adamw_spares_vectors_and_tokens():
     spared = {names[id(p)] for p in groups[1]["params"]}
     assert {"pos_embed", "cls_token", "head.bias", "norm.weight"} <= spared
     assert not any(name.endswith("qkv.weight") for name in spared)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_parameters_of_a_token_method_have_a_rate_of_their_own(kind):
+    facts = DataFacts("x", "classification", 3, 3, 8, (0.5,) * 3, (0.5,) * 3, "")
+    vit, image = build_model("vit-nano", facts), torch.zeros(1, 3, 8, 8)
+    method = reducer_named("dynamicvit", {"backbone_rate": 0.1, "frozen": 0.25})
+    model, _ = reduced(vit, image, method, (0, 4, 2))
+    recipe = TrainRecipe(epochs=8, optimizer=kind, lr=1.0, warmup_epochs=4)
+    optimizer = make_optimizer(model, recipe, CPU)
+    own = set(map(id, model.stages.parameters()))
+    for epoch, network, predictors in ((1.0, 0.0, 0.25), (2.0, 0.1, 0.5), (7.9, *[learning_rate(recipe, 7.9)] * 2)):
+        set_rates(optimizer, model, recipe, epoch)
+        rates = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+        assert [rates[id(one)] for one in vit.parameters()] == pytest.approx([network] * len(list(vit.parameters())))
+        assert [rates[one] for one in own] == pytest.approx([predictors] * len(own))
+    assert optimizer.param_groups[0]["own"]  # the curve shows the recipe's rate
+    decays = sorted(group["weight_decay"] for group in optimizer.param_groups)
+    assert (len(rates), decays) == (
+        len(list(model.parameters())),
+        {"sgd": [5e-4] * 2, "adamw": [0, 0] + [5e-4] * 2}[kind],
+    )
+
+
+def test_parameters_have_one_rate_where_a_method_has_none():
+    facts = DataFacts("x", "classification", 3, 3, 8, (0.5,) * 3, (0.5,) * 3, "")
+    model, _ = reduced(build_model("vit-nano", facts), torch.zeros(1, 3, 8, 8), reducer_named("tome", {}), (1, 1, 1))
+    recipe = TrainRecipe(epochs=8, optimizer="adamw", lr=1.0)
+    optimizer = make_optimizer(model, recipe, CPU)
+    set_rates(optimizer, model, recipe, 4.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [learning_rate(recipe, 4.0)] * 2
 
 
 def test_moves_of_images():

@@ -17,7 +17,7 @@ CLAIM = (
 )
 COLUMNS = ("comparison", "target", "cells", "models", "mean, points", "low", "high", "verdict")
 CELL = ("dataset", "model", "protocol", "recipe", "label", "speedup_target", "seed", "base_seed")
-ORDER = ("protected-global", "global", "local", "isomorphic", "optimal")
+ORDER = ("protected-global", "global", "local", "isomorphic", "optimal", "optimal-blocks")
 
 
 def answer(rows: pd.DataFrame) -> Answer:

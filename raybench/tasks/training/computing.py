@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ from raybench.sweep.speed import Precision, Speed
 from raybench.tasks.training.seeding import deterministic, seeded
 
 WARM_UP, TIMED = 2, 3  # steps of each candidate in a probe
-CLEARLY = 0.95  # share of NCHW's time that channels-last may take at most on a CPU: near a tie runs choose the same
+# share of NCHW's time that channels-last may take at most, so that near a tie runs choose the same; less on a CPU,
+# whose numbers then differ from those of the default
+CLEARLY = {"cpu": 0.95, "cuda": 0.97}
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,14 @@ def _precision_of_device(chosen: Computing, device: torch.device) -> Computing:
 
 
 def _with_format(chosen: Computing, model: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Computing:
-    """`chosen` with the faster memory format; on a CPU channels-last must be clearly faster, since numbers differ."""
+    """`chosen` with channels-last where it is clearly faster, and else with NCHW."""
     why = _unfit(model, device)
     if why:
         return chosen.noting(f"nchw: {why}", memory_format="nchw")
-    took = {name: _milliseconds(model, chosen.noting(memory_format=name), device, shape)
-            for name in ("nchw", "channels_last")}  # fmt: skip
-    needed = took["nchw"] * (CLEARLY if device.type == "cpu" else 1.0)
-    fastest = "channels_last" if took["channels_last"] < needed else "nchw"
-    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in took.items())
+    formats = ("nchw", "channels_last")
+    took = _milliseconds(model, [chosen.noting(memory_format=name) for name in formats], device, shape)
+    fastest = formats[took[1] < took[0] * CLEARLY.get(device.type, CLEARLY["cuda"])]
+    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in zip(formats, took, strict=True))
     return chosen.noting(f"a step of {counted(shape[0], 'image')}: {times}", memory_format=fastest)
 
 
@@ -132,22 +133,40 @@ def _unfit(model: nn.Module, device: torch.device) -> str:
     return "grouped convolutions" if any(module.groups > 1 for module in convolutions) else ""
 
 
-def _milliseconds(model: nn.Module, computing: Computing, device: torch.device, shape: tuple[int, ...]) -> float:
-    """Median milliseconds of a forward and backward pass over random images, on a copy of the network."""
-    took = []
-    with seeded(device, "probe"), kernels(device, computing):
-        net = copy.deepcopy(model).train()
+def _milliseconds(
+    model: nn.Module, candidates: Sequence[Computing], device: torch.device, shape: tuple[int, ...]
+) -> list[float]:
+    """Median milliseconds of a forward and backward pass over random images for each of `candidates`.
+
+    They work on copies of the network and take turns, so that other work on the machine slows all of them.
+    """
+    with seeded(device, "probe"), kernels(device, candidates[0]), ExitStack() as formats:
         images = torch.randn(shape, device=device)
-        with laid_out(net, computing.strides), strided_in_nchw(net):
-            images = images.contiguous(memory_format=computing.strides)
-            for _ in range(WARM_UP + TIMED):
-                started = _now(device)
-                net.zero_grad()
-                with computing.autocast(device):
-                    outputs = net(images)
-                _scalar(outputs).backward()
-                took.append(1e3 * (_now(device) - started))
-    return statistics.median(took[WARM_UP:])
+        steps = [_step(formats, copy.deepcopy(model).train(), images, one) for one in candidates]
+        took = [[_timed(step, device) for step in steps] for _ in range(WARM_UP + TIMED)]
+    return [statistics.median(times) for times in zip(*took[WARM_UP:], strict=True)]
+
+
+def _step(formats: ExitStack, net: nn.Module, images: Tensor, computing: Computing) -> Callable[[], None]:
+    """A forward and backward pass of `net`, which is laid out until `formats` ends."""
+    formats.enter_context(laid_out(net, computing.strides))
+    formats.enter_context(strided_in_nchw(net))
+    laid = images.contiguous(memory_format=computing.strides)
+
+    def run() -> None:
+        net.zero_grad()
+        with computing.autocast(images.device):
+            outputs = net(laid)
+        _scalar(outputs).backward()
+
+    return run
+
+
+def _timed(step: Callable[[], None], device: torch.device) -> float:
+    """Milliseconds of a step."""
+    started = _now(device)
+    step()
+    return 1e3 * (_now(device) - started)
 
 
 def _scalar(outputs: Any) -> Tensor:

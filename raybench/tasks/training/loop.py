@@ -23,7 +23,7 @@ from raybench.tasks.protocol import Checkpoint, Training
 from raybench.tasks.training.batches import training_batches
 from raybench.tasks.training.computing import Computing, kernels, laid_out
 from raybench.tasks.training.ema import Average
-from raybench.tasks.training.optimize import learning_rate
+from raybench.tasks.training.optimize import set_rates
 from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.resizing import resized, size_at
 from raybench.tasks.training.scale import Scale
@@ -127,8 +127,7 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
         draw, strides = generator(inputs.seed, epoch, "augment"), steps.computing.strides
         batches = training_batches(inputs.images, recipe, order, draw, inputs.scale, strides, team)
         for step, mixed in enumerate(batches):
-            for group in progress.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, epoch + step / len(order))
+            set_rates(progress.optimizer, progress.model, recipe, epoch + step / len(order))
             height, width = mixed.images.shape[-2:]
             batch = resized(mixed, size_at(recipe, (height, width), epoch))
             total += steps(progress, batch) * len(mixed.labels)

@@ -46,7 +46,7 @@ def training_loss(outputs: Tensor, mixed: Mixed, recipe: TrainRecipe, teacher: n
     """
     smoothing = recipe.label_smoothing
     loss = F.cross_entropy(outputs, mixed.labels, label_smoothing=smoothing)
-    if mixed.share < 1:
+    if isinstance(mixed.share, Tensor) or mixed.share < 1:  # a graph can't hold a question about a tensor's value
         other = F.cross_entropy(outputs, mixed.others, label_smoothing=smoothing)
         loss = mixed.share * loss + (1 - mixed.share) * other
     if teacher is not None and recipe.distill:

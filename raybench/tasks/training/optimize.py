@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ def make_optimizer(model: nn.Module, recipe: TrainRecipe, device: torch.device) 
         groups = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
     else:
         groups = _by_decay(model, recipe.weight_decay)
-    return optimizer_over(groups, recipe, device)
+    return optimizer_over(_with_own(groups, model), recipe, device)
 
 
 def optimizer_over(groups: list[dict[str, Any]], recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:
@@ -46,6 +46,39 @@ def set_apart(optimizer: torch.optim.Optimizer, hook: Regularizer | None) -> tor
     settings = {name: value for name, value in hook.own_settings().items() if name in optimizer.defaults}
     optimizer.add_param_group({"params": list(own), "apart": True, **settings})
     return optimizer
+
+
+@runtime_checkable
+class TwoRates(Protocol):
+    """A network with parameters of a method in it, which may have a learning rate of their own."""
+
+    def own_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The method's parameters."""
+
+    def learning_rates(self, now: float, highest: float, done: float) -> tuple[float, float]:
+        """Rates of the network's and of the method's parameters where the recipe says `now`."""
+
+
+def _with_own(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+    """`groups`, where `model` has a method's own parameters divided: those first, marked `own`, then the network's."""
+    own = set(map(id, model.own_parameters())) if isinstance(model, TwoRates) else set()
+    if not own:
+        return groups
+    parts = [
+        group | {"params": [one for one in group["params"] if (id(one) in own) is mine], "own": mine}
+        for mine in (True, False)
+        for group in groups
+    ]
+    return [part for part in parts if part["params"]]
+
+
+def set_rates(optimizer: torch.optim.Optimizer, model: nn.Module, recipe: TrainRecipe, epoch: float) -> None:
+    """Give every parameter group its learning rate at `epoch`."""
+    now = own = learning_rate(recipe, epoch)
+    if isinstance(model, TwoRates):
+        now, own = model.learning_rates(now, recipe.lr, epoch / recipe.epochs)
+    for group in optimizer.param_groups:
+        group["lr"] = own if group.get("own") else now
 
 
 def _by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -39,7 +39,8 @@ def deterministic(device: torch.device) -> Iterator[None]:
         yield
         return
     cudnn = torch.backends.cudnn
-    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    before = cudnn.deterministic, cudnn.benchmark
+    enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic  # torch defines its attribute through a module class
     fill = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -48,6 +49,6 @@ def deterministic(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)  # an evaluation ends inside of training
         memory.fill_uninitialized_memory = fill
-        cudnn.deterministic, cudnn.benchmark = before[1:]
+        cudnn.deterministic, cudnn.benchmark = before

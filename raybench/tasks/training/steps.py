@@ -144,7 +144,7 @@ class _Graph:
         try:
             for group, rate in zip(self._groups, self._rates, strict=True):
                 group["lr"] = rate
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # other threads may load data
                 self._loss = step(progress, self._inputs)
         finally:
             for group, value in zip(self._groups, floats, strict=True):

@@ -49,6 +49,9 @@ class Team(Protocol):
     def agreed(self, value: T) -> T:
         """What the first process has for `value`."""
 
+    def united(self, found: dict[int, T]) -> dict[int, T]:
+        """The entries of all processes."""
+
     def norms(self) -> AbstractContextManager[None]:
         """Context in which batch norms take their statistics from the whole batch."""
 
@@ -79,6 +82,10 @@ class Alone:
     def agreed(self, value: T) -> T:
         """The value."""
         return value
+
+    def united(self, found: dict[int, T]) -> dict[int, T]:
+        """The entries."""
+        return found
 
     def norms(self) -> AbstractContextManager[None]:
         """Nothing changes."""
@@ -134,6 +141,13 @@ class Peers:
             return found
         self.say(value)
         return value
+
+    def united(self, found: dict[int, T]) -> dict[int, T]:
+        """The entries of all processes, as pickles."""
+        every: list[dict[int, T]] = [{} for _ in range(self.size)]
+        with _answered():
+            dist.all_gather_object(every, found, group=self._words)
+        return {number: value for one in every for number, value in one.items()}
 
     def norms(self) -> AbstractContextManager[None]:
         """Context in which the functions of torch take the statistics from all processes."""

@@ -220,6 +220,7 @@ function trialLink(id) { return (single ? "#trial/" : "trial.html#") + id; }
 function askedText(get) {
   if (get("speedup_target") !== null) return get("speedup_target") + "x";
   if (get("params_target") !== null) return get("params_target") + "x params";
+  if (get("latency_target") !== null) return get("latency_target") + "x latency";
   return get("latency_target_ms") !== null ? get("latency_target_ms") + " ms" : "ratio " + get("ratio");
 }
 function number(v, digits) { return v === null || v === undefined ? "–" : typeof v === "number" ? v.toFixed(digits) : String(v); }

@@ -1,0 +1,1 @@
+"""Search over depth, width and image size at a target cost: samples, a polynomial of accuracy, its optimum."""

@@ -1,0 +1,90 @@
+"""Cuts of the strategy `optimal-blocks`: for each target blocks go, then widths of what is left are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from raybench.errors import NotSupported
+from raybench.groups.cost import Cost
+from raybench.groups.records import Groups
+from raybench.scoring.scorer import Scoring
+from raybench.selection.optimal_blocks import BlockKnapsack, Spent, weighed
+from raybench.selection.problem import Meter, Problem
+from raybench.selection.records import Cut
+from raybench.selection.select import scorer_of, select
+from raybench.selection.shallow import Shallow, params_of
+
+Regroup = Callable[[nn.Module], Groups]
+
+
+def select_jointly(
+    scoring: Scoring,
+    example: Tensor,
+    groups: Groups,
+    targets: Sequence[float],
+    names: Sequence[str],
+    regroup: Regroup,
+    *,
+    strategy: str,
+    schedule: str = "progressive",
+    round_to: int = 1,
+    meter: Callable[[Cost], Meter] = Meter.macs,
+) -> dict[float, Cut]:
+    """Select one cut for each target, whose `blocks` go before its channels; a cut doesn't depend on other targets.
+
+    Args:
+        scoring: the criterion and the whole network, which is not changed.
+        example: an image as the network takes it.
+        groups: the whole network's prunable groups.
+        targets: requested cost of the network / cost of the cut one, each above 1.
+        names: modules that may go whole.
+        regroup: the groups of a copy of the network without some of these modules.
+        strategy: a key of `STRATEGIES` that removes blocks.
+        schedule: of scoring the shallower network; the blocks are chosen by the first scores.
+        round_to: kept units are multiples of it.
+        meter: the cost that the targets are of.
+
+    Raises:
+        NotSupported: the criterion scores no channel, or no channel inside a block whose cost is known.
+    """
+    cost = Cost.measure(scoring.model, example, groups)
+    problem = Problem.of(groups, cost, strategy, round_to, meter(cost))
+
+    def spent(name: str) -> Spent | None:
+        own = cost.within(name, params_of(scoring.model.get_submodule(name)))
+        return None if own is None else meter(own).of
+
+    blocks = weighed(problem, scorer_of(scoring, groups).scores(), names, spent)
+    if not blocks.blocks:
+        raise NotSupported(
+            f"{strategy}: no block of {type(scoring.model).__name__} can be weighed: inside each the criterion scores "
+            "no channels, or products outside the layers hide its cost"
+        )
+    how: dict[str, Any] = {"strategy": strategy, "schedule": schedule, "round_to": round_to, "meter": meter}
+
+    def cut_without(gone: tuple[str, ...], target: float) -> Cut:
+        shallow = Shallow.of(scoring.model, gone, len(names), example)
+        left = regroup(shallow.model)
+        saved = problem.meter.base / meter(Cost.measure(shallow.model, example, left)).base
+        if target <= saved:
+            return shallow.uncut(left, example, strategy, round_to, target, saved)
+        found = select(replace(scoring, model=shallow.model), example, left, [target / saved], **how)
+        return shallow.of_whole(found[target / saved], target)
+
+    return {target: _first_met(blocks, problem.goal(target), target, cut_without) for target in sorted(set(targets))}
+
+
+def _first_met(
+    sack: BlockKnapsack, goal: float, target: float, cut_without: Callable[[tuple[str, ...], float], Cut]
+) -> Cut:
+    """The cut without the best set of blocks with which the target is met; the best set's, where none meets it."""
+    tried: list[Cut] = []
+    for gone in sack.choices(goal):
+        tried.append(cut_without(gone, target))
+        if tried[-1].reason is None:
+            return tried[-1]
+    return tried[0]
