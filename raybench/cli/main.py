@@ -12,15 +12,14 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 from raybench.cli.parser import Parser
 from raybench.cli.printable_output import printable_output
 from raybench.errors import RaybenchError, UserError, handled_warnings, nearest, printable
-from raybench.execution.interrupt import INTERRUPTED, interrupts
+from raybench.execution.interrupt import INTERRUPTED, end_process, interrupts
 
 GROUPS = {
     "sweeps": {
@@ -94,17 +93,9 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is over; libraries clean up behind it
     if argv is None and code == INTERRUPTED:
-        _end_now(code)
+        atexit._run_exitfuncs()  # temporary folders, Ray
+        end_process(code)  # threads of interrupted libraries may still run in Python's own end
     return code
-
-
-def _end_now(code: int) -> NoReturn:
-    """End this process without Python's own end, in which threads of interrupted libraries may still run."""
-    atexit._run_exitfuncs()  # temporary folders, Ray
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
 
 
 def _guarded(verb: str, arguments: list[str]) -> int:

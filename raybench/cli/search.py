@@ -15,12 +15,12 @@ from raybench.cli.quantities import speedup
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
 from raybench.errors import UserError, counted
 from raybench.execution.interrupt import INTERRUPTED
+from raybench.sweep.kinds import DIMENSIONS
 
 if TYPE_CHECKING:
     from raybench.search.cells import Sample
     from raybench.search.run import Asked, Found
 
-DIMENSIONS = ("depth", "width", "resolution")
 COLUMNS = ("depth", "width", "image", "asked", "speed-up", "val %", "test %", "cell", "")
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from raybench.errors import UserError
-from raybench.execution.interrupt import INTERRUPTED
+from raybench.execution.interrupt import INTERRUPTED, end_process
 from raybench.execution.limits import own_this_process
 
 DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
@@ -96,10 +96,7 @@ def _be_child(body: Callable[[], object], report: IO[bytes], mask: set[Any] | No
         traceback.print_exc()
     finally:
         atexit._run_exitfuncs()  # this process's own: temporary folders of libraries
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)  # not through the parent's frames, which would end what the parent still uses
+        end_process(code)  # not through the parent's frames, which would end what the parent still uses
 
 
 def _forget_exit_handlers() -> None:

@@ -24,6 +24,14 @@ GRACE_S = 10.0  # for workers to let go of their units
 LIMIT_S = 15.0  # a command's process ends then, whatever it does
 
 
+def end_process(code: int) -> NoReturn:
+    """End this process without Python's own end, which waits for threads; what was printed is written first."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 class Interrupts:
     """The requests to end this process: whether there was one, and what happens then.
 
@@ -128,10 +136,7 @@ class Interrupts:
             last_words()
         else:
             print(printable(f"raybench: {self._error}"), file=sys.stderr)
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(INTERRUPTED if self._error is None else self._error.exit_code)
+        end_process(INTERRUPTED if self._error is None else self._error.exit_code)
 
 
 _current: list[Interrupts] = []  # the innermost last; empty where nobody handles signals

@@ -121,13 +121,13 @@ class Jobs:
 
     def follow(self, job_id: str, period: float = 1.0) -> Iterator[str]:
         """New output of the job as it comes, until the job is over. `period` in seconds."""
-        seen, began, told = 0, time.monotonic(), False
+        seen, began, reported = 0, time.monotonic(), False
         while True:
             job = self.find(job_id)
             over = job.is_over
             text = self.logs(job_id)
-            if job.status == "PENDING" and not told and time.monotonic() - began >= ANSWER_S:
-                told = True
+            if job.status == "PENDING" and not reported and time.monotonic() - began >= ANSWER_S:
+                reported = True
                 self._say(f"job {job_id} is pending: waiting until the cluster starts it, Ctrl-C ends")
             if len(text) > seen:
                 yield text[seen:]

@@ -7,7 +7,6 @@ without a GPU at hand: the tests use a stand-in for `nvidia-cuda-mps-control`.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from tempfile import gettempdir
 
 from raybench.errors import UserError
+from raybench.pipeline.exclusive import lock_by
 
 PROGRAM = "nvidia-cuda-mps-control"
 PIPE = "CUDA_MPS_PIPE_DIRECTORY"  # by which a process finds its daemon; CUDA reads it when it starts
@@ -105,13 +105,8 @@ def door(folder: Path, within_s: float = float("inf")) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     deadline = time.monotonic() + within_s
     with (folder / DOOR).open("a") as lock:
-        while True:
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if time.monotonic() > deadline:  # one that is stopped holds it for ever
-                raise OSError(f"another process holds {folder / DOOR} for over {within_s:g} s")
-            time.sleep(0.02)
+        if not lock_by(lock.fileno(), deadline):  # a process that is stopped holds it for ever
+            raise OSError(f"another process holds {folder / DOOR} for over {within_s:g} s")
         yield
 
 

@@ -19,10 +19,10 @@ import yaml
 from raybench.errors import UserError
 from raybench.execution.attachments import repacked, weights_of
 from raybench.storage.hashing import file_sha256
+from raybench.sweep.digests import digest
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.spread import PLURALS
 from raybench.sweep.sweep import Sweep
-from raybench.sweep.trial import digest
 
 VERSIONS = "RAYBENCH_CLIENT_VERSIONS"  # environment variable of the job
 SWEEP_FILE, PLUGIN_FOLDER = "sweep.yaml", "plugins"

@@ -66,7 +66,6 @@ def preload() -> None:
     from raybench.pipeline import unit  # noqa: F401
 
     keep_freed()
-
     gc.collect()
     gc.freeze()
 

@@ -90,7 +90,7 @@ class Cost:
                     f"counts {macs_base:,}; look at {', '.join(unknown[:5]) or 'its own forward'}"
                 )
             products = fitted
-        numel = sum(p.numel() for p in model.parameters())
+        numel = params_of(model)
         params = replace(params, constant=numel - float(params.total(full)))
         return cls(widths, macs, params, products, sizes, macs_base, numel)
 
@@ -120,6 +120,11 @@ class Cost:
 def count_macs(model: nn.Module, example: Tensor) -> int:
     """MACs per image by torch's FLOP counter (half its FLOPs), those of attention included; the model isn't changed."""
     return counted(model, example[:1])[0]
+
+
+def params_of(model: nn.Module) -> int:
+    """How many parameters `model` has."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def _outside(model: nn.Module, example: Tensor, groups: Groups, known: Terms, widths: Widths) -> Products | None:

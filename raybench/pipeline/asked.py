@@ -21,8 +21,9 @@ from raybench.pipeline.measure import Pace, medians_ms
 from raybench.pipeline.transferred import METERS, meter_of
 from raybench.selection.problem import Meter
 from raybench.selection.records import Cut
+from raybench.sweep.digests import digest
 from raybench.sweep.target import TIMED
-from raybench.sweep.trial import Trial, digest
+from raybench.sweep.trial import Trial
 
 T = TypeVar("T")
 Cuts = dict[float, Cut]
@@ -124,14 +125,14 @@ def _latency(trial: Trial, model: nn.Module, image: Tensor, groups: Groups, cont
     def time(cut: Cut) -> tuple[float, float]:
         slim = copy.deepcopy(whole)
         surgery.apply(slim, groups, cut.kept)
-        base, cut_ms = _alone(*context.machine.timed(lambda: medians_ms([whole, slim], image, LONG)))
+        base, cut_ms = timing_of(*context.machine.timed(lambda: medians_ms([whole, slim], image, LONG)))
         return base, cut_ms
 
     found = context.machine.timed(lambda: latency_meter(model, image, groups, context.storage, key))
-    return OfLatency(_alone(*found), device_words(image.device), time, relative=trial.target == "latency")
+    return OfLatency(timing_of(*found), device_words(image.device), time, relative=trial.target == "latency")
 
 
-def _alone(found: T | None, why: str | None) -> T:
+def timing_of(found: T | None, why: str | None) -> T:
     """What was timed with the machine alone; StageError where it could not be had."""
     if found is None:
         raise StageError("select", f"no latency could be measured: {why}; the same command tries again")

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raybench.errors import NotSupported, StageError, counted
+from raybench.errors import NotSupported, counted
 from raybench.groups.blocks import removable_blocks
-from raybench.groups.cost import count_macs
+from raybench.groups.cost import count_macs, params_of
 from raybench.groups.records import Groups
-from raybench.pipeline.asked import Asked, Cuts, OfLatency, Select, asked_of
+from raybench.pipeline.asked import Asked, Cuts, OfLatency, Select, asked_of, timing_of
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.measure import ONE, medians_ms
 from raybench.pipeline.network import example_of
 from raybench.selection.depth import block_influence, least_influential, staying
 from raybench.selection.records import Cut
-from raybench.selection.shallow import Shallow, params_of
+from raybench.selection.shallow import Shallow
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
 
@@ -49,14 +49,20 @@ def shallow_network(trial: Trial, model: nn.Module, example: Tensor, task: Task)
     own = None if trial.image_size is None else example_of(task.data.own, example.device)
     if not trial.shallower:
         return Shallow.of(model, (), 0, example, own=own)
-    blocks, recipe = blocks_of(trial, model, example), trial.recipe
+    blocks = blocks_of(trial, model, example)
     gone = len(blocks) - staying(trial.depth, len(blocks))
     if not gone:
         note = f"blocks: of {counted(len(blocks), 'removable block')} depth {trial.depth:g} rounds to all: none went"
         return Shallow.of(model, (), len(blocks), example, note, own)
-    images = task.calibration(recipe.calibration_images, recipe.calibration_batch, trial.selection_seed)
-    removed = [blocks[i] for i in least_influential(block_influence(model, blocks, images), gone)]
+    removed = [blocks[i] for i in least_influential(influence_of(trial, model, blocks, task), gone)]
     return Shallow.of(model, removed, len(blocks), example, own=own)
+
+
+def influence_of(trial: Trial, model: nn.Module, blocks: Sequence[str], task: Task) -> list[float]:
+    """The influence of each of `blocks` on the recipe's calibration images."""
+    recipe = trial.recipe
+    images = task.calibration(recipe.calibration_images, recipe.calibration_batch, trial.selection_seed)
+    return block_influence(model, blocks, images)
 
 
 @torch.no_grad()
@@ -116,10 +122,8 @@ def _time_saved(shallow: Shallow, example: Tensor, context: StageContext) -> flo
     """Milliseconds of the whole network / those of the shallower one, timed in turns."""
     nets = [shallow.whole.eval(), shallow.model.eval()]
     images = [example if shallow.own is None else shallow.own, example]
-    found, why = context.machine.timed(lambda: medians_ms(nets, images, ONE))
-    if found is None:
-        raise StageError("select", f"no latency could be measured: {why}; the same command tries again")
-    return found[0] / found[1]
+    whole_ms, left_ms = timing_of(*context.machine.timed(lambda: medians_ms(nets, images, ONE)))
+    return whole_ms / left_ms
 
 
 SAVED: dict[str, Callable[[Shallow, Tensor, StageContext], float]] = {

@@ -12,16 +12,14 @@ from raybench.errors import NotSupported
 from raybench.groups.cost import count_macs
 from raybench.pipeline import base, sparsify
 from raybench.pipeline.context import StageContext
-from raybench.pipeline.depth import blocks_of, check_size
+from raybench.pipeline.depth import blocks_of, check_size, influence_of
 from raybench.pipeline.network import example_of
-from raybench.selection.depth import block_influence, least_influential, staying
+from raybench.selection.depth import least_influential, staying
 from raybench.selection.shallow import without
-from raybench.sweep.kinds import WHOLE
+from raybench.sweep.kinds import WHOLE, Place
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
-
-Place = tuple[float, int | None]  # (depth, image size; None: the dataset's own)
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,11 @@ def _by_depth(
     found = [(WHOLE, count_macs(model, example))]
     if depths is not None and set(depths) <= {WHOLE}:
         return found
-    blocks, recipe = blocks_of(trial.model_copy(update={"depth": min(depths or (0.5,))}), model, example), trial.recipe
+    blocks = blocks_of(trial.model_copy(update={"depth": min(depths or (0.5,))}), model, example)
     if depths is None:
         count = len(blocks)
         depths = [round(left / count, 4) for left in range(count - 1, max(1, math.ceil(least * count)) - 1, -1)]
-    images = task.calibration(recipe.calibration_images, recipe.calibration_batch, trial.selection_seed)
-    influence = block_influence(model, blocks, images)
+    influence = influence_of(trial, model, blocks, task)
     for depth in depths:
         gone = least_influential(influence, len(blocks) - staying(depth, len(blocks)))
         if depth < WHOLE:

@@ -18,7 +18,8 @@ from raybench.storage.base import Storage
 from raybench.storage.damage import set_aside
 from raybench.storage.json_text import is_number, is_text, read_object
 from raybench.storage.sealed import json_sha256
-from raybench.sweep.trial import TRAINING, Trial, digest
+from raybench.sweep.digests import digest
+from raybench.sweep.trial import TRAINING, Trial
 from raybench.tasks.protocol import Checkpoint
 
 METHOD = ("importance", "regularizer", "schedule")  # what may differ between cells that are compared

@@ -75,7 +75,7 @@ class Machine:
         fcntl.flock(self._node, fcntl.LOCK_UN)
         self._own_turn = True
         try:
-            yield Turn(_lock(self._gate, deadline) and _lock(self._node, deadline), self._overrun)
+            yield Turn(lock_by(self._gate, deadline) and lock_by(self._node, deadline), self._overrun)
         finally:
             fcntl.flock(self._node, fcntl.LOCK_UN)
             fcntl.flock(self._gate, fcntl.LOCK_UN)
@@ -89,7 +89,7 @@ class Machine:
         """
         if self._own_turn:
             return 0.0
-        if _lock(self._gate, 0.0, fcntl.LOCK_SH):
+        if lock_by(self._gate, 0.0, fcntl.LOCK_SH):
             fcntl.flock(self._gate, fcntl.LOCK_UN)
             return 0.0
         before()
@@ -115,11 +115,11 @@ class Machine:
     def _wait_for(self, handle: int) -> bool:
         """Lock `handle` shared once no process takes a timing; False if that process is stopped."""
         began = time.monotonic()
-        if _lock(handle, began + NOTICE_S, fcntl.LOCK_SH):
+        if lock_by(handle, began + NOTICE_S, fcntl.LOCK_SH):
             return True
         holder = _holder(handle)
         self._notice(f"process {holder or 'unknown'} takes a timing{' and is stopped' if _stopped(holder) else ''}")
-        while not _lock(handle, time.monotonic() + NOTICE_S / 2, fcntl.LOCK_SH):
+        while not lock_by(handle, time.monotonic() + NOTICE_S / 2, fcntl.LOCK_SH):
             holder = _holder(handle)
             if _stopped(holder) and time.monotonic() - began > STOPPED_S:
                 self._notice(f"process {holder} is stopped while it takes a timing: going on without it")
@@ -165,7 +165,7 @@ def _stopped(pid: int) -> bool:
         return False
 
 
-def _lock(handle: int, deadline: float, kind: int = fcntl.LOCK_EX) -> bool:
+def lock_by(handle: int, deadline: float, kind: int = fcntl.LOCK_EX) -> bool:
     """Lock `handle` before `deadline` (monotonic seconds), exclusively by default; True on success."""
     while True:
         try:

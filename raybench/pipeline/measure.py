@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import StageError
-from raybench.groups.cost import count_macs
+from raybench.groups.cost import count_macs, params_of
 from raybench.pipeline.activations import peak_activations
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.network import example_of
@@ -52,7 +52,7 @@ class Footprint:
 def check_cost(model: nn.Module, cut: Cut, task: Task, device: torch.device) -> None:
     """Count the MACs and parameters of the pruned network; StageError when they are not what the cut predicted."""
     counted = count_macs(model, example_of(task.data, device))
-    params = sum(p.numel() for p in model.parameters())
+    params = params_of(model)
     if (counted, params) != (cut.macs, cut.params):
         raise StageError(
             "measure",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from raybench.errors import NotSupported
-from raybench.groups.cost import count_macs
+from raybench.groups.cost import count_macs, params_of
 from raybench.models.baked import baked
 from raybench.models.build import build_model
 from raybench.models.family import Member, relatives, widths
@@ -31,7 +31,7 @@ def small_cut(trial: Trial, dense: nn.Module, task: Task) -> Cut:
         NotSupported: the family has no smaller network.
     """
     image = example_of(task.data, next(dense.parameters()).device)
-    base = count_macs(dense, image), sum(p.numel() for p in dense.parameters())
+    base = count_macs(dense, image), params_of(dense)
     which = 1 if trial.target == "params" else 0
     member, found = nearest(trial.model, trial.model_params, base, base[which] / trial.speedup, which, _costs(task))
     got = base[which] / found[which]
@@ -92,7 +92,7 @@ def _costs(task: Task) -> Callable[[Member], Costs | None]:
             macs = count_macs(net, example_of(task.data, torch.device("cpu")))
         except Exception:  # networks of others refuse sizes and parameters with any error: then it is no candidate
             return None
-        return macs, sum(p.numel() for p in net.parameters())
+        return macs, params_of(net)
 
     return costs
 

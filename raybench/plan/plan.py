@@ -14,13 +14,14 @@ from raybench.plan.shares import shares_of, with_probes
 from raybench.results.repair import Damage, Repair
 from raybench.results.store import Store
 from raybench.storage.base import Storage
+from raybench.sweep.digests import digest
 from raybench.sweep.image_sizes import no_size
 from raybench.sweep.kinds import KNAPSACKS, REMOVES_BLOCKS, TOKENS
 from raybench.sweep.resolve import resolve
 from raybench.sweep.resources import Resources
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.target import TIMED
-from raybench.sweep.trial import Trial, digest
+from raybench.sweep.trial import Trial
 from raybench.sweep.weights import STAGE
 
 
@@ -172,32 +173,43 @@ def _no_joint(trial: Trial) -> str | None:
 
 def _no_blocks(trial: Trial) -> str | None:
     """Why no block can be removed in this cell; None if it can be tried."""
-    name = trial.importance.name
-    if trial.protocol == "pruningbench":
-        return "protocol pruningbench removes channels alone"
-    if trial.kind == TOKENS:
-        return f"{name} removes tokens"
-    if trial.importance.trained:
-        return f"{name} chooses channels while the whole network trains"
-    if trial.is_small:
-        return f"{name} is a dense network in place of a pruned one"
-    return "blocks are ranked on images, which the source's weights are without" if trial.prunes_first else None
+    return _unchanged(
+        trial,
+        "protocol pruningbench removes channels alone",
+        "while the whole network trains",
+        "blocks are ranked on images, which the source's weights are without",
+    )
 
 
 def _no_size(trial: Trial) -> str | None:
     """Why images can't have another size in this cell; None if it can be tried."""
+    return _unchanged(
+        trial,
+        "protocol pruningbench keeps the dataset's own",
+        "while it trains at the dataset's own size",
+        "prune-then-transfer chooses channels by the source's weights",
+    ) or no_size(registry.dataset.entry(trial.dataset), trial.dataset_params)
+
+
+def _unchanged(trial: Trial, published: str, trained: str, source: str) -> str | None:
+    """Why a cell's network can't be changed before its channels are ranked; None if it can.
+
+    Args:
+        trial: the cell.
+        published: the reason under protocol pruningbench.
+        trained: when a trained selection chooses.
+        source: the reason where the source of a transfer is pruned.
+    """
     name = trial.importance.name
     if trial.protocol == "pruningbench":
-        return "protocol pruningbench keeps the dataset's own"
+        return published
     if trial.kind == TOKENS:
         return f"{name} removes tokens"
     if trial.importance.trained:
-        return f"{name} chooses channels while it trains at the dataset's own size"
+        return f"{name} chooses channels {trained}"
     if trial.is_small:
         return f"{name} is a dense network in place of a pruned one"
-    if trial.prunes_first:
-        return "prune-then-transfer chooses channels by the source's weights"
-    return no_size(registry.dataset.entry(trial.dataset), trial.dataset_params)
+    return source if trial.prunes_first else None
 
 
 def _needs_source(trial: Trial) -> str | None:

@@ -15,7 +15,7 @@ from raybench.storage.base import Storage
 from raybench.storage.heartbeat import Heartbeat
 from raybench.storage.json_text import is_number, is_process, is_text, is_texts, read_object
 from raybench.storage.leases import STAMP, is_alive
-from raybench.sweep.trial import digest
+from raybench.sweep.digests import digest
 
 PLANS, RUNS = "plans", "runs"
 FACTS = {

@@ -10,8 +10,8 @@ from raybench.results.encoding import encode
 from raybench.results.layout import ResultFile, partition
 from raybench.results.looked import forget
 from raybench.storage.base import Storage
+from raybench.sweep.digests import digest
 from raybench.sweep.target import ASKED
-from raybench.sweep.trial import digest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,8 @@ from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, parse, partitio
 from raybench.results.seal import broken_seal, newer, rows_checked, rows_mark
 from raybench.storage.base import Storage
 from raybench.storage.damage import set_aside
-from raybench.sweep.trial import Trial, digest
+from raybench.sweep.digests import digest
+from raybench.sweep.trial import Trial
 
 if TYPE_CHECKING:  # a store without damage, written by this version, is checked without Arrow
     import pyarrow as pa

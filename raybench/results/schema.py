@@ -13,8 +13,9 @@ from typing import Any, TypeGuard
 
 from raybench.errors import RaybenchError, nearest
 from raybench.results.columns import BY_NAME, COLUMNS, DEFAULTS, SCHEMA_VERSION, Column
+from raybench.sweep.digests import digest
 from raybench.sweep.target import ASKED
-from raybench.sweep.trial import Trial, digest
+from raybench.sweep.trial import Trial
 
 __all__ = ["BY_NAME", "COLUMNS", "SCHEMA_VERSION", "Column", "Record", "RecordError"]
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from raybench.errors import UserError
-from raybench.search.space import Place, Space
+from raybench.search.space import Space
+from raybench.sweep.kinds import Place
 
 SLACK = 1.005  # a cost may be so much above the target's, as speed-ups are met
 

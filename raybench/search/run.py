@@ -17,13 +17,13 @@ from raybench.plan.plan import why_not
 from raybench.search.cells import Cells, Sample
 from raybench.search.fit import Polynomial, fit
 from raybench.search.optimum import optimum
-from raybench.search.space import Place, Point, Space, samples
+from raybench.search.space import Point, Space, samples
 from raybench.sweep.image_sizes import own_size
-from raybench.sweep.kinds import WHOLE
+from raybench.sweep.kinds import DIMENSIONS, WHOLE, Place
 from raybench.sweep.trial import Trial
 
 MET = 0.02  # a sample may fall short of the target by so much: few channels make coarse steps
-MISSED = 0.0  # what Optuna is told of a choice that doesn't come to the target
+MISSED = 0.0  # the value that Optuna gets for a choice that doesn't reach the target
 SIZES = 13  # image sizes that are tried, at most
 STEPS = {"detection": 32, "large": 8}  # of image sizes; 1 below LARGE
 LARGE = 96
@@ -137,8 +137,7 @@ def _check(trial: Trial, asked: Asked, count: int) -> None:
 
 def _used(variables: Sequence[float], asked: Asked) -> tuple[float, ...]:
     """Those of (depth, width, resolution) that the search changes."""
-    names = ("depth", "width", "resolution")
-    return tuple(value for name, value in zip(names, variables, strict=True) if name in asked.dimensions)
+    return tuple(value for name, value in zip(DIMENSIONS, variables, strict=True) if name in asked.dimensions)
 
 
 def _space(cells: Cells, asked: Asked, say: Callable[[str], None], device: str | None) -> tuple[Space, tuple[str, ...]]:

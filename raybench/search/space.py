@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Place = tuple[float, int | None]  # (depth, image size; None: the dataset's own)
-DIMENSIONS = ("depth", "width", "resolution")
+from raybench.sweep.kinds import Place
+
 NONE = 1.01  # speed-up that is asked where no channel shall go: the least that leaves the network as it is
 NEAR = (0.4, 1.4)  # samples have speed-ups between the target's powers of these
 TRIED = 4096  # draws for samples

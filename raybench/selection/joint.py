@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
-from raybench.groups.cost import Cost
+from raybench.groups.cost import Cost, params_of
 from raybench.groups.records import Groups
 from raybench.scoring.scorer import Scoring
 from raybench.selection.optimal_blocks import BlockKnapsack, Spent, weighed
 from raybench.selection.problem import Meter, Problem
 from raybench.selection.records import Cut
 from raybench.selection.select import scorer_of, select
-from raybench.selection.shallow import Shallow, params_of
+from raybench.selection.shallow import Shallow
 
 Regroup = Callable[[nn.Module], Groups]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raybench.errors import counted
 from raybench.groups.blocks import remove
-from raybench.groups.cost import Cost, count_macs
+from raybench.groups.cost import Cost, count_macs, params_of
 from raybench.groups.library_count import library_counts
 from raybench.groups.records import Groups
 from raybench.selection.exact_end import ENOUGH
@@ -81,8 +81,3 @@ def without(model: nn.Module, blocks: Sequence[str]) -> nn.Module:
     slim = copy.deepcopy(model)
     remove(slim, blocks)
     return slim
-
-
-def params_of(model: nn.Module) -> int:
-    """How many parameters `model` has."""
-    return sum(p.numel() for p in model.parameters())

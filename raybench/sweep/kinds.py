@@ -10,3 +10,5 @@ TOKENS: Kind = "tokens"
 KNAPSACKS = ("optimal", "optimal-blocks")  # strategies that don't rank channels
 REMOVES_BLOCKS = ("optimal-blocks",)  # strategies that may remove whole blocks
 WHOLE = 1.0  # depth of a network that keeps all its blocks
+DIMENSIONS = ("depth", "width", "resolution")  # what makes a network cheaper, as `raybench search` has it
+Place = tuple[float, int | None]  # (depth, image size; None: the dataset's own)

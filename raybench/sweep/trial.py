@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from raybench.catalogue import SCRATCH, SMALL, TRAIN, UNTRAINED
 from raybench.errors import counted
 from raybench.sweep.bounds import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_NAME, Augmentation, Real, Whole
-from raybench.sweep.digests import canonical, canonical_scalar, hashed
-from raybench.sweep.digests import digest as digest
+from raybench.sweep.digests import canonical, canonical_scalar, digest, hashed
 from raybench.sweep.early_stop import EarlyStop
 from raybench.sweep.kinds import CHANNELS, WHOLE, Kind
 from raybench.sweep.speed import Speed

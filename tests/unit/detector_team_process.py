@@ -1,7 +1,6 @@
 """What each process of `test_detection_team` runs: the first trains and evaluates detectors, the second takes part."""
 
 import os
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -12,8 +11,8 @@ from raybench.models.ultralytics import yolo
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.detection import Detection
 from raybench.tasks.shared import SharedTask, take_part
-from raybench.tasks.training.team import ALONE, Peers
-from tests.unit.team_process import CPU, Saved
+from raybench.tasks.training.team import ALONE
+from tests.unit.team_process import CPU, Saved, joined
 
 with offline():
     from ultralytics.utils import LOCAL_RANK
@@ -43,12 +42,7 @@ def trained(one, name):
 
 def run(rank, size, folder):
     """One of `size` processes; the first writes what it found."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size, timeout=timedelta(seconds=60)
-    )
-    team = Peers(CPU)
+    team = joined(rank, size, folder)
     if rank:
         take_part(lambda: task(team), team)
     else:

@@ -1,13 +1,16 @@
 """A small sweep that the tests of specs and of ids change piece by piece."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from raybench.cli.main import main
+from raybench.results.store import Store
+from raybench.storage.open import open_storage
 from raybench.sweep.mistakes import explain
 from raybench.sweep.sweep import Sweep
 
@@ -36,6 +39,20 @@ def written(folder: Path, text: str, name: str = "s.yaml") -> Path:
     (folder / "recipes/small.yaml").write_text(json.dumps({k: v for k, v in RECIPE.items() if k != "name"}))
     (folder / name).write_text(text)
     return folder / name
+
+
+def rows_of(folder: Path, text: str) -> tuple[list[dict[str, Any]], Path]:
+    """(the rows of the sweep `text`, its storage), run in this process in `folder`."""
+    (folder / "s.yaml").write_text(text)
+    storage = folder / "results"
+    assert main(["run", str(folder / "s.yaml"), "--local", "--quiet", "--storage", str(storage)]) == 0
+    return Store(open_storage(str(storage))).table().to_pylist(), storage
+
+
+def only_row(rows: Iterable[dict[str, Any]], **asked: Any) -> dict[str, Any]:
+    """The one row with these values."""
+    (found,) = [row for row in rows if asked.items() <= row.items()]
+    return found
 
 
 def told(model: type[BaseModel], fields: Mapping[str, Any] | int) -> list[tuple[str, tuple]]:

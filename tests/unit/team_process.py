@@ -184,14 +184,19 @@ def gradients(team):
     return found | {f"stat {name}": value for name, value in net.named_buffers()}
 
 
-def run(rank, size, folder):
-    """One of `size` processes; the first writes what it found."""
+def joined(rank, size, folder):
+    """The team of this process, one of `size` that meet in `folder`."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size, timeout=timedelta(seconds=60)
     )
-    team = Peers(CPU)
+    return Peers(CPU)
+
+
+def run(rank, size, folder):
+    """One of `size` processes; the first writes what it found."""
+    team = joined(rank, size, folder)
     gradient = gradients(team)
     if rank:
         take_part(lambda: task(team), team)

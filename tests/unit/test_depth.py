@@ -28,7 +28,7 @@ from raybench.sweep.size import cells_of
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.trial import MethodRef, Trial
 from tests.unit.result_rows import row, trial
-from tests.unit.sweeps import AXES, sweep, told
+from tests.unit.sweeps import AXES, only_row, rows_of, sweep, told
 
 TEXT = """
 name: s
@@ -46,16 +46,11 @@ exclude: [{models: test-convnet, speedups: [1.2]}]
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """(rows of the sweep TEXT, its storage)."""
-    folder = tmp_path_factory.mktemp("depth")
-    (folder / "s.yaml").write_text(TEXT)
-    storage = folder / "results"
-    assert main(["run", str(folder / "s.yaml"), "--local", "--quiet", "--storage", str(storage)]) == 0
-    return Store(open_storage(str(storage))).table().to_pylist(), storage
+    return rows_of(tmp_path_factory.mktemp("depth"), TEXT)
 
 
 def one(rows, depth=0.5, model="cifar-resnet20", **asked):
-    (found,) = [r for r in rows if (r["depth"], r["model"]) == (depth, model) and asked.items() <= r.items()]
-    return found
+    return only_row(rows, depth=depth, model=model, **asked)
 
 
 def test_a_cell_removes_the_asked_share_of_blocks_and_meets_its_target_of_the_whole_network(done) -> None:

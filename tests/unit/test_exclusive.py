@@ -6,7 +6,7 @@ import threading
 import time
 
 from raybench.pauses import pause, paused_s, pausing
-from raybench.pipeline.exclusive import Machine, _lock
+from raybench.pipeline.exclusive import Machine, lock_by
 
 HOLD = """
 import sys, time, pathlib
@@ -108,7 +108,7 @@ def test_a_process_that_times_does_not_give_way_to_itself(tmp_path):
     machine, other = Machine(tmp_path), Machine(tmp_path)
     with machine.computing(), machine.exclusive() as alone:
         assert machine.give_way() == 0
-        assert not _lock(other._gate, 0.0)
+        assert not lock_by(other._gate, 0.0)
         assert alone
 
 

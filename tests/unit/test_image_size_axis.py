@@ -7,21 +7,18 @@ import torch
 from pydantic import ValidationError
 
 from raybench import load_pruned
-from raybench.cli.main import main
 from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.errors import NotSupported
 from raybench.groups.cost import count_macs
 from raybench.plan.plan import why_not
 from raybench.reports.reproduce import sweep_of
 from raybench.results.schema import config_id
-from raybench.results.store import Store
-from raybench.storage.open import open_storage
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from raybench.sweep.size import cells_of
 from raybench.tasks.open import open_task
 from tests.unit.result_rows import trial
-from tests.unit.sweeps import sweep
+from tests.unit.sweeps import only_row, rows_of, sweep
 
 TEXT = """
 name: s
@@ -39,16 +36,11 @@ exclude: [{models: test-vit, speedups: [1.2]}]
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """(rows of the sweep TEXT, its storage)."""
-    folder = tmp_path_factory.mktemp("image-size")
-    (folder / "s.yaml").write_text(TEXT)
-    storage = folder / "results"
-    assert main(["run", str(folder / "s.yaml"), "--local", "--quiet", "--storage", str(storage)]) == 0
-    return Store(open_storage(str(storage))).table().to_pylist(), storage
+    return rows_of(tmp_path_factory.mktemp("image-size"), TEXT)
 
 
 def one(rows, size=6, model="cifar-resnet20", **asked):
-    (found,) = [r for r in rows if (r["image_size"], r["model"]) == (size, model) and asked.items() <= r.items()]
-    return found
+    return only_row(rows, image_size=size, model=model, **asked)
 
 
 def test_the_target_counts_from_the_base_at_its_own_size(done) -> None:

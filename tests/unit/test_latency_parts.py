@@ -22,7 +22,7 @@ from raybench.selection.problem import Meter
 from raybench.selection.records import Cut
 from raybench.storage.local import LocalStorage
 from raybench.storage.sealed import json_sha256
-from raybench.sweep.trial import digest
+from raybench.sweep.digests import digest
 from tests.unit.result_rows import trial
 
 CPU = torch.device("cpu")

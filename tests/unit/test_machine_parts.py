@@ -21,7 +21,7 @@ class Locks:
     def __init__(self, machine: Machine, monkeypatch) -> None:
         self.log, self.taken, self.now = [], set(), 100.0
         self._names = {machine._gate: "gate", machine._node: "node"}
-        monkeypatch.setattr(exclusive, "_lock", self._lock)
+        monkeypatch.setattr(exclusive, "lock_by", self._lock)
         monkeypatch.setattr(exclusive.fcntl, "flock", self._flock)
         monkeypatch.setattr(exclusive.time, "monotonic", lambda: self.now)
 
@@ -174,7 +174,7 @@ def test_who_is_stopped_is_waited_for_a_minute(machine, monkeypatch) -> None:
         now[0] = deadline + 10  # each wait is longer than it should be
         return next(answers)
 
-    monkeypatch.setattr(exclusive, "_lock", lock)
+    monkeypatch.setattr(exclusive, "lock_by", lock)
     monkeypatch.setattr(exclusive, "_holder", lambda handle: {5: 7}.get(handle))
     monkeypatch.setattr(exclusive, "_stopped", lambda pid: pid == 7 and next(stopped))
     machine._notice = said.append
@@ -195,7 +195,7 @@ def test_a_minute_is_sixty_seconds(machine, monkeypatch, waited, given_up) -> No
         return found
 
     monkeypatch.setattr(exclusive.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(exclusive, "_lock", lock)
+    monkeypatch.setattr(exclusive, "lock_by", lock)
     monkeypatch.setattr(exclusive, "_holder", lambda handle: 7)
     monkeypatch.setattr(exclusive, "_stopped", lambda pid: True)
     assert machine._wait_for(5) is not given_up

@@ -65,13 +65,13 @@ def test_a_lock_is_asked_for_until_its_deadline(tmp_path, monkeypatch) -> None:
         now[0] += seconds
 
     monkeypatch.setattr(exclusive.time, "sleep", sleep)
-    assert exclusive._lock(held, 0.0)
-    assert not exclusive._lock(other, 100.01)
+    assert exclusive.lock_by(held, 0.0)
+    assert not exclusive.lock_by(other, 100.01)
     assert slept == [0.004] * 3
-    assert not exclusive._lock(other, 100.01, fcntl.LOCK_SH)
+    assert not exclusive.lock_by(other, 100.01, fcntl.LOCK_SH)
     fcntl.flock(held, fcntl.LOCK_SH)
-    assert exclusive._lock(other, 0.0, fcntl.LOCK_SH)
-    assert not exclusive._lock(other, 0.0)
+    assert exclusive.lock_by(other, 0.0, fcntl.LOCK_SH)
+    assert not exclusive.lock_by(other, 0.0)
     assert (exclusive.WAIT_S, exclusive.NOTICE_S, exclusive.STOPPED_S) == (60.0, 10.0, 60.0)
 
 
@@ -83,14 +83,14 @@ def test_long_waits_are_told_with_the_holder(tmp_path, monkeypatch) -> None:
         (7, True, [False, True], ["process 7 takes a timing and is stopped"]),
     ):
         answers = iter(locks)
-        monkeypatch.setattr(exclusive, "_lock", lambda *args, answers=answers: next(answers))
+        monkeypatch.setattr(exclusive, "lock_by", lambda *args, answers=answers: next(answers))
         monkeypatch.setattr(exclusive, "_holder", lambda handle, holder=holder: holder)
         monkeypatch.setattr(exclusive, "_stopped", lambda pid, stopped=stopped: stopped and pid == 7)
         node._notice = said.append
         assert node._wait_for(3)
         assert (said, next(answers, None)) == (expected, None)
         said.clear()
-    monkeypatch.setattr(exclusive, "_lock", lambda *args: True)
+    monkeypatch.setattr(exclusive, "lock_by", lambda *args: True)
     assert node._wait_for(3)
     assert said == []
 

@@ -16,8 +16,8 @@ from raybench.pipeline.measure import Footprint
 from raybench.pipeline.row import CutResults
 from raybench.selection.records import Cut
 from raybench.storage.local import LocalStorage
+from raybench.sweep.digests import digest
 from raybench.sweep.early_stop import EarlyStop
-from raybench.sweep.trial import digest
 from tests.kept import Kept
 from tests.unit.result_rows import RECIPE, trial
 

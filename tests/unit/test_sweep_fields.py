@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from raybench import registry
 from raybench.sweep import trial as module
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, StrictModel
+from raybench.sweep.digests import digest
 from raybench.sweep.reader import recipe_files
 from raybench.sweep.schema import json_schema, method_names
 from raybench.sweep.speed import DEFAULTS, EXACT, Speed
-from raybench.sweep.trial import Frozen, MethodRef, Recipe, TrainRecipe, Trial, Weights, digest
+from raybench.sweep.trial import Frozen, MethodRef, Recipe, TrainRecipe, Trial, Weights
 from tests.field_lines import field_lines
 
 FIELDS = Path(__file__).parents[1] / "golden/fields.txt"

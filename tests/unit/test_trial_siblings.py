@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from raybench.sweep.trial import MethodRef, Trial, digest
+from raybench.sweep.digests import digest
+from raybench.sweep.trial import MethodRef, Trial
 
 from .result_rows import trial
 

@@ -19,7 +19,7 @@ from raybench.pipeline.latency.table import FOLDER, LayerTimes, Time, device_wor
 from raybench.pipeline.measure import ONE, median_ms
 from raybench.selection.problem import Meter
 from raybench.storage.base import Storage
-from raybench.sweep.trial import digest
+from raybench.sweep.digests import digest
 
 WHOLE = (1.0, 0.75, 0.5, 0.25, 0.125)  # shares of every group's units at which the whole network is timed
 

@@ -19,7 +19,7 @@ from raybench.storage.base import Storage
 from raybench.storage.damage import set_aside
 from raybench.storage.json_text import is_number, is_text, read_object
 from raybench.storage.sealed import json_sha256
-from raybench.sweep.trial import digest
+from raybench.sweep.digests import digest
 
 FOLDER = "latency"  # of the storage
 PACE = Pace(3, 21, block=3, most_s=1.0)
