@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from raybench.errors import UserError, nearest
 from raybench.groups.attention import plainly
+from raybench.groups.cost import params_of
 from raybench.groups.first_run import raise_if_out_of_memory
 from raybench.groups.members import Layers
 from raybench.groups.restored import buffers_restored
@@ -143,7 +144,7 @@ def _outermost(model: nn.Module, found: Iterable[str]) -> list[str]:
     """Blocks of which none holds another: the outer one, unless several inner ones hold most of its parameters."""
     blocks: list[str] = []
     left = set(found)
-    size = {name: sum(p.numel() for p in model.get_submodule(name).parameters()) for name in left}
+    size = {name: params_of(model.get_submodule(name)) for name in left}
     for name in (one for one, _ in model.named_modules() if one in left):
         if any(_within(name, block) for block in blocks):
             continue

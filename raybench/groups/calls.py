@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raybench.errors import NotSupported
 from raybench.groups.attention import Attention
+from raybench.groups.hooks import hooked
 from raybench.groups.layer_types import CONVOLUTIONS, TRANSPOSED
 from raybench.groups.products import counted
 from raybench.groups.records import Groups
@@ -44,16 +45,12 @@ class Calls:
                 grid = inputs[0] if isinstance(module, TRANSPOSED) else output
                 pixels[name] += grid.shape[2:].numel() * grid.shape[0]
 
-        hooks = [
+        with hooked(
             module.register_forward_hook(lambda m, i, o, name=name: note(name, m, i, o))
             for name, module in model.named_modules()
             if isinstance(module, (*CONVOLUTIONS, nn.Linear)) or name in heads
-        ]
-        try:
+        ):
             macs, by_module = counted(model, image)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return cls(pixels, macs, by_module, bool(along))
 
 

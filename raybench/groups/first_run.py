@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from raybench.errors import NotSupported, RaybenchError, UserError, counted, said, short_of_memory
 from raybench.groups.attention import plainly
+from raybench.groups.hooks import hooked
 from raybench.groups.layer_types import CONVOLUTIONS, is_layer
 from raybench.groups.restored import buffers_restored, modes_restored
 
@@ -161,12 +162,8 @@ def _holds_itself(output: object, outer: tuple[int, ...] = ()) -> bool:
 def _counting(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Counter[str]]:
     """Inside, counts how often each of the named modules runs."""
     calls: Counter[str] = Counter()
-    hooks = [m.register_forward_pre_hook(lambda m, i, n=n: calls.update([n])) for n, m in modules]
-    try:
+    with hooked(m.register_forward_pre_hook(lambda m, i, n=n: calls.update([n])) for n, m in modules):
         yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _explained(model: nn.Module, example: Tensor, error: BaseException) -> str:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from raybench.errors import NotSupported
+from raybench.groups.hooks import hooked
 from raybench.groups.labels import ANY, FIXED, Axis, Labels
 
 Axes = list[Axis]
@@ -183,9 +184,5 @@ def modules_known(model: nn.Module, stack: list[tuple[str, str]]) -> Iterator[No
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         stack.pop()
 
-    hooks = [h for m in names for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
-    try:
+    with hooked(h for m in names for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from raybench.errors import NotSupported, UserError, counted, with_article
 from raybench.groups.attention import Attention
 from raybench.groups.dependency_graph import GuardedGraph, IndexMap
+from raybench.groups.hooks import hooked
 from raybench.groups.layer_types import CONVOLUTIONS, NORMS
 from raybench.groups.records import Group, LayerKind, Member, Side
 
@@ -69,15 +70,11 @@ class Layers:
     @contextmanager
     def note_shapes(self) -> Iterator[None]:
         """Record the output shape at each call of every layer that could be pruned."""
-        hooks = [
+        with hooked(
             module.register_forward_hook(lambda m, i, o, name=name: self.shapes.setdefault(name, []).append(o.shape))
             for name, module in self.roots()
-        ]
-        try:
+        ):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def check_traced(self, graph: GuardedGraph) -> None:
         """Raise NotSupported, naming them, for layers that ran but are missing in autograd's graph."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from raybench.errors import NotSupported
 from raybench.groups import first_run, surgery
 from raybench.groups.attention import plainly
+from raybench.groups.cost import params_of
 from raybench.groups.first_run import run_once
 from raybench.groups.follow import MAX_SECONDS, HowMany, fewer, half, kept_units, run_followed, tensors_of
 from raybench.groups.following import Choices, Followed
@@ -206,7 +207,7 @@ class _Trial:
 
 def _precisions(model: nn.Module) -> tuple[torch.dtype, ...]:
     """The types to try a network in. Double takes twice the memory, and torch's grouped 3d convolutions crawl in it."""
-    huge = sum(p.numel() for p in model.parameters()) > HUGE
+    huge = params_of(model) > HUGE
     if huge or any(isinstance(m, nn.Conv3d) and m.groups > 1 for m in model.modules()):
         return (torch.float32,)
     return (torch.float64, torch.float32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from raybench.groups.first_run import raise_if_out_of_memory
+from raybench.groups.hooks import hooked
 
 aten = torch.ops.aten
 SUMS = {aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
@@ -66,22 +65,13 @@ def _calls(model: nn.Module, image: Tensor) -> dict[str, list[_Call]]:
         if name and next(module.parameters(), None) is not None:
             hooks.append(module.register_forward_pre_hook(lambda m, a, k, n=name: before(n, a, k), with_kwargs=True))
             hooks.append(module.register_forward_hook(lambda m, a, k, o, n=name: after(n, o), with_kwargs=True))
-    with _removed_at_end(hooks):
+    with hooked(hooks):
         model(image)
     return calls
 
 
 def _copied(value: Any) -> Any:
     return tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, value)
-
-
-@contextmanager
-def _removed_at_end(hooks: Sequence[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _sums(model: nn.Module, name: str, call: _Call) -> list[str] | None:
@@ -94,7 +84,7 @@ def _sums(model: nn.Module, name: str, call: _Call) -> list[str] | None:
             hooks.append(module.register_forward_hook(lambda m, a, o: _popped(places)))
     source = call.args[0]
     mode = _BranchesAtZero(source.clone(), places)
-    with _removed_at_end(hooks):
+    with hooked(hooks):
         try:
             with mode:
                 output = block(mode.source, *_copied(call.args[1:]), **_copied(call.named))

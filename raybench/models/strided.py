@@ -15,22 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raybench.groups.hooks import hooked
+
 FEW = 16  # input channels from which on no crash was seen
 
 
 @contextmanager
 def strided_in_nchw(model: nn.Module) -> Iterator[None]:
     """Context for backward passes of `model`: convolutions that can hit the defect get NCHW inputs and weights."""
-    hooks = [
+    with hooked(
         module.register_forward_pre_hook(_as_nchw)
         for module in model.modules()
         if isinstance(module, nn.Conv2d) and can_crash(module)
-    ]
-    try:
+    ):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def can_crash(conv: nn.Conv2d) -> bool:

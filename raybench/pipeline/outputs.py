@@ -42,11 +42,8 @@ def returning_tensors(model: nn.Module) -> Iterator[None]:
         return output if isinstance(output, Tensor) else found
 
     check_ready(model)
-    handle = model.register_forward_hook(tensors)
-    try:
+    with model.register_forward_hook(tensors):
         yield
-    finally:
-        handle.remove()
 
 
 def return_scores(model: nn.Module) -> None:

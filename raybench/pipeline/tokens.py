@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from raybench.groups.cost import params_of
 from raybench.pipeline.exclusive import Machine
 from raybench.pipeline.network import example_of
 from raybench.selection.records import Cut
@@ -53,7 +54,7 @@ def token_cuts(trials: Sequence[Trial], model: nn.Module, example: Tensor, machi
 def _cut(reducer: TokenReducer, cost: TokenCost, target: float) -> Cut:
     found = find_counts(reducer, cost, target)
     macs = cost.macs(reducer, found.removed)
-    own = sum(p.numel() for p in reducer.attach(cost.shape, found.removed).parameters())
+    own = params_of(reducer.attach(cost.shape, found.removed))
     return Cut(
         kept={},
         target=target,

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported, StageError
+from raybench.groups.hooks import hooked
 from raybench.groups.records import Groups, Member
 from raybench.groups.restored import modes_restored
 from raybench.methods.layers import weight_name, weight_of
@@ -112,9 +113,5 @@ def finite_outputs(model: nn.Module, stage: str = "select") -> Iterator[None]:
         return check
 
     leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    handles = [module.register_forward_hook(hook(name)) for name, module in leaves]
-    try:
+    with hooked(module.register_forward_hook(hook(name)) for name, module in leaves):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from raybench.catalogue import evidence_kinds, needs_images
 from raybench.errors import UserError, counted
+from raybench.groups.hooks import hooked
 from raybench.groups.records import Groups
 from raybench.methods.layers import Evidence, view
 from raybench.methods.protocols import Calibration, Importance, Layer
@@ -103,13 +104,9 @@ def activations(
         return observe
 
     handles = [model.get_submodule(name).register_forward_hook(hook(keys)) for name, keys in sides.items()]
-    try:
-        with torch.no_grad():
-            for batch in batches(model, calibration):
-                model(batch.images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), torch.no_grad():
+        for batch in batches(model, calibration):
+            model(batch.images)
     return states
 
 
@@ -133,7 +130,7 @@ def activation_gradients(
         seen.append((name, output.detach().clone(), gradient))  # a copy: an activation may work in place
 
     handles = [model.get_submodule(name).register_forward_hook(partial(watch, name)) for name in sides]
-    try:
+    with hooked(handles):
         for batch in batches(model, calibration):
             seen.clear()
             with torch.enable_grad():
@@ -144,9 +141,6 @@ def activation_gradients(
             for name, values, gradient in seen:
                 for key in sides[name] if gradient else ():
                     states[key] = criterion.observe_gradient(layers[key], values, gradient[0].detach(), states[key])
-    finally:
-        for handle in handles:
-            handle.remove()
     return states
 
 

@@ -20,6 +20,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raybench.errors import RaybenchError
+from raybench.groups.hooks import hooked
 from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration
 from raybench.scoring.evidence import Batch, Labels, batches, check_finite, members_by_parameter
@@ -80,16 +81,13 @@ def _batched(
         model.get_submodule(layer).register_forward_hook(partial(watch, name=name, rule=rule))
         for layer, (name, rule) in rules.items()
     ]
-    try:
+    with hooked(handles):
         with torch.enable_grad():
             images = batch.images.detach().requires_grad_()
             output = model(images)
             chosen = labels.choose(output, batch)
             loss = labels.loss(output, chosen) * len(images)
         torch.autograd.grad(loss, images)
-    finally:
-        for handle in handles:
-            handle.remove()
     again = {name for name, count in calls.items() if count > 1}
     for name, value in sums.items():
         if name not in again:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.groups.attention import plainly
+from raybench.groups.hooks import hooked
 from raybench.groups.layer_types import CONVOLUTIONS
 from raybench.methods.protocols import Calibration
 from raybench.scoring.evidence import batches
@@ -58,13 +59,9 @@ def block_influence(model: nn.Module, blocks: Sequence[str], calibration: Calibr
         module = model.get_submodule(name)
         hooks.append(module.register_forward_pre_hook(lambda m, a, n=name: before(n, a)))
         hooks.append(module.register_forward_hook(lambda m, a, o, n=name: after(n, m, o)))
-    try:
-        with torch.no_grad(), plainly(model):
-            for batch in batches(model, calibration):
-                model(batch.images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad(), plainly(model):
+        for batch in batches(model, calibration):
+            model(batch.images)
     return [1 - sums[name] / counts[name] for name in blocks]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybench.groups.cost import count_macs
+from raybench.groups.cost import count_macs, params_of
+from raybench.groups.hooks import hooked
 from raybench.models.small import small_vit
 from raybench.tokens.attached import reduced
 from raybench.tokens.cost import TokenCost
@@ -44,7 +45,7 @@ def _check_network(reducer: TokenReducer, vit: nn.Module, images: Tensor) -> Non
         found = find_counts(reducer, cost, target)
         net, counts = reduced(copy.deepcopy(vit), images[:1], reducer, found.removed)
         net.eval()
-        macs, params = cost.macs(reducer, found.removed), sum(p.numel() for p in net.stages.parameters())
+        macs, params = cost.macs(reducer, found.removed), params_of(net.stages)
         counted = count_macs(net, images[:1])
         assert counted == macs, f"{target:g}x: torch counts {counted} MACs, the cost model predicted {macs}"
         _check_shapes(net, images, counts)
@@ -83,10 +84,8 @@ def _check_shapes(net: TokenViT, images: Tensor, counts: Counts) -> None:
         return hook
 
     parts = [(i, place, part) for i, one in enumerate(blocks.blocks) for place, part in enumerate((one.norm1, one.mlp))]
-    handles = [part.register_forward_pre_hook(watch(i, place)) for i, place, part in parts]
-    outputs = net(images)
-    for handle in handles:
-        handle.remove()
+    with hooked(part.register_forward_pre_hook(watch(i, place)) for i, place, part in parts):
+        outputs = net(images)
     assert seen == [list(one) for one in counts], f"attention and MLP of the blocks see {seen} tokens, not {counts}"
     assert bool(outputs.isfinite().all()), "outputs are NaN or infinite"
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
-from raybench.groups.cost import count_macs
+from raybench.groups.cost import count_macs, params_of
 from raybench.tokens.plain import shape_of
 from raybench.tokens.reducer import TokenReducer
 from raybench.tokens.shape import Counts, Shape
@@ -43,7 +43,7 @@ class TokenCost:
         pairs = tuple(2 * block.attn.num_heads * block.attn.head_dim for block in vit)
         mlp = tuple(_linear(block.mlp) for block in vit)
         macs_base = count_macs(model, example)
-        whole = cls(shape, attention, pairs, mlp, 0, macs_base, sum(p.numel() for p in model.parameters()))
+        whole = cls(shape, attention, pairs, mlp, 0, macs_base, params_of(model))
         outside = macs_base - whole._blocks_macs(shape.counts((0,) * shape.depth, "mlp"))
         if outside < 0 or count_macs(nn.Sequential(*vit), _tokens(shape, example)) != macs_base - outside:
             raise NotSupported(f"can't predict the cost of {type(model).__name__}: its blocks multiply otherwise")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raybench.groups.hooks import hooked
 from raybench.groups.layer_types import NORMS
 from raybench.groups.widths import Widths
 
@@ -46,12 +47,8 @@ def timed_layers(model: nn.Module, image: Tensor, widths: Widths) -> list[TimedL
         for name, module in model.named_modules()
         if isinstance(module, KINDS) and _known(module)
     ]
-    try:
-        with torch.inference_mode():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.inference_mode():
+        model(image)
     return found
 
 
