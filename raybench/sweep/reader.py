@@ -233,8 +233,11 @@ def _each(node: YamlNode, change: Callable[[YamlNode], YamlNode]) -> YamlNode:
     return change(node)
 
 
-def _with_recipes(root: YamlNode, mistakes: list[Mistake]) -> YamlNode:
-    """`root` with every `recipe:`, its own and its entries', replaced by the resolved recipe."""
+def _with_recipes(root: YamlNode, mistakes: list[Mistake], first: bool = True) -> YamlNode:
+    """`root` with every `recipe:`, its own and its entries', replaced by the resolved recipe.
+
+    `first`: of several recipes the first one becomes its `recipe`, as a sweep has one.
+    """
     if not isinstance(root.value, dict):
         return root
     changed = dict(root.value)
@@ -242,12 +245,12 @@ def _with_recipes(root: YamlNode, mistakes: list[Mistake]) -> YamlNode:
         if axis in changed:
             changed[axis] = _each(changed[axis], lambda entry: _with_recipe(entry, mistakes))
     if "include" in changed:
-        changed["include"] = _each(changed["include"], lambda one: _with_recipes(one, mistakes))
-    return _with_several(_with_recipe(root.replaced(changed), mistakes), mistakes)
+        changed["include"] = _each(changed["include"], lambda one: _with_recipes(one, mistakes, first=False))
+    return _with_several(_with_recipe(root.replaced(changed), mistakes), mistakes, first)
 
 
-def _with_several(holder: YamlNode, mistakes: list[Mistake]) -> YamlNode:
-    """`holder` with every recipe of `recipes:` replaced by the resolved one, and the first of them as `recipe`."""
+def _with_several(holder: YamlNode, mistakes: list[Mistake], first: bool) -> YamlNode:
+    """`holder` with every recipe of `recipes:` replaced by the resolved one, and the `first` of them as `recipe`."""
     several = holder.get("recipes")
     if several is None or not isinstance(several.value, tuple):
         return holder
@@ -260,7 +263,7 @@ def _with_several(holder: YamlNode, mistakes: list[Mistake]) -> YamlNode:
         elif one is not None:
             found += (one,)
     changed = {**holder.fields, "recipes": several.replaced(found)}
-    return holder.replaced(changed | {"recipe": found[0]} if found else changed)
+    return holder.replaced(changed | {"recipe": found[0]} if found and first else changed)
 
 
 def _with_recipe(holder: YamlNode, mistakes: list[Mistake]) -> YamlNode:

@@ -18,10 +18,11 @@ from raybench.sweep.bounds import AUGMENTATIONS
 from raybench.sweep.data_roots import data_fingerprint
 from raybench.sweep.environment import number_variables, warn_of_variables
 from raybench.sweep.image_sizes import own_size
+from raybench.sweep.inclusion import Exclude, Include
 from raybench.sweep.kinds import CHANNELS, TOKENS
 from raybench.sweep.modules import check_function, module_source, plugin_source
 from raybench.sweep.speed import TASKS
-from raybench.sweep.sweep import Exclude, Include, Sweep
+from raybench.sweep.sweep import Sweep
 from raybench.sweep.target import Amount
 from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Recipe, Trial
 from raybench.sweep.weights import NONE, STAGE, Transfer, Weights
@@ -39,10 +40,10 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
     trials: dict[str, Trial] = {}
     facts: Facts = {}
     problems: dict[str, UserError] = {}
-    for variant in sweep.variants():
-        resolver = _Resolver(variant, environments, facts, problems)
-        for cell in itertools.chain(_cells(variant, None), *(_cells(variant, one) for one in variant.include)):
-            if not any(_matches(cell, one) for one in variant.exclude):
+    for variant, extras in _parts(sweep):
+        resolver = _Resolver(variant, environments, facts, problems, recipe_first=bool(extras[0] and extras[0].recipes))
+        for cell in itertools.chain(*(_cells(variant, one) for one in extras)):
+            if not any(_matches(cell, one, variant, resolver.recipe(*cell[:3])) for one in variant.exclude):
                 trial = resolver.trial(*cell)
                 if trial is not None:
                     trials.setdefault(trial.trial_id, trial)
@@ -57,6 +58,14 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
 
 Cell = tuple[DatasetAxis, ModelAxis, MethodAxis, str, Amount, int]
 Facts = dict[tuple[int, str], dict[str, Any]]  # (id of an axis entry, what made them) -> its facts and hashes
+
+
+def _parts(sweep: Sweep) -> Iterator[tuple[Sweep, tuple[Include | None, ...]]]:
+    """Variants of the sweep, each with what makes cells of it: None for its own axes, and inclusions."""
+    for variant in sweep.variants():
+        yield variant, (None, *(one for one in sweep.include if not one.varies))
+    for extra in sweep.include:
+        yield from ((variant, (extra,)) for variant in (sweep.variants(extra) if extra.varies else ()))
 
 
 def _cells(sweep: Sweep, extra: Include | None) -> Iterator[Cell]:
@@ -86,12 +95,12 @@ def _entries(own: tuple[Any, ...], asked: tuple[Any, ...] | None) -> list[Any]:
     return found
 
 
-def _matches(cell: Cell, one: Exclude) -> bool:
+def _matches(cell: Cell, one: Exclude, variant: Sweep, recipe: Recipe) -> bool:
     dataset, model, method, strategy, asked, seed = cell
-    speedup = asked.value if asked.kind == "macs" else None
-    values = {"datasets": dataset.name, "models": model.name, "methods": method.name,
-              "strategies": strategy, "speedups": speedup, "seeds": seed}  # fmt: skip
-    return all(values[axis] in getattr(one, axis) for axis in one.model_fields_set if getattr(one, axis))
+    values = {"datasets": dataset.name, "models": model.name, "methods": method.name, "strategies": strategy,
+              "seeds": seed, "recipes": recipe.name, "protocols": variant.protocol, "transfer": variant.transfers[0],
+              "depths": variant.depths[0], "image_sizes": next(iter(variant.image_sizes), None)}  # fmt: skip
+    return one.matches(asked, values)
 
 
 def _warn_about_prune(sweep: Sweep) -> None:
@@ -136,12 +145,20 @@ class _Resolver:
         environments: Mapping[Literal["cpu", "cuda"], dict[str, str]],
         facts: Facts,
         problems: dict[str, UserError],
+        recipe_first: bool = False,
     ) -> None:
         """`environments`: device -> its variables. `facts` and `problems` (message -> error): of the variants before
-        this one; new ones are added to them.
+        this one; new ones are added to them. `recipe_first`: the variant's recipe counts before those of entries.
         """
+        self._recipe_first = recipe_first
         self.sweep, self._environments, self._parts, self._problems = sweep, environments, facts, problems
         self._known: dict[tuple[Any, ...], Trial | None] = {}
+
+    def recipe(self, dataset: DatasetAxis, model: ModelAxis, method: MethodAxis) -> Recipe:
+        """The recipe of a cell: its entries' where one has its own."""
+        holders = () if self._recipe_first else (method, model, dataset)
+        found: Recipe = overriding("recipe", *holders, self.sweep)
+        return found
 
     def trial(
         self, dataset: DatasetAxis, model: ModelAxis, method: MethodAxis, strategy: str, asked: Amount, seed: int
@@ -194,7 +211,7 @@ class _Resolver:
         attention, auto, least = fields.pop("attention"), fields.pop("auto"), fields.pop("min_images")
         if sweep.protocol == "pruningbench" and not sweep.ratio and not fields["importance"].trained:
             auto = "progressive"
-        recipe = overriding("recipe", method, model, dataset, sweep)
+        recipe = self.recipe(dataset, model, method)
         if recipe.calibration_images < least:
             raise SpecError(
                 f"method {method.name!r} needs at least {least} calibration images; "

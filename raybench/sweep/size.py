@@ -6,14 +6,19 @@ import math
 from collections import Counter
 from typing import Any
 
+from raybench.sweep.inclusion import VARYING
+
 VALUES = ("strategies", "amounts", "seeds")  # axes that an entry may override; the method's word counts first
 
 
 def cells_of(sweep: Any) -> int:
     """The number of cells of `sweep`, those of `include` with them, before `exclude` and before doubles are dropped."""
-    axes = (sweep.recipes, sweep.protocols, sweep.transfer, sweep.depths, sweep.image_sizes)
-    variants = math.prod(max(1, len(values)) for values in axes)
-    return variants * sum(_product(sweep, extra) for extra in (None, *sweep.include))
+    return sum(_variants(sweep, extra) * _product(sweep, extra) for extra in (None, *sweep.include))
+
+
+def _variants(sweep: Any, extra: Any) -> int:
+    """How many variants of the sweep the cells of `extra` are in."""
+    return math.prod(max(1, len((extra and getattr(extra, axis)) or getattr(sweep, axis))) for axis in VARYING)
 
 
 def _product(sweep: Any, extra: Any) -> int:

@@ -57,9 +57,25 @@ def with_plurals(root: YamlNode) -> YamlNode:
         changed.pop(single, None)
         if values and single == "protocol":
             changed[single] = values[0]
+    for part in ("include", "exclude"):
+        if part in changed:
+            whole = changed[part]
+            many = isinstance(whole.value, tuple)
+            changed[part] = whole.replaced(tuple(map(_plural, whole.value))) if many else _plural(whole)
     if mistakes:
         raise Mistakes(mistakes)
     return root.replaced(changed) if changed != root.fields else root
+
+
+def _plural(part: YamlNode) -> YamlNode:
+    """`part`, an inclusion or exclusion, with recipes and protocols under their plural key alone, as lists."""
+    changed = {
+        key if PLURALS.get(key) in part.fields else PLURALS.get(key, key): value for key, value in part.fields.items()
+    }
+    for key in PLURALS.values():
+        if key in changed and not isinstance(changed[key].value, tuple):
+            changed[key] = changed[key].replaced((changed[key],))
+    return part.replaced(changed) if changed != part.fields else part
 
 
 def _spelt(entry: YamlNode) -> YamlNode:

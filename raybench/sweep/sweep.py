@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raybench import registry
 from raybench.errors import nearest, unknown
@@ -15,27 +15,36 @@ from raybench.sweep.axes import (
     NO_SPEEDUPS,
     AttentionParts,
     Axis,
-    DatasetAxis,
-    Depth,
-    ImageSide,
     Many,
-    MethodAxis,
     ModelAxis,
     Patterns,
     Place,
     Schedule,
     Seeds,
     SomeSpeedups,
-    Speedups,
     Strategies,
     StrictModel,
     Targets,
     distinct,
     mistake,
-    named,
     refuse,
 )
 from raybench.sweep.bounds import MOST_CELLS, MOST_NAME, MOST_RATIO, MOST_ROUND, MOST_THREADS
+from raybench.sweep.inclusion import (
+    VARYING,
+    Datasets,
+    Depths,
+    Exclude,
+    ImageSizes,
+    Include,
+    Methods,
+    Models,
+    Protocol,
+    Protocols,
+    Recipes,
+    Transfers,
+    values_of,
+)
 from raybench.sweep.kinds import KNAPSACKS, WHOLE
 from raybench.sweep.resources import Measured, Resources
 from raybench.sweep.size import cells_of
@@ -43,43 +52,8 @@ from raybench.sweep.source import Source
 from raybench.sweep.trial import Recipe
 from raybench.sweep.weights import NONE, Transfer
 
-Models = Annotated[tuple[Annotated[ModelAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
-Datasets = Annotated[tuple[Annotated[DatasetAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
-Methods = Annotated[tuple[Annotated[MethodAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
-Names = Annotated[tuple[str, ...], Many, Field(min_length=1)]
-
-Protocol = Literal["raybench", "pruningbench"]
 _OF_MODELS: Place = ("resources", "models")
 ENTRIES = ("models", "datasets", "methods")  # axes whose entries may override keys of the sweep
-
-
-class Include(StrictModel):
-    """Cells to add. Axes left out are the sweep's own."""
-
-    models: Models | None = None
-    datasets: Datasets | None = None
-    methods: Methods | None = None
-    strategies: Strategies | None = None
-    speedups: Speedups | None = None
-    targets: Targets | None = None
-    seeds: Seeds | None = None
-
-
-class Exclude(StrictModel):
-    """Cells to take out: those that match every given axis."""
-
-    models: Names | None = None
-    datasets: Names | None = None
-    methods: Names | None = None
-    strategies: Strategies | None = None
-    speedups: Speedups | None = None
-    seeds: Seeds | None = None
-
-    @model_validator(mode="after")
-    def _selective(self) -> Exclude:
-        if not self.model_fields_set:
-            raise mistake("found no axis, expected at least one: this would exclude every cell")
-        return self
 
 
 class Sweep(StrictModel):
@@ -101,21 +75,15 @@ class Sweep(StrictModel):
     seeds: Seeds = (0,)
     base_seeds: Literal["shared", "per-seed"] = "shared"
     recipe: Recipe = Field(description="a recipe's name or file, or {extends: NAME, finetune: {epochs: 3}}")
-    recipes: Annotated[tuple[Recipe, ...], Many] = Field(
-        default=(), description="several recipes: an axis in place of recipe"
-    )
+    recipes: Recipes = Field(default=(), description="several recipes: an axis in place of recipe")
     protocol: Protocol = "raybench"
-    protocols: Annotated[tuple[Protocol, ...], Many] = Field(
-        default=(), description="several protocols: an axis in place of protocol"
-    )
+    protocols: Protocols = Field(default=(), description="several protocols: an axis in place of protocol")
     base: Source | None = Field(default=None, description="{from: ...}: start from weights of other data")
-    transfer: Annotated[tuple[Transfer, ...], Many] = Field(
+    transfer: Transfers = Field(
         default=(), description="an axis: none, prune-then-transfer, transfer-then-prune (default with a base)"
     )
-    depths: Annotated[tuple[Depth, ...], Many, Field(min_length=1)] = Field(
-        default=(WHOLE,), description="an axis: share of the removable blocks that stays; 1: all"
-    )
-    image_sizes: Annotated[tuple[ImageSide, ...], Many] = Field(
+    depths: Depths = Field(default=(WHOLE,), description="an axis: share of the removable blocks that stays; 1: all")
+    image_sizes: ImageSizes = Field(
         default=(), description="an axis: side of the images from the selection on; default: the dataset's own"
     )
     schedule: Schedule = "auto"
@@ -171,12 +139,14 @@ class Sweep(StrictModel):
         refuse((unknown("dataset", name, known), (name,)) for name in roots if name not in known)
         return roots
 
-    def variants(self) -> Iterator[Sweep]:
-        """The sweep with one recipe, protocol, transfer, depth and image size, for each of them."""
-        rules = self.recipes or (self.recipe,), self.protocols or (self.protocol,)
-        sizes: list[tuple[int, ...]] = [(size,) for size in self.image_sizes] or [()]
-        several = self.recipes or self.protocols or self.base or len(self.depths) > 1 or len(self.image_sizes) > 1
-        for recipe, protocol, transfer, depth, size in itertools.product(*rules, self.transfers, self.depths, sizes):
+    def variants(self, extra: Include | None = None) -> Iterator[Sweep]:
+        """The sweep with one recipe, protocol, transfer, depth and image size, for each of them.
+
+        Those axes of VARYING that `extra` has replace the sweep's.
+        """
+        lists = [(extra and getattr(extra, axis)) or self.listed(axis) for axis in VARYING]
+        several = any((self.recipes, self.protocols, self.base, extra)) or max(map(len, lists)) > 1
+        for recipe, protocol, transfer, depth, size in itertools.product(*(values or (None,) for values in lists)):
             one: dict[str, Any] = {
                 "recipe": recipe,
                 "protocol": protocol,
@@ -184,8 +154,13 @@ class Sweep(StrictModel):
                 "protocols": (),
                 "transfer": (transfer,),
             }
-            one |= {"depths": (depth,), "image_sizes": size}
+            one |= {"depths": (depth,), "image_sizes": () if size is None else (size,)}
             yield self.model_copy(update=one) if several else self
+
+    def listed(self, axis: str) -> tuple[Any, ...]:
+        """The sweep's own values of `axis`, with those that it has without saying so."""
+        unsaid: dict[str, tuple[Any, ...]] = {"recipes": (self.recipe,), "protocols": (self.protocol,)}
+        return self.transfers if axis == "transfer" else getattr(self, axis) or unsaid.get(axis, ())
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:
@@ -247,8 +222,14 @@ class Sweep(StrictModel):
 
     def _no_source(self) -> Iterator[tuple[str, Place]]:
         """A transfer without weights to start from, and the other way round; both beside what can't have them."""
-        if self.transfer and not self.base and set(self.transfer) != {NONE}:
-            yield f"found {self.transfer[-1]}, expected a source: base: {{from: DATASET or FILE}}", ("transfer",)
+        own: list[tuple[Place, Sweep | Include]] = [
+            ((), self),
+            *((("include", i), one) for i, one in enumerate(self.include)),
+        ]
+        for place, holder in own if not self.base else ():
+            if holder.transfer and set(holder.transfer) != {NONE}:
+                found = f"found {holder.transfer[-1]}, expected a source: base: {{from: DATASET or FILE}}"
+                yield found, (*place, "transfer")
         if self.base and set(self.transfers) == {NONE}:
             yield "found a source, expected a transfer other than none, or no base", ("base",)
         if self.base and self._published:
@@ -268,7 +249,8 @@ class Sweep(StrictModel):
     @property
     def _published(self) -> bool:
         """Whether cells follow the published protocol."""
-        return "pruningbench" in (*self.protocols, self.protocol)
+        extra = itertools.chain(*(one.protocols or () for one in self.include))
+        return "pruningbench" in (*self.protocols, self.protocol, *extra)
 
     def _holders(self) -> Iterator[tuple[Place, Axis | Include | Sweep]]:
         """Everything that may set keys of cells, with the path to it: the sweep, its entries, its inclusions."""
@@ -288,6 +270,8 @@ class Sweep(StrictModel):
         """Stages whose settings contradict each other, and speed options that the device doesn't have."""
         own: list[tuple[Place, Recipe]] = [(("recipes", i), one) for i, one in enumerate(self.recipes)]
         found = [(place, recipe, self.devices) for place, recipe in own or [(("recipe",), self.recipe)]]
+        for i, extra in enumerate(self.include):
+            found += [(("include", i, "recipes", j), one, self.devices) for j, one in enumerate(extra.recipes or ())]
         for place, entry in self._entries():
             if entry.recipe:
                 on = (self.device_of(entry.name),) if isinstance(entry, ModelAxis) else self.devices
@@ -324,18 +308,19 @@ class Sweep(StrictModel):
         for place, one in enumerate(self.exclude):
             for axis in Exclude.model_fields:
                 known = self.values(axis)
-                for value in getattr(one, axis) or ():
+                for value in values_of(one, axis):
                     if value not in known:
                         near = nearest(str(value), map(str, known)) if isinstance(value, str) else ""
-                        expected = f"expected one of this sweep's {axis}: {', '.join(map(str, known))}.{near}"
-                        yield f"found {value!r}, {expected}".removesuffix("."), ("exclude", place, axis)
+                        some = f"one of this sweep's {axis}: {', '.join(map(str, known))}.{near}"
+                        found = repr(value) if isinstance(value, str) else str(value)
+                        expected = some if known else f"none: the sweep has no {axis}"
+                        yield f"found {found}, expected {expected}".removesuffix("."), ("exclude", place, axis)
 
     def values(self, axis: str) -> list[Any]:
-        """All values of `axis` anywhere in the sweep; for entries their names."""
+        """All values of `axis` anywhere in the sweep; for entries and recipes their names."""
         entries: list[Axis] = [*self.models, *self.datasets, *self.methods]
         for one in self.include:
             entries += [*(one.models or ()), *(one.datasets or ()), *(one.methods or ())]
-        found: dict[Any, None] = {}  # each once, in order
-        for source in (self, *self.include, *entries):
-            found |= dict.fromkeys(getattr(value, "name", value) for value in getattr(source, axis, None) or ())
-        return list(found)
+        own = values_of(self, axis) if axis == "targets" else self.listed(axis)
+        others = itertools.chain(*(values_of(holder, axis) for holder in (*self.include, *entries)))
+        return list(dict.fromkeys(getattr(value, "name", value) for value in (*own, *others)))  # each once, in order

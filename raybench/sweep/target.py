@@ -19,6 +19,10 @@ class Amount(NamedTuple):
     value: float
     kind: TargetKind = "macs"
 
+    def __str__(self) -> str:
+        """As people write it: ``2x params``."""
+        return amount(*(self.value if self.kind == kind else None for kind in ("macs", None, *TARGETS[1:])))
+
 
 def amount(
     speedup: float | None,

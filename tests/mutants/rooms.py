@@ -63,6 +63,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_method_notation.py", "unit/test_recipe_axes.py", "unit/test_plan_resolution.py",
         "unit/test_sweep_axes.py", "unit/test_sweep_fields.py", "unit/test_sweep_modules.py",
         "unit/test_sweep_nodes.py", "unit/test_sweep_recipes.py", "unit/test_sweep_resolved.py",
+        "unit/test_inclusions.py",
         "unit/test_sweep_sources.py", "unit/test_sweep_tables.py",
     ),
 }  # fmt: skip

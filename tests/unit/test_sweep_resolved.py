@@ -11,9 +11,10 @@ from raybench import registry
 from raybench.errors import SpecError, UserError
 from raybench.sweep import resolve as module
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
+from raybench.sweep.inclusion import Exclude
 from raybench.sweep.resolve import overriding, resolve
 from raybench.sweep.size import cells_of
-from raybench.sweep.sweep import Exclude, Sweep
+from raybench.sweep.sweep import Sweep
 from raybench.sweep.target import Amount
 from raybench.sweep.trial import Recipe, Weights
 from tests.unit.sweeps import RECIPE, sweep
@@ -37,6 +38,8 @@ def test_variants_and_values_of_a_sweep() -> None:
         "models": ["test-vit", "test-convnet", "cifar-resnet20"], "datasets": ["digits"],
         "methods": ["magnitude-l1", "taylor", "magnitude-l2+group-norm", "cp"],
         "strategies": ["protected-global", "local"], "speedups": [2.0, 4.0, 9.0], "seeds": [0, 1, 8, 7],
+        "targets": [], "recipes": ["r"], "protocols": ["raybench"], "transfer": ["none"], "depths": [1.0],
+        "image_sizes": [],
     }  # fmt: skip
     assert cells_of(rich) == len(list(cells(rich)))
     assert cells_of(several) == 4 * cells_of(one) == 4 * 24
@@ -95,11 +98,16 @@ def test_entries_that_are_included_by_name_are_the_sweeps_own() -> None:
         ({"methods": "lamp", "seeds": 3}, True), ({"methods": "lamp", "seeds": 4}, False),
         ({"strategies": "local"}, True), ({"strategies": "global"}, False), ({"speedups": 2}, True),
         ({"speedups": 3, "methods": "lamp"}, False), ({"models": None, "seeds": 3}, True),
+        ({"targets": {"params": 2}}, False), ({"speedups": 2, "targets": {"params": 2}}, True),
+        ({"recipes": "r"}, True), ({"recipes": "quick"}, False), ({"protocols": "raybench"}, True),
+        ({"protocols": "pruningbench"}, False), ({"transfer": "none"}, True), ({"depths": 1}, True),
+        ({"depths": [0.5, 0.25]}, False), ({"image_sizes": 8}, False),
     ],
 )  # fmt: skip
 def test_cells_that_are_taken_out(exclude, matches) -> None:
     cell = (DatasetAxis(name="digits"), ModelAxis(name="test-vit"), MethodAxis(name="lamp"), "local", Amount(2.0), 3)
-    assert module._matches(cell, Exclude.model_validate(exclude)) is matches
+    one = sweep()
+    assert module._matches(cell, Exclude.model_validate(exclude), one, one.recipe) is matches
 
 
 def test_the_first_holder_that_says_something_is_heard() -> None:
