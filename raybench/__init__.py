@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ElementwiseImportance,
         Importance,
         Layer,
+        NeighbourImportance,
         PairwiseImportance,
         Regularizer,
     )
@@ -60,6 +61,7 @@ _WHERE = {
     "Importance": "raybench.methods.protocols",
     "ElementwiseImportance": "raybench.methods.protocols",
     "TokenReducer": "raybench.tokens.reducer",
+    "NeighbourImportance": "raybench.methods.protocols",
     "PairwiseImportance": "raybench.methods.protocols",
     "Regularizer": "raybench.methods.protocols",
     "TrainedSelection": "raybench.methods.trained_selection",
@@ -79,6 +81,7 @@ __all__ = [
     "Inspection",
     "Layer",
     "Leaderboard",
+    "NeighbourImportance",
     "NotSupported",
     "PairwiseImportance",
     "PrunedModel",

@@ -243,6 +243,53 @@ class PairwiseImportance(Importance):
         return FilterDistances(layer.weight.flatten(1)).sums(self.pair_value).to(layer.weight.dtype)
 
 
+class NeighbourImportance(Importance):
+    """A criterion that sums a saliency over a filter's weights, each times the energies of what feeds and reads it.
+
+    The progressive schedule computes the saliencies once; a step multiplies them with the energies as they are then.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Squares(NeighbourImportance):
+        ...     neighbours = True
+        ...     def saliency(self, layer: Layer) -> Tensor:
+        ...         return layer.weight.square()
+        >>> weight, before = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([[10.0, 1.0]])
+        >>> Squares().layer_scores(Layer("fc", "linear", "out", weight=weight, before=before))
+        tensor([14., 90.])
+    """
+
+    def saliency(self, layer: Layer) -> Tensor:
+        """Score every weight of a layer, whatever its neighbours are.
+
+        Args:
+            layer: the filters of a layer.
+
+        Returns:
+            Non-negative, of `layer.weight`'s shape.
+
+        Raises:
+            NotImplementedError: the subclass doesn't define it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define saliency(layer)")
+
+    def layer_scores(self, layer: Layer) -> Tensor | None:
+        """Sum over a filter of saliency x energy before its input x energy behind its output.
+
+        Args:
+            layer: the side to score.
+
+        Returns:
+            (filters,); None for input sides and layers without filters.
+        """
+        if not has_filters(layer):
+            return None
+        before, after = (1 if energy is None else energy for energy in (layer.before, layer.after))
+        return (self.saliency(layer) * before * after).flatten(1).sum(1)
+
+
 class Regularizer:
     """Base class of every sparsity regularizer. `bind` is called once, `add_gradients` after each backward pass.
 

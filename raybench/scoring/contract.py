@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from raybench.errors import StageError
-from raybench.methods.protocols import ElementwiseImportance, Importance, Layer
+from raybench.methods.protocols import ElementwiseImportance, Importance, Layer, NeighbourImportance
 
 
 def layer_scores(criterion: Importance, layer: Layer) -> Tensor | None:
@@ -25,7 +25,7 @@ def layer_scores(criterion: Importance, layer: Layer) -> Tensor | None:
     return found
 
 
-def saliency(criterion: ElementwiseImportance, layer: Layer) -> Tensor:
+def saliency(criterion: ElementwiseImportance | NeighbourImportance, layer: Layer) -> Tensor:
     """`criterion.saliency(layer)`.
 
     Raises:

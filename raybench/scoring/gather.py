@@ -28,7 +28,7 @@ from raybench.scoring.evidence import (
     members_by_parameter,
 )
 from raybench.scoring.neighbours import Energies
-from raybench.scoring.recompute import Key
+from raybench.scoring.recompute import NO_WEIGHTS, Key
 from raybench.scoring.sample_gradients import gradient_squares
 
 
@@ -66,8 +66,8 @@ def gather(criterion: Importance, model: nn.Module, groups: Groups, calibration:
 
 
 def _around(criterion: Importance, model: nn.Module, groups: Groups) -> Evidence:
-    """The energies around each layer, where the criterion looks at them."""
-    if not criterion.neighbours:
+    """The energies around each layer, where the criterion looks at them once; others follow removals in the scorer."""
+    if not criterion.neighbours or NO_WEIGHTS.isdisjoint(evidence_kinds(criterion.needs)):
         return Evidence()
     found = Energies(model, groups).around()
     return Evidence(before=found.before, after=found.after)

@@ -16,9 +16,10 @@ from torch import nn
 from raybench.groups.records import Groups, Member, Side
 from raybench.groups.widths import sides_of
 from raybench.methods.layers import Evidence, view
+from raybench.methods.protocols import NeighbourImportance, has_filters
 from raybench.scoring.links import links_of
 from raybench.scoring.recompute import Key, Recomputed
-from raybench.scoring.running_sums import Matrix
+from raybench.scoring.running_sums import Matrix, matrices_of
 
 TWO_SIDED = ("conv", "linear")
 
@@ -104,6 +105,28 @@ class WithNeighbours(Recomputed):
     def _look(self) -> None:
         self._around = self._energies.around()
         self.evidence = replace(self.evidence or Evidence(), before=self._around.before, after=self._around.after)
+
+
+class RunningProducts(WithNeighbours):
+    """Raw scores of a `NeighbourImportance`: each layer's saliencies are computed once, as one matrix.
+
+    A layer is scored again by one product of that matrix with the energies before it.
+    """
+
+    def __init__(
+        self, criterion: NeighbourImportance, model: nn.Module, groups: Groups, evidence: Evidence | None, seed: int
+    ) -> None:
+        super().__init__(criterion, model, groups, evidence, seed)
+        self._saliencies = matrices_of(criterion, model, groups, evidence, seed)
+
+    def _compute(self, member: Member) -> np.ndarray | None:
+        """Scores of one side, (width,) float64; 0 for removed channels. None for what has no filters."""
+        if not has_filters(member):
+            return None
+        fed, read = self._around.before[member.layer], self._around.after[member.layer]
+        there = self._places.get((member.layer, "in"))
+        found = self._saliencies[member.layer].weighed(fed if there is None else np.where(there, fed, 0.0))
+        return np.where(self._places[member.layer, "out"], found * read, 0.0)
 
 
 def _matrix(model: nn.Module, member: Member) -> Matrix:

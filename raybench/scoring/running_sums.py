@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from raybench.groups.records import Group, Groups, Member, Side
 from raybench.groups.widths import sides_of
 from raybench.methods.layers import UNSCORED_KINDS, Evidence, view, weight_of
-from raybench.methods.protocols import ElementwiseImportance
+from raybench.methods.protocols import ElementwiseImportance, NeighbourImportance
 from raybench.scoring import contract
 from raybench.scoring.recompute import other, scattered
 
+Salient = ElementwiseImportance | NeighbourImportance
 Positions = Callable[[np.ndarray], np.ndarray]  # units -> the positions that they own on one side
 Scatter = Callable[[np.ndarray], np.ndarray]  # values of a side's positions -> summed per unit
 
@@ -50,7 +51,7 @@ class RunningSums:
         seed: int,
     ) -> None:
         self.groups, self._sides = groups, sides_of(groups)
-        matrices = _matrices(criterion, model, groups, evidence, seed)
+        matrices = matrices_of(criterion, model, groups, evidence, seed)
         self._full = [_whole(group, matrices) for group in groups]
         scored_members = [sum(m.layer in matrices for m in group.members) for group in groups]
         self._share = [1 / n if n and criterion.reduce == "mean" else 1.0 for n in scored_members]
@@ -118,9 +119,10 @@ def _scatter(member: Member, size: int) -> Scatter:
     return lambda values: scattered(member, values, size)
 
 
-def _matrices(
-    criterion: ElementwiseImportance, model: nn.Module, groups: Groups, evidence: Evidence | None, seed: int
+def matrices_of(
+    criterion: Salient, model: nn.Module, groups: Groups, evidence: Evidence | None, seed: int
 ) -> dict[str, Matrix]:
+    """Layer -> its saliencies, of every layer with a weight that is in a group."""
     found: dict[str, Matrix] = {}
     for (layer, _), owners in sides_of(groups).items():
         member = owners[0][1]
@@ -166,6 +168,14 @@ class Matrix:
         if side == "in":
             return np.add.reduce(self.values.take(positions, axis=1), axis=1, dtype=np.float64)
         return np.add.reduce(self.values.take(positions, axis=0), axis=0, dtype=np.float64)
+
+    def weighed(self, inputs: np.ndarray) -> np.ndarray:
+        """Each output's saliencies times `inputs`, (input width,), summed up: (output width,) float64."""
+        if not self.two_sided:
+            return np.asarray(self.values[:, 0] * inputs)
+        by_group = self.values.reshape(self.groups, -1, self.values.shape[1])
+        found = by_group @ inputs.astype(np.float32).reshape(self.groups, -1, 1)
+        return np.asarray(found.ravel(), dtype=np.float64)
 
     def _across_groups(self, side: Side, positions: np.ndarray) -> np.ndarray:
         outs, inner = self.values.shape

@@ -17,10 +17,16 @@ from raybench.catalogue import evidence_kinds
 from raybench.errors import StageError
 from raybench.groups.records import Groups
 from raybench.methods.layers import Evidence
-from raybench.methods.protocols import Calibration, ElementwiseImportance, Importance, PairwiseImportance
+from raybench.methods.protocols import (
+    Calibration,
+    ElementwiseImportance,
+    Importance,
+    NeighbourImportance,
+    PairwiseImportance,
+)
 from raybench.scoring.gather import gather
-from raybench.scoring.neighbours import WithNeighbours
-from raybench.scoring.recompute import ComputedOnce, Recomputed
+from raybench.scoring.neighbours import RunningProducts, WithNeighbours
+from raybench.scoring.recompute import NO_WEIGHTS, ComputedOnce, Recomputed
 from raybench.scoring.running_pairs import RunningPairs
 from raybench.scoring.running_sums import RunningSums, shared_positions
 
@@ -117,10 +123,11 @@ class Scorer:
 
 def _raw_scores(criterion: Importance, groups: Groups) -> Callable[..., RawScores]:
     """The cheapest class of raw scores that is exact for `criterion`."""
-    if {"nothing", "activations"} & set(evidence_kinds(criterion.needs)):
+    if not NO_WEIGHTS.isdisjoint(evidence_kinds(criterion.needs)):
         return ComputedOnce
     if criterion.neighbours:
-        return WithNeighbours
+        product = type(criterion).layer_scores is NeighbourImportance.layer_scores
+        return RunningProducts if product else WithNeighbours
     if type(criterion).layer_scores is PairwiseImportance.layer_scores:
         return RunningPairs
     plain_sum = type(criterion).layer_scores is ElementwiseImportance.layer_scores

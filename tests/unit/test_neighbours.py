@@ -11,7 +11,9 @@ from torch import nn
 from raybench import registry
 from raybench.groups import surgery
 from raybench.groups.trace import trace
-from raybench.scoring.neighbours import Energies
+from raybench.methods.protocols import Importance
+from raybench.scoring.gather import gather
+from raybench.scoring.neighbours import Energies, RunningProducts, WithNeighbours
 from raybench.scoring.scorer import Scorer, Scoring
 from raybench.selection.select import select
 from tests.oracles import nets
@@ -119,6 +121,34 @@ def test_scores_of_what_is_left_are_those_of_the_cut_network(name):
         fresh = Scorer(LOOKAHEAD, slim, surgery.narrowed(groups, kept)).scores()
         for found, expected, units in zip(scorer.scores(alive), fresh, alive, strict=True):
             np.testing.assert_allclose(found[units], expected, rtol=1e-4)
+
+
+class General(type(LOOKAHEAD)):
+    """The same formula as a method of its own, which is scored without knowing its form."""
+
+    def layer_scores(self, layer):
+        return super().layer_scores(layer)
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_the_fast_form_scores_as_any_criterion_with_neighbours_is_scored(name):
+    net, groups = CUT[name]()
+    fast, general = Scorer(LOOKAHEAD, net, groups), Scorer(General(), net, groups)
+    assert (type(fast._raw), type(general._raw)) == (RunningProducts, WithNeighbours)
+    alive = [np.ones(group.size, dtype=bool) for group in groups]
+    for g, left in enumerate(alive):
+        left[g % len(left)] = False
+        for found, expected in zip(fast.scores(alive), general.scores(alive), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+    whole = zip(fast.scores(), general.scores(), strict=True)  # all is back
+    assert all(np.allclose(found, expected, rtol=1e-5) for found, expected in whole)
+
+
+def test_energies_are_gathered_for_what_the_scorer_does_not_follow():
+    net, groups = CUT["blocks"]()
+    assert not gather(LOOKAHEAD, net, groups, None).before
+    once = type("Once", (Importance,), {"needs": "nothing", "neighbours": True})()
+    assert gather(once, net, groups, None).before.keys() == WEIGHTS.keys()
 
 
 @pytest.mark.parametrize("protocol", ["raybench", "pruningbench"])

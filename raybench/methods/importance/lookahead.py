@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from raybench.methods.protocols import Importance, Layer, has_filters
+from raybench.methods.protocols import Layer, NeighbourImportance
 from raybench.registry import importance
 
 
 @importance("lookahead")
 @dataclass(frozen=True)
-class Lookahead(Importance):
+class Lookahead(NeighbourImportance):
     """Sum over a filter of w^2 P N, P the energy of what feeds w's input, N of what reads its output.
 
     Park et al., section 2 (LAP, squared) and its form for batch norms: P sums the squared weights of the previous
@@ -23,11 +23,9 @@ class Lookahead(Importance):
 
     needs = "weights"
     neighbours = True
+    version = 2
     paper = "Park et al., Lookahead: A far-sighted alternative of magnitude-based pruning, ICLR 2020, section 2"
 
-    def layer_scores(self, layer: Layer) -> Tensor | None:
-        """(channels,) of the layer's filters; None for other sides."""
-        if not has_filters(layer):
-            return None
-        before, after = (1 if energy is None else energy for energy in (layer.before, layer.after))
-        return (layer.weight.square() * before * after).flatten(1).sum(1)
+    def saliency(self, layer: Layer) -> Tensor:
+        """Squared weights."""
+        return layer.weight.square()
