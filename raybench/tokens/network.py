@@ -66,6 +66,11 @@ class TokenViT(nn.Module):
         """Whether `extra_loss` counts in training."""
         return self.stages.learns
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the network itself trains without decay: position embeddings, tokens."""
+        asked: Any = getattr(self.vit, "no_weight_decay", set)
+        return {f"vit.{name}" for name in asked()}
+
     def own_parameters(self) -> tuple[nn.Parameter, ...]:
         """The method's own parameters, which have a learning rate of their own."""
         return tuple(self.stages.parameters())

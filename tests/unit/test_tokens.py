@@ -27,8 +27,9 @@ from raybench.storage.open import open_storage
 from raybench.sweep.axes import MethodAxis
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
-from raybench.sweep.trial import Trial
+from raybench.sweep.trial import TrainRecipe, Trial
 from raybench.tasks.open import open_task
+from raybench.tasks.training.optimize import make_optimizer
 from raybench.tokens.attached import reduced, reducer_named
 from raybench.tokens.cost import TokenCost
 from raybench.tokens.plain import shape_of
@@ -122,6 +123,25 @@ def test_counts_that_a_method_cannot_remove_are_refused():
     for removed in [(1, 1, 1), (40, 0, 0, 0), (-1, 0, 0, 0)]:
         with pytest.raises(NotSupported, match="TokenMerging can't remove"):
             reduced(model, IMAGE, tome, removed)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", NETS)
+def test_what_the_whole_network_trains_without_decay_is_not_decayed_in_the_reduced_one(kind, method):
+    model, reducer = NETS[kind](), reducer_named(method, {})
+    adamw = TrainRecipe(epochs=1, lr=0.1, optimizer="adamw", weight_decay=0.1)
+
+    def spared(net):
+        names = {id(parameter): name.removeprefix("vit.") for name, parameter in net.named_parameters()}
+        groups = make_optimizer(net, adamw, torch.device("cpu")).param_groups
+        found = {names[id(one)] for group in groups if not group["weight_decay"] for one in group["params"]}
+        return {name for name in found if not name.startswith("stages.")}
+
+    whole = spared(model)
+    tokens = {name for name in ("cls_token", "dist_token") if getattr(model, name, None) is not None}
+    assert whole >= {"pos_embed", *tokens}
+    net, _ = reduced(model, IMAGE, reducer, find_counts(reducer, TokenCost.measure(model, IMAGE), 1.6).removed)
+    assert spared(net) == whole
 
 
 def test_the_mean_of_merged_tokens_is_that_of_the_patches():

@@ -33,6 +33,8 @@ class Added(nn.Module):
 class NPPM(TrainedSelection):
     """Gates z = Gumbel-sigmoid(theta) minimise CE(z) + strength * R(MACs(z), p) + log(1 / prediction(z)).
 
+    Gao et al., section 3: the objective of the gates, with the performance that a network predicts.
+
     p is 1 / speed-up, R = log(max(MACs / base, p) / p) with the gates rounded to 0 and 1. `prediction` is trained on an
     episodic memory of (rounded gates, accuracy of the batch) with an L1 loss; of its gradient, each group's part along
     the gradient of CE is dropped. It takes part as soon as the memory holds `batch` pairs. Gates see some `noise`

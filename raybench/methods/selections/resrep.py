@@ -58,6 +58,8 @@ class Compactor(nn.Module):
 class ResRep(TrainedSelection):
     """grad Q = mask * dL/dQ + strength * Q / ||row||, Q a compactor behind each convolution and batch norm in a block.
 
+    Ding et al., section 3: their gradient resetting, and their convolutional re-parameterization at the end.
+
     After `start` epochs the globally smallest rows are masked, every `every` steps at most `rows` more, until the
     speed-up is met: their loss gradient is dropped, and the second term shrinks them to nothing. In the end Q is folded
     into convolution and batch norm; rows with norms below 1e-5 go without changing the outputs.

@@ -30,6 +30,7 @@ class CPViT(TokenReducer):
     """
 
     train: Literal["finetune", "none"] = "finetune"
+    version = 2
     place = "mlp"
     needs = "nothing"
     paper = "Song et al., CP-ViT: Cascade Vision Transformer Pruning via Progressive Sparsity Prediction, 2022"

@@ -54,7 +54,7 @@ class DynamicViT(TokenReducer):
         "backbone_rate": (0, 1),
         "frozen": (0, 1),
     }
-    version = 2
+    version = 3
     place = "block"
     needs = "fine-tuning"
     paper = "Rao et al., DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification, NeurIPS 2021"

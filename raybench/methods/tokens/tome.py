@@ -30,6 +30,7 @@ class TokenMerging(TokenReducer):
     """
 
     train: Literal["none", "finetune"] = "none"
+    version = 2
     place = "mlp"
     needs = "nothing"
     paper = "Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023, section 3"
