@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.errors import UserError
-from raybench.pipeline.exclusive import own_folder, user_folder
+from raybench.execution import local_ray
 
 # Read by Ray when it is imported or started. Raybench prints the output, stores the results and handles Ctrl-C, not
 # Ray or Tune; trials run in the folder where the command was typed.
@@ -24,14 +24,12 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 CONNECT_S = 10.0
-LOOPBACK = "127.0.0.1"
-LONGEST_FOLDER = 40  # a socket's path has at most 107 characters, of which Ray's own part is 65
-OBJECT_STORE = 100_000_000  # bytes; units exchange files, not objects
 
 
 @contextmanager
@@ -51,12 +49,11 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[str]:
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        options |= {"address": "local", "num_cpus": cpus, "_node_ip_address": LOOPBACK}
-        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE, **_own_folder()}
+        options |= local_ray.options(cpus)
     else:
         options |= {"address": address}
     try:
-        with _own_sigterm(), _on_loopback() if address is None else nullcontext():
+        with _own_sigterm(), local_ray.small_and_private() if address is None else nullcontext():
             ray.init(**options)
     except ray.exceptions.AuthenticationError as error:
         raise UserError(
@@ -84,37 +81,6 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if callable(handler) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Context in which `ray.init` takes 127.0.0.1 for this machine's address, so that no port is open to others.
-
-    Ray replaces a loopback address by that of a network card; the function that does it is private. Without it (in
-    another version of Ray) the ports are open, behind the run's token.
-    """
-    from ray._private import services
-
-    before = getattr(services, "get_node_ip_address", None)
-    if before is None:
-        yield
-        return
-    services.get_node_ip_address = lambda *_, **__: LOOPBACK
-    try:
-        yield
-    finally:
-        services.get_node_ip_address = before
-
-
-def _own_folder() -> dict[str, str]:
-    """The option that puts Ray's files into a folder of this user alone; none where its path is too long."""
-    if "RAY_TMPDIR" in os.environ:
-        return {}
-    folder = user_folder() / "ray"
-    if len(str(folder)) > LONGEST_FOLDER:
-        return {}
-    own_folder(folder.parent)
-    return {"_temp_dir": str(own_folder(folder))}
 
 
 def _check_port(address: str) -> None:
