@@ -36,6 +36,15 @@ OF_NETWORK = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class TimedCuts:
+    """Cuts that one pass found, and the seconds of one of its steps, or why they are missing."""
+
+    cuts: Cuts  # asked amount -> cut
+    step_time_s: float | None
+    timing_reason: str | None
+
+
 class Asked(Protocol):
     """How the amounts of a pass become cuts."""
 

@@ -22,7 +22,7 @@ from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration, Importance
 from raybench.methods.repair import criterion_named
 from raybench.pipeline import base, cache, sparsify, trained
-from raybench.pipeline.asked import OF_MACS, Asked, asked_of
+from raybench.pipeline.asked import OF_MACS, Asked, TimedCuts, asked_of
 from raybench.pipeline.context import Note, StageContext
 from raybench.pipeline.depth import asked_of_whole, blocks_of, check_size, shallow_network
 from raybench.pipeline.network import example_of, groups_of
@@ -43,8 +43,6 @@ from raybench.tasks.protocol import Task
 
 CUT = "cut.json"
 WHILE_TRAINED = "selected while it was trained"
-# Asked amount -> cut; seconds of one step, or None and why there are none.
-Found = tuple[dict[float, Cut], float | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -83,22 +81,21 @@ def _select(trials: Sequence[Trial], context: StageContext) -> None:
     task = open_task(trial, context.data_roots, context.device, context.storage, context.team)
     start = sparsify.load(trial, context) or base.load(trial, context)
     model = base.start_of(start.folder, trial, task, context).eval()
-    for cuts, step_s, reason in _found(trials, model, start.folder, task, context):
+    for found in _found(trials, model, start.folder, task, context):
         seconds = (time.perf_counter() - started) / len(trials)
-        result = {"step_time_s": step_s, "timing_reason": reason, "seconds": seconds}
+        result = {"step_time_s": found.step_time_s, "timing_reason": found.timing_reason, "seconds": seconds}
         for one in trials:
-            if one.speedup in cuts:
-                _publish(one, cuts[one.speedup], context, result)
+            if one.speedup in found.cuts:
+                _publish(one, found.cuts[one.speedup], context, result)
 
 
 def _found(
     trials: Sequence[Trial], model: nn.Module, folder: Path, task: Task, context: StageContext
-) -> Iterator[Found]:
+) -> Iterator[TimedCuts]:
     """The cuts of `trials` in `model`, of the stage in `folder`, as they are found."""
     trial, example = trials[0], example_of(task.data, context.device)
     if trial.kind == TOKENS:
-        counts = token_cuts(trials, model, example, context.machine)
-        yield counts.cuts, counts.step_time_s, counts.timing_reason
+        yield token_cuts(trials, model, example, context.machine)
         return
     if trial.image_size is not None:
         check_size(trial, model, example)
@@ -109,9 +106,9 @@ def _found(
     if not len(groups):
         raise NotSupported(f"{trial.model} has nothing to prune: no group of channels was found")
     if trial.importance.trained:
-        yield {trial.speedup: trained.cut_of(trial, folder, model, groups, task)}, None, WHILE_TRAINED
+        yield TimedCuts({trial.speedup: trained.cut_of(trial, folder, model, groups, task)}, None, WHILE_TRAINED)
     elif trial.is_small:
-        yield from (({one.speedup: small_cut(one, model, task)}, None, NO_STEP) for one in trials)
+        yield from (TimedCuts({one.speedup: small_cut(one, model, task)}, None, NO_STEP) for one in trials)
     else:
         yield _ranked(trials, model, example, groups, task, context, shallow)
 
@@ -124,7 +121,7 @@ def _ranked(
     task: Task,
     context: StageContext,
     shallow: Shallow | None,
-) -> Found:
+) -> TimedCuts:
     """The cuts by the scores of a criterion, all from one pass. `shallow`: where `model` lacks some of its blocks."""
     trial = trials[0]
     criterion = criterion_of(trial)
@@ -139,8 +136,8 @@ def _ranked(
     if shallow and trial.ratio is not None:
         cuts = {amount: shallow.of_whole(cut, shallow.macs_base / cut.macs) for amount, cut in cuts.items()}
     if trial.prunes_first:
-        cuts = {asked: priced(cut, trial, model, example, groups) for asked, cut in cuts.items()}
-    return cuts, *context.machine.timed(lambda: _time_step(scoring, groups))
+        cuts = priced(cuts, trial, model, example, groups)
+    return TimedCuts(cuts, *context.machine.timed(lambda: _time_step(scoring, groups)))
 
 
 def _cuts(

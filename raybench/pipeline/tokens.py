@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from raybench.groups.cost import params_of
+from raybench.pipeline.asked import TimedCuts
 from raybench.pipeline.exclusive import Machine
 from raybench.pipeline.network import example_of
 from raybench.selection.records import Cut
@@ -23,17 +23,8 @@ from raybench.tokens.shape import Counts
 from raybench.tokens.target import find_counts
 
 
-@dataclass(frozen=True)
-class TokenCuts:
-    """Asked speed-up -> cut; and the seconds that finding the counts of one takes, or why they are missing."""
-
-    cuts: dict[float, Cut]
-    step_time_s: float | None
-    timing_reason: str | None
-
-
-def token_cuts(trials: Sequence[Trial], model: nn.Module, example: Tensor, machine: Machine) -> TokenCuts:
-    """Find how many tokens each block removes, for trials that differ in speed-up only.
+def token_cuts(trials: Sequence[Trial], model: nn.Module, example: Tensor, machine: Machine) -> TimedCuts:
+    """Find how many tokens each block removes, for trials that differ in speed-up only; a step is one such search.
 
     Args:
         trials: of one method.
@@ -48,7 +39,7 @@ def token_cuts(trials: Sequence[Trial], model: nn.Module, example: Tensor, machi
     cost = TokenCost.measure(model, example)
     cuts = {trial.speedup: _cut(reducer, cost, trial.speedup) for trial in trials}
     seconds, reason = machine.timed(lambda: _seconds(reducer, cost, trials[0].speedup))
-    return TokenCuts(cuts, seconds, reason)
+    return TimedCuts(cuts, seconds, reason)
 
 
 def _cut(reducer: TokenReducer, cost: TokenCost, target: float) -> Cut:

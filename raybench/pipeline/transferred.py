@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,12 +60,19 @@ def source_network(trial: Trial, task: Task, context: StageContext) -> nn.Module
     return baked(net).to(context.device)
 
 
-def priced(cut: Cut, trial: Trial, model: nn.Module, example: Tensor, groups: Groups) -> Cut:
-    """`cut`, chosen in the source's network, with the costs of `model`, whose classifier has other classes."""
+def priced(
+    cuts: Mapping[float, Cut], trial: Trial, model: nn.Module, example: Tensor, groups: Groups
+) -> dict[float, Cut]:
+    """`cuts`, chosen in the source's network, with the costs of `model`, whose classifier has other classes."""
     problem = Problem.of(groups, Cost.measure(model, example, groups), trial.strategy, trial.round_to)
-    kept = tuple(np.array(cut.kept[group.name], dtype=np.int64) for group in groups)
-    found = cut_of(problem, cut.target, Solution(kept, cut.reason, cut.steps), *library_counts(model, example, groups))
-    return replace(found, selected_ms=cut.selected_ms, predicted_ms=cut.predicted_ms)
+    base, count = library_counts(model, example, groups)
+
+    def with_own_costs(cut: Cut) -> Cut:
+        kept = tuple(np.array(cut.kept[group.name], dtype=np.int64) for group in groups)
+        found = cut_of(problem, cut.target, Solution(kept, cut.reason, cut.steps), base, count)
+        return replace(found, selected_ms=cut.selected_ms, predicted_ms=cut.predicted_ms)
+
+    return {amount: with_own_costs(cut) for amount, cut in cuts.items()}
 
 
 def meter_of(trial: Trial, model: nn.Module, example: Tensor, groups: Groups) -> Callable[[Cost], Meter]:

@@ -144,22 +144,20 @@ class Classification:
         images = self._splits.split(split)
         was_training = model.training
         model.eval()
-        top1 = top5 = 0
-        loss = 0.0
         with torch.inference_mode(), deterministic(self._device):
+            sums = torch.zeros(3, dtype=torch.float64, device=self._device)  # read once: each read waits for the device
             order = self._team.dealt(torch.arange(len(images)).split(EVALUATION_BATCH))
             for indices, batch in zip(order, images.batches(order, self._device, None), strict=True):
                 labels = images.labels[indices].to(self._device)
                 outputs = model(self._normalise(batch)).float()
                 ranked = outputs.topk(min(5, outputs.shape[1]), 1).indices == labels[:, None]
-                top1 += int(ranked[:, 0].sum())
-                top5 += int(ranked.any(1).sum())
-                loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
+                loss = F.cross_entropy(outputs, labels, reduction="sum")
+                sums += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum(), loss.double()])
                 pause()
         model.train(was_training)
-        first, fifth, loss = self._team.sums(top1, top5, loss)
+        top1, top5, total = self._team.sums(*sums.tolist())
         count = len(images)
-        return {"top1": 100 * first / count, "top5": 100 * fifth / count, "loss": loss / count}
+        return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": total / count}
 
     def calibration(self, images: int, batch_size: int, seed: int) -> Calibration:
         """`images` training images without augmentation, drawn uniformly by the seed (not stratified by class)."""

@@ -72,7 +72,7 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
     with seeded(inputs.device, inputs.seed, epoch, "network", *team.marks):
         loaded = images.batches(batches, (inputs.seed, epoch), workers_for(inputs.device))
         for step, batch in enumerate(loaded):
-            set_rates(progress.optimizer, recipe, epoch + step / len(batches))
+            set_rates_and_momentum(progress.optimizer, recipe, epoch + step / len(batches))
             if progress.average is not None:
                 progress.average.decay = average_decay(recipe, epoch * len(batches) + step + 1)
             truth = {name: batch[name].to(inputs.device) for name in ("batch_idx", "cls", "bboxes")}
@@ -101,8 +101,8 @@ def make_optimizer(model: nn.Module, recipe: TrainRecipe, device: torch.device) 
     return optimizer_over(groups, recipe, device)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, recipe: TrainRecipe, epoch: float) -> None:
-    """Set learning rate and momentum at `epoch`, a float that includes the part of the epoch that is done.
+def set_rates_and_momentum(optimizer: torch.optim.Optimizer, recipe: TrainRecipe, epoch: float) -> None:
+    """Set learning rates and momentum at `epoch`, a float that includes the part of the epoch that is done.
 
     While SGD warms up, the biases' rate falls to the recipe's and the momentum rises to the recipe's.
     """

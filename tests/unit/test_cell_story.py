@@ -261,7 +261,7 @@ def test_channels_that_are_chosen_before_a_transfer_are_scored_in_the_source(
 ) -> None:
     log.patch(monkeypatch, select, "source_network priced")
     source = nn.Linear(1, 2).train()
-    log.answers |= {"source_network": source, "priced": "c", "_cuts": {2.0: "a"}}
+    log.answers |= {"source_network": source, "priced": {2.0: "c"}, "_cuts": {2.0: "a"}}
     monkeypatch.setattr(Trial, "prunes_first", True)
     one = trial()
     select._select([one], context)
@@ -269,7 +269,7 @@ def test_channels_that_are_chosen_before_a_transfer_are_scored_in_the_source(
     assert (image.shape, source.training) == ((1, 1, 8, 8), False)
     assert [call for call in log.calls if call[0] in ("source_network", "Scoring", "priced", "_publish")] == [
         ("source_network", one, selecting.task, context), ("Scoring", "criterion", source, "images", 0),
-        ("priced", "a", one, selecting.net, image, ["group"]),
+        ("priced", {2.0: "a"}, one, selecting.net, image, ["group"]),
         ("_publish", one, "c", context, {"step_time_s": 0.5, "timing_reason": "why", "seconds": 6.0}),
     ]  # fmt: skip
 

@@ -44,15 +44,15 @@ def theirs(model, recipe):
 @pytest.mark.parametrize("recipe", [SGD, TrainRecipe(epochs=1, optimizer="adamw", lr=0.002, weight_decay=0.03)])
 def test_the_same_weights_decay_as_in_ultralytics(recipe):
     model = detector()
-    told = []
+    settings = []
     for optimizer in (ours.make_optimizer(model, recipe, CPU), theirs(model, recipe)):
         assert type(optimizer).__name__.lower() == recipe.optimizer
-        told.append({id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]})
+        settings.append({id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]})
         kept = ("lr", "betas", "momentum", "nesterov", "dampening", "eps")
-        told.append({key: value for key, value in optimizer.param_groups[0].items() if key in kept})
-    assert told[0] == told[2]
-    assert told[1] == told[3]
-    assert set(told[0].values()) == {recipe.weight_decay, 0.0}
+        settings.append({key: value for key, value in optimizer.param_groups[0].items() if key in kept})
+    assert settings[0] == settings[2]
+    assert settings[1] == settings[3]
+    assert set(settings[0].values()) == {recipe.weight_decay, 0.0}
 
 
 def test_an_epoch_leaves_the_weights_and_the_average_that_ultralytics_parts_leave():
@@ -99,7 +99,7 @@ def test_a_warm_up_moves_rates_and_momentum_and_ends():
     model = detector()
     optimizer = ours.make_optimizer(model, SGD, CPU)
     for epoch, bias, momentum in ((0.0, 0.1, 0.8), (1.0, 0.055, 0.8685), (2.0, 0.01, 0.937), (4.0, 1e-4, 0.937)):
-        ours.set_rates(optimizer, SGD, epoch)
+        ours.set_rates_and_momentum(optimizer, SGD, epoch)
         weight = min(0.005 * epoch, 0.01) if epoch < 4 else 1e-4
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([weight, weight, bias])
         assert {round(group["momentum"], 6) for group in optimizer.param_groups} == {momentum}

@@ -41,7 +41,7 @@ def test_token_cuts_are_found_for_each_speed_up_and_timed_once(monkeypatch) -> N
     trials = [trial("tome", params={"a": 1}, speedup=speedup, kind="tokens") for speedup in (2.0, 4.0)]
     found = tokens.token_cuts(trials, net, IMAGE, machine)
     same = {"kept": {}, "macs_base": 100, "params_base": 50, "params": 52, "steps": 1}
-    assert found == tokens.TokenCuts({
+    assert found == tokens.TimedCuts({
         2.0: Cut(target=2.0, speedup=2.5, macs=40, removed=(1, 2), **same),
         4.0: Cut(target=4.0, speedup=5.0, macs=20, removed=(3, 4), reason="floor", **same),
     }, 2.5, "why")  # fmt: skip

@@ -112,8 +112,8 @@ def test_a_cut_has_the_costs_of_the_network_that_is_cut(monkeypatch) -> None:
     noting(monkeypatch, calls, transferred.Problem, of="problem")
     chosen = Cut({"a": (0, 2), "b": (1,)}, 2.0, 2.0, 1, 1, 1, 1, reason="floor", steps=5, selected_ms=3.5)
     one = trial(strategy="local", round_to=4)
-    found = transferred.priced(chosen, one, "model", "image", groups)
-    assert found == Cut({"a": (0,)}, 2.0, 1.8, 100, 55, 9, 8, selected_ms=3.5)
+    found = transferred.priced({2.0: chosen}, one, "model", "image", groups)
+    assert found[2.0] == Cut({"a": (0,)}, 2.0, 1.8, 100, 55, 9, 8, selected_ms=3.5)
     assert calls[:3] == [
         ("measure", "model", "image", groups), ("of", groups, "cost", "local", 4),
         ("library_counts", "model", "image", groups),
