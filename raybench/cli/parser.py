@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import sys
 from typing import Any, NoReturn
 
@@ -37,6 +38,11 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unknown {'option' if option.startswith('-') else 'argument'} {option!r}.{self._near(option)}")
         return found
 
+    def format_help(self) -> str:
+        """The help; argparse never breaks a choice between options, so one too wide for the terminal is broken here."""
+        width = shutil.get_terminal_size().columns - 2  # argparse's own
+        return "\n".join(_broken(line, width) for line in super().format_help().split("\n"))
+
     def error(self, message: str) -> NoReturn:
         """Print `message` on standard error and end with code 2. A mistyped option comes before a missing one."""
         known = [name for action in self._actions for name in action.option_strings]
@@ -57,6 +63,16 @@ class Parser(argparse.ArgumentParser):
 
     def _near(self, option: str) -> str:
         return nearest(option.partition("=")[0], [name for action in self._actions for name in action.option_strings])
+
+
+def _broken(line: str, width: int) -> str:
+    """A usage line in lines of at most `width` characters: `(--one X |` and `--two X)`."""
+    bar = line.rfind(" | ", 0, width)
+    if len(line) <= width or bar < 0:
+        return line
+    text = line.lstrip()
+    indent = len(line) - len(text) + text.startswith(("(", "["))
+    return f"{line[:bar]} |\n{_broken(' ' * indent + line[bar + 3 :], width)}"
 
 
 def _number(found: re.Match[str]) -> str:

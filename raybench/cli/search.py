@@ -28,8 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add_sweep(parser)
     add = parser.add_argument
-    text = "what may change (default: all three); depths and image_sizes of the sweep are what is chosen from"
-    add("--dimensions", nargs="+", choices=DIMENSIONS, default=list(DIMENSIONS), help=text)
+    text = "what may change: %(choices)s (default: all three); depths and image_sizes of the sweep are the choices"
+    add("--dimensions", nargs="+", choices=DIMENSIONS, default=list(DIMENSIONS), metavar="D", help=text)
     add("--target", type=speedup, required=True, metavar="N", help="speed-up of the base network to reach: 3 or 3x")
     text = "cells of each seed that are measured (default: 15 for three dimensions, 9 for two, 5 for one)"
     add("--samples", type=int, metavar="N", help=text)

@@ -90,11 +90,11 @@ def test_plan_shows_recipes_protocols_and_an_id_of_each(width, tmp_path, monkeyp
     monkeypatch.setenv("COLUMNS", width)
     (tmp_path / "s.yaml").write_text(SWEEP)
     assert main(["plan", str(tmp_path / "s.yaml"), "--storage", str(tmp_path / "store")]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in ("recipe", "quick~", "protocol", "pruningbench", "first cell", "methods"))
-    assert "…" not in told
-    assert max(map(len, told.splitlines())) <= int(width) or "raybench run" in max(told.splitlines(), key=len)
-    assert "cost: not known, since no cell of its models has ended" in told
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("recipe", "quick~", "protocol", "pruningbench", "first cell", "methods"))
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= int(width) or "raybench run" in max(printed.splitlines(), key=len)
+    assert "cost: not known, since no cell of its models has ended" in printed
 
 
 def test_plan_lists_cells_with_the_ids_that_only_takes(tmp_path, capsys) -> None:
@@ -102,11 +102,11 @@ def test_plan_lists_cells_with_the_ids_that_only_takes(tmp_path, capsys) -> None
         SWEEP.replace("recipe: [quick, {extends: quick, finetune: {epochs: 9}}]", "recipe: quick")
     )
     assert main(["plan", str(tmp_path / "s.yaml"), "--cells", "--storage", str(tmp_path / "store")]) == 0
-    told = capsys.readouterr().out
-    assert told.count("cp(points=5)") == 8
-    assert told.count("  planned  ") == 24
-    assert "protocol" in told
-    assert "recipe" not in told.partition("shared stage")[0]
+    printed = capsys.readouterr().out
+    assert printed.count("cp(points=5)") == 8
+    assert printed.count("  planned  ") == 24
+    assert "protocol" in printed
+    assert "recipe" not in printed.partition("shared stage")[0]
 
 
 def test_query_fits_a_terminal(tmp_path, monkeypatch, capsys) -> None:
@@ -122,3 +122,15 @@ def test_query_fits_a_terminal(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.delenv("COLUMNS")
     assert main(["query", str(tmp_path), sql]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) > 500
+
+
+@pytest.mark.parametrize(("verb", "columns"), [("prune", 80), ("prune", 100), ("search", 80)])
+def test_help_fits_the_terminal_and_loses_no_word(verb, columns, monkeypatch, capsys) -> None:
+    shown = {}
+    for width in (columns, 1000):
+        monkeypatch.setenv("COLUMNS", str(width))
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        shown[width] = capsys.readouterr().out
+    assert max(map(len, shown[columns].splitlines())) <= columns
+    assert shown[columns].split() == shown[1000].split()
