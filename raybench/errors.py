@@ -59,21 +59,7 @@ class UserError(RaybenchError):
 
 
 class SpecError(UserError):
-    """A sweep file holds an invalid key or value.
-
-    Printed as ``FILE:LINE: KEY: found X; expected Y; did you mean Z?``.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        file: Path | str | None = None,
-        line: int | None = None,
-    ) -> None:
-        self.message, self.file, self.line = message, file, line
-        where = "" if file is None else f"{file}:{line}: " if line else f"{file}: "
-        super().__init__(f"{where}{message}")
+    """A sweep file holds an invalid key or value, or its entries don't go together."""
 
 
 class NotSupported(RaybenchError):

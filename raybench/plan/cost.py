@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from raybench import registry
 from raybench.errors import counted
@@ -23,28 +25,25 @@ def estimate(
     criterion, too; else for the same dataset and model under other recipes, or with another criterion of the same kind.
     `shares`: those of `gpus: auto` that are known; without one a unit counts as a whole GPU.
     """
-    seconds: dict[str, float] = {}
+    seconds, unknown, borrowed = dict[str, float](), Counter[str](), 0
     each: dict[str, float] = {}
-    own: dict[str, Resources] = {}
     cpu_s = gpu_s = 0.0
-    unknown: dict[str, int] = {}
-    borrowed = 0
+    asked = cache(resources.of)
     for unit in units:
         if unit.kind == "probe":
             continue
         found, exact = _nearest(unit, timings)
         if found is None:
-            unknown[unit.kind] = unknown.get(unit.kind, 0) + 1
+            unknown[unit.kind] += 1
             continue
         borrowed += not exact
-        speedups = len(unit.trials) if unit.kind == "select" else 1  # a selection pass is timed per speed-up
-        each[unit.key] = found * speedups
-        seconds[unit.kind] = seconds.get(unit.kind, 0.0) + found * speedups
-        model = unit.trials[0].model
-        asked = own[model] if model in own else own.setdefault(model, resources.of(model))
-        sharing = (shares or {}).get(group_of(unit.trials[0])) if isinstance(asked.gpus, Measured) else None
-        cpu_s += found * speedups * asked.cpus
-        gpu_s += found * speedups * (sharing.share.gpus if sharing and sharing.share else asked.gpus)
+        lasts = found * (len(unit.trials) if unit.kind == "select" else 1)  # a selection pass is timed per speed-up
+        each[unit.key] = lasts
+        seconds[unit.kind] = seconds.get(unit.kind, 0.0) + lasts
+        own = asked(unit.trials[0].model)
+        sharing = (shares or {}).get(group_of(unit.trials[0])) if isinstance(own.gpus, Measured) else None
+        cpu_s += lasts * own.cpus
+        gpu_s += lasts * (sharing.share.gpus if sharing and sharing.share else own.gpus)
     if not seconds:
         return None, {}
     total = sum(seconds.values())

@@ -130,18 +130,8 @@ def why_not(trial: Trial) -> str | None:
     task = dataset.facts.get("task", "classification")
     if facts.get("task", task) != task:
         return f"{trial.model} is a model for {facts['task']}, {trial.dataset} is data for {task}"
-    methods = [registry.CHOICE.entry(trial.importance.name)]
-    if trial.regularizer:
-        methods.append(registry.regularizer.entry(trial.regularizer.name))
-    for method in methods:
-        if method.facts.get("labels") == "sampled" and task != "classification":
-            return f"{method.kind} {method.name} draws labels from class scores; {trial.dataset} is data for {task}"
-        if (wanted := method.facts.get("task") or task) != task:
-            return f"{method.kind} {method.name} is for {wanted}; {trial.dataset} is data for {task}"
-        norm = facts.get("norm")
-        if method.facts.get("requires") == "batch-norm" and norm not in (None, "batch"):
-            has = "has no normalisation" if norm == "none" else f"normalises with {norm} norm"
-            return f"{method.kind} {method.name} needs BatchNorm; {trial.model} {has}"
+    if why := _no_method(trial, task, facts.get("norm")):
+        return why
     if trial.is_small and (trial.target in TIMED or trial.ratio is not None or trial.protocol == "pruningbench"):
         return "small is a dense network of the nearest MACs or parameters, under protocol raybench"
     if trial.is_small and not has_family(trial.model):
@@ -158,6 +148,22 @@ def why_not(trial: Trial) -> str | None:
     if trial.image_size is not None and (why := _no_size(trial)):
         return f"an image size counts towards the target before channels are ranked; {why}"
     return _no_tokens(trial, facts) if trial.kind == TOKENS else None
+
+
+def _no_method(trial: Trial, task: str, norm: str | None) -> str | None:
+    """Why criterion or regularizer can't work on data for `task` in a network of this `norm` (None: unknown)."""
+    methods = [registry.CHOICE.entry(trial.importance.name)]
+    if trial.regularizer:
+        methods.append(registry.regularizer.entry(trial.regularizer.name))
+    for method in methods:
+        if method.facts.get("labels") == "sampled" and task != "classification":
+            return f"{method.kind} {method.name} draws labels from class scores; {trial.dataset} is data for {task}"
+        if (wanted := method.facts.get("task") or task) != task:
+            return f"{method.kind} {method.name} is for {wanted}; {trial.dataset} is data for {task}"
+        if method.facts.get("requires") == "batch-norm" and norm not in (None, "batch"):
+            has = "has no normalisation" if norm == "none" else f"normalises with {norm} norm"
+            return f"{method.kind} {method.name} needs BatchNorm; {trial.model} {has}"
+    return None
 
 
 def _no_joint(trial: Trial) -> str | None:

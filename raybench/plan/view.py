@@ -11,7 +11,6 @@ from raybench.catalogue import evidence_kinds, needs_images, reads_images
 from raybench.errors import counted
 from raybench.plan.records import Estimate, Plan, Unit, UnitKind
 from raybench.sweep.kinds import CHANNELS, TOKENS
-from raybench.sweep.method_label import method_label
 from raybench.sweep.target import TARGETS, amount
 from raybench.sweep.trial import Trial
 
@@ -88,7 +87,7 @@ def board_rows(cells: Sequence[Unit]) -> Iterator[dict[str, Any]]:
         yield {
             "dataset": dataset, "model": model, "protocol": protocol, "recipe": recipe, "transfer": transfer,
             "depth": depth, "images": size, "cells": len(trials), "first cell": trials[0].trial_id,
-            "methods": len({label_of(trial) for trial in trials}),
+            "methods": len({trial.label for trial in trials}),
             "strategies": ", ".join(sorted({trial.strategy for trial in trials})),
             "speedups": ", ".join(_amounts(trials)),
         }  # fmt: skip
@@ -110,15 +109,10 @@ def cell_rows(plan: Plan) -> Iterator[dict[str, Any]]:
     for trial, (status, reason) in zip(plan.trials, cell_states(plan), strict=True):
         yield {
             "trial_id": trial.trial_id, "status": status, "dataset": trial.dataset, "model": trial.model,
-            "method": label_of(trial), "strategy": trial.strategy, "target": amount(*trial.asked),
+            "method": trial.label, "strategy": trial.strategy, "target": amount(*trial.asked),
             "seed": trial.seed, "protocol": trial.protocol, "recipe": trial.recipe.name, "transfer": trial.transfer,
             "depth": f"{trial.depth:g}", "images": _size(trial), "reason": reason,
         }  # fmt: skip
-
-
-def label_of(trial: Trial) -> str:
-    """The trial's method with its parameters, as it is typed."""
-    return method_label(trial.model_dump(include={"importance", "regularizer"}))
 
 
 def stage_rows(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -191,7 +185,7 @@ def _cell(trial: Trial, status: str, reason: str | None) -> dict[str, Any]:
     axes = {name: getattr(trial, name) for name in same}
     axes |= dict(zip(("speedup", "ratio", "params", "latency_ms", "latency"), trial.asked, strict=True))
     known = {"trial_id": trial.trial_id, "status": status, "reason": reason, **axes}
-    known |= {"label": label_of(trial), "recipe": trial.recipe.name}
+    known |= {"label": trial.label, "recipe": trial.recipe.name}
     return known | {"depth": trial.depth, "image_size": trial.image_size}
 
 

@@ -12,7 +12,6 @@ from raybench.results.layout import cell_key
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.storage.base import Storage
-from raybench.sweep.method_label import method_label
 from raybench.sweep.target import amount
 from raybench.sweep.trial import Trial
 
@@ -59,15 +58,11 @@ def label_of(unit: Unit) -> str:
         return f"{trial.model} on {trial.dataset}"
     if unit.kind == "sparsify":
         aim = f"{amount(*trial.asked)} {trial.strategy} " if trial.importance.trained else ""
-        return f"{trial.model} {_method(trial)} {aim}seed {trial.seed}"
+        return f"{trial.model} {trial.label} {aim}seed {trial.seed}"
     speedups = ", ".join(amount(*t.asked) for t in unit.trials)
     depth = f"depth {trial.depth:g} " if trial.shallower else ""
     size = "" if trial.image_size is None else f"images of {trial.image_size} "
-    return f"{trial.model} {_method(trial)} {speedups} {trial.strategy} {depth}{size}seed {trial.seed}"
-
-
-def _method(trial: Trial) -> str:
-    return method_label(trial.model_dump(include={"importance", "regularizer"}))
+    return f"{trial.model} {trial.label} {speedups} {trial.strategy} {depth}{size}seed {trial.seed}"
 
 
 def settle(outcome: Outcome, trial: Trial, store: Store) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from raybench.sweep.bounds import MOST_EPOCHS, Whole
+from raybench.sweep.frozen import Frozen
 
 
-class EarlyStop(BaseModel):
+class EarlyStop(Frozen):
     """Successive halving of the methods of a board, asynchronously (Li et al., ASHA, MLSys 2020; names as in Ray Tune).
 
     Attributes:
         grace_period: epochs of fine-tuning that every cell gets.
         reduction_factor: at each rung the best of so many go on; the next rung has so many times the epochs.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     grace_period: Whole = Field(ge=1, le=MOST_EPOCHS)
     reduction_factor: Whole = Field(default=3, ge=2, le=100)

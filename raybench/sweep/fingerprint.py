@@ -18,6 +18,7 @@ from raybench.storage.user_cache import cache_folder, cache_name, write_cache
 SMALL = 64 << 10  # bytes: smaller images are hashed by content
 IMAGES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif"}
 LEFT_BY_TOOLS = {".cache"}  # endings of files that other programs write beside the data
+UNREADABLE = "unreadable entries"
 LENGTH = 16  # hex digits that are kept
 SETTLED_S = 2.0  # a file that was changed more recently may change again within one tick of the clock
 BIG, SAMPLE = 512, 16  # a quick look at a folder of that many images reads the state of a few of them
@@ -74,7 +75,7 @@ def fingerprint(root: Path, *, quick: bool = False, cache: Path | None = None) -
         try:
             own = os.stat(path)
         except OSError:
-            left_out["dead links" if os.path.islink(path) else "unreadable entries"] += 1
+            left_out["dead links" if os.path.islink(path) else UNREADABLE] += 1
             continue
         identity = (own.st_dev, own.st_ino)
         if identity in above:
@@ -82,7 +83,7 @@ def fingerprint(root: Path, *, quick: bool = False, cache: Path | None = None) -
             continue
         found = known.look(path, relative, own, quick)
         if found is None:
-            left_out["unreadable entries"] += 1
+            left_out[UNREADABLE] += 1
             continue
         hasher.update(os.fsencode(relative) + b"\0" + found.digest.encode() + b"\n")
         left_out.update(found.left_out)
@@ -121,13 +122,7 @@ class _Cache:
     def look(self, path: str, relative: str, own: os.stat_result, quick: bool) -> _Folder | None:
         """What the folder `path` holds; None when it can't be listed."""
         before = self._before.get(relative)
-        if (
-            quick
-            and before
-            and before.quick
-            and before.files >= self._big
-            and before.quick == _quick_state(path, own, before.sample)
-        ):
+        if quick and before and self._looks_unchanged(before, path, own):
             self._now[relative] = before
             return before
         try:
@@ -135,17 +130,10 @@ class _Cache:
         except OSError:
             return None
         files, folders, left_out, newest = _sorted_out(listed)
-        state = hashlib.sha256()
-        for entry, status in files:
-            state.update(
-                os.fsencode(entry.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n".encode()
-            )
-        seen = state.hexdigest()
+        seen = _state(files)
         if before and before.state == seen and before.folders == folders:
             digest = before.digest
-            left_out["unreadable entries"] = max(
-                left_out["unreadable entries"], before.left_out.get("unreadable entries", 0)
-            )
+            left_out[UNREADABLE] = max(left_out[UNREADABLE], before.left_out.get(UNREADABLE, 0))
         else:
             digest = _digest(files, left_out)
         large = len(files) >= BIG_THERE and all(_is_image(entry.name) for entry, _ in files)
@@ -157,6 +145,12 @@ class _Cache:
         if time.time() - max(newest, own.st_mtime, own.st_ctime) > SETTLED_S:
             self._now[relative] = found
         return found
+
+    def _looks_unchanged(self, before: _Folder, path: str, own: os.stat_result) -> bool:
+        """Whether a large folder shows no change at a quick look: its own times and those of a sample of its files."""
+        return (
+            bool(before.quick) and before.files >= self._big and before.quick == _quick_state(path, own, before.sample)
+        )
 
     def save(self) -> None:
         """Keep what is known now, unless nothing is new."""
@@ -197,7 +191,7 @@ def _sorted_out(listed: Iterable[os.DirEntry[str]]) -> tuple[Files, tuple[str, .
         try:
             status = entry.stat()
         except OSError:
-            left_out["dead links" if entry.is_symlink() else "unreadable entries"] += 1
+            left_out["dead links" if entry.is_symlink() else UNREADABLE] += 1
             continue
         if stat.S_ISDIR(status.st_mode):
             folders.append(name)
@@ -209,6 +203,15 @@ def _sorted_out(listed: Iterable[os.DirEntry[str]]) -> tuple[Files, tuple[str, .
     return files, tuple(folders), left_out, newest
 
 
+def _state(files: Files) -> str:
+    """Hash of one folder's files: names, sizes and times."""
+    hasher = hashlib.sha256()
+    for entry, status in files:
+        times = f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n"
+        hasher.update(os.fsencode(entry.name) + times.encode())
+    return hasher.hexdigest()
+
+
 def _digest(files: Files, left_out: Counter[str]) -> str:
     """Hash of one folder's files: names, sizes, and contents where they count."""
     hasher = hashlib.sha256()
@@ -218,7 +221,7 @@ def _digest(files: Files, left_out: Counter[str]) -> str:
             try:
                 content = file_sha256(entry.path)
             except OSError:
-                left_out["unreadable entries"] += 1
+                left_out[UNREADABLE] += 1
                 continue
         hasher.update(os.fsencode(entry.name) + f"\0{status.st_size}\0{content}\n".encode())
     return hasher.hexdigest()

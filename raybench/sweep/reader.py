@@ -160,46 +160,61 @@ def _without(node: YamlNode, key: str) -> YamlNode:
     return node.replaced({name: value for name, value in node.fields.items() if name != key})
 
 
-def _anchored(node: YamlNode, folder: Path) -> YamlNode:
-    """`node` with the paths in it made absolute; relative ones are relative to `folder`."""
-    mistakes: list[Mistake] = []
-
-    def anchor(value: YamlNode) -> YamlNode:
-        text = value.value
-        if not isinstance(text, str):
-            return value
-        try:
-            text = expanded(value, folder)
-        except Mistakes as error:
-            mistakes.extend(error.mistakes)
-            return value
-        return value.replaced(text if "://" in text else str((folder / text).absolute()))
-
-    def weights(entry: YamlNode) -> YamlNode:
-        given = entry.get("weights")
-        if given is None or given.value in ("trained", "pretrained"):
-            return entry
-        return entry.replaced({**entry.fields, "weights": anchor(given)})
-
-    def models(part: YamlNode) -> YamlNode:
-        entries = part.get("models")
-        return part if entries is None else part.replaced({**part.fields, "models": _each(entries, weights)})
-
-    node = models(node)
-    changed = dict(node.fields)
+def _anchored(tree: YamlNode, folder: Path) -> YamlNode:
+    """The whole file `tree` with the paths in it made absolute; relative ones are relative to `folder`."""
+    anchors = _Anchors(folder)
+    tree = anchors.models(tree)
+    changed = dict(tree.fields)
     if "include" in changed:
-        changed["include"] = _each(changed["include"], models)
+        changed["include"] = _each(changed["include"], anchors.models)
     if "storage" in changed:
-        changed["storage"] = anchor(changed["storage"])
-    given = (node.get("base") or node).get("from") if node.get("base") else None
-    if given is not None and given.value not in registry.dataset.entries():
-        changed["base"] = changed["base"].replaced({**changed["base"].fields, "from": anchor(given)})
-    roots = node.get("data_roots")
+        changed["storage"] = anchors.path(changed["storage"])
+    if "base" in changed:
+        changed["base"] = anchors.base(changed["base"])
+    roots = tree.get("data_roots")
     if roots is not None and isinstance(roots.value, dict):
-        changed["data_roots"] = roots.replaced({key: anchor(root) for key, root in roots.fields.items()})
-    if mistakes:
-        raise Mistakes(mistakes)
-    return node.replaced(changed)
+        changed["data_roots"] = roots.replaced({key: anchors.path(root) for key, root in roots.fields.items()})
+    if anchors.mistakes:
+        raise Mistakes(anchors.mistakes)
+    return tree.replaced(changed)
+
+
+class _Anchors:
+    """Makes paths absolute; those that can't be are collected as `mistakes`."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: to which relative paths are relative."""
+        self.mistakes: list[Mistake] = []
+        self._folder = folder
+
+    def path(self, node: YamlNode) -> YamlNode:
+        """A path, or a URL, which stays as it is."""
+        if not isinstance(node.value, str):
+            return node
+        try:
+            text = expanded(node, self._folder)
+        except Mistakes as error:
+            self.mistakes.extend(error.mistakes)
+            return node
+        return node.replaced(text if "://" in text else str((self._folder / text).absolute()))
+
+    def models(self, part: YamlNode) -> YamlNode:
+        """A part of a sweep, whose models may have weights in files."""
+        entries = part.get("models")
+        return part if entries is None else part.replaced({**part.fields, "models": _each(entries, self._weights)})
+
+    def base(self, node: YamlNode) -> YamlNode:
+        """The key `base`, whose networks may start from weights in a file."""
+        source = node.get("from")
+        if source is None or source.value in registry.dataset.entries():
+            return node
+        return node.replaced({**node.fields, "from": self.path(source)})
+
+    def _weights(self, entry: YamlNode) -> YamlNode:
+        weights = entry.get("weights")
+        if weights is None or weights.value in ("trained", "pretrained"):
+            return entry
+        return entry.replaced({**entry.fields, "weights": self.path(weights)})
 
 
 def expanded(node: YamlNode, folder: Path) -> str:

@@ -206,39 +206,22 @@ class _Resolver:
         seed: int,
         base_seed: int,
     ) -> Trial:
+        """The trial of one cell, from its axes' entries. SpecError where they don't go together."""
         sweep, transfer = self.sweep, self.sweep.transfers[0]
+        holders = (method, model, dataset, sweep)
         fields = self._once(dataset, self._dataset) | self._once(model, self._model) | self._once(method, self._method)
         attention, auto, least = fields.pop("attention"), fields.pop("auto"), fields.pop("min_images")
-        if sweep.protocol == "pruningbench" and not sweep.ratio and not fields["importance"].trained:
+        trained, device = fields["importance"].trained, sweep.device_of(model.name)
+        recipe = _recipe_of(self.recipe(dataset, model, method), method.name, fields, least, device, sweep.protocol)
+        if sweep.protocol == "pruningbench" and not sweep.ratio and not trained:
             auto = "progressive"
-        recipe = self.recipe(dataset, model, method)
-        if recipe.calibration_images < least:
-            raise SpecError(
-                f"method {method.name!r} needs at least {least} calibration images; "
-                f"recipe {recipe.name!r} has {recipe.calibration_images}: raise its calibration_images"
-            )
-        trained = fields["importance"].trained
-        if (fields["regularizer"] or trained) and "sparsify" not in recipe.model_fields_set:
-            what = "is a trained selection" if trained else "has a regularizer"
-            raise SpecError(
-                f"recipe {recipe.name!r}: sparsify: the key is missing; method {method.name!r} {what}, "
-                "which trains in that stage"
-            )
-        sparsifies = bool(fields["regularizer"] or trained)
-        stages = ("base",) * fields["weights"].trained + ("sparsify",) * sparsifies + ("finetune",)
-        _check_augment(recipe, fields["task"], stages)
-        schedule, device = overriding("schedule", method, model, dataset, sweep), sweep.device_of(model.name)
-        parts = overriding("prune", method, model, dataset, sweep) or DEFAULT_PARTS
-        recipe = recipe.model_copy(update={"speed": recipe.speed.canonical(device, sweep.protocol)})
-        for key, value in recipe.speed.model_dump().items() if fields["task"] not in TASKS else ():
-            found = f"found {value!r}, expected none: {fields['task']} trains without these options"
-            raise SpecError(f"recipe {recipe.name!r}: speed: {key}: {found}")
+        schedule, parts = overriding("schedule", *holders), overriding("prune", *holders) or DEFAULT_PARTS
         of_channels: dict[str, Any] = {
             "schedule": auto if schedule == "auto" or trained else schedule,
             "prune": () if attention is False else tuple(sorted(parts)),
-            "keep": tuple(sorted(set(overriding("keep", method, model, dataset, sweep)))),
-            "only": tuple(sorted(set(overriding("only", method, model, dataset, sweep)))),
-            "round_to": overriding("round_to", method, model, dataset, sweep),
+            "keep": tuple(sorted(set(overriding("keep", *holders)))),
+            "only": tuple(sorted(set(overriding("only", *holders)))),
+            "round_to": overriding("round_to", *holders),
         }
         trial = Trial(
             **fields,
@@ -352,6 +335,32 @@ class _Resolver:
             "min_images": importance.facts.get("min_images", 1),
             "auto": "one-shot" if one_step else "iterative" if needs_images(needs) else "progressive",
         }
+
+
+def _recipe_of(
+    recipe: Recipe, method: str, fields: Mapping[str, Any], least: int, device: Literal["cpu", "cuda"], protocol: str
+) -> Recipe:
+    """`recipe` with the speed options of a `device`; SpecError where a cell of these `fields` can't be trained by it.
+
+    `least`: calibration images that the method needs.
+    """
+    if recipe.calibration_images < least:
+        raise SpecError(
+            f"method {method!r} needs at least {least} calibration images; "
+            f"recipe {recipe.name!r} has {recipe.calibration_images}: raise its calibration_images"
+        )
+    trained, task = fields["importance"].trained, fields["task"]
+    sparsifies = bool(fields["regularizer"] or trained)
+    if sparsifies and "sparsify" not in recipe.model_fields_set:
+        what = "is a trained selection" if trained else "has a regularizer"
+        missing = f"the key is missing; method {method!r} {what}, which trains in that stage"
+        raise SpecError(f"recipe {recipe.name!r}: sparsify: {missing}")
+    _check_augment(recipe, task, ("base",) * fields["weights"].trained + ("sparsify",) * sparsifies + ("finetune",))
+    speed = recipe.speed.canonical(device, protocol)
+    if task not in TASKS and (unused := next(iter(speed.model_dump().items()), None)):
+        found = f"found {unused[1]!r}, expected none: {task} trains without these options"
+        raise SpecError(f"recipe {recipe.name!r}: speed: {unused[0]}: {found}")
+    return recipe.model_copy(update={"speed": speed})
 
 
 def _is_seeded(importance: Entry, params: Mapping[str, Any]) -> bool:

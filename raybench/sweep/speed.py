@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Iterator, Mapping
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from raybench.sweep.frozen import Frozen
 
 Precision = Literal["fp32", "tf32", "bf16"]
 MemoryFormat = Literal["auto", "nchw", "channels_last"]
 Switch = Literal["auto", "off"]
 
 
-class Speed(BaseModel):
+class Speed(Frozen):
     """How training computes. What is left out is the device's default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     precision: Precision | None = None  # of products in training; evaluation and scoring are fp32
     memory_format: MemoryFormat | None = None  # auto: the faster one for this very network
@@ -23,11 +21,9 @@ class Speed(BaseModel):
     graphs: Switch | None = None  # auto: whole steps as CUDA graphs where they can be captured
     compile: Switch | None = None  # auto: torch.compile where the time left pays for it
 
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is left to the device."""
-        fields: dict[str, Any] = dump(self)
-        return {name: value for name, value in fields.items() if value is not None}
+    def silent(self) -> Collection[str]:
+        """What is left to the device."""
+        return [name for name in type(self).model_fields if getattr(self, name) is None]
 
     def filled(self, device: str, protocol: str) -> Speed:
         """The same with every default filled in, for a trial on `device`."""

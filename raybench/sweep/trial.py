@@ -6,18 +6,20 @@ are hashes of the fields that those stages depend on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from raybench.catalogue import SCRATCH, SMALL, TRAIN, UNTRAINED
 from raybench.errors import counted
 from raybench.sweep.bounds import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_NAME, Augmentation, Real, Whole
 from raybench.sweep.digests import canonical, canonical_scalar, digest, hashed
 from raybench.sweep.early_stop import EarlyStop
+from raybench.sweep.frozen import Frozen
 from raybench.sweep.kinds import CHANNELS, WHOLE, Kind
+from raybench.sweep.method_label import method_label
 from raybench.sweep.speed import Speed
 from raybench.sweep.target import TARGETS, TIMED, TargetKind
 from raybench.sweep.weights import NONE, PRUNED, Transfer, Weights
@@ -34,27 +36,19 @@ DEFAULT_PARTS = ("embed", "head-dim", "mlp")  # pruned in attention models; MLPs
 Scalar = bool | int | float | str
 
 
-class Frozen(BaseModel):
-    """Base of the records passed between packages: immutable, unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class MethodRef(Frozen):
     """A criterion or regularizer with its resolved parameters; `version` or `source` identifies its code."""
 
     name: str
-    params: dict[str, Scalar] = {}
+    params: dict[str, Scalar] = Field(default={})
     version: int = 1
     source: str | None = None  # SHA-256 of the file, for a plug-in
     seeded: bool = True  # whether what it computes depends on the trial's seed
     trained: bool = False  # whether it is a trained selection; left out of ids and keys where it isn't
 
-    @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `trained` out where it is false: ids from before there was the field stay valid."""
-        fields: dict[str, Any] = dump(self)
-        return fields if self.trained else {name: value for name, value in fields.items() if name != "trained"}
+    def silent(self) -> Collection[str]:
+        """See `Frozen.silent`."""
+        return () if self.trained else ("trained",)
 
 
 class TrainRecipe(Frozen):
@@ -85,13 +79,9 @@ class TrainRecipe(Frozen):
     amp: bool = False
     start_scale: Real = Field(default=1.0, gt=0, le=1)  # share of the images' sides in the first epoch; 1: whole images
 
-    @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `start_scale` out where images are whole: ids from before there was the field stay valid."""
-        fields: dict[str, Any] = dump(self)
-        return (
-            fields if self.start_scale < 1 else {name: value for name, value in fields.items() if name != "start_scale"}
-        )
+    def silent(self) -> Collection[str]:
+        """See `Frozen.silent`."""
+        return () if self.start_scale < 1 else ("start_scale",)
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """(field, message) of every setting that can't work beside the others."""
@@ -128,24 +118,25 @@ class Recipe(Frozen):
             wanted = f"found {found}, expected less than the {most} of finetune: no cell would be stopped"
             yield wanted, ("early_stop", "grace_period")
 
-    @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave newer fields out where they say nothing: ids from before there were such fields stay valid."""
-        fields: dict[str, Any] = dump(self)
-        said = {"speed": self.speed != Speed(), "recalibration_images": self.recalibration_images > 0}
-        said["early_stop"] = self.early_stop is not None
-        return {name: value for name, value in fields.items() if said.get(name, True)}
+    def silent(self) -> Collection[str]:
+        """See `Frozen.silent`."""
+        said = {
+            "speed": self.speed != Speed(),
+            "recalibration_images": self.recalibration_images > 0,
+            "early_stop": self.early_stop is not None,
+        }
+        return [name for name, speaks in said.items() if not speaks]
 
 
 class Trial(Frozen):
     """One cell of the grid, fully resolved. The same trial on the same device gives the same numbers."""
 
     dataset: str
-    dataset_params: dict[str, Scalar] = {}
+    dataset_params: dict[str, Scalar] = Field(default={})
     dataset_version: int = 1  # of the registered code
     dataset_fingerprint: str | None = None  # for a user's data: hash of its sorted (path, size) list
     model: str
-    model_params: dict[str, Scalar] = {}
+    model_params: dict[str, Scalar] = Field(default={})
     model_version: int = 1
     model_source: str | None = None  # SHA-256 of a plug-in model's file
     task: str = "classification"
@@ -171,14 +162,12 @@ class Trial(Frozen):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = Field(default=1, ge=1)  # on a CPU, where they change sums; None on a GPU
     processes: int = Field(default=1, ge=1)  # that train together; left out of ids and keys where it is one
-    environment: dict[str, str] = {}  # variables that change numbers; left out of ids and keys where none is set
+    environment: dict[str, str] = Field(default={})  # variables that change numbers; left out where none is set
     ratio: float | None = Field(default=None, gt=0, lt=1)  # share of channels to remove in one step
     recipe: Recipe
 
-    @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave newer fields out where they say nothing: ids from before there were such fields stay valid."""
-        fields: dict[str, Any] = dump(self)
+    def silent(self) -> Collection[str]:
+        """See `Frozen.silent`."""
         said = {
             "kind": self.kind != CHANNELS,
             "environment": bool(self.environment),
@@ -189,7 +178,7 @@ class Trial(Frozen):
             "transfer": self.transfer != NONE,
             "transfer_from": self.transfer_from is not None,
         }
-        return {name: value for name, value in fields.items() if said.get(name, True)}
+        return [name for name, speaks in said.items() if not speaks]
 
     @model_validator(mode="after")
     def _above_one(self) -> Self:
@@ -231,6 +220,11 @@ class Trial(Frozen):
     def method(self) -> str:
         """`importance` or `importance+regularizer`."""
         return self.importance.name + (f"+{self.regularizer.name}" if self.regularizer else "")
+
+    @property
+    def label(self) -> str:
+        """The method with its parameters, as it is typed: ``cp(points=20)+group-norm``."""
+        return method_label(self.model_dump(include={"importance", "regularizer"}))
 
     @property
     def from_scratch(self) -> bool:

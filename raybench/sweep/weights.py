@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
+
+from raybench.sweep.frozen import Frozen
 
 Transfer = Literal["none", "prune-then-transfer", "transfer-then-prune"]
 NONE: Transfer = "none"
@@ -12,10 +15,8 @@ PRUNED: Transfer = "prune-then-transfer"
 STAGE: Literal["stage"] = "stage"  # kind of weights that the base stage of other data has trained
 
 
-class Weights(BaseModel):
+class Weights(Frozen):
     """Where the dense base comes from; `trained` is by the recipe's base stage."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["trained", "file", "hub", "stage"] = "trained"
     identity: str = ""  # SHA-256 of the file, `name@revision` of the hub, or key of the stage
@@ -28,8 +29,6 @@ class Weights(BaseModel):
         """Whether the base stage trains: from initial weights, or from given ones with a new classifier."""
         return self.kind == "trained" or self.new_head
 
-    @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `new_head` out where it is false: ids from before there was the field stay valid."""
-        fields: dict[str, Any] = dump(self)
-        return fields if self.new_head else {name: value for name, value in fields.items() if name != "new_head"}
+    def silent(self) -> Collection[str]:
+        """See `Frozen.silent`."""
+        return () if self.new_head else ("new_head",)

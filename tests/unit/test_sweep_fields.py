@@ -11,10 +11,11 @@ from raybench import registry
 from raybench.sweep import trial as module
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, StrictModel
 from raybench.sweep.digests import digest
+from raybench.sweep.frozen import Frozen
 from raybench.sweep.reader import recipe_files
 from raybench.sweep.schema import json_schema, method_names
 from raybench.sweep.speed import DEFAULTS, EXACT, Speed
-from raybench.sweep.trial import Frozen, MethodRef, Recipe, TrainRecipe, Trial, Weights
+from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial, Weights
 from tests.field_lines import field_lines
 
 FIELDS = Path(__file__).parents[1] / "golden/fields.txt"
@@ -219,8 +220,8 @@ def test_speed_is_filled_in_and_told_only_where_it_differs(device, protocol, mon
 
 
 def test_precisions_that_a_device_does_not_have() -> None:
-    told = ("precision", "found tf32, which only GPUs have; expected fp32 or bf16 on a CPU")
-    assert list(Speed(precision="tf32").impossible("cpu")) == [told]
+    message = ("precision", "found tf32, which only GPUs have; expected fp32 or bf16 on a CPU")
+    assert list(Speed(precision="tf32").impossible("cpu")) == [message]
     assert not list(Speed(precision="tf32").impossible("cuda"))
     assert not list(Speed(precision="bf16").impossible("cpu"))
 
