@@ -7,30 +7,27 @@ decisions lie in the storage, under ``rungs/``, where every driver and every wor
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from raybench.errors import NotSupported
 from raybench.storage.base import Storage
-from raybench.storage.damage import set_aside
-from raybench.storage.json_text import is_number, is_text, read_object
-from raybench.storage.sealed import json_sha256
+from raybench.storage.json_text import is_number
+from raybench.storage.sealed import create_object, read_sealed
 from raybench.sweep.digests import digest
 from raybench.sweep.trial import TRAINING, Trial
 from raybench.tasks.protocol import Checkpoint
 
 METHOD = ("importance", "regularizer", "schedule")  # what may differ between cells that are compared
-SEAL = "sha256"
 
 
 def _is_bar(value: Any) -> bool:
     return value is None or is_number(value)
 
 
-FIELDS = {"value": is_number, "bar": _is_bar, SEAL: is_text}
+FIELDS = {"value": is_number, "bar": _is_bar}
 
 
 @dataclass(frozen=True)
@@ -58,10 +55,10 @@ class Rungs:
     """A cell's checkpoint that compares it with others after each rung, and raises StoppedEarly (protocol Checkpoint).
 
     Args:
-        inner: The checkpoint.
-        storage: Of the sweep.
-        trial: The cell; its recipe has the block `early_stop`.
-        metric: The task's metric; higher is better.
+        inner: the checkpoint.
+        storage: of the sweep.
+        trial: the cell; its recipe has the block `early_stop`.
+        metric: the task's metric; higher is better.
     """
 
     def __init__(self, inner: Checkpoint, storage: Storage, trial: Trial, metric: str) -> None:
@@ -99,9 +96,7 @@ class Rungs:
         if known is not None:
             return known
         decision = Decision(value, bar(value, list(_others(self._storage, rung, own)), self._factor))
-        content: dict[str, Any] = {"value": decision.value, "bar": decision.bar}
-        content[SEAL] = json_sha256(content, SEAL)
-        self._storage.create(own, json.dumps(content).encode())
+        create_object(self._storage, own, asdict(decision))
         return decision
 
 
@@ -109,9 +104,9 @@ def bar(value: float, others: Sequence[float], factor: int) -> float | None:
     """The metric that a cell needs to go on: that of the last one among the best 1/`factor` of all, itself included.
 
     Args:
-        value: The cell's own metric.
-        others: Those of the cells that reached the rung before it.
-        factor: One of so many goes on, rounded up.
+        value: the cell's own metric.
+        others: those of the cells that reached the rung before it.
+        factor: one of so many goes on, rounded up.
 
     Returns:
         The bar; None while fewer than `factor` cells are there.
@@ -140,11 +135,5 @@ def _others(storage: Storage, rung: str, own: str) -> Iterator[float]:
 
 def _read(storage: Storage, key: str) -> Decision | None:
     """The decision under `key`; None if there is none, or after a damaged one was set aside."""
-    data = storage.read(key)
-    if data is None:
-        return None
-    content = read_object(data, FIELDS)
-    if content is None or content[SEAL] != json_sha256(content, SEAL):
-        set_aside(storage, key, "its content is not what was written, so it is decided again")
-        return None
-    return Decision(content["value"], content["bar"])
+    content = read_sealed(storage, key, FIELDS, "decided again")
+    return content and Decision(content["value"], content["bar"])

@@ -1,4 +1,4 @@
-"""Published folders that carry their checksums: one JSON file has the SHA-256 of the others and of itself."""
+"""What carries its checksum: published folders, with the SHA-256 of every file in one JSON, and small JSON objects."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 from raybench.storage.base import Storage
 from raybench.storage.damage import set_aside
 from raybench.storage.hashing import file_sha256
+from raybench.storage.json_text import Check, is_text, read_object
 
 FILES, OWN = "files", "content_sha256"  # keys in the JSON: file name -> SHA-256; SHA-256 of all other keys
+SEAL = "sha256"  # key in an object alone: SHA-256 of all other keys
 
 _verified: dict[Path, tuple[tuple[str, int, int, int], ...]] = {}  # folder -> its files when they were last hashed
 
@@ -63,6 +65,30 @@ def intact(storage: Storage, key: str, name: str) -> Path | None:
         return entry
     set_aside(storage, key, why)
     return None
+
+
+def create_object(storage: Storage, key: str, content: Mapping[str, Any]) -> None:
+    """Write `content` with its checksum as the file `key`; the first writer's is kept."""
+    storage.create(key, json.dumps({**content, SEAL: json_sha256(content, SEAL)}).encode())
+
+
+def read_sealed(storage: Storage, key: str, fields: Mapping[str, Check], again: str) -> Any:
+    """What `create_object` wrote as the file `key`; None if there is none, or after a damaged one was set aside.
+
+    Args:
+        storage: holds the file.
+        key: its key.
+        fields: name -> check of what must be in it.
+        again: what happens after damage, for the message: ``measured again``.
+    """
+    data = storage.read(key)
+    if data is None:
+        return None
+    content = read_object(data, {**fields, SEAL: is_text})
+    if content is None or content[SEAL] != json_sha256(content, SEAL):
+        set_aside(storage, key, f"its content is not what was written, so it is {again}")
+        return None
+    return content
 
 
 def json_sha256(content: Mapping[str, Any], leave_out: str) -> str:

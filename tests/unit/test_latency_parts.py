@@ -185,14 +185,14 @@ def test_devices_are_named_with_their_threads(monkeypatch) -> None:
 def test_what_is_no_table_is_set_aside(storage) -> None:
     good = {"device": "d", "layer": "l", "ms": [[1.0]]}
     storage.create("latency/a.json", json.dumps(good | {"sha256": json_sha256(good, "sha256")}).encode())
-    assert table.sealed(storage, "latency/a.json")["ms"] == [[1.0]]
-    assert table.sealed(storage, "latency/b.json") is None
+    assert table.read_ms(storage, "latency/a.json").tolist() == [[1.0]]
+    assert table.read_ms(storage, "latency/b.json") is None
     for number, bad in enumerate(({"ms": 3}, {"ms": [3]}, {"ms": [["x"]]}, {"device": 1}, {"layer": None})):
         content = good | bad
         key = f"latency/{number}.json"
         storage.create(key, json.dumps(content | {"sha256": json_sha256(content, "sha256")}).encode())
         with pytest.warns(UserWarning, match="its content is not what was written, so it is measured again"):
-            assert table.sealed(storage, key) is None
+            assert table.read_ms(storage, key) is None
         assert not storage.has(key)
 
 

@@ -15,10 +15,11 @@ from raybench.groups import surgery
 from raybench.groups.cost import Cost
 from raybench.groups.records import Groups
 from raybench.pipeline.latency.layers import TimedLayer, timed_layers
-from raybench.pipeline.latency.table import FOLDER, LayerTimes, Time, device_words, keep, layer_times, sealed
+from raybench.pipeline.latency.table import FOLDER, LayerTimes, Time, device_words, layer_times, read_ms
 from raybench.pipeline.measure import ONE, median_ms
 from raybench.selection.problem import Meter
 from raybench.storage.base import Storage
+from raybench.storage.sealed import create_object
 from raybench.sweep.digests import digest
 
 WHOLE = (1.0, 0.75, 0.5, 0.25, 0.125)  # shares of every group's units at which the whole network is timed
@@ -99,16 +100,16 @@ def _whole(
     """Milliseconds of the whole network at each of `points`."""
     shape = {"device": device_words(image.device), "layer": f"whole network {key}", "torch": torch.__version__}
     file = f"{FOLDER}/{digest('whole', shape)}.json"
-    found = sealed(storage, file)
-    if found is None:
-        ms = []
-        for counts in points:
-            slim = copy.deepcopy(model)
-            surgery.apply(slim, groups, {g.name: np.arange(n) for g, n in zip(groups, counts, strict=True)})
-            ms.append((time or _time)(slim, image))
-        found = {"ms": [ms]}
-        keep(storage, file, shape | found)
-    return [float(ms) for ms in found["ms"][0]]
+    known = read_ms(storage, file)
+    if known is not None:
+        return [float(ms) for ms in known[0]]
+    found = []
+    for counts in points:
+        slim = copy.deepcopy(model)
+        surgery.apply(slim, groups, {g.name: np.arange(n) for g, n in zip(groups, counts, strict=True)})
+        found.append((time or _time)(slim, image))
+    create_object(storage, file, shape | {"ms": [found]})
+    return found
 
 
 def _time(module: nn.Module, given: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +15,12 @@ from raybench.pipeline.latency.layers import TimedLayer
 from raybench.pipeline.measure import Pace, median_ms
 from raybench.provenance import cpu_name
 from raybench.storage.base import Storage
-from raybench.storage.damage import set_aside
-from raybench.storage.json_text import is_number, is_text, read_object
-from raybench.storage.sealed import json_sha256
+from raybench.storage.json_text import is_number, is_text
+from raybench.storage.sealed import create_object, read_sealed
 from raybench.sweep.digests import digest
 
 FOLDER = "latency"  # of the storage
 PACE = Pace(3, 21, block=3, most_s=1.0)
-SEAL = "sha256"
 Time = Callable[[nn.Module, Tensor], float]  # milliseconds of one forward pass
 
 
@@ -75,10 +72,10 @@ def layer_times(layer: TimedLayer, device: torch.device, storage: Storage, time:
     shape: dict[str, Any] = {"device": device_words(device), "layer": layer.kind, "torch": torch.__version__}
     shape |= {"widths_in": list(layer.grid_in), "widths_out": list(layer.grid_out), "tied": layer.into == layer.out}
     key = f"{FOLDER}/{digest('layer', shape)}.json"
-    ms = _read(storage, key)
+    ms = read_ms(storage, key)
     if ms is None:
         ms = rising(np.array(_measured(layer, device, time or _time)))
-        keep(storage, key, shape | {"ms": ms.tolist()})
+        create_object(storage, key, shape | {"ms": ms.tolist()})
     return LayerTimes(layer.grid_in, layer.grid_out, ms)
 
 
@@ -99,25 +96,9 @@ def _time(module: nn.Module, given: Tensor) -> float:
     return median_ms(module, given, PACE)
 
 
-def keep(storage: Storage, key: str, content: dict[str, Any]) -> None:
-    """Write a table with its checksum; the first writer's is kept."""
-    storage.create(key, json.dumps({**content, SEAL: json_sha256(content, SEAL)}).encode())
-
-
-def sealed(storage: Storage, key: str) -> Any:
-    """The content of a table; None if there is none, or after a damaged one was set aside."""
-    data = storage.read(key)
-    if data is None:
-        return None
-    content = read_object(data, {"device": is_text, "layer": is_text, "ms": _is_table, SEAL: is_text})
-    if content is None or content[SEAL] != json_sha256(content, SEAL):
-        set_aside(storage, key, "its content is not what was written, so it is measured again")
-        return None
-    return content
-
-
-def _read(storage: Storage, key: str) -> np.ndarray | None:
-    content = sealed(storage, key)
+def read_ms(storage: Storage, key: str) -> np.ndarray | None:
+    """The times of a table; None if there is none, or after a damaged one was set aside."""
+    content = read_sealed(storage, key, {"device": is_text, "layer": is_text, "ms": _is_table}, "measured again")
     return None if content is None else np.array(content["ms"], dtype=float)
 
 
