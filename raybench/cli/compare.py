@@ -16,7 +16,6 @@ from raybench.reports.leaderboard import Leaderboard, Query
 from raybench.reports.literature import NEAR, LiteratureMatch
 from raybench.reports.published import SOURCE, STRATEGY
 from raybench.reports.text import lines, signed
-from raybench.reports.text import signed as with_sign
 from raybench.results.encoding import csv_bytes
 
 COLUMNS = (
@@ -98,10 +97,10 @@ def _shown(row: Compared) -> dict[str, Any]:
         "n": row.n,
         "ours": f"{row.final:.2f}{spread}",
         "theirs": f"{row.published_final:.2f}",
-        "diff": with_sign(row.final - row.published_final),
-        "our Δ": with_sign(row.delta),
-        "their Δ": with_sign(row.published_delta),
-        "Δ diff": with_sign(row.difference),
+        "diff": signed(row.final - row.published_final),
+        "our Δ": signed(row.delta),
+        "their Δ": signed(row.published_delta),
+        "Δ diff": signed(row.difference),
         "inside": "yes" if row.inside else "no",
         "kept": f"{row.kept:.1f}%",
         "their kept": f"{row.published_kept:.1f}%",
@@ -143,15 +142,15 @@ def _of_literature(match: LiteratureMatch) -> dict[str, Any]:
         "their speedup": f"{theirs.speedup:.2f} ({theirs.speedup_of})",
         "their base": _points(theirs.base),
         "theirs": _points(theirs.pruned),
-        "their Δ": _points(theirs.difference, signed=True),
-        "printed Δ": _points(theirs.printed_difference, signed=True),
-        "Δ diff": _points(match.difference, signed=True),
+        "their Δ": _points(theirs.difference, sign=True),
+        "printed Δ": _points(theirs.printed_difference, sign=True),
+        "Δ diff": _points(match.difference, sign=True),
         "selection": theirs.selection,
         "rules": match.rules,
     }
 
 
-def _points(value: float | None, *, signed: bool = False) -> str | None:
+def _points(value: float | None, *, sign: bool = False) -> str | None:
     if value is None:
         return None
-    return with_sign(value) if signed else f"{value:.2f}"
+    return signed(value) if sign else f"{value:.2f}"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from raybench import registry
 from raybench.cli.network_options import add_parts
@@ -16,6 +17,9 @@ from raybench.cli.sweep_arguments import add_plugin, check_name, load_plugins
 from raybench.errors import counted
 from raybench.image_size import read_size
 from raybench.sweep.modules import as_module
+
+if TYPE_CHECKING:
+    from raybench.pipeline.inspection import Inspection
 
 SHOWN = 3  # layers of a group, or with one reason, that a line names
 
@@ -49,7 +53,12 @@ def run(args: argparse.Namespace) -> None:
         found = inspect_named(args.model, facts, keep=args.keep, only=args.only, parts=args.prune or ())
     if args.format == "json":
         print_json(asdict(found))
-        return
+    else:
+        _print(found, args.model)
+
+
+def _print(found: Inspection, model: str) -> None:
+    """A row a group; then what stays whole and why, blocks that may go, and the most speed-up."""
     rows = [
         {
             "group": group.name,
@@ -61,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         }
         for group in found.groups
     ]
-    title = f"{args.model}: {found.macs:,} MACs, {found.params:,} parameters, {counted(len(rows), 'group')}"
+    title = f"{model}: {found.macs:,} MACs, {found.params:,} parameters, {counted(len(rows), 'group')}"
     print_rows(rows, ["group", "part", "units", "MACs %", "params %", "layers"], title=title)
     print("MACs %, params %: what goes if this group alone is cut to its fewest units")
     print("\nstays whole:")

@@ -106,22 +106,10 @@ def _print(planned: Plan, args: argparse.Namespace, name: str, url: str) -> None
     _say(f"{name}: {counted(len(planned.trials), 'cell')}: {counts} (storage {url})")
     if retried := sum(planned.stored.get(unit.key) == "failed" for unit in planned.cells):
         _say(f"{counted(retried, 'planned cell')} failed before; tried again")
-    if planned.units:
-        print()
-        axes = ["dataset", "model", *axes_of(planned), "methods", "strategies", "speedups", "cells"]
-        print_rows(list(board_rows(planned.cells)), [*axes, "first cell"])
-    if args.cells:
-        print()
-        print_rows(list(cell_rows(planned)), _filled(planned))
-    if planned.stages:
-        print()
-        print_rows(list(stage_rows(planned)), ["shared stage", "units", "what"])
-    if lines := damage_lines(planned):
-        _say("\n" + "\n".join(lines))
-    if lines := share_lines(planned):
-        _say("\n" + "\n".join(lines))
-    if line := gathering_line(planned):
-        _say(f"\n{line}")
+    _print_tables(planned, args.cells)
+    for lines in (damage_lines(planned), share_lines(planned), filter(None, [gathering_line(planned)])):
+        if text := "\n".join(lines):
+            _say(f"\n{text}")
     if planned.skips:
         print()
         reasons = Counter(skip.reason for skip in planned.skips)
@@ -131,10 +119,28 @@ def _print(planned: Plan, args: argparse.Namespace, name: str, url: str) -> None
     if planned.cost:
         _say("\n" + "\n".join(cost_lines(planned.cost)))
     elif planned.cells:
-        more = [*(f"--plugin={file}" for file in args.plugin), *(["--storage", url] if args.storage else [])]
-        only = shlex.join(["raybench", "run", args.sweep, *more, "--only", planned.cells[0].trials[0].trial_id])
-        why = f"no cell of its models has ended in {args.timings or url}"
-        _say(f"\ncost: not known, since {why}. This runs one: {only}")
+        _say(f"\n{_no_cost(planned, args, url)}")
+
+
+def _print_tables(planned: Plan, cells: bool) -> None:
+    """Planned cells by board, every cell if `cells`, and planned stages."""
+    if planned.units:
+        print()
+        axes = ["dataset", "model", *axes_of(planned), "methods", "strategies", "speedups", "cells"]
+        print_rows(list(board_rows(planned.cells)), [*axes, "first cell"])
+    if cells:
+        print()
+        print_rows(list(cell_rows(planned)), _filled(planned))
+    if planned.stages:
+        print()
+        print_rows(list(stage_rows(planned)), ["shared stage", "units", "what"])
+
+
+def _no_cost(planned: Plan, args: argparse.Namespace, url: str) -> str:
+    """Why there is no estimate, and the command that makes one possible."""
+    more = [*(f"--plugin={file}" for file in args.plugin), *(["--storage", url] if args.storage else [])]
+    only = shlex.join(["raybench", "run", args.sweep, *more, "--only", planned.cells[0].trials[0].trial_id])
+    return f"cost: not known, since no cell of its models has ended in {args.timings or url}. This runs one: {only}"
 
 
 def _say(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -69,24 +70,14 @@ def run(args: argparse.Namespace) -> None:
     """Cut, measure, print the table and write the picture."""
     load_plugins(args)
     args.model = as_module(args.model)
-    check_name("MODEL", registry.model, args.model)
-    if (chosen := args.method.partition("(")[0].strip()) in registry.selection.entries():
-        raise UserError(f"--method: found {chosen}, which trains for a speed-up; expected a criterion, such as lamp")
-    if chosen in registry.token.entries():
-        raise UserError(f"--method: found {chosen}, which removes tokens; expected a criterion, such as lamp")
-    if wrong := [ratio for ratio in args.ratios if not 0 < ratio < 1]:
-        raise UserError(f"--ratios: found {wrong[0]:g}, expected shares between 0 and 1")
     storage = args.storage or folder_of(args.model)
     picture = args.output or storage / "sensitivity.svg"
-    if picture.suffix.lower() not in ENDINGS:
-        raise UserError(f"-o {picture}: found the ending {picture.suffix!r}, expected one of {', '.join(ENDINGS)}")
+    _check(args, picture)
     args.ratios = sorted(set(args.ratios))
     sweep = sweep_of(argparse.Namespace(**{**vars(args), **UNUSED, "method": [args.method]}))
     from raybench.execution.one_trial import in_this_process  # torch is imported from here on
     from raybench.execution.worker import Assignment
     from raybench.pipeline.sensitivity import sensitivity
-    from raybench.reports.drawing.writers import encoded
-    from raybench.reports.plots.sensitivity import sensitivity_picture
 
     trial = resolve(sweep)[0]
     assignment = Assignment(str(storage), dict(sweep.data_roots), device=args.device)
@@ -95,18 +86,39 @@ def run(args: argparse.Namespace) -> None:
             trial, assignment, lambda context: sensitivity(trial, context, args.ratios, args.split, _say), _say
         )
     title = f"Sensitivity of {args.model} on {args.dataset}, {args.method}"
-    metrics: dict[str, list[float]] = {}
-    for cut in found.cuts:
-        metrics.setdefault(cut.group, []).append(cut.metric)
-    drawing = sensitivity_picture(metrics, args.ratios, found.metric_base, found.metric_name, title)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    write_file(picture, encoded(drawing, picture.suffix.lower()))
+    _draw(found, args.ratios, title, picture)
     if args.format == "json":
         about = {"model": args.model, "dataset": args.dataset, "method": args.method}
         print_json({**about, **asdict(found), "picture": picture})
         return
     _print(found, title)
     print(f"wrote {picture}")
+
+
+def _check(args: argparse.Namespace, picture: Path) -> None:
+    """UserError for an option that can't be, before torch is imported."""
+    check_name("MODEL", registry.model, args.model)
+    if (chosen := args.method.partition("(")[0].strip()) in registry.selection.entries():
+        raise UserError(f"--method: found {chosen}, which trains for a speed-up; expected a criterion, such as lamp")
+    if chosen in registry.token.entries():
+        raise UserError(f"--method: found {chosen}, which removes tokens; expected a criterion, such as lamp")
+    if wrong := [ratio for ratio in args.ratios if not 0 < ratio < 1]:
+        raise UserError(f"--ratios: found {wrong[0]:g}, expected shares between 0 and 1")
+    if picture.suffix.lower() not in ENDINGS:
+        raise UserError(f"-o {picture}: found the ending {picture.suffix!r}, expected one of {', '.join(ENDINGS)}")
+
+
+def _draw(found: Sensitivity, ratios: Sequence[float], title: str, picture: Path) -> None:
+    """Write the picture: a line a group, its accuracy at every share."""
+    from raybench.reports.drawing.writers import encoded
+    from raybench.reports.plots.sensitivity import sensitivity_picture
+
+    metrics: dict[str, list[float]] = {}
+    for cut in found.cuts:
+        metrics.setdefault(cut.group, []).append(cut.metric)
+    drawing = sensitivity_picture(metrics, ratios, found.metric_base, found.metric_name, title)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    write_file(picture, encoded(drawing, picture.suffix.lower()))
 
 
 def _print(found: Sensitivity, title: str) -> None:

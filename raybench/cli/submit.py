@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raybench.cli.job_arguments import add_address, address_option, wait_line
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
@@ -17,6 +18,9 @@ from raybench.errors import RaybenchError, UserError, counted
 from raybench.plan.plan import plan
 from raybench.storage.open import check_writable, open_existing, open_storage
 from raybench.sweep.sweep import Sweep
+
+if TYPE_CHECKING:
+    from raybench.execution.jobs import Jobs
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,14 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Submit the sweep. Returns 0 when the job was accepted, with --wait when it succeeded."""
     from raybench.execution.attachments import check_data
     from raybench.execution.jobs import Jobs
-    from raybench.execution.submission import (
-        VERSIONS,
-        Submission,
-        client_versions,
-        forwarded,
-        shared_storage,
-        version_mismatch,
-    )
+    from raybench.execution.submission import VERSIONS, Submission, forwarded, shared_storage
 
     sweep = read_sweep(args)
     options = ["--no-retry-failed"] if args.no_retry_failed else []
@@ -83,10 +80,7 @@ def run(args: argparse.Namespace) -> int:
     _hint_at_credentials(storage, env)
     jobs = Jobs(args.address, wait_line)
     if not args.any_version:
-        mine = client_versions()
-        if mismatch := version_mismatch(mine, {"ray": jobs.ray_version}):
-            raise UserError(mismatch)
-        env[VERSIONS] = json.dumps(mine)
+        env[VERSIONS] = json.dumps(_checked_versions(jobs))
     with tempfile.TemporaryDirectory(prefix="raybench-submit-") as folder:
         sent.stage(Path(folder))
         metadata = {"sweep": sweep.name, "storage": sent.storage}
@@ -97,9 +91,24 @@ def run(args: argparse.Namespace) -> int:
         print(f"follow it: raybench logs {job.id} --follow{address_option(args.address)}")
         print(f"progress:  raybench watch {shlex.quote(sent.storage)}")
         return 0
-    for text in jobs.follow(job.id):
+    return _followed(jobs, job.id)
+
+
+def _checked_versions(jobs: Jobs) -> Mapping[str, str]:
+    """The versions of this machine; UserError where the cluster has another Ray."""
+    from raybench.execution.submission import client_versions, version_mismatch
+
+    mine = client_versions()
+    if mismatch := version_mismatch(mine, {"ray": jobs.ray_version}):
+        raise UserError(mismatch)
+    return mine
+
+
+def _followed(jobs: Jobs, name: str) -> int:
+    """Print the output of a job until it ends; 0 when it succeeded, else 1."""
+    for text in jobs.follow(name):
         print(text, end="", flush=True)
-    job = jobs.find(job.id)
+    job = jobs.find(name)
     print(f"{job.id}: {job.status.lower()}")
     return 0 if job.status == "SUCCEEDED" else 1
 

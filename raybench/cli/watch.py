@@ -13,6 +13,7 @@ from rich.live import Live
 from raybench.cli.quantities import duration
 from raybench.cli.results import add_results
 from raybench.errors import UserError
+from raybench.execution.interrupt import INTERRUPTED
 from raybench.progress.console import SafeConsole
 from raybench.progress.snapshot import Snapshot, StoreReader, SweepState, is_there
 from raybench.progress.view import driver_lines, ended_line, failure_lines, headline, panel, plain
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         follow = _live if console.is_terminal else _lines
         last = follow(_snapshots(StoreReader(storage), console, args.interval, args.wait), console)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return int(_failed(last) or _missing(last))
 
 

@@ -120,28 +120,34 @@ def _open(
             f"expected {facts.classes}; `imagefolder` takes any number"
         )
     facts = with_statistics(replace(facts, classes=len(classes), class_names=classes), statistics)
-    labels = torch.tensor(listings[0].labels)
-    if len(names) == 1:
-        everything = listings[0]
-        known, tested = stratified(labels, TEST_SHARE, split_seed, len(classes), facts.name)
-        rest, held_out = stratified(labels[known], val_share, split_seed, len(classes), facts.name)
-        whole, test = everything.only(known.tolist()), everything.only(tested.tolist())
-        train, val = whole.only(rest.tolist()), whole.only(held_out.tolist())
-        splits = {"train": train, "val": val, "test": test, "whole": whole}
-        note = f"{TEST_SHARE:.0%} of each class for test, {val_share:.0%} of the rest for val, seed {split_seed}"
+    splits, note = _splits(listings, val_share, split_seed, facts.name)
+    if len(listings) == 1:
         warn_once(f"dataset {facts.name!r}: no train/ and val/ in {root}: {note}")
-    elif len(names) == 3:
-        train, val, test = listings
-        splits = {"train": train, "val": val, "test": test, "whole": train + val}
-        note = "train/, val/ and test/ folders"
-    else:
-        whole, test = listings
-        rest, held_out = stratified(labels, val_share, split_seed, len(classes), facts.name)
-        train, val = whole.only(rest.tolist()), whole.only(held_out.tolist())
-        splits = {"train": train, "val": val, "test": test, "whole": whole}
-        note = f"{val_share:.0%} of train/ held out for val, stratified, seed {split_seed}; test is val/"
     images = {name: FileImages(listing, sides(facts.image_size)) for name, listing in splits.items()}
     return Data(facts, split_note=note, **images)
+
+
+def _splits(listings: Sequence[Listing], val_share: float, seed: int, dataset: str) -> tuple[dict[str, Listing], str]:
+    """The splits train, val, test and whole (train and val), and how they were made.
+
+    `listings`: of one folder; of train/ and val/, which is then the test split; or of train/, val/ and test/.
+    """
+
+    def divided(listing: Listing, share: float) -> tuple[Listing, Listing]:
+        rest, held_out = stratified(torch.tensor(listing.labels), share, seed, len(listing.classes), dataset)
+        return listing.only(rest.tolist()), listing.only(held_out.tolist())
+
+    if len(listings) == 3:
+        train, val, test = listings
+        return {"train": train, "val": val, "test": test, "whole": train + val}, "train/, val/ and test/ folders"
+    if len(listings) == 1:
+        whole, test = divided(listings[0], TEST_SHARE)
+        note = f"{TEST_SHARE:.0%} of each class for test, {val_share:.0%} of the rest for val, seed {seed}"
+    else:
+        whole, test = listings
+        note = f"{val_share:.0%} of train/ held out for val, stratified, seed {seed}; test is val/"
+    train, val = divided(whole, val_share)
+    return {"train": train, "val": val, "test": test, "whole": whole}, note
 
 
 def _unused_line(listings: Sequence[Listing], dataset: str, root: Path) -> str:

@@ -19,11 +19,13 @@ from raybench.plan.plan import plan_trials
 from raybench.plan.records import Plan
 from raybench.progress.outcome import Outcome
 from raybench.results.repair import Repair
+from raybench.storage.base import Storage
 from raybench.storage.damage import damage_lines
 from raybench.storage.open import check_writable, open_storage
 from raybench.storage.patient import patient
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
+from raybench.sweep.resources import Resources
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.trial import Trial
 
@@ -98,26 +100,10 @@ def run_sweep(
     for file in plugins:
         registry.add_plugin(file)
     sweep = sweep if isinstance(sweep, Sweep) else load_sweep(sweep)
-    place = open_storage(str(storage or sweep.storage or f"results/{sweep.name}"))
-
-    watcher, repair = watcher or Watcher(), Repair(place)
-    trials = resolve(sweep) if cells is None else cells  # once: it hashes weights and looks at all data
-
+    place, watcher = open_storage(str(storage or sweep.storage or f"results/{sweep.name}")), watcher or Watcher()
     resources = sweep.resources.without_auto() if local else sweep.resources  # one unit at a time shares nothing
-
-    def planned() -> Plan:
-        return plan_trials(trials, resources, place, retry_failed=retry_failed)
-
-    def make_plan() -> Plan:
-        whole = planned()
-        with damage_lines() as lines:
-            damaged = repair.run(whole.trials)
-        for line in lines:
-            watcher.say(line)
-        if damaged:
-            whole = planned()
-        return only_cell(whole, only) if only else whole
-
+    trials = resolve(sweep) if cells is None else cells  # once: it hashes weights and looks at all data
+    make_plan = _planner(trials, resources, place, watcher, retry_failed=retry_failed, only=only)
     assignment = Assignment(
         place.url,
         dict(sweep.data_roots),
@@ -149,6 +135,29 @@ def run_sweep(
         left = make_plan()
     statuses = {trial.trial_id: left.stored.get(trial.trial_id, "missing") for trial in left.trials}
     return SweepEnd(place.url, statuses, dict(work.outcomes), len(first.units), work.interrupted)
+
+
+def _planner(
+    trials: Sequence[Trial], resources: Resources, storage: Storage, watcher: Watcher, *, retry_failed: bool,
+    only: str | None,
+) -> Callable[[], Plan]:  # fmt: skip
+    """A function that plans what `storage` lacks. It sets aside what is damaged there, and tells the `watcher`."""
+    repair = Repair(storage)
+
+    def planned() -> Plan:
+        return plan_trials(trials, resources, storage, retry_failed=retry_failed)
+
+    def make_plan() -> Plan:
+        whole = planned()
+        with damage_lines() as lines:
+            damaged = repair.run(whole.trials)
+        for line in lines:
+            watcher.say(line)
+        if damaged:
+            whole = planned()
+        return only_cell(whole, only) if only else whole
+
+    return make_plan
 
 
 def _refuse_teams(plan: Plan) -> None:

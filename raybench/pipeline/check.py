@@ -34,34 +34,11 @@ def check_input(
     several: longer cells start first.
     """
     several = len({(unit.trials[0].dataset, unit.trials[0].model) for unit in units}) > 1
-    work: dict[tuple[str, str], float] = {}
-    data_roots = {name: Path(root) for name, root in roots.items()}
+    inputs = _Inputs({name: Path(root) for name, root in roots.items()}, storage, weigh=several)
     mistakes: dict[str, None] = {}  # each once, in order
-    tasks: dict[str, Task | None] = {}
-    networks: set[str] = set()  # checked once for all seeds
     for unit in units:
-        trial = unit.trials[0].at_own_size
-        key = digest(trial.dataset, trial.dataset_params, trial.protocol)
-        network = digest(key, trial.model, trial.model_params, trial.model_source, trial.weights.model_dump())
         try:
-            if key not in tasks:
-                tasks[key] = None
-                check_fingerprint(
-                    trial.dataset, data_roots, trial.dataset_fingerprint, trial.dataset_params, quick=False
-                )
-                tasks[key] = open_task(trial, data_roots, torch.device("cpu"), storage)
-            if (task := tasks[key]) is not None:
-                stages, images = _requirements(trial)
-                task.check_recipe(stages, images)
-                if unit.kind == "base" and network not in networks:
-                    networks.add(network)
-                    model = fresh_model(trial, task, torch.device("cpu"))
-                    task.check(model)
-                    for option, patterns in (("keep", trial.keep), ("only", trial.only)):
-                        named(model, patterns, option)
-                    if several:
-                        work[trial.dataset, trial.model] = _work(model, task)
-                _check_starts(trial, stages, task, networks)
+            inputs.check(unit)
         except ForeignError:
             continue  # its cells fail with this message as a row; the other networks' run
         except UserError as error:
@@ -72,7 +49,60 @@ def check_input(
             continue  # an error in a plug-in or in raybench: its cells fail or are skipped, with the message as a row
     if mistakes:
         raise UserError("\n  ".join(mistakes))
-    return work
+    return inputs.work
+
+
+class _Inputs:
+    """Datasets and networks that units read, each checked once."""
+
+    def __init__(self, roots: Mapping[str, Path], storage: Storage, *, weigh: bool) -> None:
+        """`weigh`: whether the work of an epoch is counted."""
+        self.work: dict[tuple[str, str], float] = {}
+        self._roots, self._storage, self._weigh = roots, storage, weigh
+        self._tasks: dict[str, Task | None] = {}  # None: it couldn't be opened
+        self._networks: set[str] = set()  # for all seeds
+        self._starts: set[str] = set()
+
+    def check(self, unit: Unit) -> None:
+        """Whatever the code of a dataset, a model or raybench raises; UserError for a mistake of the sweep."""
+        trial = unit.trials[0].at_own_size
+        key = digest(trial.dataset, trial.dataset_params, trial.protocol)
+        if key not in self._tasks:
+            self._tasks[key] = None
+            self._tasks[key] = self._opened(trial)
+        if (task := self._tasks[key]) is None:
+            return
+        stages, images = _requirements(trial)
+        task.check_recipe(stages, images)
+        network = digest(key, trial.model, trial.model_params, trial.model_source, trial.weights.model_dump())
+        if unit.kind == "base" and network not in self._networks:
+            self._networks.add(network)
+            self._check_network(trial, task)
+        self._check_starts(trial, stages, task)
+
+    def _opened(self, trial: Trial) -> Task:
+        fingerprint, params = trial.dataset_fingerprint, trial.dataset_params
+        check_fingerprint(trial.dataset, self._roots, fingerprint, params, quick=False)
+        return open_task(trial, self._roots, torch.device("cpu"), self._storage)
+
+    def _check_network(self, trial: Trial, task: Task) -> None:
+        model = fresh_model(trial, task, torch.device("cpu"))
+        task.check(model)
+        for option, patterns in (("keep", trial.keep), ("only", trial.only)):
+            named(model, patterns, option)
+        if self._weigh:
+            self.work[trial.dataset, trial.model] = _work(model, task)
+
+    def _check_starts(self, trial: Trial, stages: Sequence[TrainRecipe], task: Task) -> None:
+        """UserError where a stage starts with smaller images than the network takes."""
+        for recipe in stages:
+            if recipe.start_scale == 1:
+                continue
+            key = digest(trial.model, trial.model_params, trial.dataset, trial.dataset_params, recipe.start_scale)
+            if key not in self._starts:
+                self._starts.add(key)
+                shape = task.data.image_shape
+                check_start(fresh_model(trial, task, torch.device("cpu")), recipe, shape, trial.model)
 
 
 def _work(model: nn.Module, task: Task) -> float:
@@ -84,18 +114,6 @@ def _work(model: nn.Module, task: Task) -> float:
     except Exception:  # an operation that torch's counter doesn't take; the cells say what else is wrong
         return 0.0
     return float(macs * task.training_images)
-
-
-def _check_starts(trial: Trial, stages: Sequence[TrainRecipe], task: Task, known: set[str]) -> None:
-    """UserError where a stage starts with smaller images than the network takes; each network and stage once."""
-    for recipe in stages:
-        if recipe.start_scale == 1:
-            continue
-        key = digest(trial.model, trial.model_params, trial.dataset, trial.dataset_params, recipe.start_scale)
-        if key not in known:
-            known.add(key)
-            shape = task.data.image_shape
-            check_start(fresh_model(trial, task, torch.device("cpu")), recipe, shape, trial.model)
 
 
 def _requirements(trial: Trial) -> tuple[list[TrainRecipe], int]:

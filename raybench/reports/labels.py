@@ -12,8 +12,9 @@ from raybench.sweep.method_label import with_params
 SHA256 = re.compile("[0-9a-f]{64}")
 KINDS = ("importance", "regularizer")  # the parts of a method, in the order of its name
 _DEFAULTS = {"transfer": "none", "depth": WHOLE, "image_size": "own"}  # of fields that trials leave out
-# Of the last one a method's parameters decide.
-_NOT_THE_CONFIG = ("seed", "base_seed", "speedup", "target", "recipe.name", "importance.seeded")
+_NOT_THE_CONFIG = (  # the last one follows from a method's parameters
+    "seed", "base_seed", "speedup", "target", "recipe.name", "importance.seeded",
+)  # fmt: skip
 
 
 def unique_labels(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -233,7 +233,16 @@ def _with(table: pa.Table, name: str, wanted: Any) -> pa.Table:
     return chosen
 
 
-Key = tuple[str, str, str, str, str | None, tuple[Any, ...], Track]  # ..., the columns ASKED, track
+class Key(NamedTuple):
+    """What the rows of one board share."""
+
+    dataset: str
+    model: str
+    protocol: str
+    recipe: str
+    strategy: str | None
+    asked: tuple[Any, ...]  # the columns ASKED; for an average that word, then None
+    track: Track
 
 
 def _grouped(found: Iterable[dict[str, Any]], query: Query) -> dict[Key, list[dict[str, Any]]]:
@@ -243,7 +252,7 @@ def _grouped(found: Iterable[dict[str, Any]], query: Query) -> dict[Key, list[di
         track: Track = "all" if query.track == "all" and (row["kind"] == CHANNELS or query.together) else track_of(row)
         strategy = None if query.by == "strategy" else row.get("scope", row["strategy"])
         asked = ("average", *[None] * (len(ASKED) - 1)) if query.speedup == "average" else asked_of(row)
-        key = (row["dataset"], row["model"], row["protocol"], row["recipe"], strategy, asked, track)
+        key = Key(row["dataset"], row["model"], row["protocol"], row["recipe"], strategy, asked, track)
         groups.setdefault(key, []).append(row)
     return groups
 
@@ -272,14 +281,13 @@ def _beside_channels(found: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]
         yield from ({**row, "scope": scope} for scope in of_channels or (row["strategy"],))
 
 
-def _order(key: Key) -> tuple:
-    dataset, model, protocol, recipe, strategy, asked, track = key
-    amounts = tuple((one is not None, 0.0 if one == "average" else one or 0.0) for one in reversed(asked))
-    return dataset, model, protocol, recipe, strategy or "", amounts, track
+def _order(key: Key) -> Key:
+    """`key` as it is sorted: speed-ups before other amounts, and rising."""
+    amounts = tuple((one is not None, 0.0 if one == "average" else one or 0.0) for one in reversed(key.asked))
+    return key._replace(strategy=key.strategy or "", asked=amounts)
 
 
 def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Trials, left_out: tuple[str, ...]) -> Board:
-    dataset, model, protocol, recipe, strategy, (speedup, ratio, params, latency_ms, latency), track = key
     labels = unique_labels(rows, trials, shown=("method", "strategy") if query.by else ("method",))
     ranked = sorted(rows, key=lambda row: (-_score(row), labels[row["config_id"]], row["strategy"], row["config_id"]))
     ranks: list[int] = []
@@ -290,23 +298,11 @@ def _board(key: Key, rows: list[dict[str, Any]], query: Query, trials: Trials, l
     entries = [
         _entry(row, rank, mark, labels[row["config_id"]]) for row, rank, mark in zip(ranked, ranks, marks, strict=True)
     ]
-    name = ranked[0]["metric_name"]
+    speedup, ratio, params, latency_ms, latency = key.asked
     return Board(
-        dataset,
-        model,
-        speedup,
-        ratio,
-        strategy,
-        protocol,
-        recipe,
-        track,
-        name,
-        tuple(entries),
-        params,
-        latency_ms,
-        latency,
-        left_out,
-    )
+        key.dataset, key.model, speedup, ratio, key.strategy, key.protocol, key.recipe, key.track,
+        ranked[0]["metric_name"], tuple(entries), params, latency_ms, latency, left_out,
+    )  # fmt: skip
 
 
 def _score(row: Mapping[str, Any]) -> float:
@@ -319,14 +315,18 @@ def _entry(row: Mapping[str, Any], rank: int, mark: int, label: str) -> Ranked:
 
 
 def _left_out(absent: Iterable[Mapping[str, Any]], key: Key) -> tuple[str, ...]:
-    lacking = []
-    for row in absent:
-        track = track_of(row)
-        here = (row["dataset"], row["model"], row["protocol"], row["recipe"]) == key[:4]
-        here = here and (key[5][0] == "average" or key[5] == asked_of(row))
-        if here and key[4] in (None, row["strategy"]) and key[6] in ("all", track):
-            lacking.append(f"{row['method']} ({row.get('stopped') or _lacks(row)})")
+    """Methods of `absent` that the board of `key` would rank if they had all of their results, with what they lack."""
+    lacking = [f"{row['method']} ({row.get('stopped') or _lacks(row)})" for row in absent if _belongs(row, key)]
     return tuple(sorted(lacking))
+
+
+def _belongs(row: Mapping[str, Any], key: Key) -> bool:
+    return (
+        (row["dataset"], row["model"], row["protocol"], row["recipe"]) == key[:4]
+        and (key.asked[0] == "average" or key.asked == asked_of(row))
+        and key.strategy in (None, row["strategy"])
+        and key.track in ("all", track_of(row))
+    )
 
 
 def _lacks(row: Mapping[str, Any]) -> str:
