@@ -30,9 +30,9 @@ class Registry:
     A registry is also the decorator that registers a class or function under a name.
 
     Args:
-        kind: What the names stand for: ``"importance"``, ``"regularizer"``, ``"token"``, ``"model"``, ``"dataset"``, or
+        kind: what the names stand for: ``"importance"``, ``"regularizer"``, ``"token"``, ``"model"``, ``"dataset"``, or
             ``"task"``.
-        package: Dotted name of the package whose files are searched.
+        package: dotted name of the package whose files are searched.
 
     Example:
         >>> from raybench import registry
@@ -51,8 +51,8 @@ class Registry:
         """Decorator that registers a class or function under its public name. It returns its target unchanged.
 
         Args:
-            name: The name that people type. It and all facts must be literals: they are read, not executed.
-            **facts: Static facts, e.g. ``paper="..."``. `version` (default 1) is part of a trial's identity:
+            name: the name that people type. It and all facts must be literals: they are read, not executed.
+            **facts: static facts, e.g. ``paper="..."``. `version` (default 1) is part of a trial's identity:
                 raise it when the code gives other results.
 
         Returns:
@@ -70,7 +70,7 @@ class Registry:
         """Search the plug-in file `path` too.
 
         Args:
-            path: A Python file. It is read when names are next looked up.
+            path: a Python file. It is read when names are next looked up.
         """
         if path not in self._plugins:
             self._plugins.append(path)
@@ -83,7 +83,7 @@ class Registry:
             Name -> entry, sorted by name. An entry has the source file, facts and default parameters.
 
         Raises:
-            UserError: A name is defined twice, or a file can't be parsed.
+            UserError: a name is defined twice, or a file can't be parsed.
 
         Example:
             >>> from raybench import registry
@@ -105,13 +105,13 @@ class Registry:
         """The entry of one name.
 
         Args:
-            name: A registered name.
+            name: a registered name.
 
         Returns:
             Its entry.
 
         Raises:
-            UserError: There is no such name; the message has the nearest one.
+            UserError: there is no such name; the message has the nearest one.
 
         Example:
             >>> from raybench import registry
@@ -124,13 +124,13 @@ class Registry:
         """Import the code registered under `name`.
 
         Args:
-            name: A registered name.
+            name: a registered name.
 
         Returns:
             The class or function.
 
         Raises:
-            UserError: There is no such name.
+            UserError: there is no such name.
 
         Example:
             >>> from raybench import registry
@@ -196,7 +196,7 @@ class Either:
     """The names of several registries, as one: those that may stand in one place.
 
     Args:
-        kinds: Names of registries in this module.
+        kinds: names of registries in this module.
 
     Example:
         >>> from raybench import registry
@@ -214,7 +214,7 @@ class Either:
             Name -> entry, sorted by name.
 
         Raises:
-            UserError: Two of them define the same name.
+            UserError: two of them define the same name.
         """
         found: dict[str, Entry] = {}
         for entry in (one for kind in self._kinds for one in globals()[kind].entries().values()):
@@ -230,7 +230,7 @@ class Either:
         """The entry of one name.
 
         Args:
-            name: A registered name.
+            name: a registered name.
 
         Returns:
             Its entry.
@@ -262,10 +262,10 @@ def add_plugin(path: Path | str) -> None:
     """Search a plug-in file for names of every kind.
 
     Args:
-        path: A Python file that registers at least one method, model, dataset or task.
+        path: a Python file that registers at least one method, model, dataset or task.
 
     Raises:
-        UserError: There is no such file, it is not Python, or it registers nothing.
+        UserError: there is no such file, it is not Python, or it registers nothing.
 
     Example:
         >>> import tempfile

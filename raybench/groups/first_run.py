@@ -27,9 +27,9 @@ def check_runs(model: nn.Module, example: Tensor, vouched: Container[str] = ()) 
     """Run `model` on the example and on an image of noise. The model isn't changed.
 
     Args:
-        model: The network.
-        example: One or several of its images.
-        vouched: Names of layers for which the network's author says that what they read keeps its width; they may run
+        model: the network.
+        example: one or several of its images.
+        vouched: names of layers for which the network's author says that what they read keeps its width; they may run
             in training only.
 
     Raises:

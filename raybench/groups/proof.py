@@ -1,7 +1,7 @@
-"""A numeric trial of groups: the cut network must compute what the whole one does with the same channels _silenced.
+"""A numeric trial of groups: the cut network must compute what the whole one does with the same channels silenced.
 
 It is made on a copy with random weights in double precision, so that no channel is without effect and no difference
-is rounding. Where the two differ, statistics over channels may have seen the _silenced ones: then the whole network
+is rounding. Where the two differ, statistics over channels may have seen the silenced ones: then the whole network
 is run once more with these gone (`live`).
 """
 
@@ -172,7 +172,7 @@ class _Trial:
         return self.failure(groups, half)
 
     def failure(self, groups: Sequence[Group], count: HowMany) -> str:
-        """Why the network with `count` units of `groups` isn't the whole one with the others _silenced, or nothing."""
+        """Why the network with `count` units of `groups` isn't the whole one with the others silenced, or nothing."""
         kept = kept_units(groups, count, np.random.default_rng(0))
         slim = sharing_copy(self._model)
         try:
@@ -180,7 +180,7 @@ class _Trial:
             cut = _outputs(slim, self._image)
         except FAILURES as error:
             return _fails(error)
-        silent = _silenced(self._model, groups, kept)
+        silent = silenced(self._model, groups, kept)
         same = self._same(cut, _outputs(silent, self._image)) or self._same(cut, self._live(silent, groups, kept))
         return "" if same else "with fewer channels the network computes something else (a scale, an order of channels)"
 
@@ -277,7 +277,7 @@ def _run(model: nn.Module, image: Tensor) -> list[Tensor]:
         return list(tensors_of(model(image)))
 
 
-def _silenced(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, np.ndarray]) -> nn.Module:
+def silenced(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, np.ndarray]) -> nn.Module:
     """A copy in which the weights that make the other channels, and those that read them, are zero."""
     silent = sharing_copy(model)
     own: dict[str, Tensor] = {}  # copies of tensors that took the place of those which the networks share

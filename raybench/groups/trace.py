@@ -2,7 +2,7 @@
 
 torch-pruning's dependency graph is asked first (`by_graph`); networks that it can't hold are followed operation by
 operation (`follow`). Either way the result is checked before anything is cut: channels must arrive where the groups
-say. It holds no module, tensor or library object: everything after tracing works on arrays and names.
+say. Groups hold no module, tensor or library object: everything after tracing works on arrays and names.
 """
 
 from __future__ import annotations

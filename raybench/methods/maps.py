@@ -14,14 +14,14 @@ def map_layers(group: Group, method: str) -> tuple[Member, ...]:
     """The convolutions that read the group's channels, else its norms, else its convolutions.
 
     Args:
-        group: The group to score.
-        method: Name of the criterion, for the message.
+        group: the group to score.
+        method: name of the criterion, for the message.
 
     Returns:
         Sides of layers whose maps are those of the group's channels.
 
     Raises:
-        NotSupported: The channels have no two-dimensional maps.
+        NotSupported: the channels have no two-dimensional maps.
     """
     for kinds, side in ((("conv",), "in"), (("norm",), "out"), (("conv", "depthwise"), "out")):
         found = tuple(m for m in group.members if m.kind in kinds and m.side == side)
@@ -34,16 +34,16 @@ def maps_after_activation(layer: Layer, inputs: Tensor, output: Tensor, method: 
     """What the next layer reads, or, where none is watched, the positive part of what this one writes.
 
     Args:
-        layer: A side that `map_layers` names.
-        inputs: What the layer got.
-        output: What it gave.
-        method: Name of the criterion, for the message.
+        layer: a side that `map_layers` names.
+        inputs: what the layer got.
+        output: what it gave.
+        method: name of the criterion, for the message.
 
     Returns:
         (images, channels, height, width).
 
     Raises:
-        NotSupported: These are no two-dimensional maps.
+        NotSupported: these are no two-dimensional maps.
     """
     maps = inputs if layer.side == "in" else output.clamp(min=0)
     if maps.dim() != 4:

@@ -20,9 +20,9 @@ def recalibrate(trial: Trial, model: nn.Module, task: Task) -> Mapping[str, floa
     section 3.3).
 
     Args:
-        trial: Its recipe says how many images; they are drawn by its seed.
-        model: The pruned network; its batch norms are changed.
-        task: Gives the images and evaluates.
+        trial: its recipe says how many images; they are drawn by its seed.
+        model: the pruned network; its batch norms are changed.
+        task: gives the images and evaluates.
 
     Returns:
         Metrics on the test split; None where the recipe wants no images or the network has no statistics.

@@ -20,7 +20,7 @@ def arrow_type(column: Column) -> pa.DataType:
     """Arrow type of a column.
 
     Args:
-        column: A column of the schema, or a field of a nested one.
+        column: a column of the schema, or a field of a nested one.
 
     Returns:
         Its type; a struct, or a list of structs, for a column with fields.
@@ -53,7 +53,7 @@ def to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rows as a table in schema order.
 
     Args:
-        rows: Records, or dicts with some of the columns; those left out are null.
+        rows: records, or dicts with some of the columns; those left out are null.
 
     Returns:
         A table with every column.
@@ -69,8 +69,8 @@ def conform(table: pa.Table, names: Sequence[str]) -> pa.Table:
     """`table` with exactly the columns `names`, in that order, cast to the schema's types.
 
     Args:
-        table: A table as an older raybench may have written it.
-        names: Columns of the schema. A dotted name is a field of a struct column: ``provenance.torch``.
+        table: a table as an older raybench may have written it.
+        names: columns of the schema. A dotted name is a field of a struct column: ``provenance.torch``.
 
     Returns:
         The table; columns that it lacked are null, or what older rows are read as.
@@ -89,7 +89,7 @@ def empty(names: Sequence[str]) -> pa.Table:
     """A table without rows.
 
     Args:
-        names: Columns of the schema.
+        names: columns of the schema.
 
     Returns:
         A table with those columns.
@@ -111,7 +111,7 @@ def field_type(name: str) -> pa.DataType:
     """Type of a column, or of a field of a struct column.
 
     Args:
-        name: A column, or a column and a field with a dot between them.
+        name: a column, or a column and a field with a dot between them.
 
     Returns:
         Its Arrow type.

@@ -23,13 +23,13 @@ class Column:
     """One column, or one field of a nested one.
 
     Attributes:
-        name: Name in Parquet, JSON and SQL.
-        type: Type as a word; `arrow.py` has the Arrow type.
-        meaning: One line for readers.
-        unit: Unit of the values; empty for counts, names and shares.
-        better: Which direction is better; None where neither is.
-        needed: Statuses whose rows must have a value.
-        fields: Fields of a struct, or of the structs of a list.
+        name: name in Parquet, JSON and SQL.
+        type: type as a word; `arrow.py` has the Arrow type.
+        meaning: one line for readers.
+        unit: unit of the values; empty for counts, names and shares.
+        better: which direction is better; None where neither is.
+        needed: statuses whose rows must have a value.
+        fields: fields of a struct, or of the structs of a list.
 
     Example:
         >>> BY_NAME["latency_ms"].unit, BY_NAME["latency_ms"].better

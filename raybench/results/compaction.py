@@ -25,9 +25,9 @@ class Compacted:
     """Counts of a finished compaction.
 
     Attributes:
-        files: Small files that were merged and deleted.
-        parts: Files written in their place.
-        rows: Cells in those parts.
+        files: small files that were merged and deleted.
+        parts: files written in their place.
+        rows: cells in those parts.
         bad: (key, reason) of unreadable files, which are left as they are.
 
     Example:
@@ -47,13 +47,13 @@ def compact(store: Store) -> Compacted:
     Failed attempts are not merged: they are few, and only the last one of a cell is read.
 
     Args:
-        store: The store to compact. Other processes may read and write it meanwhile.
+        store: the store to compact. Other processes may read and write it meanwhile.
 
     Returns:
         How many files were merged, and which could not be read.
 
     Raises:
-        RaybenchError: A part read back differs from the rows written; nothing was deleted then.
+        RaybenchError: a part read back differs from the rows written; nothing was deleted then.
 
     Example:
         >>> import tempfile

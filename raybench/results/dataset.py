@@ -20,14 +20,14 @@ def dataset(store: Store) -> ds.Dataset:
     are loaded now.
 
     Args:
-        store: The store to read.
+        store: the store to read.
 
     Returns:
         A dataset of the columns in `raybench/results/columns.py`. Files that can't be read are named in one
         StoreWarning.
 
     Raises:
-        UserError: A newer raybench wrote one of the files.
+        UserError: a newer raybench wrote one of the files.
 
     Example:
         >>> import tempfile

@@ -19,7 +19,7 @@ def encode(rows: Iterable[Row] | pa.Table) -> bytes:
     """Rows as the bytes of one Parquet file. Its pages and the whole have checksums.
 
     Args:
-        rows: Records, dicts with some of the columns, or a table with every column.
+        rows: records, dicts with some of the columns, or a table with every column.
 
     Returns:
         The file's content. It says so if every row has its own checksum; readers check the rows of one that doesn't.
@@ -54,7 +54,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
     """A table with any columns, e.g. a leaderboard's, as the bytes of a Parquet file.
 
     Args:
-        table: The table.
+        table: the table.
 
     Returns:
         The file's content, without a raybench schema.
@@ -75,7 +75,7 @@ def csv_bytes(rows: Sequence[Row]) -> bytes:
     """Rows with any columns as CSV in UTF-8.
 
     Args:
-        rows: Mappings with the same keys. Values that are sequences are joined by spaces; None is empty. A text that
+        rows: mappings with the same keys. Values that are sequences are joined by spaces; None is empty. A text that
             a spreadsheet would run as a formula gets an apostrophe in front.
 
     Returns:

@@ -40,8 +40,8 @@ class Files:
     """Reader of one storage. Files never change once written, so ids and errors are cached.
 
     Attributes:
-        storage: The storage of a run.
-        bad: Key of each unreadable file -> why its rows are missing.
+        storage: the storage of a run.
+        bad: key of each unreadable file -> why its rows are missing.
 
     Example:
         >>> import tempfile
@@ -69,15 +69,15 @@ class Files:
         """Rows of `files`, one table for each version of the schema. Unreadable files are noted in `bad`.
 
         Args:
-            files: The files to read.
-            columns: The columns to read. A dotted name is a field of a struct column.
+            files: the files to read.
+            columns: the columns to read. A dotted name is a field of a struct column.
 
         Returns:
             Tables with exactly `columns`; none for files without rows.
 
         Raises:
-            Moved: A file no longer exists.
-            UserError: A newer raybench wrote one of the files.
+            Moved: a file no longer exists.
+            UserError: a newer raybench wrote one of the files.
         """
         raw: dict[bytes, list[pa.Table]] = {}
         for file in files:
@@ -90,16 +90,16 @@ class Files:
         """The row of one trial; only the row group that holds it is decoded.
 
         Args:
-            file: The part that has the row.
-            trial_id: The whole trial_id.
-            columns: The columns to read.
+            file: the part that has the row.
+            trial_id: the whole trial_id.
+            columns: the columns to read.
 
         Returns:
             A table of one row; of no row, noted in `bad`, if the file is damaged.
 
         Raises:
-            Moved: The file no longer exists.
-            UserError: A newer raybench wrote it.
+            Moved: the file no longer exists.
+            UserError: a newer raybench wrote it.
         """
         with self._noted(file.key), self.open(file.key) as parquet:
             start = self._read(parquet, ["trial_id"])["trial_id"].index(trial_id).as_py()
@@ -114,14 +114,14 @@ class Files:
         """(trial_id, status) of every row of a part.
 
         Args:
-            part: A compacted file.
+            part: a compacted file.
 
         Returns:
             One pair a row, in the part's order.
 
         Raises:
-            Moved: The file no longer exists.
-            UserError: A newer raybench wrote it.
+            Moved: the file no longer exists.
+            UserError: a newer raybench wrote it.
         """
         if part.key not in self._ids:
             tables = self.tables([part], ["trial_id", "status"])
@@ -133,15 +133,15 @@ class Files:
         """Open the Parquet file at `key` in a `with` block, its checksums checked.
 
         Args:
-            key: Key in the storage.
+            key: key in the storage.
 
         Returns:
             A context manager that gives the open file.
 
         Raises:
-            Moved: The file no longer exists.
-            UserError: A newer raybench wrote it.
-            ValueError: It is damaged, or another program wrote it. Errors of Arrow mean the same.
+            Moved: the file no longer exists.
+            UserError: a newer raybench wrote it.
+            ValueError: it is damaged, or another program wrote it. Errors of Arrow mean the same.
         """
         source = self.storage.open(key)
         if source is None:
@@ -264,8 +264,8 @@ def concat(tables: Iterable[pa.Table], empty: pa.Table) -> pa.Table:
     """Tables of one schema as one table.
 
     Args:
-        tables: The tables; those without rows are left out.
-        empty: What to return when there are none.
+        tables: the tables; those without rows are left out.
+        empty: what to return when there are none.
 
     Returns:
         All rows, in the order of `tables`.
@@ -284,7 +284,7 @@ def first_of_each(table: pa.Table) -> pa.Table:
     Duplicates exist only after a killed compaction.
 
     Args:
-        table: Rows with the columns `trial_id` and `status`.
+        table: rows with the columns `trial_id` and `status`.
 
     Returns:
         `table` without the duplicates, in the same order.

@@ -21,11 +21,11 @@ class ResultFile:
     """One file of results: a cell, a failed attempt, or a part with many cells.
 
     Attributes:
-        key: Its key in the storage.
+        key: its key in the storage.
         kind: cell, attempt or part.
-        trial_id: Trial of its row; empty for a part.
+        trial_id: trial of its row; empty for a part.
         status: ok, failed or skipped; empty for a part.
-        attempt: Number of a failed attempt, from 1; 0 for cells and parts.
+        attempt: number of a failed attempt, from 1; 0 for cells and parts.
 
     Example:
         >>> parse("results/attempts/0123456789abcdef-2.parquet").attempt
@@ -43,8 +43,8 @@ def partition(dataset: str, model: str) -> str:
     """Folder of the cells of one dataset and model: a Hive partition, so values are percent-encoded.
 
     Args:
-        dataset: Name of the dataset.
-        model: Name of the model.
+        dataset: name of the dataset.
+        model: name of the model.
 
     Returns:
         A prefix of keys, without a slash at its end.
@@ -60,7 +60,7 @@ def cell_key(row: Any) -> str:
     """Key of a finished or skipped cell. The name holds the status, so that a plan opens no files.
 
     Args:
-        row: A record, or a mapping with `dataset`, `model`, `trial_id` and `status`.
+        row: a record, or a mapping with `dataset`, `model`, `trial_id` and `status`.
 
     Returns:
         The key.
@@ -77,8 +77,8 @@ def attempt_key(trial_id: str, attempt: int) -> str:
     """Key of a failed attempt of a cell.
 
     Args:
-        trial_id: Trial that failed.
-        attempt: Number of the failure, from 1.
+        trial_id: trial that failed.
+        attempt: number of the failure, from 1.
 
     Returns:
         The key.
@@ -94,7 +94,7 @@ def parse(key: str) -> ResultFile | None:
     """The result file that a key names.
 
     Args:
-        key: A key below `CELLS` or `ATTEMPTS`.
+        key: a key below `CELLS` or `ATTEMPTS`.
 
     Returns:
         What the name says; None for a name that raybench does not write.
@@ -118,7 +118,7 @@ def last_attempts(attempts: Iterable[ResultFile], known: Iterable[str]) -> list[
     """The last attempt of every trial.
 
     Args:
-        attempts: Failed attempts, in any order.
+        attempts: failed attempts, in any order.
         known: trial_ids to leave out.
 
     Returns:

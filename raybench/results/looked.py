@@ -16,8 +16,8 @@ def parts_below(storage: Storage, folder: str) -> list[ResultFile]:
     """The parts in a folder of cells.
 
     Args:
-        storage: The storage.
-        folder: Key of a folder below `CELLS`.
+        storage: the storage.
+        folder: key of a folder below `CELLS`.
 
     Returns:
         The parts, sorted by key; none without a look where there was none a moment ago.
@@ -42,7 +42,7 @@ def forget(storage: Storage) -> None:
     """Look again at all folders of a storage: this process writes parts there.
 
     Args:
-        storage: The storage.
+        storage: the storage.
 
     Example:
         >>> import tempfile

@@ -22,9 +22,9 @@ class Merged:
     """Counts of a finished merge.
 
     Attributes:
-        cells: Cells that were copied.
-        attempts: Failed attempts that were copied.
-        known: Cells that both stores had; the target's row stays.
+        cells: cells that were copied.
+        attempts: failed attempts that were copied.
+        known: cells that both stores had; the target's row stays.
         differing: trial ids among the known whose final metric differs.
 
     Example:
@@ -42,14 +42,14 @@ def merge(target: Store, source: Store) -> Merged:
     """Copy every row of `source` that `target` lacks. A second merge copies nothing.
 
     Args:
-        target: The store to write to. Its own rows never change.
-        source: The store to read. It is not modified.
+        target: the store to write to. Its own rows never change.
+        source: the store to read. It is not modified.
 
     Returns:
         How many cells and failed attempts were copied, and which cells both have with different results.
 
     Raises:
-        UserError: A newer raybench wrote one of the files.
+        UserError: a newer raybench wrote one of the files.
 
     Example:
         >>> import tempfile

@@ -26,15 +26,15 @@ def write_parts(storage: Storage, files: Files, table: pa.Table) -> list[str]:
     """Write cells as parts, and read each part back.
 
     Args:
-        storage: Where to write.
-        files: Reader of the same storage.
-        table: Cells with every column, one row a trial_id.
+        storage: where to write.
+        files: reader of the same storage.
+        table: cells with every column, one row a trial_id.
 
     Returns:
         Keys of the parts: per dataset and model, at most PART_ROWS rows each.
 
     Raises:
-        RaybenchError: A part read back differs from the rows written.
+        RaybenchError: a part read back differs from the rows written.
 
     Example:
         >>> import tempfile

@@ -24,10 +24,10 @@ class Damage:
     """A damaged result file.
 
     Attributes:
-        file: The file.
-        why: What is wrong with it.
+        file: the file.
+        why: what is wrong with it.
         rescued: trial_id -> status of every row in it that is whole: a run keeps these.
-        note: How many of its rows are whole, for a message.
+        note: how many of its rows are whole, for a message.
 
     Example:
         >>> Damage(parse("results/cells/dataset=digits/model=my-net/0123456789abcdef.parquet"), "it is cut short").why
@@ -45,7 +45,7 @@ class Repair:
     """Reads every result file of some trials to its end, each file once.
 
     Attributes:
-        storage: The storage of a run.
+        storage: the storage of a run.
 
     Example:
         >>> import tempfile
@@ -62,7 +62,7 @@ class Repair:
         """Find damaged files and change nothing.
 
         Args:
-            trials: The trials whose files are read, parts of their datasets and models included.
+            trials: the trials whose files are read, parts of their datasets and models included.
 
         Returns:
             The damaged files: their checksum is wrong, or that of one of their rows.
@@ -85,7 +85,7 @@ class Repair:
         """Set aside damaged files, each named in one DamageWarning. Their whole rows are written anew.
 
         Args:
-            trials: The trials whose files are read.
+            trials: the trials whose files are read.
 
         Returns:
             Whether there were any.

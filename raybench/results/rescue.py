@@ -25,7 +25,7 @@ def whole_rows(data: bytes) -> pa.Table:
     the pages of its row group have the right ones.
 
     Args:
-        data: The file's content.
+        data: the file's content.
 
     Returns:
         A table with every column; without rows where the file doesn't say any more where its columns are.
@@ -45,7 +45,7 @@ def row_count(data: bytes) -> int | None:
     """How many rows a damaged file had.
 
     Args:
-        data: The file's content.
+        data: the file's content.
 
     Returns:
         The number; None where the file doesn't say it any more.

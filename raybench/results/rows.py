@@ -14,7 +14,7 @@ def wrong_rows(table: pa.Table) -> list[int]:
     """Find the rows with another checksum than their own.
 
     Args:
-        table: Rows with every column. A row of raybench 0.1 has no checksum, so that nothing can be said of it.
+        table: rows with every column. A row of raybench 0.1 has no checksum, so that nothing can be said of it.
 
     Returns:
         Their positions in the table.
@@ -39,8 +39,8 @@ def named(table: pa.Table, wrong: Sequence[int]) -> str:
     """Name wrong rows in a message.
 
     Args:
-        table: Rows with their trial_id.
-        wrong: Positions of the wrong ones.
+        table: rows with their trial_id.
+        wrong: positions of the wrong ones.
 
     Returns:
         The message.

@@ -39,10 +39,10 @@ class Record(Mapping[str, Any]):
     """One row of table `trials`: a mapping over every column, None where there is no value.
 
     Args:
-        values_: Column name -> value; columns left out are None.
+        values_: column name -> value; columns left out are None.
 
     Raises:
-        RecordError: A column is unknown, a value has the wrong type, or one that the status requires is missing.
+        RecordError: a column is unknown, a value has the wrong type, or one that the status requires is missing.
 
     Example:
         >>> from raybench.results.schema import Record
@@ -74,13 +74,13 @@ class Record(Mapping[str, Any]):
         """A copy with other values in some columns.
 
         Args:
-            **values: Column name -> new value.
+            **values: column name -> new value.
 
         Returns:
             The new record.
 
         Raises:
-            RecordError: As for a new record.
+            RecordError: as for a new record.
         """
         return Record({**self.values_, **values})
 
@@ -89,16 +89,16 @@ class Record(Mapping[str, Any]):
         """The row of a trial.
 
         Args:
-            trial: Source of the identity columns.
+            trial: source of the identity columns.
             status: ok, failed or skipped.
-            **values: All other columns. `delta` and `params_kept` are derived if left out; `provenance` may be a
+            **values: all other columns. `delta` and `params_kept` are derived if left out; `provenance` may be a
                 dataclass, `kept` a mapping group -> kept unit indices.
 
         Returns:
             The record.
 
         Raises:
-            RecordError: A column is unknown, a value has the wrong type, or one that the status requires is missing.
+            RecordError: a column is unknown, a value has the wrong type, or one that the status requires is missing.
         """
         return cls(identity(trial) | {"status": status} | _derived(values) | _serialized(values))
 
@@ -117,13 +117,13 @@ class Record(Mapping[str, Any]):
         """The row of a failed attempt.
 
         Args:
-            trial: The trial that failed.
-            stage: Name of the stage that failed.
-            error_type: Class of the exception.
-            error_message: Its text.
-            traceback_path: Key of the full traceback in the storage.
-            attempt: Number of the attempt, from 1.
-            **values: Columns known before the failure.
+            trial: the trial that failed.
+            stage: name of the stage that failed.
+            error_type: class of the exception.
+            error_message: its text.
+            traceback_path: key of the full traceback in the storage.
+            attempt: number of the attempt, from 1.
+            **values: columns known before the failure.
 
         Returns:
             The record.
@@ -137,8 +137,8 @@ class Record(Mapping[str, Any]):
         """The row of a cell that can't be run.
 
         Args:
-            trial: The trial.
-            reason: Why it can't be run.
+            trial: the trial.
+            reason: why it can't be run.
 
         Returns:
             The record.
@@ -152,7 +152,7 @@ def row_sha256(row: Mapping[str, Any]) -> str:
     Left out are itself, columns without a value, and the defaults that older rows are read with.
 
     Args:
-        row: Column name -> value, as in a record or as read from a file.
+        row: column name -> value, as in a record or as read from a file.
 
     Returns:
         64 hex digits. A column that is added later does not change it.
@@ -176,7 +176,7 @@ def identity(trial: Trial) -> dict[str, Any]:
     """The columns that follow from the trial alone.
 
     Args:
-        trial: A resolved trial.
+        trial: a resolved trial.
 
     Returns:
         Column name -> value: ids, axes of the grid, stage keys and the trial as JSON.
@@ -214,7 +214,7 @@ def config_id(trial: Trial) -> str:
     """Hash of a trial without seeds, speed-up and the recipe's name: cells with equal config_id are averaged.
 
     Args:
-        trial: A resolved trial.
+        trial: a resolved trial.
 
     Returns:
         16 hex digits.

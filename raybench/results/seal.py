@@ -25,13 +25,13 @@ def sealed(data: bytes) -> bytes:
     """A Parquet file with its hash in its metadata.
 
     Args:
-        data: The file's content; its metadata has SEAL_KEY: BLANK.
+        data: the file's content; its metadata has SEAL_KEY: BLANK.
 
     Returns:
         The same content, with its SHA-256 in the place of BLANK.
 
     Raises:
-        ValueError: The content has a seal already.
+        ValueError: the content has a seal already.
 
     Example:
         >>> from raybench.results.encoding import encode
@@ -50,7 +50,7 @@ def broken_seal(file: BinaryIO) -> str | None:
     """Why the content of a file can't be what raybench wrote.
 
     Args:
-        file: A seekable file, which is read whole, by pieces.
+        file: a seekable file, which is read whole, by pieces.
 
     Returns:
         The reason; None if the content is as it was written.
@@ -91,8 +91,8 @@ def rows_mark(trial_id: str | None = None, status: str | None = None) -> bytes:
     """What a file says whose rows had their own checksums when it was written.
 
     Args:
-        trial_id: Trial of the row in a file of one row.
-        status: Status of that row.
+        trial_id: trial of the row in a file of one row.
+        status: status of that row.
 
     Returns:
         The value of ROWS_KEY. With the trial in it, a file that was renamed is noticed.
@@ -108,8 +108,8 @@ def rows_checked(file: BinaryIO, mark: bytes) -> bool:
     """Whether the rows of a file need no check.
 
     Args:
-        file: A seekable file whose seal is right.
-        mark: The `rows_mark` that it should have.
+        file: a seekable file whose seal is right.
+        mark: the `rows_mark` that it should have.
 
     Returns:
         Whether it has it. Files of older versions have none.
@@ -127,7 +127,7 @@ def newer(file: BinaryIO) -> bool:
     """Whether a newer raybench wrote a file.
 
     Args:
-        file: A seekable file.
+        file: a seekable file.
 
     Returns:
         Whether the version of its schema is higher than ours.

@@ -34,7 +34,7 @@ class Store:
     """Results below one storage. Cells are written once, each failure adds an attempt, and no file is modified.
 
     Args:
-        storage: The storage of a run, e.g. ``open_storage("results/quickstart")``.
+        storage: the storage of a run, e.g. ``open_storage("results/quickstart")``.
 
     Example:
         >>> import tempfile
@@ -62,13 +62,13 @@ class Store:
         """Write a finished or skipped cell.
 
         Args:
-            record: The cell's row, status ok or skipped.
+            record: the cell's row, status ok or skipped.
 
         Returns:
             True when it was written, False when the store already had this cell; the first row stays.
 
         Raises:
-            ValueError: The record is that of a failed attempt.
+            ValueError: the record is that of a failed attempt.
         """
         if record["status"] == "failed":
             raise ValueError("a failed attempt is published by publish_attempt")
@@ -82,7 +82,7 @@ class Store:
         """Write a failed attempt under the next free number of its cell.
 
         Args:
-            record: The attempt's row; its own attempt number is replaced.
+            record: the attempt's row; its own attempt number is replaced.
 
         Returns:
             The number.
@@ -111,14 +111,14 @@ class Store:
         """All cells, then the last failed attempt of every trial without a cell.
 
         Args:
-            columns: Columns to read, in this order; None reads all. A dotted name is a field of a struct column:
+            columns: columns to read, in this order; None reads all. A dotted name is a field of a struct column:
                 ``provenance.torch``.
 
         Returns:
             One row a trial. Files that can't be read are left out and named in one StoreWarning.
 
         Raises:
-            UserError: A newer raybench wrote one of the files.
+            UserError: a newer raybench wrote one of the files.
         """
         from raybench.results.arrow import arrow_schema, empty
         from raybench.results.files import concat, first_of_each
@@ -142,13 +142,13 @@ class Store:
         """The whole row of one trial.
 
         Args:
-            prefix: The first digits of its trial_id.
+            prefix: the first digits of its trial_id.
 
         Returns:
             Column name -> value: its cell, or its last failed attempt.
 
         Raises:
-            UserError: No trial_id, or several, start with `prefix`, or the files can't be read.
+            UserError: no trial_id, or several, start with `prefix`, or the files can't be read.
         """
         return self.settled(lambda: self._row(self.find(prefix)))
 
@@ -156,13 +156,13 @@ class Store:
         """The trial_id that starts with `prefix`.
 
         Args:
-            prefix: The first digits of a trial_id.
+            prefix: the first digits of a trial_id.
 
         Returns:
             The whole trial_id.
 
         Raises:
-            UserError: No trial_id, or several, start with `prefix`.
+            UserError: no trial_id, or several, start with `prefix`.
         """
         ids = self.statuses()
         found = sorted(i for i in ids if i.startswith(prefix)) if prefix else []
@@ -177,7 +177,7 @@ class Store:
         """Keys of the failed attempts of one trial.
 
         Args:
-            trial_id: The whole trial_id.
+            trial_id: the whole trial_id.
 
         Returns:
             Keys in the storage, oldest first.
@@ -205,7 +205,7 @@ class Store:
         """Write many cells as parts.
 
         Args:
-            table: Cells with every column, one row a trial_id, none of which the store has.
+            table: cells with every column, one row a trial_id, none of which the store has.
 
         Returns:
             The number of files.
@@ -226,7 +226,7 @@ class Store:
         """Result files below a prefix; other files are noted for the next warning.
 
         Args:
-            prefix: Start of the keys: `CELLS`, `ATTEMPTS` or a folder below.
+            prefix: start of the keys: `CELLS`, `ATTEMPTS` or a folder below.
 
         Returns:
             The files, sorted by key.
@@ -282,13 +282,13 @@ class Store:
         """Call a function that reads the store, again while a compaction moves files, at most 20 times.
 
         Args:
-            read: The function; it lists the files it reads anew at each call.
+            read: the function; it lists the files it reads anew at each call.
 
         Returns:
             What it returns.
 
         Raises:
-            UserError: Files were deleted at every try.
+            UserError: files were deleted at every try.
         """
         from raybench.results.moved import Moved
 

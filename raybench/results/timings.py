@@ -18,7 +18,7 @@ def mean_seconds(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, ...], flo
     """Mean durations of finished cells and of the stages they share.
 
     Args:
-        rows: Rows with the columns TIMED.
+        rows: rows with the columns TIMED.
 
     Returns:
         (kind of unit, dataset, model, recipe) -> mean seconds; for a selection, whose time depends on them most, the
@@ -46,7 +46,7 @@ def sample(files: Sequence[ResultFile]) -> list[ResultFile]:
     """Every part, and at most TIMED_FILES small files of each partition, evenly spaced.
 
     Args:
-        files: The cells of a store.
+        files: the cells of a store.
 
     Returns:
         Some of `files`.

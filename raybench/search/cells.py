@@ -51,7 +51,7 @@ class Cells:
         """The samples of those points whose cells are ok; missing cells are run first.
 
         Raises:
-            Interrupted: Ctrl-C came.
+            Interrupted: ctrl-C came.
         """
         wanted = {point: [self._cell(trial, point) for trial in self.trials] for point in points}
         if wanted:
