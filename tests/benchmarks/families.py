@@ -126,10 +126,10 @@ def _child(net: dict[str, Any], seconds: int, gigabytes: int, pipe: Any) -> None
     resource.setrlimit(resource.RLIMIT_DATA, (gigabytes << 30, gigabytes << 30))
     started = time.process_time()
     try:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             row = measured(net)
-        row["warnings"] = [str(one.message)[:300] for one in told if issubclass(one.category, UserWarning)][:6]
+        row["warnings"] = [str(one.message)[:300] for one in warned if issubclass(one.category, UserWarning)][:6]
     except RaybenchError as error:
         row = {"pruned": False, "reason": str(error)}
     except Exception as error:

@@ -231,8 +231,8 @@ def test_scripts_are_sound():
         subprocess.run(["bash", "-n", script], check=True)
         shellcheck = shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(sys.executable).parent)
         if shellcheck:
-            told = subprocess.run([shellcheck, script], capture_output=True, text=True)
-            assert told.returncode == 0, told.stdout
+            ended = subprocess.run([shellcheck, script], capture_output=True, text=True)
+            assert ended.returncode == 0, ended.stdout
 
 
 def test_slurm_hands_the_right_words_to_ray(tmp_path):
@@ -248,8 +248,8 @@ def test_slurm_hands_the_right_words_to_ray(tmp_path):
         "SLURM_CPUS_PER_TASK": "4",
     }
     command = [FOLDER / "slurm.sh", "my sweep.yaml", "/shared/out", "--no-retry-failed"]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    first, *words = told.stdout.splitlines()
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, *words = ended.stdout.splitlines()
     assert first == "token 64"
     assert words[words.index("ray") :] == [
         "ray", "symmetric-run", "--address", "node7:6379", "--min-nodes", "2", "--num-cpus", "4",
@@ -263,8 +263,8 @@ def test_an_array_of_slurm_runs_one_driver_a_task(tmp_path):
     (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / "srun").chmod(0o755)
     command = [FOLDER / "slurm-array.sh", "my sweep.yaml", "s3://b/p", "--no-retry-failed"]
-    told = subprocess.run(command, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True)
-    assert told.stdout.splitlines() == [
+    ended = subprocess.run(command, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True)
+    assert ended.stdout.splitlines() == [
         "raybench", "run", "my sweep.yaml", "--local", "--storage", "s3://b/p", "--no-retry-failed"
     ]  # fmt: skip
 

@@ -160,8 +160,8 @@ def quickstart(device: torch.device, quick: bool) -> Iterator[Line]:
             rows = Store(storage).table().to_pylist()
         failed = [one.error_message for one in outcomes if one.status not in ("ok", "skipped")]
         fine = [row["metric_final"] for row in rows if row["status"] == "ok"]
-        told = f"{len(fine)} of {len(rows)} cells, top1 {min(fine, default=0):.1f} to {max(fine, default=0):.1f}"
-        yield f"quickstart, {name}", bool(fine) and not failed, f"{told}; {failed[0] if failed else 'none failed'}"
+        summary = f"{len(fine)} of {len(rows)} cells, top1 {min(fine, default=0):.1f} to {max(fine, default=0):.1f}"
+        yield f"quickstart, {name}", bool(fine) and not failed, f"{summary}; {failed[0] if failed else 'none failed'}"
 
 
 def lines(device: torch.device, quick: bool) -> Iterator[tuple[Line, float]]:

@@ -61,12 +61,12 @@ def rewrite(folder, change):
 
 def refused(folder, file):
     """What is said of `file`, by load_pruned and by an export alike."""
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         load_pruned(folder)
-    with pytest.raises(UserError, match=re.escape(str(told.value))):
+    with pytest.raises(UserError, match=re.escape(str(caught.value))):
         EXPORTS["safetensors"][1](folder, folder.parent / "exported")
-    assert str(told.value).startswith(f"{folder / file}: ")
-    return str(told.value)
+    assert str(caught.value).startswith(f"{folder / file}: ")
+    return str(caught.value)
 
 
 def test_what_was_saved_is_loaded_with_or_without_the_hash_of_its_weights(saved, folder):

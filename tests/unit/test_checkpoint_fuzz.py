@@ -26,10 +26,10 @@ def outcome(path, data):
     try:
         load_weights(model, path)
     except UserError as error:
-        told = str(error)
+        message = str(error)
         same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-        one_line = "\n" not in told and len(told) < 700 and str(path) in told
-        return "refused" if one_line and same else f"refused badly: {told!r}"
+        one_line = "\n" not in message and len(message) < 700 and str(path) in message
+        return "refused" if one_line and same else f"refused badly: {message!r}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "loaded"

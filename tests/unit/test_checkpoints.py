@@ -129,7 +129,7 @@ def test_weights_are_found_under_any_wrapper_and_prefix(form, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("form", "told"),
+    ("form", "message"),
     [
         ("lightning", r"left out tensors that this network doesn't have: loss \(2\)$"),
         ("torchvision's training", r"took the weights in model, not those in model_ema$"),
@@ -139,12 +139,12 @@ def test_weights_are_found_under_any_wrapper_and_prefix(form, tmp_path):
         ("the same twice", None),
     ],
 )
-def test_what_was_not_taken_is_told_in_one_line(form, told, tmp_path):
+def test_what_was_not_taken_is_told_in_one_line(form, message, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load_weights(net(1), saved(tmp_path, FITTING[form]()))
     said = [str(one.message) for one in caught if one.category is UserWarning]
-    assert not said if told is None else any(re.search(told, one) for one in said), said
+    assert not said if message is None else any(re.search(message, one) for one in said), said
 
 
 def test_a_network_with_a_prefix_of_its_own_takes_a_file_without_it(tmp_path):

@@ -88,7 +88,7 @@ def test_a_model_is_checked_on_one_black_image(data: Data) -> None:
     task, right = Classification(data, CPU), Constant(torch.zeros(1, CLASSES)).train()
     task.check(right)
     assert (right.saw, right.training) == (((1, 3, 2, 2), 0.0, False, False), True)
-    for output, told in (
+    for output, message in (
         (torch.zeros(1, 3), "a tensor (1, 3)"),
         (torch.zeros(2, CLASSES), "a tensor (2, 7)"),
         ((torch.zeros(1, CLASSES), torch.zeros(1, 2, 2)), "a tuple of (1, 7), (1, 2, 2)"),
@@ -98,8 +98,8 @@ def test_a_model_is_checked_on_one_black_image(data: Data) -> None:
     ):
         with pytest.raises(UserError, match="it must give one tensor") as error:
             task.check(Constant(output))
-        assert f"model Constant: found {told} for one image" in str(error.value)
-        assert _described(output) == told
+        assert f"model Constant: found {message} for one image" in str(error.value)
+        assert _described(output) == message
 
 
 def test_recipes_are_checked_stage_by_stage(data: Data) -> None:
@@ -125,10 +125,10 @@ def test_what_a_reader_did_not_foresee_names_the_folder(tmp_path: Path) -> None:
         with _reading("mine", root):
             raise error
 
-    with pytest.raises(UserError, match=r"dataset 'mine': .*: reading it failed with ValueError: one") as told:
+    with pytest.raises(UserError, match=r"dataset 'mine': .*: reading it failed with ValueError: one") as caught:
         read(ValueError("one\ntwo"))
-    assert str(tmp_path) in str(told.value)
-    assert "two" not in str(told.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "two" not in str(caught.value)
     with pytest.raises(UserError, match="dataset 'mine': embedded: reading it failed with KeyError: no message"):
         read(KeyError(), None)
     with pytest.raises(UserError, match="as it was"):

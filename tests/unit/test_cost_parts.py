@@ -181,9 +181,9 @@ def test_layers_along_another_axis_follow_the_width_on_which_they_depend() -> No
     plain = Calls(calls.pixels, calls.macs, calls.by_module, False)
     assert lengthwise(model, IMAGE, MIXED, widths, {}, plain) == {}
     odd = Mixer(odd=True)
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         Cost.measure(odd, IMAGE, MIXED)
-    assert str(told.value) == (
+    assert str(caught.value) == (
         "can't predict the cost of Mixer: how often tokens is applied depends on more than one width"
     )
 

@@ -72,16 +72,16 @@ def test_boxes_that_are_none_are_counted(tmp_path, caplog):
         images = source.splits[1].read().images
     assert images.files == ("1.jpg", "2.jpg")
     assert images.boxes[:2].tolist() == [[1, 2, 11, 12], [35, 25, 40, 30]]
-    for told in (
+    for message in (
         "1 boxes cut at the border", "1 boxes outside their image", "2 boxes of zero, negative or unknown size",
         "1 boxes that were there twice", "1 boxes of an image without a record", "1 broken image files left out",
         "1 images of the JSON not found", "1 image files without a record",
     ):  # fmt: skip
-        assert told in caplog.text
+        assert message in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"annotations": [box(1, 7, 1, 1, 5, 5)]}, r"annotations\[0\] has category_id 7, which `categories` doesn't"),
         ({"annotations": [box(1, 1, 1, 1, 5)]}, r"bbox is \[1, 1, 5\]; expected \[x, y, width, height\]"),
@@ -92,9 +92,9 @@ def test_boxes_that_are_none_are_counted(tmp_path, caplog):
         ({"annotations": []}, "without a single box"),
     ],
 )
-def test_another_schema_is_told(tmp_path, change, told):
+def test_another_schema_is_told(tmp_path, change, message):
     root = coco_folder(tmp_path / "c", GOOD, more=change)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         open_dataset("coco", {}, root).opened(None)
 
 
@@ -145,7 +145,7 @@ def test_a_yolo_folder_by_its_yaml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         ("5 .5 .5 .1 .1", "0.txt:1: class 5 is none of the 2"),
         ("0 20 10 5 5", "expected shares of the image"),
@@ -153,13 +153,13 @@ def test_a_yolo_folder_by_its_yaml(tmp_path):
         ("cat .5 .5 .1 .1", "expected numbers"),
     ],
 )
-def test_a_line_that_is_no_box_is_told(tmp_path, lines, told):
-    with pytest.raises(UserError, match=told):
+def test_a_line_that_is_no_box_is_told(tmp_path, lines, message):
+    with pytest.raises(UserError, match=message):
         open_dataset("yolo", {}, yolo_folder(tmp_path / "y", lines)).opened(None)
 
 
 @pytest.mark.parametrize(
-    ("yaml", "told"),
+    ("yaml", "message"),
     [
         ("train: images/train\nval: images/val\n", "found no names"),
         ("names: [a]\nnc: 3\ntrain: images/train\nval: images/val\n", "nc is 3; found 1 name$"),
@@ -168,8 +168,8 @@ def test_a_line_that_is_no_box_is_told(tmp_path, lines, told):
         ("names: {1: a}\ntrain: images/train\nval: images/val\n", "expected 0 to 0"),
     ],
 )
-def test_a_yaml_that_lacks_something_is_told(tmp_path, yaml, told):
-    with pytest.raises(UserError, match=told):
+def test_a_yaml_that_lacks_something_is_told(tmp_path, yaml, message):
+    with pytest.raises(UserError, match=message):
         open_dataset("yolo", {}, yolo_folder(tmp_path / "y", yaml=yaml))
 
 

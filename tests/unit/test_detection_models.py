@@ -220,8 +220,8 @@ def test_a_whole_cell_writes_only_into_its_own_folder(tmp_path):
     for folder in (home, here, temporary, out / "recipes"):
         folder.mkdir(parents=True)
     stage = "{epochs: 1, batch_size: 100, lr: 0.001, augment: [mosaic, hsv]}"
-    told = f"base: {stage}\nsparsify: {stage}\nfinetune: {stage}\ncalibration_images: 8\ncalibration_batch: 4\n"
-    (out / "recipes" / "once.yaml").write_text(told)
+    text = f"base: {stage}\nsparsify: {stage}\nfinetune: {stage}\ncalibration_images: 8\ncalibration_batch: 4\n"
+    (out / "recipes" / "once.yaml").write_text(text)
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     command = [
         "prune", "--model", "test-detector", "--dataset", "digits-detection", "--method", "taylor", "--regularizer",

@@ -231,12 +231,12 @@ def test_augmentation_depends_on_seed_epoch_and_image() -> None:
     assert not torch.equal(first, drawn((1, 3), 0))
     assert not torch.equal(first, drawn((2, 2), 0))
     before = random.getstate(), np.random.get_state()[1].copy()
-    told = []
+    draws = []
     for parts in ((1, "a"), (1, "a"), (1, "b")):
         with globally_seeded(*parts):
-            told.append((random.random(), np.random.random()))
-    assert told[0] == told[1] != told[2]
-    assert told[0][1] != told[2][1]
+            draws.append((random.random(), np.random.random()))
+    assert draws[0] == draws[1] != draws[2]
+    assert draws[0][1] != draws[2][1]
     assert random.getstate() == before[0]
     assert np.array_equal(np.random.get_state()[1], before[1])
     with pytest.raises(KeyError), globally_seeded(3):
@@ -277,14 +277,14 @@ def test_rates_without_a_warm_up_are_the_recipes() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
     plan = TrainRecipe(epochs=4, lr=0.1, momentum=0.7, schedule="constant", weight_decay=0.01)
     optimizer = training.make_optimizer(net, plan, CPU)
-    training.set_rates(optimizer, plan, 0.0)
+    training.set_rates_and_momentum(optimizer, plan, 0.0)
     names = ("lr", "momentum", "weight_decay", "bias")
     assert [[*(group[name] for name in names), len(group["params"])] for group in optimizer.param_groups] == [
         [0.1, 0.7, 0.01, False, 1], [0.1, 0.7, 0.0, False, 1], [0.1, 0.7, 0.0, True, 2],
     ]  # fmt: skip
     adamw = TrainRecipe(epochs=4, lr=0.1, optimizer="adamw", warmup_epochs=2, schedule="constant")
     optimizer = training.make_optimizer(net, adamw, CPU)
-    training.set_rates(optimizer, adamw, 1.0)
+    training.set_rates_and_momentum(optimizer, adamw, 1.0)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.05] * 3)
     assert training.average_decay(plan, 5) == 0
 

@@ -39,11 +39,11 @@ def test_fetching_checks_and_lands_whole(cifar, tmp_path):
     with pytest.raises(UserError, match="expected 0000"):
         fetch(Source(path.as_uri(), "0000", "cifar-10-batches-py"), root)
     assert list(root.iterdir()) == []
-    told = []
+    progress = []
     folder = fetch(
-        Source(path.as_uri(), md5, "cifar-10-batches-py"), root, lambda done, total: told.append((done, total))
+        Source(path.as_uri(), md5, "cifar-10-batches-py"), root, lambda done, total: progress.append((done, total))
     )
-    assert told[-1][0] == told[-1][1] == path.stat().st_size
+    assert progress[-1][0] == progress[-1][1] == path.stat().st_size
     assert len(open_dataset("cifar10", {}, root).train) == 180
     with pytest.raises(UserError, match="there already"):
         fetch(Source(path.as_uri(), md5, "cifar-10-batches-py"), root)

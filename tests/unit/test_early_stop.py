@@ -91,9 +91,9 @@ def test_a_decision_is_taken_once_whoever_comes_later(tmp_path):
     rungs_of(tmp_path, strong).save(state(1, 90.0))
     rungs_of(tmp_path, weak).save(state(1, 50.0))  # resumed, and decided before the other came
     rungs_of(tmp_path, strong).save(state(2, 90.0))
-    with pytest.raises(StoppedEarly, match=r"^stopped at epoch 2 of 4 \(early_stop\)$") as told:
+    with pytest.raises(StoppedEarly, match=r"^stopped at epoch 2 of 4 \(early_stop\)$") as caught:
         rungs_of(tmp_path, weak).save(state(2, 50.0))
-    assert (told.value.epoch, told.value.decision.bar, told.value.decision.value) == (2, 90.0, 50.0)
+    assert (caught.value.epoch, caught.value.decision.bar, caught.value.decision.value) == (2, 90.0, 50.0)
     with pytest.raises(StoppedEarly):  # killed after the decision, before its row
         rungs_of(tmp_path, weak, kept(state(2, 50.0))).load()
     assert rungs_of(tmp_path, weak, kept(state(3, 50.0))).load()["epoch"] == 3  # no rung

@@ -37,14 +37,14 @@ def test_int8_is_written_and_compared(pruned, tmp_path, capsys) -> None:
     results, trial_id = pruned
     file = tmp_path / "q.onnx"
     assert main(["export", trial_id, "--results", results, "--quantize", "int8", "-o", str(file)]) == 0
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     assert lines[0].startswith(f"{file}: int8 ONNX, calibrated on 32 images")
     assert lines[1].split() == ["ONNX", "top1", "%", "ms,", "1", "image", "file", "MB"]
     assert [line.split()[0] for line in lines[2:]] == ["fp32", "int8"]
     figures = [[float(word) for word in line.split()[1:]] for line in lines[2:]]
     assert abs(figures[0][0] - figures[1][0]) < 20
-    assert "pre-process" not in told.err
+    assert "pre-process" not in printed.err
     import onnx
 
     made = onnx.load(file)

@@ -265,9 +265,9 @@ def test_a_pass_that_fails_is_told_once_and_decides_nothing() -> None:
     def failing(x: Tensor) -> Tensor:
         raise TypeError("no marks")
 
-    with pytest.warns(UserWarning, match="could not be checked") as told:
+    with pytest.warns(UserWarning, match="could not be checked") as warned:
         check_flow(Reads(failing), torch.zeros(2, 3), READ, SHAPES)
-    assert [str(one.message) for one in told] == [
+    assert [str(one.message) for one in warned] == [
         "Reads: where its channels go could not be checked before the cut: no marks"
     ]
-    assert told[0].filename.endswith(("python.py", "runner.py", "callers.py", "_callers.py"))
+    assert warned[0].filename.endswith(("python.py", "runner.py", "callers.py", "_callers.py"))

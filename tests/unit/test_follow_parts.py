@@ -160,9 +160,9 @@ def test_modules_that_stay_whole_keep_what_they_touch() -> None:
 
 def test_following_ends_in_time_and_the_networks_own_time_is_free(monkeypatch) -> None:
     followed = Followed(nn.Identity(), Choices(), time.thread_time() - 1)
-    with pytest.raises(NotSupported) as told, followed:
+    with pytest.raises(NotSupported) as caught, followed:
         torch.ones(2)
-    assert str(told.value) == "can't group Identity: following its channels took too long,  in the forward (Identity)"
+    assert str(caught.value) == "can't group Identity: following its channels took too long,  in the forward (Identity)"
     now = iter([10.0, 10.0, 17.0, 17.0, 17.0, 20.0])
     followed = Followed(nn.Identity(), Choices(), 11.0)
     monkeypatch.setattr("raybench.groups.following.time", SimpleNamespace(thread_time=lambda: next(now)))

@@ -309,19 +309,19 @@ def test_following_gives_up_in_time_and_says_what_failed_last(monkeypatch) -> No
         return x
 
     model = Chain(never).eval()
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         follow(model, IMAGE[:1], DEFAULT_PARTS)
-    assert str(told.value) == (
+    assert str(caught.value) == (
         "Chain has no group of channels that can be pruned: Chain can't do with fewer channels (sixteen)"
     )
     monkeypatch.setattr(module, "SLOWEST", 0)
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         follow(model, IMAGE[:1], DEFAULT_PARTS)
-    assert str(told.value) == "can't group Chain: trial cuts took too long; the last: "
+    assert str(caught.value) == "can't group Chain: trial cuts took too long; the last: "
     fixed = nn.Sequential(nn.Linear(3, 2)).eval()
     monkeypatch.setattr(module, "SLOWEST", 6)
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         follow(fixed, torch.rand(1, 3), DEFAULT_PARTS)
-    assert str(told.value) == "Sequential has no group of channels that can be pruned: it makes the output"
+    assert str(caught.value) == "Sequential has no group of channels that can be pruned: it makes the output"
     monkeypatch.setattr(module, "time", SimpleNamespace(thread_time=lambda: 1000.0))  # what was before doesn't count
     assert len(follow(Chain(torch.relu).eval(), IMAGE[:1], DEFAULT_PARTS).groups) == 3

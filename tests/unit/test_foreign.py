@@ -104,9 +104,9 @@ def test_builders_get_what_they_take_and_print_nothing(theirs, make, capsys) -> 
 
 def test_what_a_module_raises_while_it_is_imported_is_told(tmp_path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    for name, text, told in (("bad_a", "1 +", "SyntaxError"), ("bad_b", "x", "NameError"), ("bad_c", "exit(1)", "1")):
+    for name, text, error in (("bad_a", "1 +", "SyntaxError"), ("bad_b", "x", "NameError"), ("bad_c", "exit(1)", "1")):
         (tmp_path / f"{name}.py").write_text(text)
-        with pytest.raises(UserError, match=f"model {name}:net: importing '{name}' failed: .*{told}"):
+        with pytest.raises(UserError, match=f"model {name}:net: importing '{name}' failed: .*{error}"):
             build_model(f"{name}:net", FACTS)
 
 

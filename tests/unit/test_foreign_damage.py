@@ -18,11 +18,11 @@ def refused(path):
     """The message about `path`, in one line; the network keeps its weights."""
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(UserError, match=re.escape(str(path))) as told:
+    with pytest.raises(UserError, match=re.escape(str(path))) as caught:
         load_weights(model, path)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_2000_overwritten_bytes_in_a_pth_are_noticed(tmp_path):
@@ -39,15 +39,15 @@ def test_2000_overwritten_bytes_in_a_pth_are_noticed(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [(torch.int64, "int64"), (torch.uint8, "uint8"), (torch.bool, "bool"), (torch.complex64, "complex64")],
 )
-def test_tensors_of_another_type_are_refused_by_name(suffix, kind, told, tmp_path):
+def test_tensors_of_another_type_are_refused_by_name(suffix, kind, message, tmp_path):
     state = net().state_dict()
     state["0.weight"] = state["0.weight"].to(kind)
     path = tmp_path / f"x.{suffix}"
     torch.save(state, path) if suffix == "pth" else save_file(state, path)
-    assert f"0.weight: {told} instead of float32" in refused(path)
+    assert f"0.weight: {message} instead of float32" in refused(path)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])

@@ -107,9 +107,9 @@ def test_errors_of_the_graph_are_told_and_those_of_the_network_passed_on(monkeyp
     monkeypatch.setattr(dependency_graph.DependencyGraph, "build_dependency", lambda self, m, x, run, note, **more: (
         note(run(m, x)), setattr(self, "last", "conv3"), {}["inside"],
     ))  # fmt: skip
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         graph_of(model)
-    assert str(told.value) == ("can't group Chain: torch-pruning fails on its graph near conv3: KeyError: 'inside'")
+    assert str(caught.value) == ("can't group Chain: torch-pruning fails on its graph near conv3: KeyError: 'inside'")
 
 
 def test_a_map_that_nobody_knows_is_refused_by_name() -> None:

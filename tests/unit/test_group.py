@@ -163,9 +163,9 @@ def test_modules_that_cannot_be_cut_keep_their_width_and_are_told_by_name() -> N
 
 def test_grouped_convolutions_keep_two_channels_a_group() -> None:
     """torch-pruning takes a convolution with one channel a group for a depthwise one and fails."""
-    with pytest.warns(UserWarning, match="grouped") as told:
+    with pytest.warns(UserWarning, match="grouped") as warned:
         groups = trace(FewInEach(3).eval(), IMAGE[:1])
-    assert str(told[0].message).startswith(
+    assert str(warned[0].message).startswith(
         "FewInEach: grouped keeps its width, and with it first: grouped has 2 channels in each of its groups, "
         "and two must stay"
     )
@@ -183,9 +183,9 @@ def test_channels_of_which_several_are_made_go_with_them() -> None:
 
 def test_layers_that_share_a_weight_stay_whole_and_are_told_once() -> None:
     model = Tied().eval()
-    with pytest.warns(UserWarning, match="left, right") as told:
+    with pytest.warns(UserWarning, match="left, right") as warned:
         groups = trace(model, IMAGE[:1])
-    assert [str(one.message) for one in told] == [
+    assert [str(one.message) for one in warned] == [
         "Tied: left, right keeps its width, and with it first: they share left.weight; "
         "up to 11 % of its MACs can still be removed"
     ]

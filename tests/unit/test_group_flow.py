@@ -31,9 +31,9 @@ def test_reordered_and_mixed_channels_are_found_by_model_layer_and_group(between
     groups, layers = trace(Chain(torch.relu).eval(), IMAGE[:1]), Layers.of(model)
     with torch.no_grad(), layers.note_shapes():
         model(IMAGE[:1])
-    with pytest.raises(Misplaced, match=r"can't group Chain: third reads at its channel \d+ .* group second") as told:
+    with pytest.raises(Misplaced, match=r"can't group Chain: third reads at its channel \d+ .* group second") as caught:
         check_flow(model, IMAGE[:1], groups, layers.shapes)
-    assert (told.value.layer, told.value.groups) == ("third", ("second",))
+    assert (caught.value.layer, caught.value.groups) == ("third", ("second",))
 
 
 def test_what_is_reordered_can_be_protected_and_the_rest_pruned() -> None:

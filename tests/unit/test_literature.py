@@ -163,7 +163,7 @@ def made(dataset, importance, regularizer=None):
 
 
 @pytest.mark.parametrize(
-    ("trial_", "absent", "told"),
+    ("trial_", "absent", "message"),
     [
         (
             made("cifar100", ("magnitude-l2", {"normalize": "max"}, 1), ("group-norm", {"layer_norm": False}, 2)),
@@ -184,10 +184,10 @@ def made(dataset, importance, regularizer=None):
         (made("cifar10", ("obd-c", {}, 1)), None, "made by version 1 of obd-c (now: 2)"),
     ],
 )  # fmt: skip
-def test_rules_follow_the_parameters_of_the_result(trial_, absent, told):
+def test_rules_follow_the_parameters_of_the_result(trial_, absent, message):
     regularizer = trial_["regularizer"] and trial_["regularizer"]["name"]
     found = rules(trial_["importance"]["name"], regularizer, "pruningbench", trial=trial_)
-    assert told is None or told in found
+    assert message is None or message in found
     assert absent is None or absent not in found
 
 

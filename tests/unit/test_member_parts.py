@@ -41,12 +41,12 @@ def test_modules_are_found_by_name_and_glob_with_all_below() -> None:
     assert layers.resolve(["0"]) == {"0", "0.0", "0.1"}
     assert layers.resolve(["*.0", "1"]) == {"0.0", "block.0", "1"}
     assert layers.resolve([]) == set()
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         layers.resolve(["blok"], "only")
-    assert str(told.value) == "only: Sequential has no module 'blok'. Did you mean 'block' or 'block.0'?"
-    with pytest.raises(UserError) as told:
+    assert str(caught.value) == "only: Sequential has no module 'blok'. Did you mean 'block' or 'block.0'?"
+    with pytest.raises(UserError) as caught:
         layers.resolve(["zzz"])
-    assert str(told.value) == "protect: Sequential has no module 'zzz'."
+    assert str(caught.value) == "protect: Sequential has no module 'zzz'."
     assert [name for name, _ in layers.roots()] == ["0.0", "0.1", "1", "10", "block.0"]
 
 
@@ -82,9 +82,9 @@ def test_what_surgery_does_not_know_is_named_by_kind() -> None:
 def test_layers_outside_autograd_are_named() -> None:
     layers = Layers.of(Chain(torch.relu))
     layers.shapes = {name: [] for name in ("first", "second", "third")}
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         layers.check_traced(SimpleNamespace(model_name="Net", module2node={layers.model.second: 0}))
-    assert str(told.value) == (
+    assert str(caught.value) == (
         "can't group Net: first, third ran but can't be reached from the output through autograd (detached, or under "
         "no_grad)"
     )
@@ -114,9 +114,9 @@ def test_members_come_in_the_models_order_and_refuse_what_the_graph_does_not_hol
     ]  # fmt: skip
     outs = walk[0]
     wide = IndexMap(outs.node, outs.handler, np.array([0, 3]), np.array([0, 3]))
-    with pytest.raises(NotSupported) as told:
+    with pytest.raises(NotSupported) as caught:
         members_of(layers, graph, [wide])
-    assert str(told.value) == (
+    assert str(caught.value) == (
         "can't group Branches: left (out, 3 channels) has no channel 3, which the graph couples; it doesn't follow a "
         "split or reshape before this layer"
     )
@@ -219,9 +219,9 @@ def test_a_classifier_of_another_width_is_named() -> None:
     graph, layers = graph_of(model), Layers.of(model)
     _check_classes(layers, graph, None)
     _check_classes(layers, graph, 10)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         _check_classes(layers, graph, 7)
-    assert str(told.value) == ("head, which produces the output of Chain, has 10 outputs; the data has 7 classes")
+    assert str(caught.value) == ("head, which produces the output of Chain, has 10 outputs; the data has 7 classes")
 
 
 def test_grouped_layers_with_too_few_channels_are_named() -> None:
@@ -297,9 +297,9 @@ def test_the_first_reason_of_a_refusal_counts_and_late_ones_are_not_looked_for(m
     message = "can't group Chain: its operations can't be followed (KeyError)"
     for started, ways in ((1e9, ["follow", "candidates"]), (-1e9, ["follow"])):
         tried.clear()
-        with pytest.raises(NotSupported) as told:
+        with pytest.raises(NotSupported) as caught:
             tracing._followed(model, IMAGE[:1], Layers.of(model), (), set(), 3.0, started)
-        assert (str(told.value), tried) == (message, ways)
+        assert (str(caught.value), tried) == (message, ways)
     nothing = Found(Groups(()), {"z": "it makes the output", "y": "why y"}, Choices())
     for name in ("follow", "candidates"):
         monkeypatch.setattr(tracing, name, lambda *args: nothing)
@@ -326,8 +326,10 @@ def test_layers_named_in_three_ways_keep_their_width() -> None:
     for protect, only in itertools.product(([], ["head"]), ([], ["first"])):
         named = tracing._protected(layers, protect, only)
         assert named == {"second"} | set(protect) | ({"second", "third", "head"} if only else set())
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         tracing._check_parts(["mlp", "emded"])
-    assert str(told.value) == ("prune: unknown part 'emded'. Did you mean 'embed'? Known: embed, head-dim, heads, mlp")
+    assert str(caught.value) == (
+        "prune: unknown part 'emded'. Did you mean 'embed'? Known: embed, head-dim, heads, mlp"
+    )
     assert tracing._check_parts(["mlp"]) == ("mlp",)
     assert tracing._check_parts([]) == tracing.DEFAULT_PARTS

@@ -107,15 +107,15 @@ def test_a_network_that_takes_another_way_for_real_images_is_not_cut(folder):
 
 def test_what_is_installed_is_not_hidden_by_a_file_of_its_name(folder):
     (folder / "colorsys.py").write_text("def net(num_classes, in_channels, image_size): ...\n")
-    with pytest.raises(UserError, match=r"model colorsys:net: .*colorsys.py has no function 'net'") as told:
+    with pytest.raises(UserError, match=r"model colorsys:net: .*colorsys.py has no function 'net'") as caught:
         build_model("colorsys:net", FACTS)
-    assert str(folder) not in str(told.value)
+    assert str(folder) not in str(caught.value)
 
 
 def test_a_module_that_is_nowhere_is_told_with_the_places_searched(folder, capsys):
-    with pytest.raises(UserError, match="found no module 'not_there' in this folder") as told:
+    with pytest.raises(UserError, match="found no module 'not_there' in this folder") as caught:
         build_model("not_there:net", FACTS)
-    assert str(folder) in str(told.value)
+    assert str(folder) in str(caught.value)
     assert main(["plan", sweep(folder, "not_there:net"), "--storage", "out"]) == 2
     assert f"found no module 'not_there' in this folder ({folder})" in capsys.readouterr().err
 
@@ -231,7 +231,7 @@ def test_results_of_before_a_change_in_a_module_beside_are_not_taken_for_current
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         ("def net(): pass\n", "has no function 'nett'. Did you mean 'net'?"),
         ("nett = 3\n", ""),
@@ -243,12 +243,12 @@ def test_results_of_before_a_change_in_a_module_beside_are_not_taken_for_current
         ("def net(:\n", ""),
     ],
 )
-def test_a_function_that_isnt_there_is_told_without_running_the_module(code, told, tmp_path, monkeypatch) -> None:
+def test_a_function_that_isnt_there_is_told_without_running_the_module(code, message, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bound_names.py").write_text(code)
-    if not told:
+    if not message:
         check_function("bound_names:nett")
         return
     with pytest.raises(SpecError) as found:
         check_function("bound_names:nett")
-    assert told in str(found.value)
+    assert message in str(found.value)

@@ -78,11 +78,11 @@ def test_enlarged_photos_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("top1", "classes", "told"), [(33.3, 3, True), (60, 3, False), (5, 1000, True), (8, 1000, False)]
+    ("top1", "classes", "warns"), [(33.3, 3, True), (60, 3, False), (5, 1000, True), (8, 1000, False)]
 )
-def test_weights_that_guess_are_told(top1, classes, told, recwarn):
+def test_weights_that_guess_are_told(top1, classes, warns, recwarn):
     _warn_near_chance({"top1": top1}, classes)
-    assert ["near chance" in str(one.message) for one in recwarn] == [True] * told
+    assert ["near chance" in str(one.message) for one in recwarn] == [True] * warns
 
 
 def test_detection_has_no_chance(recwarn):

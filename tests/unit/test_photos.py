@@ -117,9 +117,9 @@ def test_what_is_not_used_is_counted_in_one_line(tree):
     for number in range(2):
         (tree / "val" / "bee" / f"{number}.heic").write_bytes(b"x")
     PICTURE.save(tree / "train" / "loose.png")
-    with pytest.warns(UserWarning, match="not used") as told:
+    with pytest.warns(UserWarning, match="not used") as warned:
         open_dataset("imagefolder", {"image_size": 24}, tree)
-    lines = [str(one.message) for one in told]
+    lines = [str(one.message) for one in warned]
     assert len(lines) == 1
     for part in ("2 .heic files", "1 .txt files", "1 files beside the class folders"):
         assert part in lines[0]

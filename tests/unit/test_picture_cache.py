@@ -204,9 +204,9 @@ def test_a_broken_file_is_named_as_without_the_cache(photos, cached, monkeypatch
     messages = []
     for gib in ("1", "0"):
         monkeypatch.setenv(SIZE_GIB, gib)
-        with pytest.raises(UserError, match=f"{bad}: the image can't be decoded") as told:
+        with pytest.raises(UserError, match=f"{bad}: the image can't be decoded") as caught:
             epoch(images, 0)
-        messages.append(str(told.value))
+        messages.append(str(caught.value))
     assert messages[0] == messages[1]
 
 

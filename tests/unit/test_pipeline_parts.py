@@ -226,11 +226,11 @@ def test_replaced_functions_are_named_and_put_back(holder, names) -> None:
     assert set(before) == set(names)
     for name in names:
         setattr(holder, name, lambda *args, **kwargs: None)
-    with pytest.raises(StageError, match=r"was replaced while this ran") as told:
+    with pytest.raises(StageError, match=r"was replaced while this ran") as caught:
         patches.check("select")
     assert all(vars(holder)[name] is function for name, function in before.items())
-    assert told.value.stage == "select"
-    listed = str(told.value).partition(" was replaced")[0].split(" and ")
+    assert caught.value.stage == "select"
+    listed = str(caught.value).partition(" was replaced")[0].split(" and ")
     assert len(listed[0].split(", ")) == min(len(names), 3)
     assert listed[1:] == (["1 more"] if len(names) == 4 else [])
     assert all(name.rpartition(".")[2] in names for name in listed[0].split(", "))

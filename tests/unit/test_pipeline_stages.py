@@ -119,18 +119,18 @@ def test_a_base_is_trained_by_its_own_recipe_and_seed_or_only_evaluated(protocol
 
 
 @pytest.mark.parametrize(
-    ("metrics", "classes", "told"),
+    ("metrics", "classes", "warns"),
     [
         ({"top1": 14.49}, 10, True), ({"top1": 14.5}, 10, False), ({"top1": 52.4}, 2, True), ({"top1": 52.5}, 2, False),
         ({"mAP50-95": 0.0}, 10, False), ({"top1": 99.0}, 1, True), ({"top1": 99.0}, 0, True),
     ],
 )  # fmt: skip
-def test_weights_that_hardly_beat_guessing_are_warned_of(metrics, classes, told) -> None:
+def test_weights_that_hardly_beat_guessing_are_warned_of(metrics, classes, warns) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         base._warn_near_chance(metrics, classes)
-    if not told or classes < 2:
-        assert len(caught) <= int(told)
+    if not warns or classes < 2:
+        assert len(caught) <= int(warns)
         return
     assert [str(one.message) for one in caught] == [
         f"the loaded weights score near chance: top1 {metrics['top1']:.2f} % of {classes} classes. Were they "

@@ -271,18 +271,18 @@ def test_input_is_checked_for_what_is_used(tmp_path, methods, old, new, message)
     if not message:
         check_input(units, {}, storage)
         return
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as caught:
         check_input(units, {}, storage)
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_every_mistake_in_the_input_is_listed_once(tmp_path) -> None:
     trial = units_of(tmp_path)[0].trials[0]
     bad = [trial.model_copy(update={"dataset_params": {name: 1}}) for name in ("first", "second")]
     units = [Unit(one.base_key, "base", (one,)) for one in (trial, *bad, bad[0])]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         check_input(units, {}, open_storage(tmp_path / "store"))
-    first, second = str(told.value).splitlines()
+    first, second = str(caught.value).splitlines()
     assert "'first'" in first
     assert "'second'" in second
 

@@ -277,9 +277,9 @@ def test_the_verbs_json_tells_done_failed_and_skipped(tmp_path, capsys, storage)
 def test_the_verbs_table_is_readable_at_100_columns(big, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["plan", big]) == 0
-    told = capsys.readouterr().out
-    assert "big: 597 cells: 597 planned" in told
-    assert max(map(len, told.splitlines())) <= 100
+    printed = capsys.readouterr().out
+    assert "big: 597 cells: 597 planned" in printed
+    assert max(map(len, printed.splitlines())) <= 100
 
 
 def test_the_plan_says_which_selections_gather_before_every_step(tmp_path, capsys):

@@ -13,8 +13,8 @@ PLAIN, TURNED = (([1, 1], [0, 0], [1, 1], turned, [0, 0]) for turned in (False, 
 STEPS = (1, 1, 0, 0, 1, 1)  # of a deformable convolution: strides, padding, dilations
 
 
-def case(operation: str, told: str, *args: object, **kwargs: object) -> tuple:
-    return operation, told, args, kwargs
+def case(operation: str, labels: str, *args: object, **kwargs: object) -> tuple:
+    return operation, labels, args, kwargs
 
 
 # the axes of each output: labels, "-" fixed, "*" any; then what is the same channel, and what stays whole and why
@@ -238,7 +238,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("operation", "told", "args", "kwargs"), CASES, ids=[f"{c[0]} {i}" for i, c in enumerate(CASES)]
+    ("operation", "labels", "args", "kwargs"), CASES, ids=[f"{c[0]} {i}" for i, c in enumerate(CASES)]
 )
-def test_an_operation_does_to_labels_what_it_does_to_channels(operation, told, args, kwargs) -> None:
-    assert ruled(operation, *args, **kwargs) == told
+def test_an_operation_does_to_labels_what_it_does_to_channels(operation, labels, args, kwargs) -> None:
+    assert ruled(operation, *args, **kwargs) == labels

@@ -168,8 +168,8 @@ def test_an_unreachable_target_is_told_below_the_table_and_a_repeat_costs_nothin
     assert any(line.startswith("    900x was missed: floor: best reachable ") for line in lines)
     assert all(len(line) <= 100 for line in lines[:10])
     assert main(command) == 0
-    told = capsys.readouterr()
-    assert (told.out.splitlines(), told.err) == (lines, "")
+    printed = capsys.readouterr()
+    assert (printed.out.splitlines(), printed.err) == (lines, "")
 
 
 def test_methods_share_what_the_default_folder_holds(tmp_path, capsys, monkeypatch) -> None:

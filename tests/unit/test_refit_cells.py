@@ -60,8 +60,8 @@ def test_the_option_is_spelt_as_a_parameter_and_no_id_has_it_where_it_is_none(tm
     for text in texts:
         sweep.write_text(SWEEP[: SWEEP.index("methods:")] + f"methods: ['{text}']\n" + SWEEP[SWEEP.index("speedups") :])
         code = main(["plan", str(sweep), "--format", "json"])
-        told = capsys.readouterr()
-        found.append(json.loads(told.out)["cells"][0]["trial_id"] if code == 0 else told.err)
+        printed = capsys.readouterr()
+        found.append(json.loads(printed.out)["cells"][0]["trial_id"] if code == 0 else printed.err)
     assert found[0] == found[1] != found[2]
     assert "found 'rigde', expected 'none' or 'ridge'" in found[3]
     assert "Did you mean 'repair'?" in found[4]

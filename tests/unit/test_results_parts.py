@@ -223,9 +223,9 @@ def test_files_that_are_no_results_are_counted_and_five_are_named(store: Store) 
     store.publish(row())
     for number in range(6):
         store.storage.create(f"results/cells/dataset=d/model=m/{number}.txt", b"x")
-    with pytest.warns(StoreWarning) as told:
+    with pytest.warns(StoreWarning) as warned:
         assert store.table(["seed"]).num_rows == 1
-    (warning,) = told
+    (warning,) = warned
     where = "results/cells/dataset=d/model=m/0.txt"
     assert str(warning.message).startswith(f"6 files in {store.storage.url} are left out: {where}")
     assert "; and 1 more. Run the sweep again" in str(warning.message)

@@ -69,7 +69,7 @@ def test_views(store):
 
 
 @pytest.mark.parametrize(
-    ("sql", "told"),
+    ("sql", "message"),
     [
         ("SELECT * FRM trials", "Parser Error"),
         ("SELECT metric_finl FROM trials", 'Candidate bindings: "metric_final"'),
@@ -84,9 +84,9 @@ def test_views(store):
         ("", "found nothing, expected a SELECT"),
     ],
 )
-def test_wrong_sql_is_told_in_plain_words_and_reaches_nothing(store, sql, told, tmp_path, monkeypatch):
+def test_wrong_sql_is_told_in_plain_words_and_reaches_nothing(store, sql, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=told.replace("(", r"\(")):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
         query(store, sql)
     assert not (tmp_path / "x.csv").exists()
 
@@ -211,9 +211,9 @@ def test_a_comparison_worked_by_hand(tmp_path, capsys):
 
 def test_a_store_without_published_boards_is_told_what_they_are(store, capsys):
     assert main(["compare", store.storage.url, "--format", "json"]) == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out)["rows"] == []
-    assert "vit-small on imagenet (2x, 3x, 4x)" in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["rows"] == []
+    assert "vit-small on imagenet (2x, 3x, 4x)" in printed.err
 
 
 def test_spearman():

@@ -30,14 +30,14 @@ def test_a_finished_cell_shows_all_it_has(store, capsys):
     store.publish_attempt(failure(cell))
     store.publish(row(cell))
     assert main(["show", cell.trial_id[:6]]) == 0
-    told = capsys.readouterr().out
-    assert "top1: base 98.00 -> pruned 60.00 -> final 97.00 % (-1.00)" in told
-    assert "conv1        16 -> 8    50%" in told
-    assert "finetune metric        2 epochs        91 ▁█ 92" in told
-    assert "step_time_s       0.25 s" in told
-    assert "device_name    a processor" in told
-    assert f"results/attempts/{cell.trial_id}-1.parquet" in told
-    assert f"raybench show {cell.trial_id} --results {store.storage.url} --format yaml > cell.yaml" in told
+    printed = capsys.readouterr().out
+    assert "top1: base 98.00 -> pruned 60.00 -> final 97.00 % (-1.00)" in printed
+    assert "conv1        16 -> 8    50%" in printed
+    assert "finetune metric        2 epochs        91 ▁█ 92" in printed
+    assert "step_time_s       0.25 s" in printed
+    assert "device_name    a processor" in printed
+    assert f"results/attempts/{cell.trial_id}-1.parquet" in printed
+    assert f"raybench show {cell.trial_id} --results {store.storage.url} --format yaml > cell.yaml" in printed
 
 
 def test_a_failure_shows_where_its_traceback_lies(store, capsys):
@@ -49,8 +49,8 @@ def test_a_failure_shows_where_its_traceback_lies(store, capsys):
     }
     store.publish_attempt(Record.failed(trial(), **known))
     assert main(["show", trial().trial_id]) == 0
-    told = capsys.readouterr().out
-    assert "failed in base: ValueError: no data\ntraceback: tracebacks/x.txt" in told
+    printed = capsys.readouterr().out
+    assert "failed in base: ValueError: no data\ntraceback: tracebacks/x.txt" in printed
 
 
 def test_a_skipped_cell_shows_its_reason(store, capsys):

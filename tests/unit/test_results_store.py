@@ -115,10 +115,10 @@ def test_bad_files_are_named_and_the_rest_is_read(store):
     with open(path_of(store, f"{folder}/notes.txt"), "w") as file:
         file.write("mine")
     pq.write_table(pa.table({"x": [1]}), path_of(store, f"{folder}/{'f' * 16}.parquet"))
-    with pytest.warns(StoreWarning) as told:
+    with pytest.warns(StoreWarning) as warned:
         assert store.table(["status"]).num_rows == 1
-    message = str(told[0].message)
-    assert len(told) == 1
+    message = str(warned[0].message)
+    assert len(warned) == 1
     assert "5 files in" in message
     for name in (keys[0], keys[1], "0" * 16, "notes.txt", "f" * 16):
         assert name in message

@@ -230,9 +230,9 @@ def test_the_layer_nearest_to_the_loss_is_named() -> None:
     fine = {f"{name}.weight": torch.ones(1) for name in "abc"}
     assert check_finite(fine, "gradient", names) is fine
     broken = fine | {"a.weight": torch.tensor([float("nan")]), "b.weight": torch.tensor([float("inf")])}
-    with pytest.raises(StageError, match="gradient of layer 'b' has NaN") as told:
+    with pytest.raises(StageError, match="gradient of layer 'b' has NaN") as caught:
         check_finite(broken, "gradient", names)
-    assert told.value.stage == "select"
+    assert caught.value.stage == "select"
 
 
 def test_modes_and_hooks_are_restored_whatever_happens() -> None:
@@ -247,11 +247,11 @@ def test_modes_and_hooks_are_restored_whatever_happens() -> None:
             assert [bool(m._forward_hooks) for m in model.modules()] == [False, True, False, True, True]
             model(torch.ones(1, 1))
 
-    with pytest.raises(StageError, match=r"activations of layer '1\.0'") as told:
+    with pytest.raises(StageError, match=r"activations of layer '1\.0'") as caught:
         watched()
-    assert told.value.stage == "prune"
+    assert caught.value.stage == "prune"
     assert [module.training for module in model.modules()] == flags
     assert not any(module._forward_hooks for module in model.modules())
-    with finite_outputs(model), pytest.raises(StageError) as told:
+    with finite_outputs(model), pytest.raises(StageError) as caught:
         model(torch.ones(1, 1))
-    assert told.value.stage == "select"
+    assert caught.value.stage == "select"

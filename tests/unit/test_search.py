@@ -143,11 +143,11 @@ def test_a_search_runs_its_samples_and_its_winner_as_cells_and_does_them_once(se
     stored = {row["trial_id"] for row in json.loads(capsys.readouterr().out)}
     assert stored == {one["trial_id"] for one in [*first["cells"], first["winner"]]}
     assert main([*words, "--samples", "7"]) == 0
-    told = capsys.readouterr()
-    assert "nothing" not in told.out
-    assert "polynomial of degree 2, 5 coefficients: off by" in told.out
-    assert "width only" in told.out
-    assert max(map(len, told.out.splitlines()[:-1])) <= 100
+    printed = capsys.readouterr()
+    assert "nothing" not in printed.out
+    assert "polynomial of degree 2, 5 coefficients: off by" in printed.out
+    assert "width only" in printed.out
+    assert max(map(len, printed.out.splitlines()[:-1])) <= 100
     assert main(["query", storage, "SELECT trial_id FROM trials", "--format", "json"]) == 0
     assert {row["trial_id"] for row in json.loads(capsys.readouterr().out)} == stored
 
@@ -168,8 +168,8 @@ def test_mistakes_are_one_sentence(searched, capsys, more, why) -> None:
 
 def test_a_search_takes_one_method(searched, capsys) -> None:
     assert main(["search", searched[0][1], "--target", "2"]) == 2
-    told = capsys.readouterr().err
-    assert "methods: found magnitude-l2, random; a search takes one (--method chooses one)" in told
+    printed = capsys.readouterr().err
+    assert "methods: found magnitude-l2, random; a search takes one (--method chooses one)" in printed
 
 
 def test_optuna_is_an_extra(searched, capsys) -> None:

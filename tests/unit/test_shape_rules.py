@@ -14,8 +14,8 @@ ONE, TWO, OTHER = (Choices(reshapes={kind: n}) for kind, n in (("Identity", 1), 
 OPEN = 2**63 - 1  # the end of a slice without one
 
 
-def case(operation: str, told: str, *args: object, **kwargs: object) -> tuple:
-    return operation, told, args, kwargs
+def case(operation: str, labels: str, *args: object, **kwargs: object) -> tuple:
+    return operation, labels, args, kwargs
 
 
 # the axes of each output: labels, "-" fixed, "*" any; then what is the same channel, and what stays whole and why
@@ -189,7 +189,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("operation", "told", "args", "kwargs"), CASES, ids=[f"{c[0]} {i}" for i, c in enumerate(CASES)]
+    ("operation", "labels", "args", "kwargs"), CASES, ids=[f"{c[0]} {i}" for i, c in enumerate(CASES)]
 )
-def test_an_operation_does_to_labels_what_it_does_to_channels(operation, told, args, kwargs) -> None:
-    assert ruled(operation, *args, **kwargs) == told
+def test_an_operation_does_to_labels_what_it_does_to_channels(operation, labels, args, kwargs) -> None:
+    assert ruled(operation, *args, **kwargs) == labels

@@ -92,7 +92,7 @@ def test_prune_is_for_attention_models_only():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({}, []),
         ({"prune": ["heads"]}, []),  # test-vit has some
@@ -107,13 +107,13 @@ def test_prune_is_for_attention_models_only():
         ({"prune": ["heads"], "models": "test-convnet", "include": {"models": "test-vit"}}, []),
     ],
 )
-def test_parts_asked_of_models_without_attention_are_told(changes, told):
+def test_parts_asked_of_models_without_attention_are_told(changes, message):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         resolve(sweep(**changes))
     said = [str(one.message) for one in caught]
-    assert len(said) == len(told)
-    assert all(one.startswith(start) for one, start in zip(said, told, strict=True))
+    assert len(said) == len(message)
+    assert all(one.startswith(start) for one, start in zip(said, message, strict=True))
 
 
 def test_a_criterion_that_needs_more_images_than_the_recipe_has(tmp_path):

@@ -100,8 +100,8 @@ def test_every_number_of_a_recipe_has_bounds():
             assert "inimum" in text, name
 
 
-@pytest.mark.parametrize(("field", "value", "told"), [one for one in STAGE if one[1] not in ("2", "1.5", "true")])
-def test_the_json_schema_carries_the_bounds(field, value, told):
+@pytest.mark.parametrize(("field", "value", "message"), [one for one in STAGE if one[1] not in ("2", "1.5", "true")])
+def test_the_json_schema_carries_the_bounds(field, value, message):
     validator = jsonschema.Draft202012Validator(json_schema())
     stage = {"epochs": 1, "lr": 0.1, field: yaml.safe_load(value)}
     if value in (".inf", ".nan", "1e300") and field != "lr":

@@ -266,11 +266,11 @@ def test_every_mistake_is_told_where_it_is(what, folder):
     (folder / "bad.yaml").write_text(text)
     with pytest.raises(SpecError) as caught:
         load_sweep(folder / "bad.yaml")
-    told = str(caught.value)
+    message = str(caught.value)
     for words in expected:
-        assert words in told
-    count = int(told.split()[0]) if " mistakes\n" in told else 1
-    assert count == COUNTS.get(what, 1), told
+        assert words in message
+    count = int(message.split()[0]) if " mistakes\n" in message else 1
+    assert count == COUNTS.get(what, 1), message
 
 
 def test_what_only_resolving_finds_is_told_all_at_once(folder, capsys):
@@ -278,8 +278,8 @@ def test_what_only_resolving_finds_is_told_all_at_once(folder, capsys):
     each += ["{name: lamp, recipe: {extends: small, base: {augment: [hsv]}}}"]
     (folder / "s.yaml").write_text(GOOD.replace("[magnitude-l1, random]", f"[magnitude-l1, {', '.join(each)}]"))
     assert main(["validate", str(folder / "s.yaml")]) == 2
-    told = capsys.readouterr().err
-    assert all(words in told for words in ("2 mistakes", "found 'mosaic'", "found 'hsv'"))
+    printed = capsys.readouterr().err
+    assert all(words in printed for words in ("2 mistakes", "found 'mosaic'", "found 'hsv'"))
 
 
 def test_mistakes_are_told_in_the_order_of_the_file(folder):
@@ -317,8 +317,8 @@ def test_a_file_nested_without_end(folder):
 def test_validate_exits_2_and_says_all_of_it_on_stderr(folder, capsys):
     (folder / "bad.yaml").write_text(textwrap.dedent(BAD["several at once"][0]))
     assert main(["validate", str(folder / "bad.yaml")]) == 2
-    told = capsys.readouterr()
-    assert told.err.count("bad.yaml:") == 3
-    assert "Traceback" not in told.err
+    printed = capsys.readouterr()
+    assert printed.err.count("bad.yaml:") == 3
+    assert "Traceback" not in printed.err
     assert main(["validate", str(folder / "good.yaml")]) == 0
     assert "valid, 4 cells" in capsys.readouterr().out

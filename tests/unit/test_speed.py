@@ -83,7 +83,7 @@ def test_a_gpu_computes_exactly_unless_the_recipe_says_otherwise():
 
 
 @pytest.mark.parametrize(
-    ("said", "key", "told"),
+    ("said", "key", "message"),
     [
         ("{precision: tf32}", "precision", "found tf32, which only GPUs have; expected fp32 or bf16"),
         ("{precision: fp8}", "precision", "found 'fp8', expected 'fp32', 'tf32' or 'bf16'"),
@@ -91,12 +91,12 @@ def test_a_gpu_computes_exactly_unless_the_recipe_says_otherwise():
         ("{memory_formt: auto}", "memory_formt", "Did you mean 'memory_format'?"),
     ],
 )
-def test_what_a_cpu_cannot_do_is_refused_by_name_and_line(said, key, told, tmp_path):
+def test_what_a_cpu_cannot_do_is_refused_by_name_and_line(said, key, message, tmp_path):
     text = f"{GRID}recipe:\n  extends: small\n  speed: {said}\n"
     with pytest.raises(Mistakes) as caught:
         load_sweep(written(tmp_path, text))
     assert f"s.yaml:8: recipe.speed.{key}: " in str(caught.value)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_detection_has_no_speed_block():

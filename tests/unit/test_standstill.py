@@ -40,10 +40,10 @@ def test_a_process_stopped_in_a_timing_holds_nobody_up_for_ever(tmp_path, timing
     monkeypatch.setattr(exclusive, "NOTICE_S", 0.2)
     monkeypatch.setattr(exclusive, "STOPPED_S", 0.5)
     os.kill(timing.pid, signal.SIGSTOP)
-    told = []
-    with Machine(tmp_path).computing(told.append):
-        assert told[0] == f"process {timing.pid} takes a timing and is stopped"
-        assert told[-1].endswith("going on without it")
+    said = []
+    with Machine(tmp_path).computing(said.append):
+        assert said[0] == f"process {timing.pid} takes a timing and is stopped"
+        assert said[-1].endswith("going on without it")
     os.kill(timing.pid, signal.SIGCONT)
     out, _ = timing.communicate("\n", timeout=20)
     assert out == "False\n", "its timing doesn't count: another process has computed meanwhile"
@@ -52,15 +52,15 @@ def test_a_process_stopped_in_a_timing_holds_nobody_up_for_ever(tmp_path, timing
 def test_a_process_that_takes_a_long_timing_is_waited_for_and_named(tmp_path, timing, monkeypatch):
     monkeypatch.setattr(exclusive, "NOTICE_S", 0.2)
     monkeypatch.setattr(exclusive, "STOPPED_S", 0.3)
-    told = []
+    said = []
 
     def notice(text):
-        told.append(text)
+        said.append(text)
         timing.stdin.write("\n")
         timing.stdin.flush()
 
     with Machine(tmp_path).computing(notice):
-        assert told == [f"process {timing.pid} takes a timing"]
+        assert said == [f"process {timing.pid} takes a timing"]
     assert timing.stdout.readline() == "True\n"
 
 

@@ -43,7 +43,7 @@ WARM = "base: {epochs: 9, lr: 0.1, warmup_epochs: 4}\nfinetune: {epochs: 5, lr: 
 
 
 @pytest.mark.parametrize(
-    ("recipe", "told"),
+    ("recipe", "message"),
     [
         ("{extends: warm, base: {epochs: 3}}",
          "s.yaml:6: recipe.base.epochs: found 3, but recipes/warm.yaml:1: recipe.base.warmup_epochs: found 4, "
@@ -66,20 +66,22 @@ WARM = "base: {epochs: 9, lr: 0.1, warmup_epochs: 4}\nfinetune: {epochs: 5, lr: 
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("more", ["", "seeds: -1\n"])
-def test_settings_that_contradict_each_other_are_both_named(recipe, told, more, tmp_path) -> None:
+def test_settings_that_contradict_each_other_are_both_named(recipe, message, more, tmp_path) -> None:
     still = "base: {epochs: 2, lr: 0.1, momentum: 0}\nfinetune: {epochs: 1, lr: 0.1}\n"
     files = {"warm": WARM, "short": "extends: warm\nbase: {epochs: 3}\n", "still": still}
     text = f"recipe: {recipe}\n{more}"
-    if told is None:
+    if message is None:
         assert more or recipes(tmp_path, text, **files)
         return
     with pytest.raises(Mistakes) as error:
         recipes(tmp_path, text, **files)
-    assert [line for line in str(error.value).replace(f"{tmp_path}/", "").splitlines() if "recipe." in line] == [told]
+    assert [line for line in str(error.value).replace(f"{tmp_path}/", "").splitlines() if "recipe." in line] == [
+        message
+    ]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("recipe: [small, small]\n", ["s.yaml:6: recipes[1]: found 'small' twice, expected each value once"]),
         ("recipe: 3\n", [
@@ -102,10 +104,10 @@ def test_settings_that_contradict_each_other_are_both_named(recipe, told, more, 
         ("recipe: small\nprotocol: [raybench, x]\n", ["s.yaml:7: protocols[1]: found 'x', expected 'raybench' or"]),
     ],
 )  # fmt: skip
-def test_mistakes_of_a_file_name_the_line_and_the_key(text, told, tmp_path) -> None:
+def test_mistakes_of_a_file_name_the_line_and_the_key(text, message, tmp_path) -> None:
     (tmp_path / "name.yaml").touch()
     with pytest.raises(Mistakes) as error:
         recipes(tmp_path, text)
-    for words in told:
+    for words in message:
         assert words in str(error.value).replace(f"{tmp_path}/", "")
     assert all(isinstance(one.line, int) for one in error.value.mistakes)

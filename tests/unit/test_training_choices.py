@@ -264,9 +264,9 @@ def test_a_network_that_cannot_take_small_images_is_told_before() -> None:
         resizing.check_start(fine := Taking(8, ValueError()).train(training), half, (3, 16, 24), "mine")
         assert (fine.seen, fine.training) == ([((1, 3, 8, 16), 0.0, False, False)], training)
     for error, why in ((ValueError(" too small\nmore"), "too small"), (KeyError(), "KeyError")):
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as caught:
             resizing.check_start(small := Taking(9, error), half, (3, 16, 24), "mine")
-        assert str(told.value) == (
+        assert str(caught.value) == (
             "start_scale 0.5: mine can't take images of 8x16, where training would start "
             f"({why}); leave start_scale out"
         )

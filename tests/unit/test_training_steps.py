@@ -126,12 +126,12 @@ def test_kernels_are_deterministic_on_gpus_and_switches_are_put_back() -> None:
 def test_the_best_epoch_has_the_higher_metric_then_the_lower_loss_then_comes_first() -> None:
     net = nn.Linear(1, 1)
     state = TrainingState(net, torch.optim.SGD(net.parameters(), 1), None, None)
-    told = []
+    said = []
     for epoch, (metric, loss) in enumerate([(0.0, 9.0), (5.0, 2.0), (5.0, 3.0), (5.0, 2.0), (5.0, 1.0), (4.0, 0.0)], 1):
         state.epoch = epoch
         state.offer(metric, loss, {"w": torch.full((1,), float(epoch))})
-        told.append((state.best_epoch, state.best_metric, state.best_loss, state.best["w"].item()))
-    assert told == [(1, 0.0, 9.0, 1.0), *[(2, 5.0, 2.0, 2.0)] * 3, *[(5, 5.0, 1.0, 5.0)] * 2]
+        said.append((state.best_epoch, state.best_metric, state.best_loss, state.best["w"].item()))
+    assert said == [(1, 0.0, 9.0, 1.0), *[(2, 5.0, 2.0, 2.0)] * 3, *[(5, 5.0, 1.0, 5.0)] * 2]
     kept = torch.ones(1)
     state.offer(6.0, 0.0, {"w": kept})
     kept.zero_()

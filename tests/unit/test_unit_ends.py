@@ -125,17 +125,17 @@ def test_what_others_do_or_is_made_again_is_no_failure(monkeypatch, context, err
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "told"),
+    ("error", "raised", "message"),
     [
         (KeyboardInterrupt(), KeyboardInterrupt, None), (BdbQuit(), KeyboardInterrupt, None),
         (PeerLost("process 1 ended"), PeerLost, "process 1 ended"),
     ],
 )  # fmt: skip
-def test_what_ends_the_run_ends_its_units(monkeypatch, context, error, raised, told) -> None:
+def test_what_ends_the_run_ends_its_units(monkeypatch, context, error, raised, message) -> None:
     with pytest.raises(raised):
         ended(monkeypatch, context, error)
     (entry,) = read_journal(context.storage)
-    assert (entry["status"], entry.get("error")) == ("interrupted", told)
+    assert (entry["status"], entry.get("error")) == ("interrupted", message)
     assert not Store(context.storage).statuses()
 
 

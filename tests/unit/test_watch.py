@@ -137,19 +137,19 @@ def test_a_pipe_gets_a_line_for_what_ends(storage):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert "mine: 0/3 cells" in watching.stdout.readline()
         watched.work(ok)
-        told = ""
-        while "mine: 1/3 cells" not in told:  # while the driver is there: no word of an end
-            told += watching.stdout.readline()
+        message = ""
+        while "mine: 1/3 cells" not in message:  # while the driver is there: no word of an end
+            message += watching.stdout.readline()
         for _ in range(2):
             watched.work(ok)
         watched.run.leave()
-        told += watching.communicate(timeout=30)[0]
+        message += watching.communicate(timeout=30)[0]
     assert watching.returncode == 0
     for seed in range(3):
-        assert told.count(f"ok cell net seed {seed}: final 91.5") == 1
-    assert told.count("mine: 3/3 cells (3 ok, 0 failed, 0 skipped)") == 1
-    assert told.count(": ended at 20") == 1
-    assert told.splitlines()[-1] == "", "neither torch nor ray was imported"
+        assert message.count(f"ok cell net seed {seed}: final 91.5") == 1
+    assert message.count("mine: 3/3 cells (3 ok, 0 failed, 0 skipped)") == 1
+    assert message.count(": ended at 20") == 1
+    assert message.splitlines()[-1] == "", "neither torch nor ray was imported"
 
 
 def test_a_pipe_is_told_that_the_driver_has_gone_and_it_ends(storage, capsys, monkeypatch):

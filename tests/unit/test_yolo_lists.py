@@ -99,7 +99,7 @@ def test_labels_beside_the_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("yaml", "told"),
+    ("yaml", "message"),
     [
         (BOTH.format("[]", "images/val"), "train is an empty list; expected one folder of images, a .txt file"),
         (BOTH.format("[images/train, 5]", "images/val"), r"train\[1\] is 5; expected one folder"),
@@ -114,12 +114,12 @@ def test_labels_beside_the_images(tmp_path):
         ("names: person\ntrain: images/train\nval: images/val\n", "found names 'person'; expected a list"),
     ],
 )  # fmt: skip
-def test_lists_that_lead_nowhere_are_told(yaml, told, tmp_path):
+def test_lists_that_lead_nowhere_are_told(yaml, message, tmp_path):
     root = yolo_folder(tmp_path / "y", yaml=yaml)
     (root / "lost.txt").write_text("images/x.png\nimages/y.png\n")
     (root / "empty.txt").write_text("\n")
     (root / "wide.txt").write_bytes("images/train/0.png".encode("utf-16"))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         opened(root)
 
 
