@@ -3,11 +3,12 @@ VENV ?= .venv
 PYTHON ?= python3
 RESULTS ?= quickstart-results
 override VENV := $(patsubst ~/%,$(HOME)/%,$(VENV))
+# pip compiles no modules: there are 23,000, of which a run imports a part and compiles it then.
 # Folders may hold spaces: commands quote them, targets escape them, and pip, which splits the variable, gets no path.
 BIN = "$(VENV)/bin"
 empty :=
 ESCAPED = $(subst $(empty) $(empty),\ ,$(VENV))
-PIP = PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+PIP = PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-compile
 TEST_EXTRAS = detection,export,sql,serve,cluster,s3,gcs,dev
 
 GPU_PYTHON ?= python3
@@ -30,10 +31,11 @@ quickstart: $(ESCAPED)/.ready
 	$(BIN)/raybench leaderboard "$(RESULTS)" --wide
 	@echo "results: $(RESULTS)/   with cost and latency: '$(VENV)/bin/raybench' leaderboard '$(RESULTS)'"
 
-# Two processes with one thread each; tests that start Ray, kill things or measure the machine's load run alone.
+# Two processes with one thread each, where the second takes over tests of the first at the end; tests that start Ray
+# run alone.
 test: $(ESCAPED)/.ready-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --ignore tests/cluster
-	$(BIN)/python -m pytest -m "not slow" tests/cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not cluster" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and cluster" tests/cluster
 
 test-all: $(ESCAPED)/.ready-test
 	$(BIN)/python -m pytest
@@ -55,6 +57,7 @@ $(ESCAPED)/.ready: pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch "$@"
 
-$(ESCAPED)/.ready-test: $(ESCAPED)/.ready
+$(ESCAPED)/.ready-test: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv "$(VENV)"
 	$(PIP) --editable ".[$(TEST_EXTRAS)]"
-	touch "$@"
+	touch $(ESCAPED)/.ready "$@"

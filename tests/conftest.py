@@ -1,10 +1,15 @@
 """Fixtures of all tests."""
 
+import gc
 import os
 import signal
 import threading
 
 import pytest
+
+# Read when torch is loaded: threads that wait for each other sleep. Where other processes use the cores, too, threads
+# that spin while they wait took 79 s for a test of 34 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,6 +22,14 @@ def no_terminal():
 def no_pictures_kept():
     """Photos of tests are decoded each time and leave nothing in the user's cache folder."""
     os.environ["RAYBENCH_PICTURE_CACHE_GIB"] = "0"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def what_was_imported_stays_frozen():
+    """Sweeps in this process thaw at their end what they froze: each would collect garbage among all imports anew."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gc, "unfreeze", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

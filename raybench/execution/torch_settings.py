@@ -67,6 +67,8 @@ FRESH = {  # torch's own defaults: every unit starts with these, whatever the ca
     "torch.backends.cuda.matmul.allow_tf32": False,
     "torch.backends.mkldnn.enabled": True,
     "torch.backends.mkldnn.deterministic": False,
+    # "highest" above sets "ieee", with which oneDNN multiplies on some processors, and sums in another order
+    "torch.backends.mkldnn.matmul.fp32_precision": "none",
 }
 UNREADABLE = object()
 

@@ -12,6 +12,7 @@ from raybench.progress.journal import read_journal
 from raybench.results.columns import COLUMNS, TIMINGS
 from raybench.results.store import Store
 from raybench.storage.local import LocalStorage
+from tests import forked
 
 SWEEP = """
 name: killed
@@ -28,10 +29,12 @@ recipe:
 resources: {{cpus: 1}}
 """
 
-COMMAND = f"""
+DEADLY = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import deadly
+"""
+COMMAND = f"""{DEADLY}
 from raybench.cli.main import main
 sys.exit(main())
 """
@@ -50,10 +53,13 @@ class Sweep:
         self._environment = os.environ | own | environment
         self._output = folder / "output.txt"
 
-    def start(self, *options: str) -> subprocess.Popen:
-        """Begin `raybench run`, without waiting."""
-        command = [sys.executable, "-c", COMMAND, "run", self.file, "--storage", self.storage.root, *options]
+    def start(self, *options: str) -> subprocess.Popen | forked.Forked:
+        """Begin `raybench run`, without waiting: a new interpreter for Ray, a fork that has torch for --local."""
+        words = ["run", self.file, "--storage", self.storage.root, *options]
         with open(self._output, "a") as output:
+            if "--local" in options:
+                return forked.start(DEADLY + forked.COMMAND, *words, output=output, env=self._environment)
+            command = [sys.executable, "-c", COMMAND, *words]
             return subprocess.Popen(
                 [*map(str, command)], stdout=output, stderr=output, env=self._environment, start_new_session=True
             )
@@ -77,7 +83,7 @@ class Sweep:
                 return entry
         return None
 
-    def wait_for(self, stage: str, process: subprocess.Popen) -> dict:
+    def wait_for(self, stage: str, process: subprocess.Popen | forked.Forked) -> dict:
         """Wait until `stage` has an epoch behind it."""
         deadline = time.monotonic() + 200
         while time.monotonic() < deadline:

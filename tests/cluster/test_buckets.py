@@ -1,8 +1,6 @@
 """Drivers that share nothing but a bucket: each cell is made once, by one of them."""
 
 import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from raybench.progress.journal import read_journal
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
+from tests import forked
 from tests.s3 import served_bucket
 
 DRIVERS = 4
@@ -38,19 +37,12 @@ def test_four_processes_on_one_bucket_make_every_cell_once(tmp_path, monkeypatch
             folder.mkdir()
             (folder / "sweep.yaml").write_text(SWEEP)
             own = {"TMPDIR": str(folder), "RAYBENCH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "raybench", "run", "sweep.yaml", "--local", "--storage", url]
-            drivers.append(
-                subprocess.Popen(
-                    command,
-                    cwd=folder,
-                    env=os.environ | own,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-        outputs = [driver.communicate(timeout=380)[0] for driver in drivers]
-        assert [driver.returncode for driver in drivers] == [0] * DRIVERS, outputs
+            words = ["run", "sweep.yaml", "--local", "--storage", url]
+            with (tmp_path / f"{name}.txt").open("w") as output:
+                env = os.environ | own
+                drivers.append(forked.start(forked.COMMAND, *words, output=output, env=env, cwd=folder))
+        codes = [driver.wait(timeout=380) for driver in drivers]
+        assert codes == [0] * DRIVERS, [file.read_text() for file in tmp_path.glob("?.txt")]
         storage = open_storage(url)
         assert Counter(Store(storage).statuses().values()) == {"ok": 12}
         entries = list(read_journal(storage))

@@ -1,7 +1,5 @@
 """Every registered method holds what every method must; so does a stranger's, in one file."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -13,6 +11,7 @@ from raybench.methods.protocols import Importance, Regularizer
 from raybench.registry import Registry
 from raybench.testing.conformance import check_file, check_importance, check_regularizer
 from raybench.testing.selections import check_selection
+from tests import forked
 
 CRITERIA = sorted(registry.importance.entries())
 REGULARIZERS = sorted(registry.regularizer.entries())
@@ -116,9 +115,8 @@ def test_a_strangers_criterion_in_one_short_file(tmp_path, registries):
 def test_the_check_runs_from_the_command_line(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN)
-    done = subprocess.run(
-        [sys.executable, "-m", "raybench.testing.conformance", str(path)], capture_output=True, text=True, check=True
-    )
+    done = forked.run("import runpy; runpy.run_module('raybench.testing.conformance', run_name='__main__')", path)
+    assert done.returncode == 0, done.stderr
     assert done.stdout == "importance mean-activation: conforms\n"
 
 

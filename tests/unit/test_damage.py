@@ -1,6 +1,5 @@
 """Damage is never a number: what is damaged is set aside by name, and the same command ends as if nothing had been."""
 
-import gc
 import json
 import shutil
 from pathlib import Path
@@ -39,15 +38,6 @@ class Said(Watcher):
 
     def say(self, text):
         self.lines.append(text)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def frozen():
-    """What is imported is left out of the garbage collections after each unit, which take most of the time here."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

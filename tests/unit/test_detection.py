@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,12 @@ def task(digits):
 def detector(size=64, classes=10):
     torch.manual_seed(0)
     return yolo(classes, 3, size, config="yolov8", scale="tiny")
+
+
+@cache
+def groups_of(classes=None):
+    """The groups of `detector()`, found once: that takes as long as all that the tests then compute."""
+    return trace(detector() if classes is None else detector().eval(), torch.zeros(1, 3, 64, 64), classes=classes)
 
 
 class Memory:
@@ -165,7 +172,7 @@ def test_calibration_holds_one_batch_at_a_time(task, monkeypatch):
     monkeypatch.setattr(PlainImages, "__getitem__", lambda self, i: read.append(i) or plain(self, i))
     calibration = task.calibration(6, 2, seed=0)
     assert read == []
-    net, groups = detector().eval(), trace(detector().eval(), torch.zeros(1, 3, 64, 64), classes=10)
+    net, groups = detector().eval(), groups_of(10)
     net.register_forward_pre_hook(lambda module, inputs: size.append((len(inputs[0]), len(read))))
     gather(registry.importance.load("taylor")(), net, groups, calibration)
     assert size == [(2, 2), (2, 4), (2, 6)]  # images in the batch, images read till then
@@ -174,7 +181,7 @@ def test_calibration_holds_one_batch_at_a_time(task, monkeypatch):
 @pytest.mark.parametrize("name", ["taylor", "obd-hessian", "hrank", "thinet", "magnitude-l2", "bn-scale"])
 def test_criteria_reach_a_detectors_speedup(task, name):
     model = detector().eval()
-    groups = trace(model, torch.zeros(1, 3, 64, 64), classes=10)
+    groups = groups_of(10)
     criterion = registry.importance.load(name)()
     calibration = None if criterion.needs in ("nothing", "weights") else task.calibration(4, 2, 0)
     scoring = Scoring(criterion, model, calibration)
@@ -188,7 +195,7 @@ def test_regularizers_change_what_is_learned(task, name):
     plain, sparse = detector(), detector()
     task.train(plain, recipe, seed=0, checkpoint=Memory(), select="last")
     regularizer = registry.regularizer.load(name)()
-    regularizer.bind(sparse, trace(sparse, torch.zeros(1, 3, 64, 64)))
+    regularizer.bind(sparse, groups_of())
     task.train(sparse, recipe, seed=0, checkpoint=Memory(), regularizer=regularizer, select="last")
     assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), sparse.parameters(), strict=True))
     assert all(bool(p.isfinite().all()) for p in sparse.parameters())

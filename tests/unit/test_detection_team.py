@@ -11,6 +11,7 @@ if importlib.util.find_spec("ultralytics") is None:  # importing it here would w
 from raybench.errors import UserError
 from raybench.models.ultralytics_rtdetr import TransformerDetector
 from raybench.tasks.training.team import Peers
+from tests import forked
 
 from . import detector_team_process as process
 
@@ -21,10 +22,7 @@ pytestmark = pytest.mark.timeout(180)
 def two(tmp_path_factory):
     """What the first of two processes found."""
     folder = tmp_path_factory.mktemp("team")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():  # as Ray Train sets them
-            patch.setenv(name, value)
-        torch.multiprocessing.spawn(process.run, (2, str(folder)), nprocs=2)
+    forked.run_pair(process.__name__, folder, WORLD_SIZE="2", RANK="0", LOCAL_RANK="0")  # as Ray Train sets them
     return torch.load(folder / "found")
 
 

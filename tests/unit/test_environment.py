@@ -8,11 +8,13 @@ import sys
 import pytest
 
 import raybench
+from raybench.cli.main import main
 from raybench.errors import UserError
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from raybench.sweep.environment import HARMLESS, ON_CPU, ON_GPU, check_variables, number_variables
 from raybench.sweep.resolve import resolve
+from tests import forked
 from tests.unit.sweeps import sweep, written
 
 SWEEP = """
@@ -118,22 +120,23 @@ def test_a_cell_planned_with_a_variable_that_the_worker_lacks_is_a_failed_row(tm
     assert "found no MKL_CBWR, expected MKL_CBWR=AVX2" in row["error_message"]
 
 
-def test_another_instruction_set_is_another_row_and_each_says_what_torch_used(tmp_path):
+def test_another_instruction_set_is_another_row_and_each_says_what_torch_used(tmp_path, capsys):
     file = written(tmp_path, SWEEP)
-    run = [sys.executable, "-m", "raybench", "run", str(file), "--local", "--storage", str(tmp_path / "store")]
-    for own in ({}, {"ATEN_CPU_CAPABILITY": "default"}):
-        done = subprocess.run(run, check=True, capture_output=True, text=True, env=os.environ | own)
-        assert ("ATEN_CPU_CAPABILITY=default in the environment can change numbers" in done.stderr) == bool(own)
+    run = ["run", str(file), "--local", "--storage", str(tmp_path / "store")]
+    plain = forked.run(forked.COMMAND, *run)
+    new = [sys.executable, "-m", "raybench", *run]  # torch reads the variable when it is imported
+    other = subprocess.run(new, capture_output=True, text=True, env=os.environ | {"ATEN_CPU_CAPABILITY": "default"})
+    assert [plain.returncode, other.returncode] == [0, 0], plain.stderr + other.stderr
+    told = "ATEN_CPU_CAPABILITY=default in the environment can change numbers"
+    assert [told in plain.stderr, told in other.stderr] == [False, True]
     rows = {json.loads(row["trial"]).get("environment", {}).get("ATEN_CPU_CAPABILITY"): row for row in
             rows_of(tmp_path / "store")}  # fmt: skip
     assert rows.keys() == {None, "default"}
     assert rows["default"]["provenance"]["cpu_capability"] == "DEFAULT" != rows[None]["provenance"]["cpu_capability"]
     assert rows["default"]["base_key"] != rows[None]["base_key"]
-    shown = subprocess.run(
-        [sys.executable, "-m", "raybench", "show", rows["default"]["trial_id"], "--results", str(tmp_path / "store")],
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    assert "ATEN_CPU_CAPABILITY=default raybench run" in " ".join(shown.split())
+    capsys.readouterr()
+    assert main(["show", rows["default"]["trial_id"], "--results", str(tmp_path / "store")]) == 0
+    assert "ATEN_CPU_CAPABILITY=default raybench run" in " ".join(capsys.readouterr().out.split())
 
 
 def rows_of(folder) -> list[dict]:

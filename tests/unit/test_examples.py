@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from raybench.sweep.reader import load_sweep
 from raybench.testing.conformance import check_file
+from tests import forked
 from tests.unit.result_rows import failure, row, trial
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +25,11 @@ KINDS = {
     "token reducer": registry.token,
 }  # fmt: skip
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", "".join(page.read_text() for page in PAGES), re.DOTALL)
+SCRIPT = """
+import runpy, sys
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 ALL_CELLS = """
 import json, sys
 namespace = {"__name__": "__main__"}
@@ -47,10 +51,9 @@ def store(tmp_path):
 
 
 def run(*arguments: str | Path, folder: Path) -> str:
-    """Standard output of Python with these arguments, run in `folder` on one thread."""
-    command = [sys.executable, *map(str, arguments)]
+    """Standard output of code with these arguments, run in `folder` on one thread."""
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=folder, env=one_thread, capture_output=True, text=True, timeout=200)
+    ended = forked.run(*arguments, cwd=folder, env=one_thread)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -61,7 +64,7 @@ def test_every_example_is_tested():
 
 
 def test_prune_in_python(tmp_path):
-    printed = run(EXAMPLES / "prune_in_python.py", folder=tmp_path)
+    printed = run(SCRIPT, EXAMPLES / "prune_in_python.py", folder=tmp_path)
     assert re.findall(r"(\S+) +(\d\.\d\d)x", printed) == [
         ("magnitude-l2", "2.00"),
         ("magnitude-l2", "4.00"),
@@ -71,14 +74,14 @@ def test_prune_in_python(tmp_path):
 
 
 def test_own_criterion(tmp_path):
-    printed = run(EXAMPLES / "own_criterion.py", folder=tmp_path)
+    printed = run(SCRIPT, EXAMPLES / "own_criterion.py", folder=tmp_path)
     speedups = printed.splitlines()[-1].split()[1:]
     assert [float(found) for found in speedups] == pytest.approx([2, 2], rel=0.005)
     assert check_file(EXAMPLES / "own_criterion.py") == ["importance weight-spread"]
 
 
 def test_read_results(store, tmp_path):
-    printed = run(EXAMPLES / "read_results.py", store, folder=tmp_path)
+    printed = run(SCRIPT, EXAMPLES / "read_results.py", store, folder=tmp_path)
     assert re.search(r"^ok +4\nfailed +1$", printed, re.MULTILINE)
     assert re.search(r"digits cifar-resnet20 +2.00 protected-global magnitude-l2 97.50 0.71 +2$", printed, re.MULTILINE)
     assert "taylor" not in printed
@@ -91,7 +94,7 @@ def test_notebook(store, tmp_path):
         code = {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
         assert set(cell) == {"cell_type", "id", "metadata", "source"} | code
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
-    printed = run("-c", ALL_CELLS, EXAMPLES / "notebook.ipynb", folder=tmp_path)
+    printed = run(ALL_CELLS, EXAMPLES / "notebook.ipynb", folder=tmp_path)
     assert re.search(r"cifar-resnet20 +2.0 +magnitude-l2 +97.5 +0.71 +2", printed)
 
 

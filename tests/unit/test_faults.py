@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -18,6 +17,7 @@ from raybench.progress.journal import read_journal
 from raybench.storage import patient
 from raybench.storage.leases import Fenced, Lease, LeaseLost, is_alive, stamp
 from raybench.storage.local import LocalStorage
+from tests import forked
 from tests.unit.test_standstill import PLUGIN
 
 STAGE = "{{epochs: {epochs}, warmup_epochs: 0, lr: {lr}, weight_decay: {decay}, batch_size: 256}}"
@@ -197,11 +197,8 @@ def test_a_stage_that_hangs_is_a_failed_cell_that_names_it(tmp_path):
 
 
 SUPERVISED = """
-import sys
 from raybench.execution import limits
 limits.GRACE_S = 1.0
-from raybench.cli.main import main
-sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -210,10 +207,7 @@ def test_a_stage_that_hangs_outside_of_python_ends_its_process_and_the_others_ru
     plugin, methods = hanging(tmp_path, "import ctypes; ctypes.PyDLL(None).sleep(300)")
     file = write_sweep(tmp_path, methods, resources="{cpus: 1, timeout: {select: 1}}")
     words = ["run", file, "--storage", tmp_path / "out", "--local", "--plugin", plugin]
-    done = subprocess.run(
-        [sys.executable, "-c", SUPERVISED, *map(str, words)], capture_output=True, text=True, timeout=120, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = forked.run(SUPERVISED + forked.COMMAND, *words, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 1, done.stderr
     rows = raybench.load_results(str(tmp_path / "out")).sort_values("status")
     assert list(rows["status"]) == ["failed", "ok"]
@@ -272,19 +266,17 @@ import functools, sys
 from raybench.pipeline import unit
 unit.Lease = functools.partial(unit.Lease, ttl=2.0)
 from raybench.cli.main import main
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
 """
 
 
 def test_a_process_that_comes_back_after_its_work_was_taken_over_leaves_it_alone(tmp_path):
     """Frozen in fine-tuning, as a laptop or a virtual machine is; a second one ends the sweep meanwhile."""
     file, out = write_sweep(tmp_path, "random", epochs=25), tmp_path / "out"
-    words = [sys.executable, "-c", FROZEN, "run", str(file), "--storage", str(out), "--local"]
+    words = ["run", file, "--storage", out, "--local"]
+    own = {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}  # a lock for timings of its own
     with (tmp_path / "output.txt").open("w") as output:
-        frozen = subprocess.Popen(
-            words, start_new_session=True, stdout=output, stderr=output,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},  # a lock for timings of its own
-        )  # fmt: skip
+        frozen = forked.start(FROZEN, *words, output=output, env=os.environ | own)
     storage = LocalStorage(out)
     deadline = time.monotonic() + 100
     while not [key for key in storage.list("checkpoints") if "cell" in _kinds(storage, key)]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +30,7 @@ from raybench.tasks.training.computing import Computing, choose
 from raybench.tasks.training.optimize import make_optimizer
 from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.seeding import generator
+from tests import forked
 from tests.kept import Kept, Killed
 from tests.unit.sweeps import GRID, RECIPE, sweep, written
 
@@ -286,6 +285,5 @@ for precision in ("fp32", "bf16"):
 
 def test_few_channel_strided_convolutions_live_through_channels_last():
     """torch corrupts memory there without the guard: in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", FEW_CHANNELS], capture_output=True, text=True, timeout=300,
-                          cwd=Path(__file__).parents[2])  # fmt: skip
+    done = forked.run(FEW_CHANNELS, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stdout.split()) == (0, ["channels_last", "nchw"] * 2), done.stderr

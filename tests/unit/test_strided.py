@@ -5,14 +5,12 @@ In processes of their own: without the guard they die.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import torch
 from PIL import Image
 
 from raybench.datasets.open import open_dataset
+from tests import forked
 
 TRAINING = """
 import torch
@@ -44,7 +42,7 @@ print("survived")
 
 
 def test_the_guard_keeps_the_process_alive_for_every_way_to_channels_last():
-    done = subprocess.run([sys.executable, "-c", TRAINING], capture_output=True, text=True, timeout=300)
+    done = forked.run(TRAINING)
     assert (done.returncode, done.stdout.strip()) == (0, "survived"), done.stderr
 
 
@@ -101,8 +99,7 @@ def photos(root, size, count):
 
 
 def test_training_on_photos_dense_and_pruned(tmp_path):
-    command = [sys.executable, "-c", PHOTOS, str(photos(tmp_path, 224, 8))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = forked.run(PHOTOS, photos(tmp_path, 224, 8))
     assert (done.returncode, done.stdout.strip()) == (0, "survived"), done.stderr
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
+from tests import forked
 
 NETS = """
 import os, signal, time
@@ -54,22 +55,20 @@ def here(tmp_path):
     return tmp_path
 
 
-def command(here: Path, *words: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
-    whole = [sys.executable, "-m", "raybench", *words]
-    return subprocess.Popen(whole, cwd=here, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def environment(here: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
 
 
-def prune(here: Path, net: str, *more: str) -> subprocess.Popen[str]:
+def prune(net: str) -> list[str]:
     how = ["--dataset", "digits", "--speedup", "2", "--recipe", "r.yaml", "-o", "out", "--format", "json"]
-    return command(here, "prune", "--model", f"nets:{net}", *how, *more)
+    return ["prune", "--model", f"nets:{net}", *how]
 
 
 def test_prune_ends_with_a_row_that_names_the_signal(here):
-    process = prune(here, "segv")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 1, err
-    (row,) = json.loads(out)
+    done = forked.run(forked.COMMAND, *prune("segv"), timeout=250, cwd=here, env=environment(here))
+    err = done.stderr
+    assert done.returncode == 1, err
+    (row,) = json.loads(done.stdout)
     assert (row["status"], row["stage"], row["error_type"]) == ("failed", "base", "WorkerDied")
     assert "died of SIGSEGV" in row["error_message"]
     assert "base nets:segv on digits: the process died of SIGSEGV" in err
@@ -79,21 +78,22 @@ def test_prune_ends_with_a_row_that_names_the_signal(here):
 def test_a_local_run_goes_on_with_the_other_cells(here):
     axes = "datasets: digits, models: ['nets:out_of_memory', 'nets:fine'], methods: magnitude-l2, speedups: 2"
     (here / "s.yaml").write_text(f"{{name: s, {axes}, recipe: r.yaml}}")
-    process = command(here, "run", "s.yaml", "--local", "--storage", "out")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 1, err
-    assert "2 cells: 1 failed, 1 ok" in out
+    command = [sys.executable, "-m", "raybench", "run", "s.yaml", "--local", "--storage", "out"]
+    done = subprocess.run(command, cwd=here, env=environment(here), capture_output=True, text=True, timeout=250)
+    err = done.stderr
+    assert done.returncode == 1, err
+    assert "2 cells: 1 failed, 1 ok" in done.stdout
     store = Store(open_storage(str(here / "out")))
     assert sorted(store.statuses().values()) == ["failed", "ok"]
     assert "died of SIGKILL" in err
 
 
 def test_asked_to_end_it_ends_without_a_failed_row(here):
-    process = prune(here, "waiting")
+    with (here / "output.txt").open("w") as output:
+        process = forked.start(forked.COMMAND, *prune("waiting"), output=output, cwd=here, env=environment(here))
     deadline = time.monotonic() + 120
     while not (here / "training").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)  # to the parent alone
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.wait(timeout=60) == 130, (here / "output.txt").read_text()
     assert not list((here / "out").glob("results/attempts/*"))

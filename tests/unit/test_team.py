@@ -9,6 +9,7 @@ from raybench.tasks.classification import check_shares
 from raybench.tasks.training.computing import Computing, plain_steps
 from raybench.tasks.training.norms import shared_norms
 from raybench.tasks.training.team import ALONE, Peers
+from tests import forked
 
 from . import team_process
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.timeout(120)
 def two(tmp_path_factory):
     """What the first of two processes found, and the second one's gradients."""
     folder = tmp_path_factory.mktemp("team")
-    torch.multiprocessing.spawn(team_process.run, (2, str(folder)), nprocs=2)
+    forked.run_pair(team_process.__name__, folder)
     return torch.load(folder / "found"), torch.load(folder / "gradients-1")
 
 
