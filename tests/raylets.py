@@ -56,6 +56,13 @@ class Raylets:
                     return
         raise RuntimeError(f"node {name} did not start: {said.read_text()[-1000:]}")
 
+    def bury(self, name: str) -> None:
+        """End the log copier of a node whose raylet is dead: it would go on, and take a share of the machine."""
+        for process in psutil.process_iter():
+            if "log_monitor.py" in words_of(process) and self.node_of(process) == name:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
     def close(self) -> None:
         """Kill all of it, and remove its folders."""
         for process in psutil.process_iter():

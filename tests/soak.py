@@ -162,6 +162,7 @@ def _struck(kind: str, moment: str, cluster: Cluster, driver: Driver, draw: rand
     if not there:
         return ""
     chosen = draw.choice(there)
+    node = cluster.node_of(chosen) if kind == "raylet" else ""
     came, pid = _wait_for(moment, driver.storage, [one.pid for one in there])
     try:
         os.kill(pid if pid and kind == "worker" else chosen.pid, signal.SIGKILL)
@@ -171,6 +172,7 @@ def _struck(kind: str, moment: str, cluster: Cluster, driver: Driver, draw: rand
         driver.process.wait()
         driver.start()
     if kind == "raylet":
+        cluster.bury(node)
         cluster.add()
     return came
 
