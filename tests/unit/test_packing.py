@@ -49,8 +49,8 @@ def test_small_tensors_are_one_vector_for_each_type() -> None:
     content = packed(
         {"a": torch.ones(2), "b": {"c": torch.zeros(3, 1), "n": torch.tensor(4)}, "large": torch.ones(SMALL + 1)}
     )
-    assert content["tree"]["a"] == (MARK, "float32", 0, (2,))
-    assert content["tree"]["b"] == {"c": (MARK, "float32", 2, (3, 1)), "n": (MARK, "int64", 0, ())}
+    assert content["tree"]["a"] == f"{MARK} float32 0 2"
+    assert content["tree"]["b"] == {"c": f"{MARK} float32 2 3 1", "n": f"{MARK} int64 0"}
     assert content["tree"]["large"].shape == (SMALL + 1,)
     assert {kind: vector.tolist() for kind, vector in content["vectors"].items()} == {
         "float32": [1, 1, 0, 0, 0], "int64": [4],
@@ -67,3 +67,10 @@ def test_tensors_that_come_back_share_no_memory() -> None:
 @pytest.mark.parametrize("state", [{}, {"epoch": 1, "model": {}}, {"tree": 1}])
 def test_a_state_of_an_earlier_version_is_read(state) -> None:
     assert unpacked(state) == state
+
+
+def test_tensors_in_the_form_of_an_earlier_version_are_read() -> None:
+    tree = {"a": (MARK, "float32", 1, (2, 1)), "n": (MARK, "int64", 0, ()), "pair": (1, "b")}
+    found = unpacked({"tree": tree, "vectors": {"float32": torch.arange(3.0), "int64": torch.tensor([4])}})
+    assert found["a"].tolist() == [[1.0], [2.0]]
+    assert (found["n"].tolist(), found["pair"]) == (4, (1, "b"))

@@ -186,6 +186,29 @@ def test_a_holder_that_slept_notices_that_it_lost(storage, monkeypatch):
     rival.release()
 
 
+def test_a_young_stage_does_not_wait_for_the_disk_and_a_resumed_or_older_one_does(storage, monkeypatch):
+    pytest.importorskip("torch")
+    from raybench.storage import checkpoints
+    from raybench.storage.checkpoints import StageCheckpoint
+
+    waited, replace, now = [], storage.replace, [100.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+
+    def replaced(key, data, *, durable=True):
+        waited.append(durable)
+        replace(key, data, durable=durable)
+
+    monkeypatch.setattr(storage, "replace", replaced)
+    first = StageCheckpoint(storage, "unit")
+    first.save({"epoch": 1})
+    now[0] += checkpoints.YOUNG_S + 0.1
+    first.save({"epoch": 2})
+    second = StageCheckpoint(storage, "unit")
+    assert second.load() == {"epoch": 2}
+    second.save({"epoch": 3})
+    assert waited == [False, True, True]
+
+
 def test_checkpoint_keeps_the_last_whole_state(storage, monkeypatch):
     torch = pytest.importorskip("torch")
     from raybench.storage.checkpoints import StageCheckpoint
