@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench import registry
-from raybench.cli.results import find_store
+from raybench.cli.results import add_trial, find_store
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
 from raybench.errors import UserError, counted
 from raybench.pipeline.push import check_repository, push
@@ -29,12 +29,7 @@ ENDINGS = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "torch-export
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("trial_id", metavar="TRIAL_ID", help="id of a finished cell, or its first characters")
-    parser.add_argument(
-        "--results",
-        metavar="DIR",
-        help="storage of the run (default: those in this folder, one level below, in results/ and pruned/)",
-    )
+    add_trial(parser, "id of a finished cell, or its first characters")
     parser.add_argument(
         "--format",
         choices=FORMATS,

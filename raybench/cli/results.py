@@ -1,4 +1,4 @@
-"""Shared by the verbs that read results: the RESULTS argument, opening the store, a hint to compact it, writing -o."""
+"""Shared by the verbs that read results: their arguments, opening the store, a hint to compact it, writing -o."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ MANY_FILES = 300  # each takes about 2 ms to open
 def add_results(parser: argparse.ArgumentParser) -> None:
     """Add the argument RESULTS."""
     parser.add_argument("results", metavar="RESULTS", help="storage of a run: the folder or URL given as --storage")
+
+
+def add_trial(parser: argparse.ArgumentParser, about: str) -> None:
+    """Add the argument TRIAL_ID, described by `about`, and the option ``--results`` for the storage that has it."""
+    parser.add_argument("trial_id", metavar="TRIAL_ID", help=about)
+    text = "storage of the run (default: those in this folder, one level below, in results/ and pruned/)"
+    parser.add_argument("--results", metavar="DIR", help=text)
 
 
 def open_store(url: str) -> Store:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from raybench.cli.output import print_json
-from raybench.cli.results import find_store
+from raybench.cli.results import add_trial, find_store
 from raybench.reports.cell_text import as_text
 from raybench.reports.reproduce import plugins_of, sweep_of, variables_of
 from raybench.storage.base import Storage
@@ -16,12 +16,7 @@ from raybench.storage.base import Storage
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("trial_id", metavar="TRIAL_ID", help="id of a cell, or its first characters")
-    parser.add_argument(
-        "--results",
-        metavar="DIR",
-        help="storage of the run (default: those in this folder, one level below, in results/ and pruned/)",
-    )
+    add_trial(parser, "id of a cell, or its first characters")
     formats = ("table", "json", "yaml")
     parser.add_argument(
         "--format",

@@ -12,7 +12,7 @@ from torch import nn
 from raybench import registry
 from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError, nearest
-from raybench.models.foreign import called, check_arguments, check_network, taken, told
+from raybench.models.foreign import called, check_arguments, check_network, explained, taken
 from raybench.sweep.modules import find_module, not_found, own_module, reach_current_folder
 
 
@@ -55,7 +55,7 @@ def _maker(name: str) -> Callable[..., nn.Module]:
 def _imported(module: str, function: str) -> Callable[..., nn.Module]:
     """``module:function`` of the user's own code, imported from the Python path or the current folder."""
     reach_current_folder()
-    with told(f"model {module}:{function}: importing {module!r} failed"):
+    with explained(f"model {module}:{function}: importing {module!r} failed"):
         try:
             found = importlib.import_module(module)
         except ImportError as error:

@@ -23,7 +23,7 @@ class ForeignError(UserError):
 
 
 @contextmanager
-def told(what: str, hint: str = "") -> Iterator[None]:
+def explained(what: str, hint: str = "") -> Iterator[None]:
     """Inside, an error of others' code, or its exit, becomes the ForeignError ``what: its error (file:line)hint``.
 
     What the code prints goes to standard error: a command's standard output is for its results. Variables that change
@@ -95,7 +95,7 @@ def called(name: str, make: Callable[..., Any], shape: Mapping[str, Any], params
     arguments = {**shape, **params}
     given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     hint = f". It was called with {given or 'no arguments'}"
-    with told(f"model {name!r} can't be built", hint):
+    with explained(f"model {name!r} can't be built", hint):
         while True:
             try:
                 return make(**arguments)

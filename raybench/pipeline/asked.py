@@ -149,8 +149,8 @@ def timing_of(found: T | None, why: str | None) -> T:
 
 
 ASKED: dict[str, Callable[[Trial, nn.Module, Tensor, Groups, StageContext], Asked]] = {
-    "macs": lambda *told: OF_MACS,
-    "params": lambda *told: OfBase(Meter.params),
+    "macs": lambda *passed: OF_MACS,
+    "params": lambda *passed: OfBase(Meter.params),
     "latency_ms": _latency,
     "latency": _latency,
 }

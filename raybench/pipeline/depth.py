@@ -113,7 +113,7 @@ def asked_of_whole(shallow: Shallow) -> Callable[[Trial, nn.Module, Tensor, Grou
         most = inner.prediction.meter.base if isinstance(inner, OfLatency) and absolute else 1.0
         saved = 1.0 if absolute else SAVED[trial.target](shallow, example, context)
         how = groups, example, trial.strategy, trial.round_to
-        return OfWhole(inner, shallow, saved, most, lambda *told: shallow.uncut(*how, *told))
+        return OfWhole(inner, shallow, saved, most, lambda *amounts: shallow.uncut(*how, *amounts))
 
     return asked
 

@@ -67,6 +67,8 @@ def make_app(settings: Settings) -> FastAPI:
         add_new(app, parts)
     add_runs(app, parts)
     _add_pages(app, parts)
+    _add_data(app, parts)
+    _add_files(app, parts)
     return app
 
 
@@ -115,7 +117,7 @@ def _answer(request: Request, text: str, status: int) -> Response:
 
 
 def _add_pages(app: FastAPI, parts: Parts) -> None:
-    """The pages of the report, their data, and the files of pruned networks."""
+    """The pages of the report, and what tells an open one that there are newer results."""
 
     @app.get("/")
     def start() -> Response:
@@ -127,6 +129,15 @@ def _add_pages(app: FastAPI, parts: Parts) -> None:
         if name not in rendered.pages:
             raise HTTPException(404, f"There is no page {name} (any more). The overview has all boards.")
         return parts.framed(rendered.pages[name], rendered)
+
+    @app.get("/news")
+    def news(seen: str = "") -> Response:
+        changed = parts.pulse.version.get() != seen
+        return HTMLResponse(parts.fragment("news.html") if changed else "", headers={"cache-control": "no-store"})
+
+
+def _add_data(app: FastAPI, parts: Parts) -> None:
+    """The tables of the pages: as scripts that the pages read, and as files to keep."""
 
     @app.get("/data/{version}/{name}.js")
     def block(version: str, name: str) -> Response:
@@ -143,10 +154,9 @@ def _add_pages(app: FastAPI, parts: Parts) -> None:
         return Response(parquet_bytes(found[0].table), media_type="application/octet-stream",
                         headers=_download(f"{name}.parquet"))  # fmt: skip
 
-    @app.get("/news")
-    def news(seen: str = "") -> Response:
-        changed = parts.pulse.version.get() != seen
-        return HTMLResponse(parts.fragment("news.html") if changed else "", headers={"cache-control": "no-store"})
+
+def _add_files(app: FastAPI, parts: Parts) -> None:
+    """The files of pruned networks; style and script of the pages."""
 
     @app.get("/files/artifacts/{trial}/{name}")
     def artifact(trial: str, name: str) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from raybench.sweep.data_roots import ROOT_VARIABLE
 SHOWN_CELLS = 60
 MOST_FIELDS = 500
 PLANNING = 4  # forms read at a time; those that wait take no thread from the pages
+Values = Mapping[str, list[str]]  # of a form: field -> its values
 SENDING = 2  # files received at a time: each lies on the disk until it is checked
 
 
@@ -61,57 +62,57 @@ def add_new(app: FastAPI, parts: Parts) -> None:
 
 
 def _add_form(app: FastAPI, parts: Parts, runs: Runs, queue: Queue, uploads: Uploads) -> None:
-    def planned(values: Mapping[str, list[str]]) -> Planned:
+    waiting = anyio.CapacityLimiter(PLANNING)
+
+    def planned(values: Values) -> Planned:
         wanted = read_form(values, parts.settings, uploads)
         return plan_of(wanted, parts.store.storage.url)
+
+    def shown(values: Values) -> Response:
+        found = planned(values)
+        return HTMLResponse(parts.fragment("planned.html", found=found, cells=found.plan["cells"][:SHOWN_CELLS]))
+
+    def inspected(values: Values) -> Response:
+        wanted = read_form(values, parts.settings, uploads)
+        found = inspect(wanted, parts.settings.work)
+        return HTMLResponse(parts.fragment("inspected.html", wanted=wanted, found=found.found, notes=found.notes))
+
+    def queued(values: Values) -> Response:
+        queue.check_room()
+        found = planned(values)
+        if not found.to_run:
+            raise UserError("nothing to run: every cell of this sweep is done or skipped; change the form")
+        one = runs.add(found.wanted, found.plan)
+        queue.notify()
+        return HTMLResponse("", headers={"hx-redirect": f"run.html?id={one.id}"})
+
+    async def answered(request: Request, work: Callable[[Values], Response]) -> Response:
+        """What `work` makes of the form, in a thread of its own; the mistakes that it finds."""
+        values = await _values(request)
+
+        def tried() -> Response:
+            try:
+                return work(values)
+            except UserError as error:
+                return HTMLResponse(parts.fragment("problems.html", problems=_problems(error)), 422)
+
+        return await anyio.to_thread.run_sync(tried, limiter=waiting)
 
     @app.get("/new.html")
     def page() -> Response:
         return parts.page("new", "new", "New run", "new.html", **_choices(), uploads=uploads.all())
 
-    waiting = anyio.CapacityLimiter(PLANNING)
-
     @app.post("/preview")
     async def preview(request: Request) -> Response:
-        values = await _values(request)
-        return await anyio.to_thread.run_sync(lambda: shown(values), limiter=waiting)
-
-    def shown(values: Mapping[str, list[str]]) -> Response:
-        try:
-            found = planned(values)
-        except UserError as error:
-            return HTMLResponse(parts.fragment("problems.html", problems=_problems(error)), 422)
-        return HTMLResponse(parts.fragment("planned.html", found=found, cells=found.plan["cells"][:SHOWN_CELLS]))
+        return await answered(request, shown)
 
     @app.post("/dryrun")
     async def dry_run(request: Request) -> Response:
-        values = await _values(request)
-        return await anyio.to_thread.run_sync(lambda: inspected(values), limiter=waiting)
-
-    def inspected(values: Mapping[str, list[str]]) -> Response:
-        try:
-            wanted = read_form(values, parts.settings, uploads)
-            found = inspect(wanted, parts.settings.work)
-        except UserError as error:
-            return HTMLResponse(parts.fragment("problems.html", problems=_problems(error)), 422)
-        return HTMLResponse(parts.fragment("inspected.html", wanted=wanted, found=found.found, notes=found.notes))
+        return await answered(request, inspected)
 
     @app.post("/queue")
     async def enqueue(request: Request) -> Response:
-        values = await _values(request)
-        return await anyio.to_thread.run_sync(lambda: queued(values), limiter=waiting)
-
-    def queued(values: Mapping[str, list[str]]) -> Response:
-        try:
-            queue.check_room()
-            found = planned(values)
-            if not found.to_run:
-                raise UserError("nothing to run: every cell of this sweep is done or skipped; change the form")
-        except UserError as error:
-            return HTMLResponse(parts.fragment("problems.html", problems=_problems(error)), 422)
-        one = runs.add(found.wanted, found.plan)
-        queue.notify()
-        return HTMLResponse("", headers={"hx-redirect": f"run.html?id={one.id}"})
+        return await answered(request, queued)
 
 
 def _add_uploads(app: FastAPI, parts: Parts, uploads: Uploads) -> None:

@@ -108,14 +108,14 @@ class Queue:
 
     def _wait(self, run: str, process: subprocess.Popen[bytes], tell: Callable[[], None]) -> int:
         """The exit code of the process; it is told to stop when somebody asked, and killed if it doesn't."""
-        told: float | None = None
+        asked_at: float | None = None
         while True:
             try:
                 return process.wait(LOOK_S)
             except subprocess.TimeoutExpired:
                 pass
-            if told is None and (self._closing.is_set() or self._runs.get(run).status == "stopping"):
+            if asked_at is None and (self._closing.is_set() or self._runs.get(run).status == "stopping"):
                 tell()
-                told = time.monotonic()
-            elif told is not None and time.monotonic() - told > self._grace:
+                asked_at = time.monotonic()
+            elif asked_at is not None and time.monotonic() - asked_at > self._grace:
                 os.killpg(process.pid, signal.SIGKILL)

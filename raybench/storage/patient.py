@@ -43,7 +43,7 @@ class Patient(Wrapped):
 
     def reading(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Call it until it succeeds, or patience ends."""
-        began, wait, told = time.monotonic(), FIRST_S, False
+        began, wait, noticed = time.monotonic(), FIRST_S, False
         while True:
             try:
                 found = call(*args, **options)
@@ -54,12 +54,12 @@ class Patient(Wrapped):
                 if waited > PATIENCE_S:
                     self._given_up = True
                     raise
-                if waited + wait > NOTICE_S and not told:
-                    told = True
+                if waited + wait > NOTICE_S and not noticed:
+                    noticed = True
                     self._say(f"waiting for the storage {self.url}, at most {PATIENCE_S / 60:.0f} min: {error}")
             else:
                 self._given_up = False
-                if told:
+                if noticed:
                     self._say(f"the storage {self.url} works again")
                 return found
             time.sleep(wait)
