@@ -22,8 +22,8 @@ def field_lines() -> Iterator[str]:
     wholes = (("file", json_schema()), ("file", Resources.model_json_schema()), ("id", Trial.model_json_schema()))
     for where, schema in wholes:
         for name, owner in {schema["title"]: schema, **schema.get("$defs", {})}.items():
-            for field, told in owner["properties"].items():
-                yield f"{where} {name}.{field} {json.dumps(_plain(told), sort_keys=True)}"
+            for field, rules in owner["properties"].items():
+                yield f"{where} {name}.{field} {json.dumps(_plain(rules), sort_keys=True)}"
             rest = {key: value for key, value in owner.items() if key not in OF_A_WHOLE}
             yield f"{where} {name} {json.dumps(_plain(rest), sort_keys=True)}"
 

@@ -95,11 +95,11 @@ def main() -> None:
             arguments.out.mkdir(parents=True, exist_ok=True)
             model, example = prepared(arguments.model, arguments.weights)
             measure = alone if arguments.ours_only else compare
-            told = {"model": arguments.model, "weights": weights, "criterion": arguments.criterion, "rows": []}
+            report = {"model": arguments.model, "weights": weights, "criterion": arguments.criterion, "rows": []}
             for row in measure(model, example, arguments.criterion, sorted(arguments.targets)):
-                told["rows"].append(row)  # what there is by a kill can be looked at
-                file.write_text(json.dumps(told | {"complete": False}, indent=1) + "\n")
-            file.write_text(json.dumps(told | {"complete": True}, indent=1) + "\n")
+                report["rows"].append(row)  # what there is by a kill can be looked at
+                file.write_text(json.dumps(report | {"complete": False}, indent=1) + "\n")
+            file.write_text(json.dumps(report | {"complete": True}, indent=1) + "\n")
     show(arguments.out)
 
 
@@ -196,18 +196,18 @@ def show(folder: Path) -> None:
     """Print every row that `folder` holds; times under other criteria against the library's loop under magnitude-l2."""
     files = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     loops = {
-        (told["model"], told["weights"], row["target"]): row["library_cpu_s"]
-        for told in files
-        for row in told["rows"]
-        if told["criterion"] == "magnitude-l2" and "library_cpu_s" in row
+        (measured["model"], measured["weights"], row["target"]): row["library_cpu_s"]
+        for measured in files
+        for row in measured["rows"]
+        if measured["criterion"] == "magnitude-l2" and "library_cpu_s" in row
     }
     shown = []
-    for told in files:
-        for row in told["rows"]:
-            loop = loops.get((told["model"], told["weights"], row["target"]))
+    for measured in files:
+        for row in measured["rows"]:
+            loop = loops.get((measured["model"], measured["weights"], row["target"]))
             if "ratio" not in row and loop:
                 row |= {"library_cpu_s": loop, "ratio": round(loop / row["raybench_cpu_s"], 1)}
-            names = {"model": told["model"], "weights": told["weights"], "criterion": told["criterion"]}
+            names = {"model": measured["model"], "weights": measured["weights"], "criterion": measured["criterion"]}
             shown.append(names | {heading: row.get(key) for heading, key in COLUMNS.items()})
     print_rows(shown, ["model", "weights", "criterion", *COLUMNS])
 

@@ -228,10 +228,10 @@ def profile(name: str, device: torch.device, **speed: str) -> str:
     images = TensorImages(Pixels(pixels), torch.arange(BATCH) % FACTS.classes, torch.arange(BATCH))
     epoch = Epochs(FACTS, images, RECIPE, device).of(build_model(NETS[name], FACTS).to(device), **speed)
     epoch()
-    with torch.profiler.profile() as told:
+    with torch.profiler.profile() as profiled:
         epoch()
     key = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
-    return told.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=40)
+    return profiled.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=40)
 
 
 def main() -> None:

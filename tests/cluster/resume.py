@@ -124,9 +124,9 @@ def assert_no_finished_work_ran_again(sweep: Sweep) -> None:
 def resumed(sweep: Sweep, stage: str) -> int:
     """The epoch at which the last execution of `stage` continued."""
     for entries in sweep.executions().values():
-        for told in entries[-1]["stages"]:
-            if told["stage"] == stage:
-                return told["resumed_from"]
+        for ended in entries[-1]["stages"]:
+            if ended["stage"] == stage:
+                return ended["resumed_from"]
     raise AssertionError(f"{stage} never ran")
 
 

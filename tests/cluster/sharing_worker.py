@@ -18,8 +18,8 @@ class SharingTrial(FakeTrial):
 
     def execute(self, unit):
         starts = len(self.store.list(f"grants/{unit.key}"))
-        told = asdict(self.grant) | {"assigned": self.assignment.granting(self.grant).gpus}
-        self.store.create(f"grants/{unit.key}/{starts}", json.dumps(told).encode())
+        granted = asdict(self.grant) | {"assigned": self.assignment.granting(self.grant).gpus}
+        self.store.create(f"grants/{unit.key}/{starts}", json.dumps(granted).encode())
         if self.grant.gpus < unit.trials[0].importance.params.get("needs", 0):
             message = "CUDA out of memory. Tried to allocate 2 GiB"
             return Outcome(unit.key, unit.kind, "failed", "finetune", "OutOfMemoryError", message)

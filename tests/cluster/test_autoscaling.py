@@ -176,8 +176,8 @@ def test_nodes_come_cells_finish_nodes_go(cluster, tmp_path):
 
 def _steps(sizes):
     """`0 s: 0, 21 s: 4, ...`: only changes."""
-    first, told = sizes[0][0], []
+    first, steps = sizes[0][0], []
     for (_, earlier), (moment, gpus) in zip([(0, None), *sizes], sizes, strict=False):
         if gpus != earlier:
-            told.append(f"{moment - first:.0f} s: {gpus}")
-    return ", ".join(told)
+            steps.append(f"{moment - first:.0f} s: {gpus}")
+    return ", ".join(steps)

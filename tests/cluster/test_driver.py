@@ -197,7 +197,7 @@ def test_only_one_cell_and_what_it_needs():
 def test_a_storage_that_fails_at_the_last_word_leaves_the_run_finished(run, monkeypatch, error):
     closed = []
 
-    def fail(*told, **how):
+    def fail(*args, **how):
         raise error
 
     def fit(run):

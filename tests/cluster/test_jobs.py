@@ -152,9 +152,9 @@ def test_a_sweep_is_started_once_and_again_only_after_it_ended(jobs, tmp_path):
     started = []
 
     def submit():
-        told = {"sweep": "s", "storage": "x"}
+        about = {"sweep": "s", "storage": "x"}
         started.append(
-            jobs.submit("a" * 16, 'cat note; echo "$GREETING"; sleep 100', tmp_path, {"GREETING": "hi"}, told)
+            jobs.submit("a" * 16, 'cat note; echo "$GREETING"; sleep 100', tmp_path, {"GREETING": "hi"}, about)
         )
 
     rivals = [threading.Thread(target=submit) for _ in range(2)]

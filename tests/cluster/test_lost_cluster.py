@@ -25,9 +25,9 @@ def test_the_head_is_killed_while_cells_run(tmp_path):
     (head,) = [p for p in psutil.Process(process.pid).children(recursive=True) if "gcs_server" in p.name()]
     head.kill()
     assert process.wait(timeout=120) == 1, sweep.output
-    told = [line for line in sweep.output.splitlines() if "was lost: its head hasn't answered for" in line]
-    assert len(told) == 1, sweep.output
-    assert "the same command runs the others" in told[0]
+    lines = [line for line in sweep.output.splitlines() if "was lost: its head hasn't answered for" in line]
+    assert len(lines) == 1, sweep.output
+    assert "the same command runs the others" in lines[0]
     assert "Traceback" not in sweep.output
     assert "WorkerDied" not in sweep.output
     assert not sweep.storage.list("results"), "no cell failed because of it"

@@ -54,8 +54,8 @@ def train(data: Data, device: torch.device, epochs: int, seed: int = 0, checkpoi
     torch.manual_seed(seed)
     net = build_model("cifar-resnet20", FACTS).to(device)
     recipe = TrainRecipe(epochs=epochs, batch_size=BATCH, lr=0.1, nesterov=True, augment=("crop", "flip"), ema=0.9)
-    told = task.train(net, recipe, seed=seed, checkpoint=checkpoint or Kept(), select="last")
-    return net, told, task.evaluate(net, "test")["top1"]
+    trained = task.train(net, recipe, seed=seed, checkpoint=checkpoint or Kept(), select="last")
+    return net, trained, task.evaluate(net, "test")["top1"]
 
 
 def largest_gap(one: nn.Module, other: nn.Module) -> float:
@@ -77,11 +77,11 @@ def precisions(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:
 
 def formats(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:
     """The probe of memory formats."""
-    told = train(data, device, epochs, memory_format="auto")[1].computing
+    trained = train(data, device, epochs, memory_format="auto")[1].computing
     yield (
         "memory format",
-        told["memory_format"] in ("nchw", "channels_last"),
-        f"{told['memory_format']}: {told['speed_note']}",
+        trained["memory_format"] in ("nchw", "channels_last"),
+        f"{trained['memory_format']}: {trained['speed_note']}",
     )
 
 
@@ -89,10 +89,10 @@ def graphs(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:
     """A run of captured steps beside plain ones, with deterministic kernels."""
     same = {"deterministic": True, "precision": "fp32", "memory_format": "nchw"}
     plain, _, _ = train(data, device, epochs, graphs="off", **same)
-    captured, told, _ = train(data, device, epochs, graphs="auto", **same)
-    gap, state = largest_gap(plain, captured), told.computing["graphs"]
+    captured, trained, _ = train(data, device, epochs, graphs="auto", **same)
+    gap, state = largest_gap(plain, captured), trained.computing["graphs"]
     expected = "on" if device.type == "cuda" else "off"
-    note = told.computing["speed_note"] or "no note"
+    note = trained.computing["speed_note"] or "no note"
     yield "steps as CUDA graphs", state == expected and gap < 1e-3, f"{state}, largest gap {gap:.1e}; {note}"
 
 
@@ -105,9 +105,9 @@ def resume(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:
         train(data, device, epochs, checkpoint=checkpoint, **same)
     except Killed:
         checkpoint.left = 0
-    again, told, _ = train(data, device, epochs, checkpoint=checkpoint, **same)
+    again, trained, _ = train(data, device, epochs, checkpoint=checkpoint, **same)
     gap = largest_gap(whole, again)
-    yield "resume after a kill", told.resumed_from == 1 and gap < 1e-5, f"largest gap {gap:.1e}"
+    yield "resume after a kill", trained.resumed_from == 1 and gap < 1e-5, f"largest gap {gap:.1e}"
 
 
 def memory(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:

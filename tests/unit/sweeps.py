@@ -55,7 +55,7 @@ def only_row(rows: Iterable[dict[str, Any]], **asked: Any) -> dict[str, Any]:
     return found
 
 
-def told(model: type[BaseModel], fields: Mapping[str, Any] | int) -> list[tuple[str, tuple]]:
+def problems_of(model: type[BaseModel], fields: Mapping[str, Any] | int) -> list[tuple[str, tuple]]:
     """(message, path) of each mistake that validating `model` finds."""
     with pytest.raises(ValidationError) as error:
         model.model_validate(fields)

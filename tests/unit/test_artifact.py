@@ -70,18 +70,18 @@ def refused(folder, file):
 
 
 def test_what_was_saved_is_loaded_with_or_without_the_hash_of_its_weights(saved, folder):
-    rewrite(folder, lambda told: told.pop("weights_sha256"))
+    rewrite(folder, lambda description: description.pop("weights_sha256"))
     for path in (saved[0], folder):
         with torch.no_grad():
             assert torch.equal(load_pruned(path)(IMAGES), saved[1])
 
 
 def test_a_description_without_checksum_is_of_an_older_raybench(saved, folder):
-    told = json.loads((folder / "pruned.json").read_text())
-    del told["sha256"]
-    (folder / "pruned.json").write_text(json.dumps(told))
+    description = json.loads((folder / "pruned.json").read_text())
+    del description["sha256"]
+    (folder / "pruned.json").write_text(json.dumps(description))
     assert "found other content than was saved" in refused(folder, "pruned.json")
-    (folder / "pruned.json").write_text(json.dumps(told | {"format": 1}))
+    (folder / "pruned.json").write_text(json.dumps(description | {"format": 1}))
     with torch.no_grad():
         assert torch.equal(load_pruned(folder)(IMAGES), saved[1])
 
@@ -97,7 +97,7 @@ def test_a_flipped_bit_in_the_description_is_refused(folder):
             loaded += [(bit, json.loads(bytes(changed)))] if artifact.read_recipe(folder) else []
         except UserError:
             continue
-    assert all(told == json.loads(content) for _, told in loaded), "only the layout has changed"
+    assert all(description == json.loads(content) for _, description in loaded), "only the layout has changed"
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,20 @@ def test_a_description_that_is_none(folder, content, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda told: told.pop("kept"), "kept: the key is missing"),
-        (lambda told: told.pop("data"), "data: the key is missing"),
-        (lambda told: told["data"].pop("classes"), "data.classes: the key is missing"),
-        (lambda told: told["data"].update(classes="ten"), "data.classes: found 'ten', expected a whole number"),
-        (lambda told: told["kept"].update(conv1=[0, 1, 1]), "kept: conv1: found a unit twice"),
-        (lambda told: told["kept"].update(conv1=[0, 999]), "group conv1 has units 0 to"),
-        (lambda told: told["kept"].update(conv9=[0]), "unknown group 'conv9'. Did you mean 'conv"),
-        (lambda told: told.update(model="test-convnt"), "unknown model 'test-convnt'. Did you mean 'test-convnet'"),
+        (lambda description: description.pop("kept"), "kept: the key is missing"),
+        (lambda description: description.pop("data"), "data: the key is missing"),
+        (lambda description: description["data"].pop("classes"), "data.classes: the key is missing"),
+        (
+            lambda description: description["data"].update(classes="ten"),
+            "data.classes: found 'ten', expected a whole number",
+        ),
+        (lambda description: description["kept"].update(conv1=[0, 1, 1]), "kept: conv1: found a unit twice"),
+        (lambda description: description["kept"].update(conv1=[0, 999]), "group conv1 has units 0 to"),
+        (lambda description: description["kept"].update(conv9=[0]), "unknown group 'conv9'. Did you mean 'conv"),
+        (
+            lambda description: description.update(model="test-convnt"),
+            "unknown model 'test-convnt'. Did you mean 'test-convnet'",
+        ),
     ],
 )
 def test_a_description_that_lacks_something_or_contradicts_itself(folder, change, message):

@@ -45,7 +45,7 @@ def tree(tmp_path):
     return tmp_path / "tree"
 
 
-def sweep(tmp_path, **told):
+def sweep(tmp_path, **fields):
     """A sweep file that says `told`, and for the rest one quick cell on CIFAR-10."""
     whole = {
         "name": "bad", "datasets": ["cifar10"], "models": ["test-convnet"], "methods": ["magnitude-l2"],
@@ -53,13 +53,13 @@ def sweep(tmp_path, **told):
         "data_roots": {"cifar10": str(tmp_path / "cifar"), "imagefolder": str(tmp_path / "tree")},
     }  # fmt: skip
     file = tmp_path / "sweep.yaml"
-    file.write_text(json.dumps(whole | told))
+    file.write_text(json.dumps(whole | fields))
     return file
 
 
-def refused(tmp_path, capsys, **told):
+def refused(tmp_path, capsys, **fields):
     """What `raybench run` says in refusing the sweep; nothing may have been computed or written down as a result."""
-    assert main(["run", str(sweep(tmp_path, **told)), "--local", "--storage", str(tmp_path / "out")]) == 2
+    assert main(["run", str(sweep(tmp_path, **fields)), "--local", "--storage", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
     assert "Traceback" not in said.err + said.out
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

@@ -276,7 +276,7 @@ REFUSED = {  # what the file holds -> what the message says
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_no_state_dict_is_refused_in_one_line_with_what_to_do(what, tmp_path):
-    write, told = REFUSED[what]
+    write, expected = REFUSED[what]
     path = tmp_path / "x.pth"
     write(path)
     model = net(1)
@@ -284,7 +284,7 @@ def test_what_is_no_state_dict_is_refused_in_one_line_with_what_to_do(what, tmp_
         load_weights(model, path)
     message = str(caught.value)
     assert str(path) in message
-    assert re.search(told, message), message
+    assert re.search(expected, message), message
     assert "\n" not in message
     assert len(message) < 700
     assert all(torch.equal(value, state(1)[name]) for name, value in model.state_dict().items())
@@ -312,10 +312,10 @@ def test_the_classifier_is_what_depends_on_the_number_of_classes():
 @pytest.mark.parametrize("known", [True, False])
 def test_weights_of_other_classes_name_the_layer_the_shapes_and_the_option(known, tmp_path):
     path = saved(tmp_path, dict(net(0, FIVE).state_dict()))
-    told = (
+    expected = (
         r"for 5 classes; the dataset has 4: linear\.weight \(5, 16\) instead of \(4, 16\).*--new-head .*new_head: true"
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected):
         load_weights(net(1), path, head(TINY) if known else None)
 
 

@@ -28,7 +28,7 @@ from raybench.sweep.size import cells_of
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.trial import MethodRef, Trial
 from tests.unit.result_rows import row, trial
-from tests.unit.sweeps import AXES, only_row, rows_of, sweep, told
+from tests.unit.sweeps import AXES, only_row, problems_of, rows_of, sweep
 
 TEXT = """
 name: s
@@ -176,7 +176,7 @@ def test_the_axis_multiplies_the_cells_and_keeps_the_ids_of_whole_networks() -> 
     ],
 )
 def test_a_wrong_depth_is_told_with_its_place(depths, message, path) -> None:
-    (found,) = told(Sweep, AXES | {"depths": depths})
+    (found,) = problems_of(Sweep, AXES | {"depths": depths})
     assert found == (message, path)
 
 

@@ -36,8 +36,8 @@ np.savez(sys.argv[3], *[one.numpy() for one in found])
 def pruned(tmp_path_factory):
     """(folder, row) of YOLOv8n at 1.5x after the five epochs of the digits' recipe."""
     folder = tmp_path_factory.mktemp("prune")
-    told = folder / "told.json"
-    with told.open("w") as file:
+    list_file = folder / "told.json"
+    with list_file.open("w") as file:
         command = [
             "prune", "--model", "yolov8n", "--weights", str(DATA / "weights" / "yolov8n.pt"), "--dataset", "coco",
             "--data-root", str(DATA / "coco"), "--method", "magnitude-l2", "--speedup", "1.5",
@@ -46,7 +46,7 @@ def pruned(tmp_path_factory):
         code = "import sys; from raybench.cli.main import main; sys.exit(main(sys.argv[1:]))"
         done = subprocess.run([sys.executable, "-c", code, *command], stdout=file, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
-    return folder, json.loads(told.read_text())[0]
+    return folder, json.loads(list_file.read_text())[0]
 
 
 @pytest.fixture(scope="module")

@@ -28,12 +28,12 @@ def coco_folder(root, annotations, *, images=4, more=None, categories=((1, "cat"
             mode = "L" if number == 2 else "RGB"  # one grey picture
             Image.new(mode, (40, 30), 100).save(root / split / f"{number}.jpg")
             records.append({"id": number, "file_name": f"{number}.jpg", "width": 40, "height": 30})
-        told = {
+        content = {
             "images": records,
             "annotations": annotations,
             "categories": [{"id": i, "name": n} for i, n in categories],
         }
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(told | (more or {})))
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content | (more or {})))
     return root
 
 

@@ -202,25 +202,35 @@ def fitted(monkeypatch, caplog, kept, *, resume: int = 0, **more):
 
     inputs = types.SimpleNamespace(recipe=TrainRecipe(epochs=4, lr=0.1, **more), device=CPU)
     with caplog.at_level(logging.INFO, logger=EPOCHS):
-        told = fit(net, inputs, one_epoch, optimizer, checkpoint=kept, regularizer=None, validate=validate,
+        trained = fit(net, inputs, one_epoch, optimizer, checkpoint=kept, regularizer=None, validate=validate,
                    metric="metric", keep_best=True)  # fmt: skip
-    return told, net, calls, [(r.left, r.each) for r in caplog.records]
+    return trained, net, calls, [(r.left, r.each) for r in caplog.records]
 
 
 def test_the_loop_times_epochs_without_validation_and_keeps_the_best(monkeypatch, caplog) -> None:
     kept = Kept()
-    told, net, calls, logged = fitted(monkeypatch, caplog, kept)
+    trained, net, calls, logged = fitted(monkeypatch, caplog, kept)
     assert calls == [0, 1, 2, 3]
     assert logged == [(15.0, 5.0), (10.0, 5.0), (5.0, 5.0), (0.0, 5.0)]
     entry = {"lr": 0.5}
-    assert told.curve == tuple(
+    assert trained.curve == tuple(
         {"epoch": e + 1, **entry, "train_loss": 0.25 * (e + 1), "loss": 10.0 + e, "metric": -abs(e - 1.0)}
         for e in range(4)
     )
-    assert (told.selected_epoch, told.seconds_per_epoch, told.resumed_from, net.weight.item()) == (2, 2.0, 0, 11)
+    assert (trained.selected_epoch, trained.seconds_per_epoch, trained.resumed_from, net.weight.item()) == (
+        2,
+        2.0,
+        0,
+        11,
+    )
     caplog.clear()
     again, net, calls, logged = fitted(monkeypatch, caplog, kept)
-    assert (again.curve, again.selected_epoch, again.seconds_per_epoch, again.resumed_from) == (told.curve, 2, 0.0, 4)
+    assert (again.curve, again.selected_epoch, again.seconds_per_epoch, again.resumed_from) == (
+        trained.curve,
+        2,
+        0.0,
+        4,
+    )
     assert (calls, logged, net.weight.item()) == ([], [], 11)
 
 
@@ -230,8 +240,8 @@ def test_a_resumed_loop_counts_only_its_own_epochs(monkeypatch, caplog) -> None:
         fitted(monkeypatch, caplog, kept)
     kept.left = None
     caplog.clear()
-    told, _, calls, logged = fitted(monkeypatch, caplog, kept)
-    assert (calls, told.resumed_from, told.seconds_per_epoch) == ([1, 2, 3], 1, 2.0)
+    trained, _, calls, logged = fitted(monkeypatch, caplog, kept)
+    assert (calls, trained.resumed_from, trained.seconds_per_epoch) == ([1, 2, 3], 1, 2.0)
     assert logged == [(10.0, 5.0), (5.0, 5.0), (0.0, 5.0)]
 
 

@@ -183,8 +183,8 @@ def test_a_method_with_a_stopped_seed_is_not_ranked_by_its_better_seeds(speedup,
     found = Leaderboard.of(more, Query(speedup=speedup), trials_of(store))
     names = [entry.method for board in found.boards for entry in board.entries]
     assert best["method"] not in names
-    told = [one for board in found.boards for one in board.left_out if one.startswith(best["method"])]
-    assert told == ([f"{best['method']} (stopped: seed 1 at epoch 2)"] if speedup is None else told)
+    reasons = [one for board in found.boards for one in board.left_out if one.startswith(best["method"])]
+    assert reasons == ([f"{best['method']} (stopped: seed 1 at epoch 2)"] if speedup is None else reasons)
     assert stopped.finished(table).num_rows == sum(row["status"] == "ok" for row in rows)
 
 

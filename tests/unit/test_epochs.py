@@ -61,6 +61,8 @@ def test_training_tells_its_epochs(tmp_path, monkeypatch, capsys) -> None:
     recipe.write_text(f"base: {stage}\nsparsify: {stage}\nfinetune: {stage}\n")
     command = ["prune", "--model", "test-convnet", "--speedup", "2", "--recipe", str(recipe), "-o", str(tmp_path / "o")]
     assert main(command) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  epoch ") and "loss" in line]
-    assert [line.partition(":")[0].strip() for line in told] == ["epoch 1 of 2", "epoch 2 of 2"] * 2
-    assert all("top1 " in line for line in told)
+    epoch_lines = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("  epoch ") and "loss" in line
+    ]
+    assert [line.partition(":")[0].strip() for line in epoch_lines] == ["epoch 1 of 2", "epoch 2 of 2"] * 2
+    assert all("top1 " in line for line in epoch_lines)

@@ -28,7 +28,7 @@ class Net(nn.Module):
         return self.after(self.more(self.conv(x)))
 
 
-def told(model: nn.Module, image: Tensor = IMAGE) -> str:
+def refusal_of(model: nn.Module, image: Tensor = IMAGE) -> str:
     """The message of the error, without places in files."""
     with pytest.raises((UserError, NotSupported)) as caught:
         check_runs(model, image)
@@ -137,7 +137,7 @@ EXPLAINED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
 @pytest.mark.parametrize("name", EXPLAINED)
 def test_why_a_network_does_not_run_is_told_with_what_to_do(name: str) -> None:
     make, image, message = EXPLAINED[name]
-    assert told(make(), image) == message
+    assert refusal_of(make(), image) == message
 
 
 def test_a_network_that_runs_on_several_images_only_is_refused() -> None:
@@ -146,7 +146,7 @@ def test_a_network_that_runs_on_several_images_only_is_refused() -> None:
             raise ValueError("several, please")
         return x
 
-    assert told(Net(never_one)) == (
+    assert refusal_of(Net(never_one)) == (
         "Net runs on 2 images and not on one: several, please. Its forward names the batch size, or loses an axis of "
         "length one (`squeeze()`); MACs are counted for one image. Read sizes from `x.shape`, and squeeze named axes"
     )
@@ -208,7 +208,7 @@ def test_layers_that_run_in_training_only_are_named() -> None:
     model = Aux(least=4).eval()
     model.conv.train()
     draws = torch.get_rng_state()
-    assert told(model) == message
+    assert refusal_of(model) == message
     assert [name for name, module in model.named_modules() if module.training] == ["conv"]
     assert torch.equal(model.norm.running_mean, torch.zeros(4))
     assert model.norm.num_batches_tracked == 0
@@ -232,7 +232,7 @@ class Gate(Net):
 
 def test_layers_that_depend_on_the_image_are_named() -> None:
     for wanted in (lambda x: bool(x.min() < -1), lambda x: bool(x.min() > -1)):
-        assert told(Gate(wanted)) == (
+        assert refusal_of(Gate(wanted)) == (
             "can't group Gate: which layers run depends on what the image shows (more ran for one image and "
             "not for another), so no run shows where all channels go"
         )

@@ -234,17 +234,17 @@ def net() -> nn.Module:
 
 def test_after_a_failure_the_innermost_module_tries_another_axis_then_none() -> None:
     """Layers can't be wrong themselves; when a module has tried all, the one around it does."""
-    told, error, followed = [], RuntimeError("shape\nmore"), followed_with({"Block"})
+    outcomes, error, followed = [], RuntimeError("shape\nmore"), followed_with({"Block"})
     choices = Choices(layers=frozenset({("a", "out")}))
     while True:
         try:
             choices, why = _next(choices, STACK, followed, error, net())
         except NotSupported as given_up:
-            told.append(str(given_up))
+            outcomes.append(str(given_up))
             break
         assert why == "Block can't do with fewer channels (shape)"
-        told.append((dict(choices.reshapes), sorted(choices.whole)))
-    assert told == [
+        outcomes.append((dict(choices.reshapes), sorted(choices.whole)))
+    assert outcomes == [
         ({"Block": 1}, []), ({"Block": 2}, []), ({"Block": 2}, ["Block"]), ({"Block": 2}, ["Block", "Net"]),
         "can't group Identity: Block can't do with fewer channels (shape)".replace("Identity", "Module"),
     ]  # fmt: skip

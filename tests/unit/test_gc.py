@@ -68,8 +68,8 @@ def test_of_a_sweep_that_was_run_again_only_the_last_run_and_its_plan_stay(stora
     def left(run, sweep, plan, age, status="ended"):
         storage.create(f"plans/{plan}.json", b"{}")
         clocks = {"time": time.time() - age, "since_boot": stamp(60)["since_boot"] - age}
-        told = {**stamp(60), **clocks, "status": status, "sweep": sweep, "plan": f"plans/{plan}.json"}
-        storage.create(f"runs/{run}.json", json.dumps(told).encode())
+        record = {**stamp(60), **clocks, "status": status, "sweep": sweep, "plan": f"plans/{plan}.json"}
+        storage.create(f"runs/{run}.json", json.dumps(record).encode())
 
     left("first", "a", "old", 900)
     left("second", "a", "same", 800, "running")  # killed

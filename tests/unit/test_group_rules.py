@@ -192,7 +192,11 @@ def test_what_may_go_leaves_what_is_left_as_silencing_does(name: str) -> None:
         out = function(*tensors.values())
     made = followed.axes(out)
     classes, pinned = followed.labels.classes()
-    letters = [(letter, axis) for n, (told, _) in inputs.items() for letter, axis in zip(told, axes[n], strict=True)]
+    letters = [
+        (letter, axis)
+        for n, (input_labels, _) in inputs.items()
+        for letter, axis in zip(input_labels, axes[n], strict=True)
+    ]
     may_go = {int(classes[n]) for letter, axis in letters if letter.islower() for n in axis if not pinned[n]}
     assert len(may_go) == free
     for which in may_go:

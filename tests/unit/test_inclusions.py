@@ -14,7 +14,7 @@ from raybench.sweep.resolve import resolve
 from raybench.sweep.size import cells_of
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.target import Amount
-from tests.unit.sweeps import AXES, RECIPE, told, written
+from tests.unit.sweeps import AXES, RECIPE, problems_of, written
 
 ONE = AXES | {"models": "test-convnet", "methods": "magnitude-l1", "speedups": 2, "seeds": 0}
 SLOW = RECIPE | {"name": "slow", "finetune": {"epochs": 3, "lr": 0.1}}
@@ -111,7 +111,7 @@ def test_an_included_recipe_counts_before_that_of_an_entry() -> None:
     ],
 )  # fmt: skip
 def test_values_that_no_cell_has_are_mistakes(changes, expected) -> None:
-    ((message, path),) = told(Sweep, ONE | changes)
+    ((message, path),) = problems_of(Sweep, ONE | changes)
     assert (message, path) == (expected[0], ("exclude", 0, expected[1]))
 
 
@@ -122,8 +122,8 @@ def test_inclusions_are_checked_as_the_sweep_is() -> None:
         ({"transfer": "prune-then-transfer"}, ("include", 0, "transfer")),
         ({"recipes": [hurried]}, ("include", 0, "recipes", 0, "early_stop", "grace_period")),
     ):
-        assert [place for _, place in told(Sweep, ONE | {"include": include})] == [path]
-    found = told(Sweep, ONE | {"include": {"protocols": "pruningbench"}, "schedule": "iterative"})
+        assert [place for _, place in problems_of(Sweep, ONE | {"include": include})] == [path]
+    found = problems_of(Sweep, ONE | {"include": {"protocols": "pruningbench"}, "schedule": "iterative"})
     assert found[0][1] == ("schedule",)
 
 

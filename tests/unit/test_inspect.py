@@ -58,9 +58,9 @@ def test_the_verb_prints_text_and_json(capsys) -> None:
 
 
 def sweep(folder, **fields):
-    told = {"name": "own", "models": ["test-convnet"], "datasets": ["digits"], "methods": ["magnitude-l2"],
+    sweep_fields = {"name": "own", "models": ["test-convnet"], "datasets": ["digits"], "methods": ["magnitude-l2"],
             "speedups": [1.3], "recipe": RECIPE}  # fmt: skip
-    (folder / "own.yaml").write_text(json.dumps(told | fields))
+    (folder / "own.yaml").write_text(json.dumps(sweep_fields | fields))
     return resolve(load_sweep(folder / "own.yaml"))
 
 

@@ -23,7 +23,7 @@ from tests.oracles.grouping import check_groups, worst
 from tests.pruning_nets import IMAGE, Chain
 
 
-def told(model: nn.Module) -> Groups:
+def traced(model: nn.Module) -> Groups:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return trace(model.eval(), IMAGE[:1])
@@ -58,7 +58,7 @@ def test_what_the_graph_takes_for_element_wise_is_cut_exactly_or_left_whole(
     between: Callable[[Tensor], Tensor],
 ) -> None:
     model = Chain(between)
-    groups = told(model)
+    groups = traced(model)
     assert {"first", "third"} <= {group.name for group in groups}
     assert worst(check_groups(model, IMAGE, groups, unit=1)) < 1e-5
 
@@ -170,7 +170,7 @@ class OwnRms(nn.Module):
 @pytest.mark.parametrize("between", [OwnRms(), nn.ConvTranspose2d(16, 16, 2, 2, groups=16)], ids=["rms", "transposed"])
 def test_norms_without_bias_and_depthwise_transposed_are_judged(between: nn.Module) -> None:
     model = Chain(between)
-    groups = told(model)
+    groups = traced(model)
     slim = copy.deepcopy(model)
     surgery.apply(slim, groups, {g.name: range(max(g.least, g.size // 2)) for g in groups})
     assert slim(IMAGE).shape == model(IMAGE).shape

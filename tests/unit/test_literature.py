@@ -144,8 +144,8 @@ def test_rules_of_a_method():
     assert rules("somebody-elses", None, "pruningbench") == OURS
     assert rules("magnitude-l2", "somebody-elses", "pruningbench") == OURS
     both = rules("fpgm", "growing-reg", "pruningbench")
-    told = [getattr(one, "text", one) for one in (*CRITERIA["fpgm"].library, *REGULARIZERS["growing-reg"].library)]
-    assert all(text in both for text in told)
+    texts = [getattr(one, "text", one) for one in (*CRITERIA["fpgm"].library, *REGULARIZERS["growing-reg"].library)]
+    assert all(text in both for text in texts)
     assert besides_authors("cp", None) == "no intercept, no refitted bias"
     assert besides_authors("random", None) is None
     assert besides_authors("tome", None) == "left tokens keep their order"
@@ -247,11 +247,11 @@ def test_the_verb_prints_the_second_table(store, capsys):
     assert "! group_norm (Ours w/o SL): difference printed -5.44; pruned minus base is -5.90" in second
     assert "source: VainF/Torch-Pruning reproduce/readme.md" in second
     assert main(["compare", store.storage.url, "--format", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {r["method"]: r["rules"].partition(":")[0] for r in told["rows"]} == {
+    report = json.loads(capsys.readouterr().out)
+    assert {r["method"]: r["rules"].partition(":")[0] for r in report["rows"]} == {
         "magnitude-l2": "published rules", "fpgm": "differs in",
     }  # fmt: skip
-    (match,) = told["literature"]
+    (match,) = report["literature"]
     assert (match["theirs"]["pruned"], match["theirs"]["selection"]) == (67.60, "best test epoch")
     assert match["difference"] == pytest.approx(-0.10)
 

@@ -269,14 +269,14 @@ def test_pruned_by_local_magnitude_its_counts_are_the_samples(published):
 def test_pruned_1_5x_and_fine_tuned_it_recovers_most_and_the_row_says_so(tmp_path):
     """The whole way of a user: a sweep with the published weights, and the figures in its row."""
     sgd = {"optimizer": "sgd", "lr": 0.02, "weight_decay": 5e-4, "warmup_epochs": 0, "augment": ["crop", "flip"]}
-    told = {
+    fields = {
         "name": "real", "datasets": ["cifar10"], "methods": ["magnitude-l2"], "strategies": ["local"],
         "speedups": [1.5],
         "models": [{"name": "cifar-resnet20", "weights": str(DATA / "weights" / "resnet20-12fca82f.th")}],
         "seeds": [0], "recipe": {"extends": "quick", "finetune": sgd | {"epochs": 3, "batch_size": 64}},
         "data_roots": {"cifar10": str(DATA / "cifar10")},
     }  # fmt: skip
-    (tmp_path / "sweep.yaml").write_text(json.dumps(told))
+    (tmp_path / "sweep.yaml").write_text(json.dumps(fields))
     assert main(["run", str(tmp_path / "sweep.yaml"), "--local", "--storage", str(tmp_path / "out")]) == 0
     (row,) = Store(LocalStorage(tmp_path / "out")).table().to_pylist()
     assert abs(row["metric_base"] * 5 - 455) <= 1

@@ -136,8 +136,8 @@ def test_this_process_is_brought_under_the_daemon(found):
 def test_where_it_cannot_be_auto_goes_on_and_on_refuses(changed, why, tmp_path):
     variables = program(tmp_path) | changed
     before = dict(variables)
-    told = mps.join("auto", variables, root=tmp_path, spawn=never)
-    assert (told.active, told.note.startswith(f"no MPS: {why}")) == (False, True)
+    joined = mps.join("auto", variables, root=tmp_path, spawn=never)
+    assert (joined.active, joined.note.startswith(f"no MPS: {why}")) == (False, True)
     with pytest.raises(UserError, match=f"resources: mps: found on, but {why}"):
         mps.join("on", variables, root=tmp_path, spawn=never)
     assert variables == before
@@ -151,8 +151,8 @@ def test_a_daemon_that_refuses_is_told_in_its_own_words(tmp_path, monkeypatch):
     for name, value in program(tmp_path, broken=True).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(mps.PIPE, raising=False)
-    told = mps.join("auto", dict(os.environ), root=tmp_path)
-    assert told.note == f"no MPS: {mps.PROGRAM} ended (1): MPS is not supported on this device"
+    joined = mps.join("auto", dict(os.environ), root=tmp_path)
+    assert joined.note == f"no MPS: {mps.PROGRAM} ended (1): MPS is not supported on this device"
     until(lambda: not mps._runs(tmp_path / "device-3"))
 
 
@@ -160,8 +160,8 @@ def test_off_and_the_daemon_of_somebody_else_start_nothing(tmp_path):
     variables = program(tmp_path)
     assert mps.join("off", variables, root=tmp_path, spawn=never) == mps.Joined(False, "")
     theirs = variables | {mps.PIPE: "/tmp/nvidia-mps"}
-    told = mps.join("on", theirs, root=tmp_path, spawn=never)
-    assert (told.active, theirs[mps.PIPE]) == (True, "/tmp/nvidia-mps")
+    joined = mps.join("on", theirs, root=tmp_path, spawn=never)
+    assert (joined.active, theirs[mps.PIPE]) == (True, "/tmp/nvidia-mps")
     assert not list(tmp_path.glob("device-*"))
 
 

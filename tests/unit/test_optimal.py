@@ -27,7 +27,7 @@ from tests.pruning_nets import small_resnet, small_vit
 from tests.unit.cuts import IMAGE, L2
 from tests.unit.linear_networks import problem_of, whole
 from tests.unit.result_rows import trial
-from tests.unit.sweeps import AXES, told
+from tests.unit.sweeps import AXES, problems_of
 
 
 class Product:
@@ -163,10 +163,10 @@ def test_data_driven_criteria_are_scored_again_in_between() -> None:
 
 def test_what_has_no_knapsack_is_refused() -> None:
     assert why_not(trial(strategy="optimal")) is None
-    (found,) = told(Sweep, AXES | {"strategies": "optimal", "protocol": "pruningbench"})
+    (found,) = problems_of(Sweep, AXES | {"strategies": "optimal", "protocol": "pruningbench"})
     assert found == ("found 'optimal', expected a ranking: protocol pruningbench ranks channels", ("strategies",))
     ratio = {key: value for key, value in AXES.items() if key != "speedups"} | {"ratio": 0.5, "strategies": "optimal"}
-    (found,) = told(Sweep, ratio)
+    (found,) = problems_of(Sweep, ratio)
     assert found == ("found 'optimal', expected a ranking: a ratio is a share of channels, not a cost", ("strategies",))
     with pytest.raises(UserError, match=r"unknown strategy 'optimum'\. Did you mean 'optimal'\?"):
         select(Scoring(L2, small_resnet()), IMAGE, trace(small_resnet(), IMAGE), [2.0], strategy="optimum")

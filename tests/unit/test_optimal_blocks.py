@@ -31,7 +31,7 @@ from tests.pruning_nets import small_vit
 from tests.unit.cuts import IMAGE
 from tests.unit.linear_networks import problem_of
 from tests.unit.result_rows import trial
-from tests.unit.sweeps import AXES, told
+from tests.unit.sweeps import AXES, problems_of
 
 
 class Trunk:
@@ -205,7 +205,7 @@ def test_a_sweep_has_the_strategy_for_what_it_can_weigh() -> None:
         ({"transfer": "prune-then-transfer"}, "prune-then-transfer chooses by the source's weights"),
     ):
         assert why_not(trial(strategy="optimal-blocks", **changes)) == said + why
-    (found,) = told(Sweep, AXES | {"strategies": "optimal-blocks", "protocol": "pruningbench"})
+    (found,) = problems_of(Sweep, AXES | {"strategies": "optimal-blocks", "protocol": "pruningbench"})
     assert found[0].startswith("found 'optimal-blocks', expected a ranking")
     assert trial(strategy="optimal-blocks").trial_id != trial(strategy="optimal").trial_id
 

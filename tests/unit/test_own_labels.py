@@ -59,10 +59,10 @@ LABELS = {
 
 @pytest.mark.parametrize("case", LABELS)
 def test_label_files_that_are_none(case, tmp_path):
-    content, told = LABELS[case]
+    content, message = LABELS[case]
     root = yolo_folder(tmp_path / "y")
     (root / "labels" / "train" / "1.txt").write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         opened(root)
 
 
@@ -225,18 +225,18 @@ RECORDS = {
 
 @pytest.mark.parametrize("case", JSONS)
 def test_json_that_is_none(case, tmp_path):
-    content, told = JSONS[case]
+    content, message = JSONS[case]
     root = coco_folder(tmp_path / "c", GOOD)
     (root / "annotations" / "instances_val2017.json").write_bytes(content)
-    with pytest.raises(UserError, match=rf"instances_val2017\.json: .*{told}"):
+    with pytest.raises(UserError, match=rf"instances_val2017\.json: .*{message}"):
         open_dataset("coco", {}, root).opened(None)
 
 
 @pytest.mark.parametrize("case", RECORDS)
 def test_records_that_are_none(case, tmp_path):
-    change, told = RECORDS[case]
+    change, message = RECORDS[case]
     root = coco_folder(tmp_path / "c", GOOD, more=change)
-    with pytest.raises(UserError, match=rf"instances_.*\.json: .*{told}"):
+    with pytest.raises(UserError, match=rf"instances_.*\.json: .*{message}"):
         open_dataset("coco", {}, root).opened(None)
 
 

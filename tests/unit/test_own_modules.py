@@ -43,9 +43,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def sweep(folder, model):
-    told = {"name": "own", "models": [model], "datasets": ["digits"], "methods": ["magnitude-l2"], "speedups": [2],
+    fields = {"name": "own", "models": [model], "datasets": ["digits"], "methods": ["magnitude-l2"], "speedups": [2],
             "recipe": RECIPE}  # fmt: skip
-    (folder / "own.yaml").write_text(json.dumps(told))
+    (folder / "own.yaml").write_text(json.dumps(fields))
     return str(folder / "own.yaml")
 
 

@@ -46,8 +46,13 @@ HERE = Path(__file__).parent
 
 def trial_of(**fields) -> Trial:
     recipe = Recipe(name="none", base=STEP, sparsify=STEP, finetune=STEP)
-    told = {"dataset": "digits", "model": "test-convnet", "importance": MethodRef(name="magnitude-l2"), "speedup": 2}
-    return Trial(**{**told, "recipe": recipe, **fields})
+    required = {
+        "dataset": "digits",
+        "model": "test-convnet",
+        "importance": MethodRef(name="magnitude-l2"),
+        "speedup": 2,
+    }
+    return Trial(**{**required, "recipe": recipe, **fields})
 
 
 CUT = Cut({"a": (0, 2)}, 2.0, 1.9, 1000, 526, 300, 170, 1100, 580, "granularity", 7)
@@ -56,7 +61,7 @@ EPOCHS = tuple({"epoch": n, "lr": 0.1 * n, "train_loss": 3.0 - n, "loss": 0.2, "
 
 
 def results(**changed) -> StageResults:
-    told = {
+    figures = {
         "metric": "top1",
         "dense": Base(Path("base"), "ab" * 32, {"top1": 90.0, "top5": 99.0, "loss": 0.3}, EPOCHS[:1], 11.0),
         "sparse": Sparsified(Path("sparse"), EPOCHS[1:], 5.5, None, 12.0),
@@ -72,7 +77,7 @@ def results(**changed) -> StageResults:
         "artifact": "artifacts/x",
         "device": CPU,
     }
-    return StageResults(**told | changed)
+    return StageResults(**figures | changed)
 
 
 EXPECTED = {
@@ -98,10 +103,10 @@ def test_a_row_has_every_figure_of_its_stages() -> None:
         ("base", 1, 0.1, 2.0, 51.0), ("sparsify", 2, 0.2, 1.0, 52.0),
         ("finetune", 1, 0.1, 2.0, 51.0), ("finetune", 2, 0.2, 1.0, 52.0),
     ]  # fmt: skip
-    told = row["provenance"]
-    assert (told["started_at"], told["threads"]) == ("2026-01-02T03:04:05Z", torch.get_num_threads())
-    assert told["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
-    assert (told["cuda"], told["device_name"]) == (None, None)
+    provenance = row["provenance"]
+    assert (provenance["started_at"], provenance["threads"]) == ("2026-01-02T03:04:05Z", torch.get_num_threads())
+    assert provenance["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert (provenance["cuda"], provenance["device_name"]) == (None, None)
 
 
 def test_a_row_without_sparsifying_fine_tuning_or_timings() -> None:

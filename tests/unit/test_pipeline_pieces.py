@@ -18,15 +18,10 @@ from raybench.errors import UserError
 from raybench.pipeline import exclusive, in_memory, inspection, outputs
 from raybench.pipeline.exclusive import Machine
 from raybench.selection.records import Cut
+from tests.unit.errors import error_of
 
 NET = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
 EXAMPLE = torch.zeros(2, 8)
-
-
-def told(call, *args, error=UserError, **named) -> str:
-    with pytest.raises(error) as found:
-        call(*args, **named)
-    return str(found.value)
 
 
 def test_the_holder_of_a_lock_is_read_from_the_systems_list(tmp_path, monkeypatch) -> None:
@@ -101,7 +96,7 @@ def test_locks_lie_in_a_folder_of_this_user(monkeypatch, tmp_path) -> None:
     Machine()
     assert {file.name for file in exclusive.user_folder().iterdir()} == {"gate.lock", "node.lock"}
     (tmp_path / "file").touch()
-    assert told(exclusive.own_folder, tmp_path / "file", error=(UserError, FileExistsError))
+    assert error_of(exclusive.own_folder, tmp_path / "file", error=(UserError, FileExistsError))
 
 
 Named = namedtuple("Named", "logits other")
@@ -151,10 +146,10 @@ def test_labels_of_class_scores() -> None:
     assert torch.equal(outputs.class_loss(scores, labels), nn.functional.cross_entropy(scores, labels))
     assert torch.isfinite(outputs.class_loss(scores, torch.tensor([0, -100])))
     for label in (3, -1, -99, -101):
-        assert told(outputs.class_loss, scores, torch.tensor([0, label])) == (
+        assert error_of(outputs.class_loss, scores, torch.tensor([0, label])) == (
             f"calibration: found label {label}, expected 0 to 2: the network has 3 classes"
         )
-    assert told(outputs.class_loss, scores, torch.zeros(2, 1, dtype=torch.int64)) == (
+    assert error_of(outputs.class_loss, scores, torch.zeros(2, 1, dtype=torch.int64)) == (
         "calibration: found labels (2, 1) for class scores (2, 3), expected (2,)"
     )
     maps = torch.zeros(2, 3, 4, 5)
@@ -162,7 +157,7 @@ def test_labels_of_class_scores() -> None:
     number = (torch.ones(1, 1, requires_grad=True) * 2,)
     assert outputs.checked(lambda output, _: output[0])(number, labels).shape == ()
     for found, said in ((3.0, "float"), (torch.ones(1), "a tensor (1,)"), (scores.requires_grad_(), "a tensor (2, 3)")):
-        assert told(outputs.checked(lambda *_, found=found: found), 0, labels) == (
+        assert error_of(outputs.checked(lambda *_, found=found: found), 0, labels) == (
             f"loss: the function returned {said}, expected one number that depends on the output"
         )
 
@@ -211,7 +206,7 @@ ARGUMENTS = [
 @pytest.mark.parametrize("case", range(len(ARGUMENTS)))
 def test_arguments_that_cannot_be_are_named(case) -> None:
     given, message = ARGUMENTS[case]
-    found = told(raybench.prune, **({"model": NET, "example": EXAMPLE, "speedup": 2} | given))
+    found = error_of(raybench.prune, **({"model": NET, "example": EXAMPLE, "speedup": 2} | given))
     name = type(registry.importance.load("taylor")()).__name__
     if message is None:
         assert found.startswith("calibration: found tuple (tensor(")

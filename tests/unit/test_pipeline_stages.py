@@ -36,8 +36,8 @@ DONE = Training(({"epoch": 1.0, "top1": 5.0},), 1, 2.5, 4)
 
 def trial_of(**fields) -> Trial:
     recipe = Recipe(name="r", **STAGES, calibration_images=12, calibration_batch=5)
-    told = {"dataset": "digits", "model": "test-convnet", "importance": MethodRef(name="taylor"), "speedup": 2.0}
-    return Trial(**{**told, "recipe": recipe, "seed": 3, "base_seed": 4, **fields})
+    required = {"dataset": "digits", "model": "test-convnet", "importance": MethodRef(name="taylor"), "speedup": 2.0}
+    return Trial(**{**required, "recipe": recipe, "seed": 3, "base_seed": 4, **fields})
 
 
 class Task:

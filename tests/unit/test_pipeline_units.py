@@ -220,10 +220,10 @@ def test_a_unit_that_fails_says_where_and_why(walk, tmp_path, error, status, kin
     (entry,) = read_journal(walk.storage, select.key)
     assert (entry["status"], entry["error"], entry["traceback"]) == (status, message, end.traceback_path)
     if status == "failed":
-        told = walk.storage.read(end.traceback_path).decode()
+        traceback = walk.storage.read(end.traceback_path).decode()
         assert end.traceback_path.startswith(f"tracebacks/{select.key}-")
-        assert told.rstrip().splitlines()[-1].startswith(kind)
-        assert "mine.py" in told
+        assert traceback.rstrip().splitlines()[-1].startswith(kind)
+        assert "mine.py" in traceback
     assert cell.key not in Store(walk.storage).statuses(), "the driver writes the row of a cell whose stage failed"
 
 

@@ -243,17 +243,17 @@ def big(tmp_path):
 
 def test_the_verbs_json_holds_every_cell(big, capsys, storage):
     assert main(["plan", big, "--format", "json", "--storage", storage.url]) == 0
-    told = json.loads(capsys.readouterr().out)
-    ids = [cell["trial_id"] for cell in told["cells"]]
-    assert len(ids) == len(set(ids)) == told["counts"]["cells"] == told["counts"]["planned"] == 600 + 3 - 6
-    assert told["cells"][0] | {"trial_id": "", "recipe": ""} == {
+    printed = json.loads(capsys.readouterr().out)
+    ids = [cell["trial_id"] for cell in printed["cells"]]
+    assert len(ids) == len(set(ids)) == printed["counts"]["cells"] == printed["counts"]["planned"] == 600 + 3 - 6
+    assert printed["cells"][0] | {"trial_id": "", "recipe": ""} == {
         "trial_id": "", "status": "planned", "reason": None, "dataset": "digits", "model": "test-convnet",
         "method": "random", "strategy": "local", "seed": 0, "protocol": "raybench", "schedule": "progressive",
         "task": "classification", "speedup": 2.0, "ratio": None, "params": None, "latency_ms": None, "latency": None,
         "label": "random",
         "recipe": "", "depth": 1.0, "image_size": None,
     }  # fmt: skip
-    assert Counter(stage["kind"] for stage in told["stages"])["base"] == 2
+    assert Counter(stage["kind"] for stage in printed["stages"])["base"] == 2
 
 
 def test_the_verbs_json_tells_done_failed_and_skipped(tmp_path, capsys, storage):

@@ -180,12 +180,12 @@ def test_methods_share_what_the_default_folder_holds(tmp_path, capsys, monkeypat
     torch.save(build_model("test-convnet", facts).state_dict(), tmp_path / "w.pt")
     for method, much in (("magnitude-l2", "--speedup=2"), ("lamp", "--ratio=0.3")):
         assert main([*NET, "--weights", "w.pt", "--method", method, much]) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if line[0] != " "]
+    progress = [line for line in capsys.readouterr().err.splitlines() if line[0] != " "]
     kinds = ["recipe", "base", "warning", "select", "cell", "recipe", "select", "cell"]
-    assert [line.partition(":")[0] for line in told] == kinds
-    assert told[0].endswith("fine-tuning 0 epochs")
-    assert "the loaded weights score near chance: top1 " in told[2]
-    assert "lamp ratio 0.3 protected-global" in told[-1]
+    assert [line.partition(":")[0] for line in progress] == kinds
+    assert progress[0].endswith("fine-tuning 0 epochs")
+    assert "the loaded weights score near chance: top1 " in progress[2]
+    assert "lamp ratio 0.3 protected-global" in progress[-1]
     assert [folder.name for folder in (tmp_path / "pruned").iterdir()] == ["test-convnet"]
 
 

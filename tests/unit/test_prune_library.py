@@ -32,7 +32,7 @@ TAYLOR, HESSIAN = registry.importance.load("taylor")(), registry.importance.load
     ("make", "reasons"), [(small_resnet, {"overshoot", "", "floor"}), (small_vit, {"overshoot", "count", "floor"})]
 )
 def test_the_librarys_loop_says_why_it_is_off_its_target(make, reasons: set[str]) -> None:
-    told = set()
+    kinds = set()
     for target, cut in cuts_of(make(), [1.4, 1.6, 3.0, 500.0], protocol="pruningbench", steps=60)[1].items():
         theirs = cut.macs_tp_base / cut.macs_tp
         if theirs < target:
@@ -43,8 +43,8 @@ def test_the_librarys_loop_says_why_it_is_off_its_target(make, reasons: set[str]
             expected = f"count: {theirs:.3f} as torch-pruning counts" if abs(cut.speedup / target - 1) > 0.005 else ""
         assert (cut.reason or "").startswith(expected)
         assert (cut.reason is None) == (not expected)
-        told.add(expected.partition(":")[0])
-    assert told == reasons
+        kinds.add(expected.partition(":")[0])
+    assert kinds == reasons
 
 
 def separable() -> nn.Module:

@@ -66,9 +66,9 @@ def test_a_stage_trains_on_growing_images_and_is_tested_on_whole_ones():
     task = Classification(open_dataset("digits", {}, None), torch.device("cpu"))
     full, net = task.data.image_shape[1:], Sized()
     stage = recipe(2, 0.5)
-    told = task.train(net, stage, seed=0, checkpoint=Kept())
+    training = task.train(net, stage, seed=0, checkpoint=Kept())
     assert sorted(set(net.seen)) == sorted({size_at(stage, full, 0), full})
-    assert told.computing["train_pixels"] == pixels_share(stage, full)
+    assert training.computing["train_pixels"] == pixels_share(stage, full)
     assert "train_pixels" not in task.train(Sized(), recipe(1, 1.0), seed=0, checkpoint=Kept()).computing
 
 

@@ -247,8 +247,8 @@ def test_the_verb_imports_neither_torch_nor_ray(store):
         f"assert main(['leaderboard', {store.storage.url!r}]) == 0;"
         "print([m for m in ('torch', 'ray', 'torch_pruning', 'pydantic') if m in sys.modules])"
     )
-    told = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
-    assert told[-1] == "[]"
+    lines = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert lines[-1] == "[]"
 
 
 def test_exports_carry_the_method_with_its_parameters(store, tmp_path):

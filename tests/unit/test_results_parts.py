@@ -45,9 +45,9 @@ def test_a_row_is_found_in_any_row_group(store: Store, monkeypatch) -> None:
 
 
 def test_the_checksum_of_a_row_is_that_of_its_canonical_json() -> None:
-    told = {"b": 1, "a": {"y": None, "x": (1, {"z": None, "w": "é"})}, "none": None, "row_sha256": "0" * 64}
+    with_nulls = {"b": 1, "a": {"y": None, "x": (1, {"z": None, "w": "é"})}, "none": None, "row_sha256": "0" * 64}
     expected = hashlib.sha256(b'{"a":{"x":[1,{"w":"\\u00e9"}]},"b":1}').hexdigest()
-    assert row_sha256(told) == expected
+    assert row_sha256(with_nulls) == expected
     record = row()
     assert record["row_sha256"] == row_sha256(record) == row_sha256(dict(record))
 
@@ -150,13 +150,13 @@ def test_a_sample_has_every_part_and_few_cells_evenly(count: int, kept: int) -> 
 
 def test_names_of_files_say_what_they_hold() -> None:
     one = "0123456789abcdef"
-    told = {
+    names = {
         f"results/cells/dataset=d/model=m/{one}.parquet": ("cell", one, "ok", 0),
         f"results/cells/dataset=d/model=m/{one}.skipped.parquet": ("cell", one, "skipped", 0),
         f"results/cells/dataset=d/model=m/part-{one}.parquet": ("part", "", "", 0),
         f"results/attempts/{one}-12.parquet": ("attempt", one, "failed", 12),
     }
-    for key, expected in told.items():
+    for key, expected in names.items():
         found = parse(key)
         assert (found.key, found.kind, found.trial_id, found.status, found.attempt) == (key, *expected)
     for name in (f"{one}.parque", f"x{one}.parquet", f"{one[:15]}.parquet", f"part-{one}x.parquet", "notes.txt"):
@@ -254,9 +254,9 @@ def test_merging_copies_what_is_missing_and_tells_what_differs(tmp_path, monkeyp
     done = merge(ours, theirs)
     assert (done.cells, done.attempts, done.known, done.differing) == (4, 1, 2, (trial(seed=1).trial_id,))
     assert [file.kind for file in ours.listing("results/cells")].count("part") == 1  # four are more than two
-    told = {trial(seed=s).trial_id: "ok" for s in (0, 1, 2, 3, 5, 6)} | {trial(seed=7).trial_id: "failed"}
+    expected = {trial(seed=s).trial_id: "ok" for s in (0, 1, 2, 3, 5, 6)} | {trial(seed=7).trial_id: "failed"}
     fresh = Store(ours.storage)
-    assert fresh.statuses() == told
+    assert fresh.statuses() == expected
     assert fresh.record(trial(seed=1).trial_id)["metric_final"] == 97.0
     again = merge(fresh, theirs)
     assert (again.cells, again.attempts, again.known) == (0, 0, 6)

@@ -62,8 +62,8 @@ def test_reg_time_is_needed_only_with_a_regularizer():
 
 
 def test_failed_and_skipped_rows_say_why():
-    told = [failure()[k] for k in ("status", "stage", "error_type", "error_message", "attempt")]
-    assert told == ["failed", "finetune", "RuntimeError", "out of memory", 1]
+    values = [failure()[k] for k in ("status", "stage", "error_type", "error_message", "attempt")]
+    assert values == ["failed", "finetune", "RuntimeError", "out of memory", 1]
     assert Record.skipped(trial(), "no batch norm")["reason"] == "no batch norm"
     with pytest.raises(RecordError, match="no reason"):
         Record.of_trial(trial(), status="skipped")

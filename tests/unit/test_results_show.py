@@ -63,9 +63,9 @@ def test_json_has_every_column_and_no_nan(store, capsys):
     curve = [{"stage": "finetune", "epoch": 1, "train_loss": float("nan")}]
     store.publish(row(curve=curve))
     assert main(["show", trial().trial_id, "--format", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["metric_final"] == 97.0
-    assert told["curve"][0]["train_loss"] is None
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["metric_final"] == 97.0
+    assert printed["curve"][0]["train_loss"] is None
 
 
 def test_unknown_and_doubtful_ids(store, capsys, tmp_path):
@@ -89,9 +89,9 @@ def test_the_printed_sweep_makes_the_same_trial(tmp_path):
 
 def test_what_a_file_cannot_hold_is_said(tmp_path):
     weights = {"kind": "file", "identity": "abc", "path": "/tmp/w.safetensors"}
-    told = sweep_of(identity(trial(weights=weights, dataset_fingerprint="f00"))["trial"])
-    assert "# weights: the file with SHA-256 abc" in told
-    assert "# data: the folder with fingerprint f00" in told
+    found = sweep_of(identity(trial(weights=weights, dataset_fingerprint="f00"))["trial"])
+    assert "# weights: the file with SHA-256 abc" in found
+    assert "# data: the folder with fingerprint f00" in found
 
 
 def test_sparklines():

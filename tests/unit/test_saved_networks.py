@@ -14,20 +14,14 @@ import torch
 from torch import nn
 
 from raybench.datasets.facts import DataFacts
-from raybench.errors import UserError
 from raybench.pipeline import artifact, export, push, quantize
 from raybench.selection.records import Cut
 from raybench.storage.sealed import json_sha256
 from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
+from tests.unit.errors import error_of
 
 NET = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
 SCORES, OTHER = torch.zeros(2, 5), torch.ones(2, 3)
-
-
-def told(call, *args, error=UserError, **named) -> str:
-    with pytest.raises(error) as found:
-        call(*args, **named)
-    return str(found.value)
 
 
 FACTS = DataFacts("d", "classification", 10, 1, 8, (0.5,), (0.25,), "", class_names=("a", "b"))
@@ -85,14 +79,14 @@ def test_a_saved_network_says_all_that_rebuilds_it(tmp_path) -> None:
 )  # fmt: skip
 def test_a_damaged_description_is_told_field_by_field(changed, said, tmp_path) -> None:
     saved(tmp_path / "a", **changed)
-    found = told(artifact.read_recipe, tmp_path / "a")
+    found = error_of(artifact.read_recipe, tmp_path / "a")
     assert found.startswith(f"{tmp_path / 'a/pruned.json'}: ")
     assert found.endswith(said)
 
 
 def test_a_description_that_cannot_be_read_is_told(tmp_path) -> None:
     file = tmp_path / "pruned.json"
-    assert told(artifact.read_recipe, tmp_path) == (
+    assert error_of(artifact.read_recipe, tmp_path) == (
         f"{tmp_path}: found no pruned.json; expected the folder of a pruned network (artifacts/<trial_id>)"
     )
     for content, said in (
@@ -100,11 +94,11 @@ def test_a_description_that_cannot_be_read_is_told(tmp_path) -> None:
         (b"{", "expected JSON, as raybench wrote it"), (b"\xff", "expected JSON, as raybench wrote it"),
     ):  # fmt: skip
         file.write_bytes(content)
-        assert told(artifact.read_recipe, tmp_path).endswith(said)
+        assert error_of(artifact.read_recipe, tmp_path).endswith(said)
     content = saved(tmp_path / "a")
     content.pop("id")
     (tmp_path / "a/pruned.json").write_text(json.dumps(content | {"macs": 6}))
-    assert told(artifact.read_recipe, tmp_path / "a").endswith(
+    assert error_of(artifact.read_recipe, tmp_path / "a").endswith(
         "found other content than was saved; the file was edited or is damaged"
     )
 
@@ -117,7 +111,7 @@ def test_tensors_that_differ_are_described() -> None:
         "d: found float32 (), expected none",
     ]  # fmt: skip
     assert artifact._check_trusted(Path("f"), "test-vit") is None
-    assert told(artifact._check_trusted, Path("f"), "mine:net").startswith(
+    assert error_of(artifact._check_trusted, Path("f"), "mine:net").startswith(
         "f: this network is built by 'net' of the module 'mine', which loading would import and run. If you trust it: "
     )
 
@@ -130,17 +124,17 @@ def test_weights_are_filled_in_only_if_they_are_those_that_were_saved(tmp_path) 
     artifact._fill(other, file, sha256)
     assert torch.equal(other[0].weight, NET[0].weight)
     artifact._fill(other, file, None)
-    assert told(artifact._fill, other, file, "0" * 64) == (
+    assert error_of(artifact._fill, other, file, "0" * 64) == (
         f"{file}: found other content (SHA-256 {sha256[:16]}) than was saved ({'0' * 16})"
     )
     wide = nn.Sequential(nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 5))
-    assert told(artifact._fill, wide, file, sha256) == (
+    assert error_of(artifact._fill, wide, file, sha256) == (
         f"{file}: 0.weight: found float32 (16, 8), expected float32 (9, 8); 0.bias: found float32 (16,), expected "
         "float32 (9,); 2.weight: found float32 (4, 16), expected float32 (5, 9) and 1 more. One of the folder's files "
         "is not the one that was saved, or the code of Sequential has changed since"
     )
     file.write_bytes(b"none")
-    assert told(artifact._fill, other, file, sha256).endswith("; expected the weights of a pruned network")
+    assert error_of(artifact._fill, other, file, sha256).endswith("; expected the weights of a pruned network")
 
 
 def test_an_export_says_how_to_use_it(tmp_path) -> None:
@@ -195,7 +189,7 @@ def test_files_and_folders_of_an_export(tmp_path, monkeypatch) -> None:
     )
     assert (tmp_path / "w.safetensors").read_bytes() == (tmp_path / "a/model.safetensors").read_bytes()
     assert loaded == [(tmp_path / "a", False), (tmp_path / "a", True)]
-    assert told(export.to_ultralytics, tmp_path / "a", tmp_path / "x.pt") == (
+    assert error_of(export.to_ultralytics, tmp_path / "a", tmp_path / "x.pt") == (
         "--format ultralytics: Sequential is not a detector of ultralytics"
     )
     net, images = export._network(tmp_path / "a", True)
@@ -247,15 +241,15 @@ def test_an_export_is_uploaded_with_its_card(tmp_path, monkeypatch) -> None:
         (OSError("\nno network\nmore"), f"--push-to-hub u/n: no network; the files are in {tmp_path}"),
     ):
         monkeypatch.setattr(Api, "create_repo", failing(error))
-        assert told(push.push, tmp_path, "card", "u/n", private=False) == said
+        assert error_of(push.push, tmp_path, "card", "u/n", private=False) == said
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert told(push.push, tmp_path, "card", "u/n", private=False) == (
+    assert error_of(push.push, tmp_path, "card", "u/n", private=False) == (
         "--push-to-hub needs huggingface_hub: pip install huggingface_hub"
     )
     push.check_repository("a.b-c_d/e.f-g")
     for name in ("a", "a/b/c", "/b", "a/", "a b/c"):
         assert (
-            told(push.check_repository, name)
+            error_of(push.check_repository, name)
             == f"--push-to-hub: found {name!r}, expected USER/NAME or ORGANISATION/NAME"
         )
 

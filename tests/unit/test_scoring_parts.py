@@ -102,8 +102,8 @@ def test_each_criterion_gets_the_cheapest_exact_sums() -> None:
     _, groups = nets.build("plain")
     from raybench import registry
 
-    told = {name: _raw_scores(registry.importance.load(name)(), groups) for name in ("random", "hrank", "fpgm", "lamp")}
-    assert told == {"random": ComputedOnce, "hrank": ComputedOnce, "fpgm": RunningPairs, "lamp": RunningSums}
+    ways = {name: _raw_scores(registry.importance.load(name)(), groups) for name in ("random", "hrank", "fpgm", "lamp")}
+    assert ways == {"random": ComputedOnce, "hrank": ComputedOnce, "fpgm": RunningPairs, "lamp": RunningSums}
     assert (_raw_scores(Sizes(), groups), _raw_scores(Largest(), groups)) == (RunningSums, Recomputed)
     _, attention = nets.build("attention")
     expected = Recomputed if shared_positions(attention) else RunningSums

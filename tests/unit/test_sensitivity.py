@@ -33,7 +33,7 @@ def storage(tmp_path_factory):
     return folder, folder / "store"
 
 
-def told(storage, capsys, *options):
+def printed(storage, capsys, *options):
     folder, store = storage
     fixed = ("--recipe", str(folder / "short.yaml"), "--storage", str(store), "--device", "cpu")
     assert main(["sensitivity", "test-convnet", *fixed, *options]) == 0
@@ -42,7 +42,7 @@ def told(storage, capsys, *options):
 
 def test_every_group_is_cut_alone_at_every_share(storage, capsys):
     found = json.loads(
-        told(storage, capsys, "--format", "json", "--ratios", "0.75", "0.25", "-o", str(storage[0] / "a.png"))
+        printed(storage, capsys, "--format", "json", "--ratios", "0.75", "0.25", "-o", str(storage[0] / "a.png"))
     )
     assert (storage[0] / "a.png").read_bytes().startswith(b"\x89PNG")
     names = list(dict.fromkeys(cut["group"] for cut in found["cuts"]))
@@ -86,7 +86,7 @@ def test_the_figures_are_those_of_the_cut_network(storage, tmp_path):
 
 
 def test_the_table_has_one_row_a_group_and_says_what_it_is(storage, capsys):
-    out = told(storage, capsys, "--method", "taylor", "--ratios", "0.5")
+    out = printed(storage, capsys, "--method", "taylor", "--ratios", "0.5")
     assert "50 % go" in out
     assert "each group cut alone, nothing trained" in out
     assert (storage[1] / "sensitivity.svg").read_text().startswith("<svg")

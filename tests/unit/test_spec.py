@@ -126,8 +126,8 @@ def test_a_criterion_that_needs_more_images_than_the_recipe_has(tmp_path):
 
 
 def test_sizes_of_memory():
-    told = ["1024", "1KiB", "2 GiB", "1.5GB", 77]
-    assert [sweep(resources={"memory": m}).resources.memory for m in told] == [1024, 1024, 2**31, 15 * 10**8, 77]
+    sizes = ["1024", "1KiB", "2 GiB", "1.5GB", 77]
+    assert [sweep(resources={"memory": m}).resources.memory for m in sizes] == [1024, 1024, 2**31, 15 * 10**8, 77]
 
 
 def test_extends_replaces_keys_and_merges_maps(tmp_path):
@@ -206,17 +206,17 @@ def test_numbers_and_words_are_read_as_people_mean_them(tmp_path):
 
 
 def test_a_ratio_stands_in_place_of_speedups_and_shows_again_as_one(tmp_path):
-    told = {"name": "r", "datasets": "digits", "models": "cifar-resnet20", "methods": "random", "recipe": "quick"}
-    (tmp_path / "r.yaml").write_text(json.dumps(told | {"ratio": 0.3}))
+    fields = {"name": "r", "datasets": "digits", "models": "cifar-resnet20", "methods": "random", "recipe": "quick"}
+    (tmp_path / "r.yaml").write_text(json.dumps(fields | {"ratio": 0.3}))
     (trial,) = resolve(load_sweep(tmp_path / "r.yaml"))
     assert (trial.ratio, trial.speedup) == (0.3, pytest.approx(1 / 0.7))
     (tmp_path / "again.yaml").write_text(sweep_of(trial.model_dump_json()))
     assert resolve(load_sweep(tmp_path / "again.yaml"))[0].trial_id == trial.trial_id
-    (tmp_path / "r.yaml").write_text(json.dumps(told | {"ratio": 0.3, "speedups": 2}))
+    (tmp_path / "r.yaml").write_text(json.dumps(fields | {"ratio": 0.3, "speedups": 2}))
     with pytest.raises(SpecError, match="ratio: found speedups beside it"):
         load_sweep(tmp_path / "r.yaml")
     entry = {"name": "random", "speedups": [2]}
-    (tmp_path / "r.yaml").write_text(json.dumps(told | {"ratio": 0.3, "methods": [entry]}))
+    (tmp_path / "r.yaml").write_text(json.dumps(fields | {"ratio": 0.3, "methods": [entry]}))
     with pytest.raises(SpecError, match=r"methods\[0\]\.speedups: found speedups, expected none"):
         load_sweep(tmp_path / "r.yaml")
     walks = {"name": "random", "schedule": "progressive"}
@@ -226,9 +226,9 @@ def test_a_ratio_stands_in_place_of_speedups_and_shows_again_as_one(tmp_path):
         {"methods": [walks]},
         {"include": [{"methods": [walks]}]},
     ):
-        (tmp_path / "r.yaml").write_text(json.dumps(told | {"ratio": 0.3} | walk))
+        (tmp_path / "r.yaml").write_text(json.dumps(fields | {"ratio": 0.3} | walk))
         with pytest.raises(SpecError, match=r"protocol pruningbench prunes to a speed-up|a ratio is one step"):
             load_sweep(tmp_path / "r.yaml")
-    (tmp_path / "r.yaml").write_text(json.dumps(told))
+    (tmp_path / "r.yaml").write_text(json.dumps(fields))
     with pytest.raises(SpecError, match="speedups: the key is missing"):
         load_sweep(tmp_path / "r.yaml")

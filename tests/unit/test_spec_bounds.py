@@ -73,23 +73,23 @@ def refused(path):
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("field", "value", "told"), STAGE)
-def test_a_setting_of_a_stage_that_cannot_work_names_line_found_and_range(field, value, told, tmp_path):
+@pytest.mark.parametrize(("field", "value", "expected"), STAGE)
+def test_a_setting_of_a_stage_that_cannot_work_names_line_found_and_range(field, value, expected, tmp_path):
     other = {"epochs": "1", "lr": "0.1"} | {field: value}
     text = GRID + "recipe:\n  extends: small\n  finetune:\n" + "".join(f"    {k}: {v}\n" for k, v in other.items())
     line = text.splitlines().index(f"    {field}: {value}") + 1
     assert f"s.yaml:{line}: recipe.finetune.{field}" in (message := refused(written(tmp_path, text)))
-    assert told in message
+    assert expected in message
 
 
-@pytest.mark.parametrize(("lines", "key", "told"), TOP)
-def test_a_setting_of_the_sweep_that_cannot_work_names_line_found_and_range(lines, key, told, tmp_path):
+@pytest.mark.parametrize(("lines", "key", "expected"), TOP)
+def test_a_setting_of_the_sweep_that_cannot_work_names_line_found_and_range(lines, key, expected, tmp_path):
     kept = [line for line in GRID.splitlines() if not line.startswith(lines.partition(":")[0] + ":")]
     if lines.startswith("ratio"):
         kept = [line for line in kept if not line.startswith("speedups")]
     text = "\n".join([*kept, "recipe: small", lines, ""])
     assert f"s.yaml:{len(kept) + 2}: {key}: " in (message := refused(written(tmp_path, text)))
-    assert told in message
+    assert expected in message
 
 
 def test_every_number_of_a_recipe_has_bounds():
@@ -200,9 +200,9 @@ def test_variables_and_the_home_folder_are_expanded_in_every_path(tmp_path, monk
 @pytest.mark.parametrize("key", ["storage", "weights", "recipe", "extends"])
 def test_a_variable_that_is_not_set_is_told(key, tmp_path, monkeypatch):
     monkeypatch.setenv("SCRATCH", "x")
-    told = refused(with_paths(tmp_path, **{key: "$SCRATHC/x.yaml"}))
-    assert "found $SCRATHC in '$SCRATHC/x.yaml', which isn't set. Did you mean 'SCRATCH'?" in told
-    assert "s.yaml:" in told
+    expected = refused(with_paths(tmp_path, **{key: "$SCRATHC/x.yaml"}))
+    assert "found $SCRATHC in '$SCRATHC/x.yaml', which isn't set. Did you mean 'SCRATCH'?" in expected
+    assert "s.yaml:" in expected
 
 
 def test_a_dollar_in_a_name_that_exists_is_that_name(tmp_path):

@@ -58,7 +58,7 @@ def test_what_can_be_seen_without_names_the_schema_refuses(validator, what):
 
 def test_names_are_offered_to_the_editor(capsys):
     assert main(["schema"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert "quick" in json.dumps(told["properties"]["recipe"])
-    assert "magnitude-l2+group-norm" in json.dumps(told["properties"]["methods"])
-    assert "cifar-resnet20" in json.dumps(told["properties"]["models"])
+    schema = json.loads(capsys.readouterr().out)
+    assert "quick" in json.dumps(schema["properties"]["recipe"])
+    assert "magnitude-l2+group-norm" in json.dumps(schema["properties"]["methods"])
+    assert "cifar-resnet20" in json.dumps(schema["properties"]["models"])

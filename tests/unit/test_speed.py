@@ -50,8 +50,8 @@ def task(**speed) -> Classification:
 def trained(checkpoint=None, recipe=STAGE, **speed):
     torch.manual_seed(0)
     net = build_model("test-convnet", FACTS)
-    told = task(**speed).train(net, recipe, seed=1, checkpoint=checkpoint or Kept(), select="last")
-    return net, told
+    result = task(**speed).train(net, recipe, seed=1, checkpoint=checkpoint or Kept(), select="last")
+    return net, result
 
 
 def keys(recipe_speed, **changes):
@@ -108,11 +108,11 @@ def test_detection_has_no_speed_block():
 @pytest.mark.parametrize("speed", [{"memory_format": "channels_last"}, {"precision": "bf16"},
                                    {"precision": "bf16", "memory_format": "auto"}])  # fmt: skip
 def test_other_ways_to_compute_train_nearly_the_same_weights_and_say_so(speed):
-    plain, told_plain = trained()
-    net, told = trained(**speed)
-    assert told_plain.computing == {**DEFAULTS, "speed_note": None}
-    assert told.computing["precision"] == speed.get("precision", "fp32")
-    assert told.computing["memory_format"] in {"auto": ("nchw", "channels_last")}.get(
+    plain, plain_result = trained()
+    net, result = trained(**speed)
+    assert plain_result.computing == {**DEFAULTS, "speed_note": None}
+    assert result.computing["precision"] == speed.get("precision", "fp32")
+    assert result.computing["memory_format"] in {"auto": ("nchw", "channels_last")}.get(
         speed.get("memory_format", "nchw"), (speed.get("memory_format", "nchw"),)
     )
     pairs = list(zip(plain.parameters(), net.parameters(), strict=True))
@@ -126,13 +126,13 @@ def test_other_ways_to_compute_train_nearly_the_same_weights_and_say_so(speed):
 @pytest.mark.parametrize("kill", [1, 2])
 def test_a_killed_stage_in_channels_last_ends_with_the_same_numbers(optimizer, kill):
     recipe = STAGE.model_copy(update={"optimizer": optimizer, "lr": 0.01})
-    whole, told = trained(recipe=recipe, memory_format="channels_last")
+    whole, result = trained(recipe=recipe, memory_format="channels_last")
     checkpoint = Kept(kill)
     with pytest.raises(Killed):
         trained(checkpoint, recipe, memory_format="channels_last")
     checkpoint.left = 0
     resumed, again = trained(checkpoint, recipe, memory_format="channels_last")
-    assert (again.resumed_from, again.curve) == (kill, told.curve)
+    assert (again.resumed_from, again.curve) == (kill, result.curve)
     pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -213,8 +213,8 @@ def test_compiling_waits_until_it_pays(steps, seconds_each, compiler, state, not
     net, under = nn.Linear(2, 2), Compiling(steps)
     for _ in range(steps):
         assert torch.equal(under.forward(net)(torch.ones(1, 2)), net(torch.ones(1, 2)))
-    told = under.close(Computing(compile="auto"))
-    assert (told.compile, note in told.speed_note) == (state, True)
+    computing = under.close(Computing(compile="auto"))
+    assert (computing.compile, note in computing.speed_note) == (state, True)
     assert len(resets) == (2 if state == "on" else 0)
 
 
@@ -231,8 +231,8 @@ def test_a_network_that_does_not_compile_goes_on_as_it_is(monkeypatch):
     net, under = nn.Linear(2, 2), Compiling(9)
     for _ in range(9):
         assert torch.equal(under.forward(net)(torch.ones(1, 2)), net(torch.ones(1, 2)))
-    told = under.close(Computing(compile="auto"))
-    assert (told.compile, told.speed_note) == ("off", "not compiled: unsupported: a generator")
+    computing = under.close(Computing(compile="auto"))
+    assert (computing.compile, computing.speed_note) == ("off", "not compiled: unsupported: a generator")
 
 
 def test_the_row_says_how_it_was_trained(tmp_path):
@@ -278,8 +278,8 @@ for precision in ("fp32", "bf16"):
     for memory_format in ("channels_last", "auto"):
         speed = Speed(precision=precision, memory_format=memory_format).filled("cpu", "raybench")
         task = Classification(Data(facts, *splits, ""), torch.device("cpu"), speed)
-        told = task.train(Net(), TrainRecipe(epochs=2, batch_size=8, lr=0.01), seed=0, checkpoint=Kept())
-        print(told.computing["memory_format"])
+        result = task.train(Net(), TrainRecipe(epochs=2, batch_size=8, lr=0.01), seed=0, checkpoint=Kept())
+        print(result.computing["memory_format"])
 """
 
 

@@ -11,7 +11,7 @@ from raybench.catalogue import REQUIRED
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, checked, distinct, resolved
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
-from tests.unit.sweeps import AXES, RECIPE, sweep, told
+from tests.unit.sweeps import AXES, RECIPE, problems_of, sweep
 
 NO_WEIGHTS = "found 'pretrained', expected 'trained' or a file: no published weights are known for"
 NO_FILE = "expected 'trained', 'pretrained' or a file; there is no such file."
@@ -40,7 +40,7 @@ MODELS = [
 
 @pytest.mark.parametrize(("fields", "expected"), MODELS)
 def test_models_that_cannot_be(fields, expected) -> None:
-    found = told(ModelAxis, fields)
+    found = problems_of(ModelAxis, fields)
     assert [path for _, path in found] == [path for _, path in expected]
     for (message, _), (start, _) in zip(found, expected, strict=True):
         assert message.startswith(start) if start.endswith(" ") else message == start
@@ -53,7 +53,7 @@ def test_an_unknown_model_is_the_only_mistake_whatever_else_it_says(tmp_path, mo
         ("test-vitt", "unknown model 'test-vitt'. Did you mean 'test-vit'?"),
         ("mine", "found 'mine', expected module:function. mine.py is in this folder: type mine:net"),
     ):
-        ((message, path),) = told(ModelAxis, {"name": name, "weights": "pretrained", "params": {"nothing": 1}})
+        ((message, path),) = problems_of(ModelAxis, {"name": name, "weights": "pretrained", "params": {"nothing": 1}})
         assert (message.startswith(start), path) == (True, ("name",))
 
 
@@ -74,23 +74,23 @@ def test_models_that_may_be(tmp_path, monkeypatch) -> None:
 
 def test_datasets_and_methods_that_cannot_be(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ((message, path),) = told(DatasetAxis, {"name": "digit", "params": {"x": 1}})
+    ((message, path),) = problems_of(DatasetAxis, {"name": "digit", "params": {"x": 1}})
     assert message.startswith("unknown dataset 'digit'. Did you mean 'digits'? Known: ")
     assert message.endswith(". Class folders of your own images: imagefolder")
     assert path == ("name",)
-    ((message, path),) = told(DatasetAxis, {"name": "digits", "params": {"splitseed": 1}})
+    ((message, path),) = problems_of(DatasetAxis, {"name": "digits", "params": {"splitseed": 1}})
     assert (message.startswith("unknown parameter of dataset 'digits'."), path) == (True, ("params", "splitseed"))
-    both = told(MethodAxis, {"name": "lam+group-nrm", "params": {"x": 1}, "regularizer_params": {"y": 1}})
+    both = problems_of(MethodAxis, {"name": "lam+group-nrm", "params": {"x": 1}, "regularizer_params": {"y": 1}})
     assert [(message.partition("?")[0], path) for message, path in both] == [
         ("unknown importance 'lam'. Did you mean 'lamp'", ("name",)),
         ("unknown regularizer 'group-nrm'. Did you mean 'group-norm'", ("name",)),
     ]  # fmt: skip
-    assert [path for _, path in told(MethodAxis, {"name": "lamp+"})] == [("name",)]
-    assert told(MethodAxis, {"name": "lamp", "regularizer_params": {"strength": 1}}) == [(
+    assert [path for _, path in problems_of(MethodAxis, {"name": "lamp+"})] == [("name",)]
+    assert problems_of(MethodAxis, {"name": "lamp", "regularizer_params": {"strength": 1}}) == [(
         "found parameters of a regularizer, but 'lamp' has none; expected lamp+REGULARIZER", ("regularizer_params",),
     )]  # fmt: skip
     wrong = {"name": "cp+group-norm", "params": {"points": 0}, "regularizer_params": {"strenght": 1}}
-    (first, one), (second, two) = told(MethodAxis, wrong)
+    (first, one), (second, two) = problems_of(MethodAxis, wrong)
     assert (first, one) == ("found 0, expected at least 1", ("params", "points"))
     assert second.startswith("unknown parameter of regularizer 'group-norm'. Did you mean 'strength'? Known: ")
     assert two == ("regularizer_params", "strenght")
@@ -119,7 +119,9 @@ def test_a_missing_parameter_is_told_though_none_are_given(monkeypatch) -> None:
     entry = registry.dataset.entry("digits")
     needy = {**registry.dataset.entries(), "digits": replace(entry, params={"must": REQUIRED})}
     monkeypatch.setattr(registry.dataset, "_entries", needy)
-    assert told(DatasetAxis, {"name": "digits"}) == [("dataset 'digits' needs the parameter 'must'", ("params",))]
+    assert problems_of(DatasetAxis, {"name": "digits"}) == [
+        ("dataset 'digits' needs the parameter 'must'", ("params",))
+    ]
     for kind, axis, field in (
         ("importance", "lamp", "params"),
         ("regularizer", "lamp+group-norm", "regularizer_params"),
@@ -129,7 +131,7 @@ def test_a_missing_parameter_is_told_though_none_are_given(monkeypatch) -> None:
         monkeypatch.setattr(
             names, "_entries", {**names.entries(), name: replace(names.entry(name), params={"must": REQUIRED})}
         )
-        assert told(MethodAxis, {"name": axis}) == [(f"{kind} {name!r} needs the parameter 'must'", (field,))]
+        assert problems_of(MethodAxis, {"name": axis}) == [(f"{kind} {name!r} needs the parameter 'must'", (field,))]
         monkeypatch.undo()
         monkeypatch.setattr(registry.dataset, "_entries", needy)
 
@@ -216,7 +218,7 @@ SWEEPS = [
 
 @pytest.mark.parametrize(("changes", "expected"), SWEEPS)
 def test_sweeps_that_contradict_themselves(changes, expected) -> None:
-    found = told(Sweep, AXES | LISTED | changes)
+    found = problems_of(Sweep, AXES | LISTED | changes)
     assert [path for _, path in found] == [path for _, path in expected]
     for (message, _), (start, _) in zip(found, expected, strict=True):
         assert message == start or (message.startswith(start) and "data_roots" in changes)
@@ -249,8 +251,8 @@ def test_a_ratio_is_a_speed_up_by_name_alone() -> None:
         made = Sweep.model_validate(fields | {"ratio": ratio})
         assert (made.ratio, made.speedups) == (ratio, (label,))
     for wrong in (0, 1, 1.0, 0.0, "x", -0.5):
-        assert ("ratio",) in [path for _, path in told(Sweep, fields | {"ratio": wrong})]
-    assert told(Sweep, 3) == [("found 3, expected a mapping", ())]
+        assert ("ratio",) in [path for _, path in problems_of(Sweep, fields | {"ratio": wrong})]
+    assert problems_of(Sweep, 3) == [("found 3, expected a mapping", ())]
 
 
 @pytest.mark.parametrize(

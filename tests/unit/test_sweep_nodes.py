@@ -264,9 +264,9 @@ def test_variables_and_homes_in_paths(tmp_path, monkeypatch) -> None:
     assert reader.expanded(YamlNode("$A_1\0", FILE, 4), tmp_path) == "one\0"
     with pytest.raises(Mistakes) as error:
         reader.expanded(YamlNode("$NOPE_X/${NOPE_Y}/$NOPE_X", FILE, 4), tmp_path)
-    told = [str(one).partition(".")[2].partition(" Did")[0] for one in error.value.mistakes]
+    messages = [str(one).partition(".")[2].partition(" Did")[0] for one in error.value.mistakes]
     each = "in '$NOPE_X/${NOPE_Y}/$NOPE_X', which isn't set."
-    assert told == [f"yaml:4: found ${name} {each}" for name in ("NOPE_X", "NOPE_Y")]
+    assert messages == [f"yaml:4: found ${name} {each}" for name in ("NOPE_X", "NOPE_Y")]
     with pytest.raises(Mistakes) as error:
         reader.expanded(YamlNode("~nobody-of-that-name/x", FILE, 4), tmp_path)
     assert str(error.value) == "s.yaml:4: found '~nobody-of-that-name/x', whose user isn't known here"

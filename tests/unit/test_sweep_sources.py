@@ -214,7 +214,7 @@ def test_data_lies_where_the_sweep_or_the_variable_says(tmp_path, monkeypatch) -
     )
 
 
-def told(name: str, **facts):
+def datasets_with(name: str, **facts):
     """The dataset `name` with other facts, in place of the registered one."""
     own = registry.dataset.entry("cifar10")
     known = {**registry.dataset.entries(), name: replace(own, name=name, facts=facts)}
@@ -230,7 +230,7 @@ def test_data_outside_a_folder_and_single_files_are_part_of_the_fingerprint(root
     asked = []
     monkeypatch.setattr(data_roots, "called", lambda source, *args: asked.append((source, *args)) or tuple(outside))
     parts = {"reads": "b", "layout": "m:layout", "elsewhere": "m:elsewhere"}
-    monkeypatch.setattr(registry.dataset, "_entries", told("own", **parts))
+    monkeypatch.setattr(registry.dataset, "_entries", datasets_with("own", **parts))
     with pytest.warns(UserWarning, match="1 dead links") as warned:
         found = data_fingerprint("own", {"own": root}, {"p": 1})
     each = [fingerprint(root / "b").digest, fingerprint(outside[0]).digest, file_fingerprint(outside[1])]
@@ -238,13 +238,13 @@ def test_data_outside_a_folder_and_single_files_are_part_of_the_fingerprint(root
     assert asked == [("m:layout", root), ("m:elsewhere", root, {"p": 1})]
     assert [str(one.message) for one in warned] == [f"dataset 'own': {root}: 1 dead links"]
     assert warned[0].filename == __file__
-    monkeypatch.setattr(registry.dataset, "_entries", told("own", reads="top.json"))
+    monkeypatch.setattr(registry.dataset, "_entries", datasets_with("own", reads="top.json"))
     assert data_fingerprint("own", {"own": root}, {}) == file_fingerprint(root / "top.json")
-    monkeypatch.setattr(registry.dataset, "_entries", told("own"))
+    monkeypatch.setattr(registry.dataset, "_entries", datasets_with("own"))
     assert data_fingerprint("own", {"own": root}, {}) == fingerprint(root).digest
     monkeypatch.delenv("RAYBENCH_DATA", raising=False)
     assert data_fingerprint("own", {}, {}) is None
-    monkeypatch.setattr(registry.dataset, "_entries", told("own", user_data=True))
+    monkeypatch.setattr(registry.dataset, "_entries", datasets_with("own", user_data=True))
     with pytest.raises(UserError, match="needs its folder"):
         data_fingerprint("own", {}, {})
     monkeypatch.undo()
@@ -254,7 +254,7 @@ def test_data_outside_a_folder_and_single_files_are_part_of_the_fingerprint(root
 
 def test_a_look_is_as_quick_as_it_is_asked_to_be(root, monkeypatch) -> None:
     looks = []
-    monkeypatch.setattr(registry.dataset, "_entries", told("own"))
+    monkeypatch.setattr(registry.dataset, "_entries", datasets_with("own"))
     monkeypatch.setattr(data_roots, "fingerprint", lambda place, *, quick: looks.append(quick) or Fingerprint("f" * 16))
     data_fingerprint("own", {"own": root}, {})
     data_fingerprint("own", {"own": root}, {}, quick=True)

@@ -21,7 +21,7 @@ from raybench.sweep.mistakes import Mistake, Mistakes, dotted, show
 from raybench.sweep.resources import STAGES, Resources
 from raybench.sweep.target import amount
 from raybench.sweep.trial import TrainRecipe
-from tests.unit.sweeps import told
+from tests.unit.sweeps import problems_of
 
 DAY = 86400.0
 
@@ -83,7 +83,7 @@ WHOLE = "expected 0 to 1 or a whole number: a cell takes a share of one GPU or w
     ],
 )  # fmt: skip
 def test_resources_that_cannot_be(fields, expected) -> None:
-    assert told(Resources, fields) == expected
+    assert problems_of(Resources, fields) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,20 +154,20 @@ def test_the_model_inside_a_type() -> None:
     ],
 )  # fmt: skip
 def test_messages_of_a_stage(fields, expected) -> None:
-    assert told(TrainRecipe, {"epochs": 1, "lr": 0.1} | fields) == [expected]
+    assert problems_of(TrainRecipe, {"epochs": 1, "lr": 0.1} | fields) == [expected]
 
 
 def test_messages_of_keys_and_places() -> None:
     known = ", ".join(sorted(TrainRecipe.model_fields))
-    assert told(TrainRecipe, {"epochs": 1, "lr": 1, "momentun": 1}) == [
+    assert problems_of(TrainRecipe, {"epochs": 1, "lr": 1, "momentun": 1}) == [
         (f"unknown key. Did you mean 'momentum'? Known: {known}", ("momentun",))
     ]
-    assert told(TrainRecipe, {"epochs": 1}) == [("the key is missing; it is required", ("lr",))]
-    assert told(Outer, {"inner": {"count": 10}}) == [
+    assert problems_of(TrainRecipe, {"epochs": 1}) == [("the key is missing; it is required", ("lr",))]
+    assert problems_of(Outer, {"inner": {"count": 10}}) == [
         ("found 10, expected a number of at least 1 and at most 9", ("inner", "count"))
     ]
-    assert told(Outer, {"inner": 3}) == [("found 3, expected a mapping", ("inner",))]
-    assert told(Outer, {"inner": {}, "word": 3}) == [("found 3, expected text", ("word",))]
+    assert problems_of(Outer, {"inner": 3}) == [("found 3, expected a mapping", ("inner",))]
+    assert problems_of(Outer, {"inner": {}, "word": 3}) == [("found 3, expected text", ("word",))]
     assert [dotted(path) for path in (("a", 1, "b"), ("a",), (), (0, "a"))] == ["a[1].b", "a", "", "[0].a"]
 
 

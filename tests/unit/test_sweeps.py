@@ -71,10 +71,10 @@ def test_the_plan_tells_gpu_hours_from_another_storage(monkeypatch, tmp_path, ca
     monkeypatch.delenv("RAYBENCH_DATA", raising=False)
     command = ["plan", str(SWEEPS / "paper-imagenet.yaml"), "--storage", str(tmp_path / "new"), "--timings"]
     assert main([*command, str(tmp_path / "pilot"), "--format", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["counts"]["planned"] == 138
-    assert told["cost"]["gpu_hours"] == pytest.approx(51 * 2)  # resnet18's 51 cells of two hours on one GPU each
-    assert told["cost"]["unknown"]["cell"] == 138 - 51
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["counts"]["planned"] == 138
+    assert printed["cost"]["gpu_hours"] == pytest.approx(51 * 2)  # resnet18's 51 cells of two hours on one GPU each
+    assert printed["cost"]["unknown"]["cell"] == 138 - 51
     assert main([*command, str(tmp_path / "pilot")]) == 0
     assert "102 GPU-hours" in capsys.readouterr().out
     assert main([*command, str(tmp_path / "empty")]) == 2

@@ -37,7 +37,7 @@ from raybench.sweep.target import amount, amount_of
 from tests.pruning_nets import small_resnet, small_vit
 from tests.unit.cuts import IMAGE, L2
 from tests.unit.result_rows import row, trial
-from tests.unit.sweeps import AXES, sweep, told, written
+from tests.unit.sweeps import AXES, problems_of, sweep, written
 
 PLAIN = {**AXES, "methods": "magnitude-l2", "models": "test-convnet", "seeds": 0}
 
@@ -97,14 +97,14 @@ def test_ids_of_speedups_stay_and_kinds_have_ids_of_their_own() -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_targets_is_said(changes, message, path) -> None:
-    (found,) = told(Sweep, PLAIN | changes)
+    (found,) = problems_of(Sweep, PLAIN | changes)
     assert found[0].startswith(message)
     assert found[1] == path
 
 
 def test_a_ratio_has_no_other_target() -> None:
     fields = {key: value for key, value in PLAIN.items() if key != "speedups"}
-    ((message, path),) = told(Sweep, fields | {"ratio": 0.5, "targets": {"params": 2}})
+    ((message, path),) = problems_of(Sweep, fields | {"ratio": 0.5, "targets": {"params": 2}})
     assert (message, path) == ("found targets, expected none: the sweep has a ratio", ("targets",))
 
 

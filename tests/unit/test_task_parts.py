@@ -44,18 +44,18 @@ def boxes() -> BoxImages:
 
 
 def test_loaders_start_as_many_processes_as_they_are_told(monkeypatch) -> None:
-    told: list[int] = []
+    workers: list[int] = []
 
     class Loader(torch.utils.data.DataLoader):
         def __init__(self, *args: object, num_workers: int = -1, **kwargs: object) -> None:
-            told.append(num_workers)
+            workers.append(num_workers)
             super().__init__(*args, num_workers=0, **kwargs)
 
     monkeypatch.setattr(detection_images, "DataLoader", Loader)
     assert sorted(n for numbers, _ in PlainImages(boxes(), 32).batches(2, 3) for n in numbers) == [0, 1, 2]
     training = TrainingImages(boxes(), ("a",), 32, NO_AUGMENT)
     assert len(list(training.batches([np.array([0, 1]), np.array([2])], (0, 0), 5))) == 2
-    assert told == [3, 5]
+    assert workers == [3, 5]
 
 
 class InFiles:
@@ -167,29 +167,29 @@ def test_the_network_ends_as_the_epoch_that_the_curve_names(select, ema) -> None
     """Evaluated again, the kept weights give the figure of the selected epoch."""
     task, net = small()
     recipe = TrainRecipe(epochs=4, batch_size=12, lr=0.3, ema=ema, augment=("crop",))
-    told = task.train(net, recipe, seed=0, checkpoint=Kept(), select=select)
-    assert [epoch["epoch"] for epoch in told.curve] == [1, 2, 3, 4]
-    chosen = told.curve[told.selected_epoch - 1]
+    trained = task.train(net, recipe, seed=0, checkpoint=Kept(), select=select)
+    assert [epoch["epoch"] for epoch in trained.curve] == [1, 2, 3, 4]
+    chosen = trained.curve[trained.selected_epoch - 1]
     found = task.evaluate(net, "test" if select == "test" else "val")
     assert (found["top1"], found["loss"]) == (chosen["top1"], chosen["loss"])
-    best = max(told.curve, key=lambda epoch: (epoch["top1"], -epoch["loss"]))
-    assert told.selected_epoch == (4 if select == "last" else best["epoch"])
-    assert told.seconds_per_epoch > 0
+    best = max(trained.curve, key=lambda epoch: (epoch["top1"], -epoch["loss"]))
+    assert trained.selected_epoch == (4 if select == "last" else best["epoch"])
+    assert trained.seconds_per_epoch > 0
 
 
 @pytest.mark.parametrize("select", ["val", "last"])
 def test_no_epoch_changes_nothing_and_is_none(select) -> None:
     task, net = small()
     before = copy.deepcopy(net.state_dict())
-    told = task.train(net, TrainRecipe(epochs=0, lr=0.1, ema=0.5), seed=0, checkpoint=Kept(), select=select)
-    assert (told.curve, told.selected_epoch, told.resumed_from) == ((), 0, 0)
+    trained = task.train(net, TrainRecipe(epochs=0, lr=0.1, ema=0.5), seed=0, checkpoint=Kept(), select=select)
+    assert (trained.curve, trained.selected_epoch, trained.resumed_from) == ((), 0, 0)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_a_stage_that_is_not_compiled_says_how_many_steps_it_had() -> None:
     task, net = small(compile="auto")
-    told = task.train(net, TrainRecipe(epochs=2, batch_size=16, lr=0.1), seed=0, checkpoint=Kept())
-    assert told.computing["speed_note"] == "not compiled: the stage has 6 steps"  # 36 images: 3 batches an epoch
+    trained = task.train(net, TrainRecipe(epochs=2, batch_size=16, lr=0.1), seed=0, checkpoint=Kept())
+    assert trained.computing["speed_note"] == "not compiled: the stage has 6 steps"  # 36 images: 3 batches an epoch
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_an_epoch_of_queries_is_the_mean_over_images_and_its_loss_is_told_the_ep
         def training_outputs(self, images, truth):
             return self.weight
 
-    told: list[tuple] = []
-    monkeypatch.setattr(detection_training, "at_epoch", lambda *args: told.append(args))
+    calls: list[tuple] = []
+    monkeypatch.setattr(detection_training, "at_epoch", lambda *args: calls.append(args))
     recipe, loss, net, images = TrainRecipe(epochs=5, batch_size=2, lr=1e-9), Fixed(), Stub(), boxes()
     data = BoxData(
         DataFacts("x", "detection", 1, 3, 32, (0.0,) * 3, (1.0,) * 3, ""), ("a",), images, images, images, ""
@@ -279,4 +279,4 @@ def test_an_epoch_of_queries_is_the_mean_over_images_and_its_loss_is_told_the_ep
     progress = TrainingState(net, detection_training.make_optimizer(net, recipe, CPU), None, None)
     found = detection_training.run_epoch(progress, detection_training.EpochInputs(data, recipe, 0, CPU, loss), 2)
     assert found == pytest.approx(3)  # batches of two and of one image
-    assert told == [(loss, 2, 5)]
+    assert calls == [(loss, 2, 5)]

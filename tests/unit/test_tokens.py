@@ -37,7 +37,7 @@ from raybench.tokens.shape import Shape
 from raybench.tokens.target import find_counts
 from tests.unit.report_stores import store
 from tests.unit.result_rows import row, trial
-from tests.unit.sweeps import sweep, told
+from tests.unit.sweeps import problems_of, sweep
 
 METHODS = sorted(registry.token.entries())
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -196,10 +196,10 @@ def test_cells_without_tokens_are_skipped(changes, said):
 
 
 def test_a_regularizer_beside_a_token_method_is_a_mistake():
-    assert told(MethodAxis, {"name": "tome+group-norm"}) == [
+    assert problems_of(MethodAxis, {"name": "tome+group-norm"}) == [
         ("found a regularizer, which shrinks channels; expected tome alone: it removes tokens", ("name",))
     ]
-    assert told(MethodAxis, {"name": "tome", "params": {"train": "scratch"}})[0][0] == (
+    assert problems_of(MethodAxis, {"name": "tome", "params": {"train": "scratch"}})[0][0] == (
         "found 'scratch', expected 'none' or 'finetune'"
     )
 

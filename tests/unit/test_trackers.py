@@ -101,8 +101,8 @@ def test_a_tracker_that_fails_ends_alone(ended, monkeypatch) -> None:
     watcher = tracked("wandb", inner)
     ended(watcher)
     ended(watcher)
-    told = [event for event in inner.events if "tracking ends" in event]
-    assert told[0] == "tracking ends: ZeroDivisionError: division by zero; the results are in the storage"
+    endings = [event for event in inner.events if "tracking ends" in event]
+    assert endings[0] == "tracking ends: ZeroDivisionError: division by zero; the results are in the storage"
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -26,7 +26,7 @@ from raybench.sweep.resolve import resolve
 from raybench.sweep.resources import Resources
 from raybench.sweep.trial import MethodRef
 from raybench.tasks.open import open_task
-from tests.unit.sweeps import RECIPE, sweep, told
+from tests.unit.sweeps import RECIPE, problems_of, sweep
 
 RESREP = {"name": "resrep", "params": {"strength": 0.3, "momentum": 0.5, "start": 1, "every": 2, "rows": 1}}
 TRAINED = {
@@ -121,10 +121,10 @@ def test_what_can_not_be_asked_of_it(fields, message):
 
 
 def test_it_takes_no_regularizer():
-    assert told(MethodAxis, {"name": "resrep+group-norm"}) == [
+    assert problems_of(MethodAxis, {"name": "resrep+group-norm"}) == [
         ("found 'resrep+group-norm', expected 'resrep' alone: it trains by itself, without a regularizer", ("name",))
     ]
-    assert told(MethodAxis, {"name": "resrep", "params": {"repair": "ridge"}})[0][0].startswith(
+    assert problems_of(MethodAxis, {"name": "resrep", "params": {"repair": "ridge"}})[0][0].startswith(
         "unknown parameter of selection 'resrep'"
     )
 

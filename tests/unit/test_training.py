@@ -86,12 +86,12 @@ def test_a_killed_run_ends_with_the_numbers_of_an_unkilled_one(small, recipe, se
         model, penalty = fresh(small), Shrink()
         penalty.bind(model, None)
         torch.rand(17)  # history must not matter
-        told = small.train(
+        trained = small.train(
             model, recipe, seed=3, checkpoint=checkpoint, regularizer=penalty, teacher=teacher, select=select
         )
-        return model, told
+        return model, trained
 
-    whole, told = run(Kept())
+    whole, trained = run(Kept())
     checkpoint = Kept(dies_after=kill)
     with pytest.raises(Killed):
         run(checkpoint)
@@ -99,10 +99,10 @@ def test_a_killed_run_ends_with_the_numbers_of_an_unkilled_one(small, recipe, se
     torch.manual_seed(99)
     resumed, again = run(checkpoint)
     assert again.resumed_from == kill
-    assert again.curve == told.curve
-    assert again.selected_epoch == told.selected_epoch
+    assert again.curve == trained.curve
+    assert again.selected_epoch == trained.selected_epoch
     assert same(whole, resumed)
-    assert [set(epoch) for epoch in told.curve] == [{"epoch", "lr", "train_loss", "loss", "top1"}] * 4
+    assert [set(epoch) for epoch in trained.curve] == [{"epoch", "lr", "train_loss", "loss", "top1"}] * 4
 
 
 OPTIONS = [
@@ -167,15 +167,15 @@ def test_training_ignores_and_restores_the_global_generators(small):
 def test_the_best_epoch_on_the_selecting_split_is_kept(small):
     recipe = TrainRecipe(epochs=6, batch_size=16, lr=0.3, schedule="constant")
     model = fresh(small)
-    told = small.train(model, recipe, seed=0, checkpoint=Kept())
-    best = max(told.curve, key=lambda epoch: (epoch["top1"], -epoch["loss"]))
-    assert told.selected_epoch == best["epoch"]
+    trained = small.train(model, recipe, seed=0, checkpoint=Kept())
+    best = max(trained.curve, key=lambda epoch: (epoch["top1"], -epoch["loss"]))
+    assert trained.selected_epoch == best["epoch"]
     assert {name: small.evaluate(model, "val")[name] for name in ("top1", "loss")} == {
         name: best[name] for name in ("top1", "loss")
     }
     on_test = fresh(small)
-    told = small.train(on_test, recipe, seed=0, checkpoint=Kept(), select="test")
-    assert small.evaluate(on_test, "test")["top1"] == max(epoch["top1"] for epoch in told.curve)
+    trained = small.train(on_test, recipe, seed=0, checkpoint=Kept(), select="test")
+    assert small.evaluate(on_test, "test")["top1"] == max(epoch["top1"] for epoch in trained.curve)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,11 @@ def test_only_the_published_rules_leave_out_images_that_fill_no_batch(small, sel
             return x.new_zeros(len(x), 3) + 0 * self.weight
 
     recipe = TrainRecipe(epochs=2, batch_size=size, lr=0.01, weight_decay=0, schedule="constant")
-    told = small.train(Undecided(), recipe, seed=0, checkpoint=Kept(), select=select)
+    trained = small.train(Undecided(), recipe, seed=0, checkpoint=Kept(), select=select)
     assert sizes == 2 * expected
-    assert [epoch["train_loss"] for epoch in told.curve] == pytest.approx(2 * [math.log(3)])  # of what was trained on
+    assert [epoch["train_loss"] for epoch in trained.curve] == pytest.approx(
+        2 * [math.log(3)]
+    )  # of what was trained on
 
 
 def test_evaluation_counts_images(small):
@@ -207,10 +209,10 @@ def test_evaluation_counts_images(small):
         def forward(self, x):
             return torch.tensor([[0.0, 1.0, 0.0]]).repeat(len(x), 1)
 
-    told = small.evaluate(Always().train(), "test")
-    assert told["top1"] == pytest.approx(100 / 3)
-    assert told["top5"] == 100  # three classes
-    assert told["loss"] == pytest.approx(np.log(np.e + 2) - 1 / 3)
+    figures = small.evaluate(Always().train(), "test")
+    assert figures["top1"] == pytest.approx(100 / 3)
+    assert figures["top5"] == 100  # three classes
+    assert figures["loss"] == pytest.approx(np.log(np.e + 2) - 1 / 3)
 
 
 def test_calibration_is_fixed_by_its_seed_and_refuses_too_many(task):

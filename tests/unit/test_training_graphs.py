@@ -168,8 +168,12 @@ def test_a_graph_waits_until_compiling_is_settled(graphs, monkeypatch) -> None:
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     *_, stepper, _ = stepped(Computing(graphs="auto", compile="auto"))
     assert [graph.replays for graph in graphs[0]] == [1], "settled after eight steps"
-    told = stepper.close()
-    assert (told.compile, told.graphs, told.speed_note) == ("off", "on", "not compiled: no C++ compiler")
+    computed = stepper.close()
+    assert (computed.compile, computed.graphs, computed.speed_note) == (
+        "off",
+        "on",
+        "not compiled: no C++ compiler",
+    )
 
 
 def test_compiling_counts_layers_with_weights_and_what_is_left(monkeypatch) -> None:
@@ -206,9 +210,9 @@ def test_what_compiled_and_how_often_again_is_told(monkeypatch) -> None:
     assert len(resets) == 2
     monkeypatch.setattr(compiling.time, "perf_counter", iter([]).__next__)  # no step is timed any more
     assert under.forward(net)(torch.zeros(1)) == 1
-    told = under.close(Computing(compile="auto", speed_note="x"))
-    assert (told.compile, len(resets)) == ("on", 3)
-    assert told.speed_note.startswith("x; forward compiled in 0.0 s, 2 recompilations")
+    computed = under.close(Computing(compile="auto", speed_note="x"))
+    assert (computed.compile, len(resets)) == ("on", 3)
+    assert computed.speed_note.startswith("x; forward compiled in 0.0 s, 2 recompilations")
     torch._dynamo.utils.counters["stats"] = {}
     assert compiling._compilations() == 1
 

@@ -212,21 +212,21 @@ def task() -> Classification:
 
 def test_an_epoch_is_every_image_once_in_an_order_of_its_own(task) -> None:
     net, checkpoint = Watching(), Checkpoint()
-    told = task.train(net, recipe(epochs=3, batch_size=8), seed=4, checkpoint=checkpoint, select="last")
+    trained = task.train(net, recipe(epochs=3, batch_size=8), seed=4, checkpoint=checkpoint, select="last")
     numbers = [[round(float(x) * 0.25 * 41 + 0.5 * 41) for x in batch.flatten()] for batch in net.seen]  # normalised
     assert [len(batch) for batch in numbers] == [8, 8, 7] * 3
     epochs = [list(itertools.chain(*numbers[3 * e : 3 * e + 3])) for e in range(3)]
     assert epochs == [torch.randperm(23, generator=generator(4, e, "shuffle")).tolist() for e in range(3)]
     assert checkpoint.saved == [1, 2, 3]
-    assert (told.selected_epoch, told.resumed_from) == (3, 0)
-    assert told.seconds_per_epoch > 0
+    assert (trained.selected_epoch, trained.resumed_from) == (3, 0)
+    assert trained.seconds_per_epoch > 0
 
 
 def test_the_rate_follows_every_step_and_the_loss_is_the_mean_over_images(task, monkeypatch) -> None:
     """Labels are all 0, so each step's gradient and loss are known: p - (1, 0, 0)."""
     plan = recipe(epochs=2, batch_size=8, lr=0.5, schedule="cosine", momentum=0.0, weight_decay=0.0)
     net = Watching()
-    told = task.train(net, plan, seed=0, checkpoint=Checkpoint(), select="last")
+    trained = task.train(net, plan, seed=0, checkpoint=Checkpoint(), select="last")
     weight, losses = torch.zeros(3), []
     for epoch in range(2):
         total = 0.0
@@ -236,10 +236,10 @@ def test_the_rate_follows_every_step_and_the_loss_is_the_mean_over_images(task, 
             weight = weight - rate * (weight.softmax(0) - torch.tensor([1.0, 0, 0]))
         losses.append(total / 23)
     torch.testing.assert_close(net.weight.detach(), weight)
-    assert [epoch["train_loss"] for epoch in told.curve] == pytest.approx(losses)
-    assert [epoch["lr"] for epoch in told.curve] == pytest.approx([learning_rate(plan, e + 2 / 3) for e in range(2)])
-    assert [epoch["epoch"] for epoch in told.curve] == [1, 2]
-    assert told.curve[-1]["loss"] == pytest.approx(float(-weight.log_softmax(0)[0]))
+    assert [epoch["train_loss"] for epoch in trained.curve] == pytest.approx(losses)
+    assert [epoch["lr"] for epoch in trained.curve] == pytest.approx([learning_rate(plan, e + 2 / 3) for e in range(2)])
+    assert [epoch["epoch"] for epoch in trained.curve] == [1, 2]
+    assert trained.curve[-1]["loss"] == pytest.approx(float(-weight.log_softmax(0)[0]))
 
 
 def test_gradients_are_clipped_to_their_norm(task) -> None:
@@ -252,9 +252,9 @@ def test_gradients_are_clipped_to_their_norm(task) -> None:
 def test_each_epoch_is_logged_with_the_time_that_is_left(task, caplog) -> None:
     with caplog.at_level(logging.INFO, logger=EPOCHS):
         task.train(Watching(), recipe(epochs=2, batch_size=64, lr=0.1), seed=0, checkpoint=Checkpoint(), select="last")
-    told = [record.getMessage() for record in caplog.records]
-    assert told[0] == "epoch 1 of 2: loss 1.099, top1 100.00 %"  # log 3: nothing is known yet
-    assert told[1].startswith("epoch 2 of 2: loss ")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "epoch 1 of 2: loss 1.099, top1 100.00 %"  # log 3: nothing is known yet
+    assert lines[1].startswith("epoch 2 of 2: loss ")
     left = [record.left for record in caplog.records]
     assert left[0] > 0 == left[1]
 

@@ -38,7 +38,7 @@ from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
 from tests.unit.cuts import L2
 from tests.unit.result_rows import trial
-from tests.unit.sweeps import AXES, told, written
+from tests.unit.sweeps import AXES, problems_of, written
 
 BOTH = ["none", "prune-then-transfer", "transfer-then-prune"]
 TEXT = """
@@ -83,7 +83,7 @@ def trials(source="digits", **changes):
 
 @pytest.fixture(autouse=True)
 def no_cifar(monkeypatch):
-    monkeypatch.setattr("raybench.sweep.resolve.data_fingerprint", lambda *told, **more: None)
+    monkeypatch.setattr("raybench.sweep.resolve.data_fingerprint", lambda *args, **more: None)
 
 
 def test_the_axis_makes_a_cell_of_each_value_and_bases_follow_their_source() -> None:
@@ -132,7 +132,7 @@ def test_the_plan_trains_the_source_first_and_once() -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_transfer_is_said(changes, message, path) -> None:
-    ((found, place),) = told(Sweep, AXES | changes)
+    ((found, place),) = problems_of(Sweep, AXES | changes)
     assert (found, place) == (message, path)
 
 

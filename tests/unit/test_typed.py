@@ -376,9 +376,10 @@ def test_verbose_prints_every_epoch_and_tracebacks(tmp_path, capfd, monkeypatch)
     recipe.write_text("base: {epochs: 3, lr: 0.1}\nfinetune: {epochs: 2, lr: 0.1}\n")
     for verbose, count in (([], 0), (["--verbose"], 5)):
         assert main([*command, str(recipe), "-o", str(tmp_path / f"pruned{count}"), *verbose]) == 0
-        told = capfd.readouterr().err
+        printed = capfd.readouterr().err
         assert (
-            len([line for line in told.splitlines() if line.strip().startswith("epoch ") and "loss" in line]) == count
+            len([line for line in printed.splitlines() if line.strip().startswith("epoch ") and "loss" in line])
+            == count
         )
     for verbose in (False, True):
         assert main(["leaderboard", str(tmp_path / "none"), *["--verbose"] * verbose]) == 2

@@ -92,12 +92,12 @@ def test_a_failure_is_an_outcome_an_entry_and_a_row(monkeypatch, context, error,
         return
     columns = ("status", "stage", "error_type", "error_message", "traceback_path", "share_note")
     assert [row[name] for name in columns] == ["failed", stage, kind, message, path, "why"]
-    told = context.storage.read(path).decode()
+    traceback = context.storage.read(path).decode()
     assert path.startswith(f"tracebacks/{key}-")
     assert path.endswith(".txt")
-    assert told.startswith("Traceback (most recent call last):\n")
-    assert told.rstrip().splitlines()[-1].rpartition(".")[2].startswith(kind)
-    assert "raise error" in told
+    assert traceback.startswith("Traceback (most recent call last):\n")
+    assert traceback.rstrip().splitlines()[-1].rpartition(".")[2].startswith(kind)
+    assert "raise error" in traceback
 
 
 @pytest.mark.parametrize("status", ["failed", "skipped"])

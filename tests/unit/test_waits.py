@@ -55,8 +55,8 @@ def test_a_wait_is_said_once_when_it_lasts_and_again_when_it_is_for_something_el
 
 
 def test_a_run_says_which_other_run_has_its_last_units(tmp_path, clock):
-    storage, told = LocalStorage(tmp_path), Told()
-    run = Run(storage, Assignment(storage.url), told)
+    storage, heard = LocalStorage(tmp_path), Told()
+    run = Run(storage, Assignment(storage.url), heard)
     run.load(plan(unit("cell-a-0"), unit("cell-a-1")))
     with Lease(storage, "cell-a-0") as lease:
         assert lease.holder().startswith("process ")
@@ -65,7 +65,7 @@ def test_a_run_says_which_other_run_has_its_last_units(tmp_path, clock):
             run.queue.postpone(key, 0.0)
         for clock.now in (0, 5, 11):
             run._note_wait()
-        (line,) = told.lines
+        (line,) = heard.lines
         assert line.startswith("waiting for 2 units of another run (process ")
         assert line.endswith("): cell test-convnet random 2x protected-global seed 0 and others")
     assert Lease(storage, "cell-a-0").holder() == ""

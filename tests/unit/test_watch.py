@@ -99,8 +99,10 @@ def test_a_driver_that_has_gone_is_told_with_its_last_word(storage, capsys):
     lease = watched.work()
     for folder in ("runs", "leases"):  # as a killed machine leaves them
         for key in storage.list(folder):
-            told = json.loads(storage.read(key))
-            storage.replace(key, json.dumps({**told, "time": told["time"] - 500, "machine": "another"}).encode())
+            heartbeat = json.loads(storage.read(key))
+            storage.replace(
+                key, json.dumps({**heartbeat, "time": heartbeat["time"] - 500, "machine": "another"}).encode()
+            )
     text = shown(storage, capsys, "--once", code=3)
     assert "no heartbeat since 20" in text
     assert "(8m 2" in text

@@ -30,7 +30,7 @@ from tests.pruning_nets import IMAGE, Chain, OwnAttention, shuffled
 SMALL = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def told(model: nn.Module, image: Tensor, **how) -> tuple[Groups, list[str]]:
+def groups_and_warnings(model: nn.Module, image: Tensor, **how) -> tuple[Groups, list[str]]:
     """The groups, and the warnings on the way."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -65,7 +65,7 @@ REASONS = {
 @pytest.mark.parametrize(("between", "reason"), REASONS.values(), ids=REASONS)
 def test_a_refusal_protects_what_it_touches_and_tells_it_once(between: Callable[[Tensor], Tensor], reason: str) -> None:
     model = Chain(between).eval()
-    groups, messages = told(model, IMAGE[:1])
+    groups, messages = groups_and_warnings(model, IMAGE[:1])
     assert {"first", "third"} <= {g.name for g in groups}
     if "second" in groups.whole:
         assert len(messages) == 1
@@ -101,7 +101,7 @@ FAMILIES = {
 def test_families_that_the_graph_cant_hold_are_cut_exactly(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = make().eval()
-    groups, messages = told(model, SMALL)
+    groups, messages = groups_and_warnings(model, SMALL)
     assert not any(word in message for message in messages for word in ("NoneType", "ZeroDivision", "torch-pruning"))
     assert len(messages) <= 1
     assert groups.share > 0.5
@@ -114,7 +114,7 @@ def test_yolo11_as_its_authors_ship_it_is_cut() -> None:
     with offline():  # else it leaves Image.open replaced for the tests after this one
         tasks = pytest.importorskip("ultralytics.nn.tasks")
     model = tasks.DetectionModel("yolo11n.yaml", verbose=False).eval()
-    groups, messages = told(model, SMALL)
+    groups, messages = groups_and_warnings(model, SMALL)
     assert groups.share > 0.9
     assert len(messages) == 1
     assert "C2PSA" in messages[0]
@@ -174,7 +174,7 @@ def test_a_network_of_which_nothing_is_right_is_given_up_after_some_work(monkeyp
 )
 @pytest.mark.parametrize("between", [torch.relu, shuffled], ids=["graph", "followed"])
 def test_people_choose_by_name_or_glob(between: Callable[[Tensor], Tensor], how: dict, names: list[str]) -> None:
-    groups = told(Chain(between).eval(), IMAGE[:1], **how)[0]
+    groups = groups_and_warnings(Chain(between).eval(), IMAGE[:1], **how)[0]
     assert [g.name for g in groups] == names
     assert "named to keep its width" in groups.whole["first" if "protect" in how or "only" in how else "head"]
 
