@@ -94,7 +94,10 @@ class Classification:
         images, published = self._splits.train, select == "test"
         shape = (recipe.batch_size, *self.data.image_shape)
         check_shares(self._team, len(images), recipe.batch_size)
-        computing = self._team.agreed(choose(model, self._speed, self._device, shape, amp=recipe.amp))
+        state = checkpoint.load()
+        before = state.get("computing") if state else None
+        computing = choose(model, self._speed, self._device, shape, amp=recipe.amp, before=before)
+        computing = self._team.agreed(computing)
         computing = plain_steps(computing) if self._team.size > 1 else computing
         computing = plain_steps(computing, "a loss of the network's own") if needs_teacher(model) else computing
         steps = recipe.epochs * -(-len(images) // recipe.batch_size)
@@ -107,6 +110,7 @@ class Classification:
                 run_epoch,
                 set_apart(make_optimizer(model, recipe, self._device), regularizer),
                 checkpoint=checkpoint,
+                state=state,
                 regularizer=regularizer,
                 validate=lambda net: self.evaluate(net, split),
                 metric=self.metric,

@@ -102,6 +102,7 @@ class Detection:
             run_epoch,
             set_apart(make_optimizer(detector, recipe, self._device), regularizer),
             checkpoint=checkpoint,
+            state=checkpoint.load(),
             regularizer=regularizer,
             validate=lambda net: self.evaluate(net, split),
             metric=self.metric,

@@ -24,7 +24,7 @@ from raybench.sweep.resolve import resolve
 from raybench.sweep.speed import Speed
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.classification import Classification
-from raybench.tasks.training import compiling
+from raybench.tasks.training import compiling, computing
 from raybench.tasks.training.compiling import Compiling
 from raybench.tasks.training.computing import Computing, choose
 from raybench.tasks.training.optimize import make_optimizer
@@ -135,6 +135,21 @@ def test_a_killed_stage_in_channels_last_ends_with_the_same_numbers(optimizer, k
     assert (again.resumed_from, again.curve) == (kill, result.curve)
     pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_resumed_stage_keeps_the_format_that_won_by_the_clock(monkeypatch):
+    took = [2.0, 1.0]
+    monkeypatch.setattr(computing, "_milliseconds", lambda *_: took)
+    checkpoint = Kept(1)
+    with pytest.raises(Killed):
+        trained(checkpoint, memory_format="auto")
+    checkpoint.left, took[:] = 0, [1.0, 2.0]
+    _, told = trained(checkpoint, memory_format="auto")
+    assert told.resumed_from == 1
+    assert told.computing["memory_format"] == "channels_last"
+    assert told.computing["speed_note"].endswith("images: nchw 2.00 ms, channels_last 1.00 ms")
+    _, anew = trained(memory_format="auto")
+    assert anew.computing["memory_format"] == "nchw"
 
 
 def test_restored_momentum_has_the_strides_of_its_weight():

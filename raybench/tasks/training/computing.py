@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -36,8 +36,13 @@ class Computing:
     speed_note: str = ""  # what was timed, and what fell back
 
     def noting(self, *notes: str, **changed: Any) -> Computing:
-        """A copy with fields changed and more notes."""
-        return replace(self, speed_note="; ".join(filter(None, (self.speed_note, *notes))), **changed)
+        """A copy with fields changed, and with the notes that this one lacks."""
+        said = filter(None, dict.fromkeys((*self.speed_note.split("; "), *notes)))
+        return replace(self, speed_note="; ".join(said), **changed)
+
+    def by_the_clock(self) -> dict[str, str]:
+        """What may have been timed, as a checkpoint keeps it: a stage that goes on doesn't choose anew."""
+        return {"memory_format": self.memory_format, "speed_note": self.speed_note}
 
     def columns(self) -> dict[str, Any]:
         """The row's columns of these names; an empty note is None."""
@@ -53,10 +58,19 @@ class Computing:
         return torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format
 
 
-def choose(model: nn.Module, speed: Speed, device: torch.device, shape: tuple[int, ...], *, amp: bool) -> Computing:
+def choose(
+    model: nn.Module,
+    speed: Speed,
+    device: torch.device,
+    shape: tuple[int, ...],
+    *,
+    amp: bool,
+    before: Mapping[str, Any] | None = None,
+) -> Computing:
     """How to train `model` on batches of `shape` (b, c, h, w), from a trial's filled-in `speed`.
 
-    `amp`: the stage asks for bfloat16 by itself. What this device can't do falls back, and `speed_note` names it.
+    `amp`: the stage asks for bfloat16 by itself. `before`: what `by_the_clock` said when this stage began, if it goes
+    on from a checkpoint. What this device can't do falls back, and `speed_note` names it.
     """
     chosen = Computing(
         precision="bf16" if amp else speed.precision or "fp32",
@@ -67,7 +81,7 @@ def choose(model: nn.Module, speed: Speed, device: torch.device, shape: tuple[in
     )
     chosen = _precision_of_device(chosen, device)
     if chosen.memory_format == "auto":
-        chosen = _with_format(chosen, model, device, shape)
+        chosen = replace(chosen, **before) if before else _with_format(chosen, model, device, shape)
     if chosen.graphs == "auto" and device.type != "cuda":
         chosen = chosen.noting(f"no graphs on {device.type}", graphs="off")
     return chosen

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     *,
     checkpoint: Checkpoint,
+    state: Mapping[str, Any] | None,
     regularizer: Regularizer | None,
     validate: Validate,
     metric: str,
@@ -77,28 +78,26 @@ def fit(
     computing: Computing | None = None,
     team: Team = ALONE,
 ) -> Training:
-    """Train `model` in place, resuming from `checkpoint`; it ends with the selected epoch's weights.
+    """Train `model` in place, from the `state` that `checkpoint` had; it ends with the selected epoch's weights.
 
     `one_epoch(progress, inputs, epoch)` is one pass over the training data and returns the mean loss. The result's
     `seconds_per_epoch` is the time of these passes without validation. StageError when the loss is NaN or infinite.
     """
     computing = computing or Computing()
     with kernels(inputs.device, computing), strided_in_nchw(model), laid_out(model, computing.strides), team.norms():
-        return _fit(model, inputs, one_epoch, optimizer, checkpoint, regularizer, validate, metric, keep_best)
+        average = Average(model, inputs.recipe.ema) if inputs.recipe.ema else None
+        progress = TrainingState(model, optimizer, average, regularizer, computing.by_the_clock())
+        if state is not None:
+            progress.load(state)
+        return _fit(progress, inputs, one_epoch, checkpoint, validate, metric, keep_best)
 
 
 def _fit(
-    model: nn.Module, inputs: Inputs, one_epoch: Callable[[TrainingState, Inputs, int], float],
-    optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, regularizer: Regularizer | None, validate: Validate,
-    metric: str, keep_best: bool,
+    progress: TrainingState, inputs: Inputs, one_epoch: Callable[[TrainingState, Inputs, int], float],
+    checkpoint: Checkpoint, validate: Validate, metric: str, keep_best: bool,
 ) -> Training:  # fmt: skip
-    """`fit` with the kernels and the memory format set."""
+    """`fit` with the kernels and the memory format set, from the epoch that `progress` has reached."""
     recipe = inputs.recipe
-    average = Average(model, recipe.ema) if recipe.ema else None
-    progress = TrainingState(model, optimizer, average, regularizer)
-    state = checkpoint.load()
-    if state is not None:
-        progress.load(state)
     resumed, seconds, began = progress.epoch, 0.0, time.perf_counter()
     for epoch in range(resumed, recipe.epochs):
         started = time.perf_counter() - paused_s()

@@ -21,6 +21,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     average: Average | None
     regularizer: Regularizer | None
+    computing: Mapping[str, str] = field(default_factory=dict)  # what a stage that goes on doesn't choose anew
     epoch: int = 0  # finished epochs
     curve: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
@@ -41,6 +42,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.weights if self.average else {},
             "regularizer": dict(self.regularizer.state_dict()) if self.regularizer else {},
+            "computing": dict(self.computing),
             "epoch": self.epoch,
             "curve": self.curve,
             "best_epoch": self.best_epoch,
