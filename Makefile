@@ -60,4 +60,4 @@ $(ESCAPED)/.ready: pyproject.toml constraints.txt
 $(ESCAPED)/.ready-test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv "$(VENV)"
 	$(PIP) --editable ".[$(TEST_EXTRAS)]"
-	touch $(ESCAPED)/.ready "$@"
+	touch "$(VENV)/.ready" "$@"

@@ -9,8 +9,6 @@ import io
 import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from raybench.cli.main import VERBS, main
 from raybench.groups.cost import count_macs
 from raybench.sweep.reader import load_sweep
 from raybench.testing.conformance import check_file
+from tests import forked
 from tests.readme_tree import ROOT, generated, renewed
 from tests.unit.test_walls import ROOMS
 
@@ -157,9 +156,10 @@ def test_every_benchmark_starts_as_its_page_says():
         "tests.benchmarks.bench_startup",
     } <= modules
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
     for module in modules:
-        command = [sys.executable, "-m", module, "--help"]
-        done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=120, check=True)
+        done = forked.run(code, module, "--help", cwd=ROOT, env=plain)
+        assert done.returncode == 0, done.stderr
         assert f"python -m {module}" in done.stdout
 
 
