@@ -26,7 +26,7 @@ GROUPS = {
         "run": "run the missing cells of a sweep, on Ray or in this process",
         "plan": "show what a run would do, without running it",
         "validate": "check a sweep file and list all its mistakes",
-        "search": "find depth, width and image size for a target speed-up",
+        "search": "find depth, width and image size for a target cost",
         "schema": "print the JSON Schema of sweep files",
     },
     "one model": {

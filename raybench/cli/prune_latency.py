@@ -36,10 +36,11 @@ def add_target_latency(target: argparse._MutuallyExclusiveGroup) -> None:
     """Add the option ``--target-latency``."""
     text = "time of one image, such as 5ms, or 1.5x for that much faster than the uncut network: "
     text += "cuts are timed without training, the smallest that meets it is made"
-    target.add_argument("--target-latency", type=_latency, metavar="TIME", help=text)
+    target.add_argument("--target-latency", type=latency, metavar="TIME", help=text)
 
 
-def _latency(text: str) -> TargetLatency:
+def latency(text: str) -> TargetLatency:
+    """A latency: ``5`` and ``5ms``, or ``1.5x`` for that much faster than the uncut network. For argparse."""
     word = text.strip().lower()
     relative = word.endswith("x")
     try:

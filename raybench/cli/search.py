@@ -1,36 +1,43 @@
-"""`raybench search SWEEP`: finds depth, width and image size of a network for a target speed-up."""
+"""`raybench search SWEEP`: finds depth, width and image size of a network for a target cost."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
-from contextlib import redirect_stdout
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from raybench.cli.output import add_format, print_json, print_rows
+from raybench.cli.output import add_format, print_json
+from raybench.cli.prune_latency import TargetLatency, latency
 from raybench.cli.quantities import speedup
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
-from raybench.errors import UserError, counted
+from raybench.errors import UserError
 from raybench.execution.interrupt import INTERRUPTED
-from raybench.sweep.kinds import DIMENSIONS
+from raybench.sweep.kinds import DIMENSIONS, WHOLE
+from raybench.sweep.target import Amount
 
 if TYPE_CHECKING:
-    from raybench.search.cells import Sample
-    from raybench.search.run import Asked, Found
-
-COLUMNS = ("depth", "width", "image", "asked", "speed-up", "val %", "test %", "cell", "")
+    from raybench.execution.run import SweepEnd
+    from raybench.sweep.sweep import Sweep
+    from raybench.sweep.trial import Trial
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add_sweep(parser)
     add = parser.add_argument
-    text = "what may change: %(choices)s (default: all three); depths and image_sizes of the sweep are the choices"
-    add("--dimensions", nargs="+", choices=DIMENSIONS, default=list(DIMENSIONS), metavar="D", help=text)
-    add("--target", type=speedup, required=True, metavar="N", help="speed-up of the base network to reach: 3 or 3x")
+    target = parser.add_mutually_exclusive_group(required=True)
+    text = "speed-up in MACs to reach: base / pruned, such as 3 or 3x"
+    target.add_argument("--target", type=speedup, metavar="X", dest="macs", help=text)
+    text = "base parameters / pruned parameters, such as 2 or 2x"
+    target.add_argument("--target-params", type=speedup, metavar="X", dest="params", help=text)
+    text = "time of one image, such as 5ms, or 1.5x for that much faster than the uncut network"
+    target.add_argument("--target-latency", type=latency, metavar="TIME", dest="latency", help=text)
+    text = "what may change: %(choices)s (default: all that changes the cost); depths and image_sizes of the sweep are "
+    text += "the choices"
+    add("--dimensions", nargs="+", choices=DIMENSIONS, metavar="D", help=text)
     text = "cells of each seed that are measured (default: 15 for three dimensions, 9 for two, 5 for one)"
     add("--samples", type=int, metavar="N", help=text)
     text = "polynomial (default): even samples, a fit, and its optimum; optuna: Ray Tune's searcher, the same budget"
@@ -52,95 +59,55 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--samples: found {args.samples}, expected a number above 0")
     if args.seed < 0:
         raise UserError(f"--seed: found {args.seed}, expected 0 or more")
+    target = _target(args)
+    if args.latency and args.address:
+        raise UserError(
+            "--target-latency: found --address beside it, expected none: the networks to choose from are timed on this "
+            "machine, the cells on the cluster's"
+        )
+    from raybench.cli.search_text import as_json, print_found
+    from raybench.execution.cluster import kept
     from raybench.execution.progress import watcher
     from raybench.execution.run import run_sweep
+    from raybench.search.asked import Asked, dimensions_of
     from raybench.search.cells import Interrupted, cells_of, narrowed
-    from raybench.search.run import Asked, search
+    from raybench.search.run import search
 
     sweep = narrowed(sweep, {"datasets": args.dataset, "models": args.model, "methods": args.method})
-    runs = partial(run_sweep, local=args.local, address=args.address, plugins=args.plugin, watcher=watcher())
-    cells = cells_of(sweep, args.target, args.storage, runs)
+
+    def runs(sweep: Sweep, storage: str, cells: Sequence[Trial]) -> SweepEnd:
+        where: dict[str, Any] = {"local": args.local, "address": args.address}
+        return run_sweep(sweep, storage, cells=cells, **where, plugins=args.plugin, watcher=watcher())
+
+    cells = cells_of(sweep, target, args.storage, runs)
     asked = Asked(
-        args.target,
-        tuple(name for name in DIMENSIONS if name in args.dimensions),
+        target,
+        dimensions_of(target, args.dimensions),
         args.samples,
         args.sampler,
         args.seed,
-        sweep.depths if len(sweep.depths) > 1 else (),
-        sweep.image_sizes if len(sweep.image_sizes) > 1 else (),
+        sweep.depths if sweep.depths != (WHOLE,) else (),
+        sweep.image_sizes,
     )
     try:
-        with redirect_stdout(sys.stderr):  # what the network's own code prints
+        with redirect_stdout(sys.stderr), nullcontext() if args.local else kept():  # what the network's code prints
             found = search(cells, asked, lambda line: print(line, file=sys.stderr))
     except Interrupted:
         print(f"interrupted; to continue: {shlex.join(['raybench', *sys.argv[1:]])}")
         return INTERRUPTED
     if args.format == "json":
-        print_json(_as_json(found, asked, cells.storage))
+        print_json(as_json(found, asked, cells.storage))
     else:
-        title = f"{sweep.methods[0].name}, {sweep.models[0].name} on {sweep.datasets[0].name}"
-        _print(found, asked, f"{title}: {args.target:g}x by {', '.join(asked.dimensions)} ({args.sampler})")
+        print_found(found, asked, f"{sweep.methods[0].name}, {sweep.models[0].name} on {sweep.datasets[0].name}")
         print(f"cells: raybench leaderboard {shlex.quote(cells.storage)}")
+        if best := max(filter(None, (found.winner, found.best(asked))), key=lambda one: one.value, default=None):
+            print(f"network: raybench export {best.trial_id} --results {shlex.quote(cells.storage)} -o pruned")
     return 0 if found.winner else 1
 
 
-def _print(found: Found, asked: Asked, title: str) -> None:
-    best = found.best(asked.target)
-    rows = [_row(found, one, "best sample" if one is best else "") for one in found.samples]
-    compared = [one for one in (found.width_only, found.winner) if one]
-    rows += [_row(found, one, one.role) for one in compared]
-    print_rows(rows, COLUMNS, title=title)
-    for point, why in found.failed:
-        size = found.space.side(point.size)
-        print(f"no result: depth {point.depth:g}, images of {size}, {point.speedup:g}x: {why}")
-    for why in found.refused:
-        print(f"left out: {why}")
-    print("\n".join(_told(found, best)))
-
-
-def _told(found: Found, best: Sample | None) -> list[str]:
-    """The fit and its error, and the winner beside what it is compared with."""
-    lines = []
-    if (fitted := found.polynomial) and found.predicted is not None:
-        spare = "no sample to spare" if fitted.left_out is None else f"{fitted.left_out:.2f} leaving one out"
-        terms = counted(len(fitted.coefficients), "coefficient")
-        lines.append(f"polynomial of degree 2, {terms}: off by {fitted.residual:.2f} points (rms), {spare}")
-        lines.append(f"predicted for the winner: {found.predicted:.2f} % on the validation split")
-    if found.winner:
-        said = [f"winner {found.winner.value:.2f} % (test {found.winner.final:.2f})"]
-        said += [f"best sample {best.value:.2f} ({best.final:.2f})"] if best else ["no sample meets the target"]
-        if found.width_only:
-            said.append(f"width only {found.width_only.value:.2f} ({found.width_only.final:.2f})")
-        lines.append("; ".join(said))
-    return lines
-
-
-def _row(found: Found, one: Sample, role: str) -> dict[str, Any]:
-    point, space = one.point, found.space
-    return {
-        "depth": f"{point.depth:.2f}",
-        "width": f"{space.width_of((point.depth, point.size), one.macs):.2f}",
-        "image": space.side(point.size),
-        "asked": f"{point.speedup:.2f}x",
-        "speed-up": f"{one.speedup:.2f}x",
-        "val %": f"{one.value:.2f}",
-        "test %": f"{one.final:.2f}",
-        "cell": one.trial_id,
-        "": role,
-    }
-
-
-def _as_json(found: Found, asked: Asked, storage: str) -> dict[str, Any]:
-    fitted = found.polynomial
-
-    def shown(one: Sample | None) -> dict[str, Any] | None:
-        return None if one is None else asdict(one) | {"image": found.space.side(one.point.size)}
-
-    winner, width_only, best = map(shown, (found.winner, found.width_only, found.best(asked.target)))
-    return {
-        **asdict(asked), "storage": storage, "cells": [shown(one) for one in found.samples],
-        "winner": winner, "best": best,
-        "width_only": width_only, "predicted": found.predicted,
-        "residual": fitted and fitted.residual, "left_out": fitted and fitted.left_out,
-        "failed": [asdict(point) | {"why": why} for point, why in found.failed], "refused": found.refused,
-    }  # fmt: skip
+def _target(args: argparse.Namespace) -> Amount:
+    """What is asked, and of which cost."""
+    asked: TargetLatency | None = args.latency
+    if asked:
+        return Amount(asked.value, "latency" if asked.relative else "latency_ms")
+    return Amount(args.macs) if args.macs else Amount(args.params, "params")

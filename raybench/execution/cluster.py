@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -66,10 +67,39 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[str]:
             f"--address {address}: no Ray cluster answers there ({_first_line(error)}){_about_tokens()}"
         ) from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    stays = bool(_kept)
+    if stays:
+        _kept[-1] = True
     try:
         yield ray.get_runtime_context().gcs_address
     finally:
-        ray.shutdown()
+        if not stays:
+            ray.shutdown()
+
+
+def is_connected() -> bool:
+    """Whether this process is connected to a Ray, without importing it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+_kept: list[bool] = []  # one for each `kept` that is open: whether Ray was started, or joined, in it
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Context in which Ray, once `connected`, stays for the next `connected`; on leaving it is shut down.
+
+    Starting Ray takes seconds, which a command that runs several times spends once; one that runs nothing spends none.
+    """
+    _kept.append(False)
+    try:
+        yield
+    finally:
+        if _kept.pop():
+            import ray
+
+            ray.shutdown()
 
 
 @contextmanager

@@ -197,9 +197,10 @@ def _drive_ray(
     work: Run, make_plan: Callable[[], Plan], sweep: Sweep, address: str | None, checked: Callable[[], Work]
 ) -> None:
     """Start Ray or join a cluster, and hand it the work once `checked` has returned."""
-    from raybench.execution.cluster import connected
+    from raybench.execution.cluster import connected, is_connected
 
-    work.watcher.say(f"joining the Ray cluster {address}" if address else "starting Ray on this machine")
+    if not is_connected():
+        work.watcher.say(f"joining the Ray cluster {address}" if address else "starting Ray on this machine")
     with connected(address) as head, interrupts() as requests, contact(head, address, work.watcher.say, requests.fail):
         from raybench.execution.tune import executor
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -14,7 +14,10 @@ from raybench.search.space import Point
 from raybench.storage.open import open_storage
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
+from raybench.sweep.target import Amount, TargetKind
 from raybench.sweep.trial import Trial
+
+Row = Mapping[str, Any]
 
 
 class Interrupted(Exception):
@@ -28,7 +31,10 @@ class Sample:
     point: Point
     trial_id: str  # of the first seed
     macs: float
-    speedup: float
+    speedup: float  # in MACs
+    got: float  # of what the target is of: base / pruned, or milliseconds
+    share: float  # of the base network's cost, in the same
+    reason: str | None  # what the rows say of the amount that was asked of them
     value: float  # on the split that selects an epoch; without fine-tuning on the test split
     final: float  # on the test split
     role: str = "sample"
@@ -43,9 +49,14 @@ class Cells:
     """Runs points as ordinary cells of a storage, with everything else as the sweep has it."""
 
     sweep: Sweep
-    trials: Sequence[Trial]  # one a seed, for the target speed-up
+    trials: Sequence[Trial]  # one a seed, at the target
     storage: str
     run: Callable[..., SweepEnd]  # run_sweep with the user's options
+
+    @property
+    def kind(self) -> TargetKind:
+        """What the target is of."""
+        return self.trials[0].target
 
     def measured(self, points: Iterable[Point]) -> list[Sample]:
         """The samples of those points whose cells are ok; missing cells are run first.
@@ -62,27 +73,25 @@ class Cells:
         found = []
         for point, cells in wanted.items():
             rows = [store.record(cell.trial_id) for cell in cells]
-            if all(row["status"] == "ok" for row in rows):
-                found.append(_sample(point, rows))
+            if all(_why_not(row) is None for row in rows) and _costs(rows, self.kind):
+                found.append(_sample(point, rows, self.kind))
         return found
 
     def why_not(self, point: Point) -> str:
-        """What the row of a point's first cell says."""
-        row = Store(open_storage(self.storage)).record(self._cell(self.trials[0], point).trial_id)
-        return str(row["reason"] or f"{row['error_type']}: {row['error_message']}")
+        """Why a point is no sample."""
+        store = Store(open_storage(self.storage))
+        rows = [store.record(self._cell(trial, point).trial_id) for trial in self.trials]
+        return next(filter(None, map(_why_not, rows)), None) or f"not timed: {rows[0]['timing_reason']}"
 
-    @staticmethod
-    def _cell(trial: Trial, point: Point) -> Trial:
-        return trial.model_copy(
-            update={"depth": point.depth, "image_size": point.size, "speedup": point.speedup, "target": "macs"}
-        )
+    def _cell(self, trial: Trial, point: Point) -> Trial:
+        return trial.model_copy(update={"depth": point.depth, "image_size": point.size, "speedup": point.speedup})
 
 
-def cells_of(sweep: Sweep, target: float, storage: str | None, run: Callable[..., SweepEnd] = run_sweep) -> Cells:
+def cells_of(sweep: Sweep, target: Amount, storage: str | None, run: Callable[..., SweepEnd] = run_sweep) -> Cells:
     """The cells of a sweep that names one dataset, model, method and strategy; its speed-ups don't count.
 
     Raises:
-        UserError: it names several, or has a ratio in place of speed-ups.
+        UserError: it names several, or has a ratio in place of speed-ups, or its protocol doesn't know the target.
     """
     several = {
         "datasets": sweep.datasets, "models": sweep.models, "methods": sweep.methods, "strategies": sweep.strategies,
@@ -91,19 +100,28 @@ def cells_of(sweep: Sweep, target: float, storage: str | None, run: Callable[...
     for key, values in several.items():
         if len(values) > 1:
             names = ", ".join(str(getattr(value, "name", value)) for value in values)
-            option = f" (--{key[:-1]} chooses one)" if key in CHOSEN else ""
-            raise UserError(f"{key}: found {names}; a search takes one{option}")
+            how = f"--{key[:-1]} chooses one" if key in CHOSEN else "leave one in the sweep"
+            raise UserError(f"{key}: found {names}; a search takes one ({how})")
     if sweep.ratio is not None:
-        raise UserError("ratio: a search asks for speed-ups; found a sweep with a ratio in place of them")
+        raise UserError("ratio: a search asks for a cost; found a sweep with a ratio, which is a share of channels")
     entries = (*sweep.datasets, *sweep.models, *sweep.methods)
     alike = [entry.model_copy(update={"speedups": None, "targets": None}) for entry in entries]
     one: dict[str, Any] = {name: (entry,) for name, entry in zip(CHOSEN, alike, strict=True)}
-    one |= {"speedups": (target,), "targets": None, "include": (), "exclude": (), "depths": (1.0,), "image_sizes": ()}
+    one |= {"speedups": (2.0,), "targets": None, "include": (), "exclude": (), "depths": (1.0,), "image_sizes": ()}
     asked = sweep.model_copy(update=one)
-    return Cells(asked, resolve(asked), storage or sweep.storage or f"results/{sweep.name}", run)
+    trials = [trial.model_copy(update={"speedup": target.value, "target": target.kind}) for trial in resolve(asked)]
+    if target.kind != "macs" and trials[0].protocol == "pruningbench":
+        raise UserError(f"protocol: found pruningbench, which prunes to speed-ups in MACs, not to {target}")
+    return Cells(asked, trials, storage or sweep.storage or f"results/{sweep.name}", run)
 
 
 CHOSEN = ("datasets", "models", "methods")  # axes that an option narrows
+COLUMNS: dict[TargetKind, tuple[str, str]] = {  # of the base network, and of the cell's
+    "macs": ("macs_base", "macs"),
+    "params": ("params_base", "params"),
+    "latency_ms": ("latency_base_ms", "latency_ms"),
+    "latency": ("latency_base_ms", "latency_ms"),
+}
 
 
 def narrowed(sweep: Sweep, names: dict[str, str | None]) -> Sweep:
@@ -126,7 +144,24 @@ def narrowed(sweep: Sweep, names: dict[str, str | None]) -> Sweep:
     return sweep
 
 
-def _sample(point: Point, rows: Sequence[Any]) -> Sample:
+def _why_not(row: Row) -> str | None:
+    """Why a cell has no result; None where it has one."""
+    return None if row["status"] == "ok" else str(row["reason"] or f"{row['error_type']}: {row['error_message']}")
+
+
+def _costs(rows: Sequence[Row], kind: TargetKind) -> list[tuple[float, float]]:
+    """(Base, pruned) cost of each row; empty where one was not timed."""
+    before, after = COLUMNS[kind]
+    return [] if any(row[after] is None for row in rows) else [(row[before], row[after]) for row in rows]
+
+
+def _sample(point: Point, rows: Sequence[Row], kind: TargetKind) -> Sample:
     values = [row["metric_final"] if row["metric_val"] is None else row["metric_val"] for row in rows]
-    macs, got, final = (fmean(row[name] for row in rows) for name in ("macs", "speedup", "metric_final"))
-    return Sample(point, rows[0]["trial_id"], macs, got, fmean(values), final)
+    macs, speedup, final = (fmean(row[name] for row in rows) for name in ("macs", "speedup", "metric_final"))
+    costs = _costs(rows, kind)
+    share = fmean(after / before for before, after in costs)
+    got = (
+        fmean(after for _, after in costs) if kind == "latency_ms" else fmean(before / after for before, after in costs)
+    )
+    reason = next(filter(None, (row["reason"] for row in rows)), None)
+    return Sample(point, rows[0]["trial_id"], macs, speedup, got, share, reason, fmean(values), final)

@@ -13,7 +13,9 @@ from raybench.errors import UserError, counted
 
 Values = NDArray[np.float64]
 DEGREE = 2
-EDGE = 1e-6  # of a range, by which sums may be off
+EDGE = 1e-6  # by which sums may be off
+MARGIN = 0.05  # of half a range, beyond it: samples come near the amounts asked of them, not to the digit
+RANK = 1e-9  # of the largest singular value, below which samples don't tell a coefficient
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,11 @@ class Polynomial:
         centre: middle of each variable's samples.
         scale: half of their range.
         coefficients: one a term.
+        rank: how many coefficients the samples tell apart; the others follow from the shortest vector.
         residual: root mean square of what the samples are off.
         left_out: the same where each sample is predicted by the fit of the others; None with no sample to spare.
-        basis: turns a point's terms into a vector whose squared length is its leverage.
+        basis: (terms, rank), turns a point's terms into a vector whose squared length is its leverage.
+        spanned: (terms, rank), an orthonormal basis of the samples' terms: predictions within it are unique.
         most: the largest leverage of a sample.
     """
 
@@ -35,9 +39,11 @@ class Polynomial:
     centre: Values
     scale: Values
     coefficients: Values
+    rank: int
     residual: float
     left_out: float | None
     basis: Values
+    spanned: Values
     most: float
 
     def __call__(self, points: Sequence[Sequence[float]]) -> Values:
@@ -47,11 +53,14 @@ class Polynomial:
     def knows(self, points: Sequence[Sequence[float]]) -> NDArray[np.bool_]:
         """Whether each point lies where samples do: its leverage is no larger than that of the outermost sample.
 
-        Beyond, a polynomial extrapolates, and its maximum says nothing.
+        Beyond, a polynomial extrapolates, and its maximum says nothing. Nor does it at a point whose terms are no
+        combination of the samples': where these lie on a line, beside it.
         """
-        at = np.asarray(points)
-        inside = (np.abs(at - self.centre) <= self.scale * (1 + EDGE)).all(1)
-        return np.asarray(inside & (((self._terms(points) @ self.basis) ** 2).sum(1) <= self.most * (1 + EDGE)))
+        at, design = np.asarray(points), self._terms(points)
+        inside = (np.abs(at - self.centre) <= self.scale * (1 + MARGIN)).all(1)
+        beside = np.abs(design - design @ self.spanned @ self.spanned.T).max(1)
+        leverage = ((design @ self.basis) ** 2).sum(1)
+        return np.asarray(inside & (beside <= EDGE) & (leverage <= self.most * (1 + MARGIN) ** 2))
 
     def _terms(self, points: Sequence[Sequence[float]]) -> Values:
         return _design(self.exponents, (np.asarray(points) - self.centre) / self.scale)
@@ -73,7 +82,7 @@ def fit(points: Sequence[Sequence[float]], values: Sequence[float], degree: int 
         degree: the largest sum of a term's exponents.
 
     Raises:
-        UserError: fewer samples than coefficients, or samples that don't tell them apart.
+        UserError: fewer samples than coefficients.
     """
     exponents = terms(points, degree) if points else np.zeros((1, 0), dtype=np.int64)
     if len(points) < len(exponents) or not points:
@@ -83,27 +92,19 @@ def fit(points: Sequence[Sequence[float]], values: Sequence[float], degree: int 
     low, high = at.min(0), at.max(0)
     centre, scale = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
     design, measured = _design(exponents, (at - centre) / scale), np.asarray(values, dtype=np.float64)
-    coefficients, _, rank, _ = np.linalg.lstsq(design, measured, rcond=None)
-    if rank < len(exponents):
-        raise UserError(
-            f"the fit has {counted(len(points), 'sample')} that tell {rank} of {len(exponents)} coefficients apart: "
-            "--samples takes more"
-        )
-    off, leverage = measured - design @ coefficients, _leverage(design)
+    left, values_of, right = np.linalg.svd(design, full_matrices=False)
+    rank = int((values_of > RANK * values_of[0]).sum())
+    left, spanned = left[:, :rank], right[:rank].T
+    basis = spanned / values_of[:rank]
+    coefficients = basis @ (left.T @ measured)
+    off, leverage = measured - design @ coefficients, (left**2).sum(1)
     errors = _rms(off), _left_out(off, leverage)
-    basis = np.linalg.pinv(np.linalg.qr(design, mode="r"))
-    weights = np.asarray(coefficients, dtype=np.float64)
-    return Polynomial(exponents, centre, scale, weights, *errors, basis, float(leverage.max()))
+    return Polynomial(exponents, centre, scale, coefficients, rank, *errors, basis, spanned, float(leverage.max()))
 
 
 def _design(exponents: NDArray[np.int64], scaled: Values) -> Values:
     """The value of each term at each point: (points, terms)."""
     return np.asarray(np.prod(scaled[:, None, :] ** exponents[None], axis=2), dtype=np.float64)
-
-
-def _leverage(design: Values) -> Values:
-    """How much each sample's own value weighs in its prediction, 0 to 1."""
-    return np.asarray((np.linalg.qr(design)[0] ** 2).sum(1), dtype=np.float64)
 
 
 def _left_out(off: Values, leverage: Values) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 TargetKind = Literal["macs", "params", "latency_ms", "latency"]
 TARGETS: tuple[TargetKind, ...] = ("macs", "params", "latency_ms", "latency")
 TIMED: tuple[TargetKind, ...] = ("latency_ms", "latency")  # measured on the device of the cells
+UNIT: dict[TargetKind, str] = {"macs": "x", "params": "x params", "latency_ms": " ms", "latency": "x latency"}
 ASKED = (  # columns of a row: one of them has a value
     "speedup_target", "ratio", "params_target", "latency_target_ms", "latency_target",
 )  # fmt: skip
@@ -20,8 +21,8 @@ class Amount(NamedTuple):
     kind: TargetKind = "macs"
 
     def __str__(self) -> str:
-        """As people write it: ``2x params``."""
-        return amount(*(self.value if self.kind == kind else None for kind in ("macs", None, *TARGETS[1:])))
+        """As people write it: ``2x``, ``2x params``, ``3 ms`` or ``2x latency``."""
+        return f"{self.value:g}{UNIT[self.kind]}"
 
 
 def amount(
@@ -32,12 +33,11 @@ def amount(
     latency: float | None = None,
 ) -> str:
     """The asked amount of pruning: ``2x`` for a speed-up, ``ratio 0.5``, ``2x params``, ``3 ms`` or ``2x latency``."""
-    if params is not None:
-        return f"{params:g}x params"
-    if latency_ms is not None:
-        return f"{latency_ms:g} ms"
-    if latency is not None:
-        return f"{latency:g}x latency"
+    others: tuple[tuple[float | None, TargetKind], ...]
+    others = (params, "params"), (latency_ms, "latency_ms"), (latency, "latency")
+    for value, kind in others:
+        if value is not None:
+            return str(Amount(value, kind))
     return f"{speedup:g}x" if ratio is None else f"ratio {ratio:g}"
 
 

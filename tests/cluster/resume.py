@@ -44,6 +44,8 @@ OF_THE_RUN = {column.name for column in TIMINGS} - {"device", "device_share"} | 
 class Sweep:
     """One sweep file and one storage, run by the command."""
 
+    verb = "run"
+
     def __init__(self, folder: Path, methods="magnitude-l2+group-norm", epochs=6, seeds="[0]", **environment):
         folder.mkdir(parents=True, exist_ok=True)
         self.file, self.storage = folder / "sweep.yaml", LocalStorage(folder / "store")
@@ -54,8 +56,8 @@ class Sweep:
         self._output = folder / "output.txt"
 
     def start(self, *options: str) -> subprocess.Popen | forked.Forked:
-        """Begin `raybench run`, without waiting: a new interpreter for Ray, a fork that has torch for --local."""
-        words = ["run", self.file, "--storage", self.storage.root, *options]
+        """Begin the command, without waiting: a new interpreter for Ray, a fork that has torch for --local."""
+        words = [self.verb, self.file, "--storage", self.storage.root, *options]
         with open(self._output, "a") as output:
             if "--local" in options:
                 return forked.start(DEADLY + forked.COMMAND, *words, output=output, env=self._environment)
