@@ -97,25 +97,18 @@ def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None
     args.model = as_module(args.model)
     _check_names(args)
     methods = _methods(args)
-    model: dict[str, Any] = {"name": args.model, "params": dict(args.model_param)}
-    if args.weights:
-        model["weights"] = args.weights if args.weights == "pretrained" else str(_existing(args.weights, "--weights"))
-    if args.new_head:
-        if not args.weights:
-            raise UserError("--new-head: found no --weights; without them the whole network is new")
-        model["new_head"] = True
     fields: dict[str, Any] = {
-        "name": "prune", "models": [model], "datasets": [_dataset(args)], "methods": methods,
+        "name": "prune", "models": [_model(args)], "datasets": [_dataset(args)], "methods": methods,
         "strategies": [args.strategy], **_target(args), "seeds": [args.seed], "recipe": _recipe(args),
         "protocol": args.protocol, "schedule": args.schedule, "round_to": args.round_to,
         "depths": [args.depth],
         "device": _device_kind(args.device),
         "resources": {"cpus": usable_cores(), "gpus": 1},
+        **{name: value for name in ("prune", "keep", "only") if (value := getattr(args, name))},
     }  # fmt: skip
     if chosen is not None:
         fields["methods"] = [{"name": name, "speedups": speedup} for name, speedup in chosen.items()]
         fields["speedups"] = sorted(set(chosen.values()))
-    fields |= {name: value for name in ("prune", "keep", "only") if (value := getattr(args, name))}
     if args.data_root:
         fields["data_roots"] = {args.dataset: str(_existing(args.data_root, "--data-root"))}
     with tempfile.TemporaryDirectory(prefix="raybench-prune-") as folder:
@@ -130,6 +123,18 @@ def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None
             return sweep
         except Mistakes as error:
             raise UserError("\n".join(_by_option(mistake, file, args) for mistake in error.mistakes)) from error
+
+
+def _model(args: argparse.Namespace) -> dict[str, Any]:
+    """The network and its weights, as a sweep says them."""
+    model: dict[str, Any] = {"name": args.model, "params": dict(args.model_param)}
+    if args.weights:
+        model["weights"] = args.weights if args.weights == "pretrained" else str(_existing(args.weights, "--weights"))
+    if args.new_head:
+        if not args.weights:
+            raise UserError("--new-head: found no --weights; without them the whole network is new")
+        model["new_head"] = True
+    return model
 
 
 def _target(args: argparse.Namespace) -> dict[str, Any]:

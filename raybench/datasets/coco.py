@@ -143,21 +143,27 @@ def _images(rows: list[Mapping[str, Any]], where: str, folder: Path, collector: 
     collector.warn(huge_line(paths, looks))
     upright = _are_upright(there, looks)
     for row, seen in zip(there, looks, strict=True):
-        name, stored = row["file_name"], (seen.height, seen.width)
+        name = row["file_name"]
         if seen.problem:
             collector.leave_out(name, seen.problem)
-            continue
-        recorded = row.get("height", seen.upright[0]), row.get("width", seen.upright[1])
-        if recorded == seen.upright and (stored != seen.upright or upright):
-            turn = seen.turn
-        elif recorded == stored:
-            turn = 1
-        else:
+        elif (turn := _turn(row, seen, upright)) is None:
             collector.counts["images of another size than their record, left out"] += 1
-            continue
-        index_of[row["id"]] = len(collector.images)
-        collector.add_image(name, *(seen.upright if turn != 1 else stored), turn)
+        else:
+            index_of[row["id"]] = len(collector.images)
+            collector.add_image(name, *(seen.upright if turn != 1 else (seen.height, seen.width)), turn)
     return index_of
+
+
+def _turn(row: Mapping[str, Any], seen: Seen, upright: bool) -> int | None:
+    """How an image is turned so that it has the recorded size: EXIF's orientation, 1 for not at all; None: by none.
+
+    `upright`: whether the records of this file are of upright pictures, which decides where both ways have that size.
+    """
+    stored = seen.height, seen.width
+    recorded = row.get("height", seen.upright[0]), row.get("width", seen.upright[1])
+    if recorded == seen.upright and (stored != seen.upright or upright):
+        return seen.turn
+    return 1 if recorded == stored else None
 
 
 def _are_upright(rows: list[Mapping[str, Any]], looks: list[Seen]) -> bool:

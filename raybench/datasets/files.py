@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -95,18 +95,24 @@ def list_classes(folder: Path, dataset: str, max_unreadable: float, as_stored: b
         _report_unreadable(bad, len(found), dataset, max_unreadable)
     kept = [(path, label, one) for (path, label), one in zip(found, seen, strict=True) if not one.problem]
     files, labels, facts = (tuple(column) for column in zip(*kept, strict=True)) if kept else ((), (), ())
-    filled = set(labels)
+    _check_filled(folder, dataset, classes, set(labels), below)
+    unused = counted_by_ending(path for path, _ in below if not is_image(path))
+    unused["files beside the class folders"] += sum(entry.is_file() for entry in entries)
+    warn_once(f"dataset {dataset!r}: {line}" if (line := huge_line(files, facts)) else "")
+    turns = tuple(1 if as_stored else one.turn for one in facts)
+    return Listing(folder, classes, files, labels, turns, _changes(facts, as_stored), +unused)
+
+
+def _check_filled(
+    folder: Path, dataset: str, classes: Sequence[str], filled: Set[int], below: Sequence[tuple[Path, int]]
+) -> None:
+    """UserError for classes without a readable image; it says what else of `below`, (file, label), lies there."""
     if empty := [name for label, name in enumerate(classes) if label not in filled]:
         endings = counted_by_ending(path for path, label in below if label not in filled and not is_image(path))
         there = f" (found {', '.join(f'{count} {what}' for what, count in endings.items())})" if endings else ""
         raise UserError(
             f"dataset {dataset!r}: no readable image in class {', '.join(empty[:SHOWN])} of {folder}{there}"
         )
-    unused = counted_by_ending(path for path, _ in below if not is_image(path))
-    unused["files beside the class folders"] += sum(entry.is_file() for entry in entries)
-    warn_once(f"dataset {dataset!r}: {line}" if (line := huge_line(files, facts)) else "")
-    turns = tuple(1 if as_stored else one.turn for one in facts)
-    return Listing(folder, classes, files, labels, turns, _changes(facts, as_stored), +unused)
 
 
 def _changes(seen: Sequence[Seen], as_stored: bool) -> Counter[str]:

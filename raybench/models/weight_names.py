@@ -99,7 +99,7 @@ def match(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str)
     prefix, chosen = _preferred(prefixes, inner, file, tensors, origin)
     state, used = _taken(prefix, inner, file, tensors)
     if prefix:
-        missing = {plain: name for plain, name in inner.items() if name not in state}
+        missing = {own_name: name for own_name, name in inner.items() if name not in state}
         more = _beside(prefix, missing, inner, file, tensors)
         state |= more
         used |= {file_name for file_name, value in tensors.items() if any(value is one for one in more.values())}

@@ -26,39 +26,49 @@ def _kind(board: Board) -> tuple[bool, ...]:
     return tuple(one is None for one in board.at or ())
 
 
+Found = dict[tuple[str, str], dict[int, Ranked]]  # (method, strategy) -> place of a board -> entry there
+
+
 def _table(boards: Sequence[Board], width: int) -> Iterator[str]:
     """Lines of one table: final metric and its spread for each speed-up, a dash where a method has none."""
-    found: dict[tuple[str, str], dict[int, Ranked]] = {}
+    found: Found = {}
     for place, board in enumerate(boards):
         for entry in board.entries:
             found.setdefault((entry.method, entry.strategy), {})[place] = entry
-    whole = {key: entries for key, entries in found.items() if len(entries) == len(boards)}
-    means = {key: sum(entry.metric_final for entry in entries.values()) / len(boards) for key, entries in whole.items()}
-    order = sorted(found, key=lambda key: (-means.get(key, -1.0), key))
     several = boards[0].strategy is None
-    targets = [board.target for board in boards]
-    cells = [["method", *(["strategy"] if several else []), "base", *targets, "mean", "Δ"]]
-    for key in order:
-        entries = found[key]
-        base = next(iter(entries.values())).metric_base
-        finals = [_final(entries[place], boards[place]) if place in entries else "-" for place in range(len(boards))]
-        mean = [f"{means[key]:.2f}", signed(means[key] - base)] if key in means else ["-", "-"]
-        cells.append([key[0], *([key[1]] if several else []), f"{base:.2f}", *finals, *mean])
-    title = title_of(replace(boards[0], speedup="average"))
-    several_asked = (
-        "all latencies"
-        if boards[0].latency_ms or boards[0].latency
-        else f"all {'parameter ratios' if boards[0].params else 'speed-ups'}"
-    )
-    yield from wrapped(title.replace("average over speed-ups", several_asked, 1), width, rest="")
+    cells = _cells(boards, found, several)
+    yield from wrapped(_title(boards[0]), width, rest="")
     left = 2 if several else 1
     fits = sum(column_widths(cells)) + 2 * (len(cells[0]) - 1) <= width
     yield from aligned(cells, [place >= left for place in range(len(cells[0]))], "  " if fits else " ")
     if any(_tied(board) for board in boards):
         text = "~: among the best of its column, which the spread over seeds can't tell apart (95 %)"
         yield from wrapped(text, width)
-    if len(whole) < len(found):
+    if any(len(entries) < len(boards) for entries in found.values()):
         yield from wrapped("no mean: methods that lack a speed-up, below the others", width)
+
+
+def _cells(boards: Sequence[Board], found: Found, several: bool) -> list[list[str]]:
+    """The heading and a row for each method, the best mean first; with its strategy where there are `several`."""
+    means = {
+        key: sum(entry.metric_final for entry in entries.values()) / len(boards)
+        for key, entries in found.items()
+        if len(entries) == len(boards)
+    }
+    cells = [["method", *(["strategy"] if several else []), "base", *(board.target for board in boards), "mean", "Δ"]]
+    for key in sorted(found, key=lambda key: (-means.get(key, -1.0), key)):
+        entries = found[key]
+        base = next(iter(entries.values())).metric_base
+        finals = [_final(entries[place], boards[place]) if place in entries else "-" for place in range(len(boards))]
+        mean = [f"{means[key]:.2f}", signed(means[key] - base)] if key in means else ["-", "-"]
+        cells.append([key[0], *([key[1]] if several else []), f"{base:.2f}", *finals, *mean])
+    return cells
+
+
+def _title(board: Board) -> str:
+    """The title of `board` and of those for other amounts of the same kind."""
+    kind = "latencies" if board.latency_ms or board.latency else "parameter ratios" if board.params else "speed-ups"
+    return title_of(replace(board, speedup="average")).replace("average over speed-ups", f"all {kind}", 1)
 
 
 def _tied(board: Board) -> bool:

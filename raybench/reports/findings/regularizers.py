@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import pandas as pd
 
 from raybench.errors import counted
@@ -18,17 +21,24 @@ CELL = ("dataset", "model", "protocol", "recipe", "strategy", "speedup_target", 
 UNIT = ["dataset", "model"]
 
 
+class Row(NamedTuple):
+    """One criterion with a regularizer, against itself without one; as COLUMNS."""
+
+    criterion: str
+    regularizer: str
+    cells: int
+    won: int
+    models: int
+    mean: float
+    low: float | str
+    high: float | str
+    verdict: str
+    p: str
+
+
 def answer(rows: pd.DataFrame) -> Answer:
     """Differences of a criterion after and without sparsifying; a dataset with its model is one unit."""
-    asked = rows[rows["speedup_target"].notna()].assign(regularizer=rows["regularizer"].fillna(""))
-    wide = asked.pivot_table(index=list(CELL), columns="regularizer", values="metric_final", aggfunc="mean")
-    names = [name for name in wide.columns if name]
-    found = []
-    for name in names:
-        both = (wide[[name, ""]] if "" in wide.columns else wide[[]]).dropna()
-        for importance, own in both.groupby(level="importance"):
-            if len(own.columns):
-                found.append((importance, name, own))
+    found = _pairs(rows)
     if not found:
         return Answer("Nothing can be said: no criterion was run with and without a regularizer on the same cell.")
     units = [own.groupby(level=UNIT).mean() for _, _, own in found]
@@ -40,11 +50,33 @@ def answer(rows: pd.DataFrame) -> Answer:
     for (importance, name, own), unit, p in zip(found, units, adjusted, strict=True):
         gain = paired(list(unit[name]), list(unit[""]))
         won = int((own[name] > own[""]).sum())
-        table.append((importance, name, len(own), won, gain.n, *figures(gain), p))
-    best = max(table, key=lambda row: row[5])
-    parts = [f"{row[0]}+{row[1]} {signed(row[5])} ({row[3]} of {row[2]} cells won)" for row in table]
-    better = [row for row in table if row[8] == "better"]
-    sentence = f"Mean difference to the same criterion alone, in points: {', '.join(parts)}. "
-    sentence += f"{counted(len(better), 'pair is', 'pairs are')} better by more than the region of equivalence"
-    sentence += f"; the largest gain is {best[0]}+{best[1]}" if best[5] > 0 else "; none gains on the mean"
-    return Answer(f"{sentence}. {f'No p-values: {reason}.' if reason else ''}".strip(), COLUMNS, tuple(table))
+        table.append(Row(importance, name, len(own), won, gain.n, *figures(gain), p))
+    refused = f" No p-values: {reason}." if reason else ""
+    return Answer(f"{_sentence(table)}{refused}", COLUMNS, tuple(table))
+
+
+def _pairs(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """(criterion, regularizer, metric of cells that were run both ways: a column for it and one for none, "")."""
+    asked = rows[rows["speedup_target"].notna()].assign(regularizer=rows["regularizer"].fillna(""))
+    wide = asked.pivot_table(index=list(CELL), columns="regularizer", values="metric_final", aggfunc="mean")
+    if "" not in wide.columns:
+        return []
+    return [
+        (str(importance), name, own)
+        for name in wide.columns
+        if name
+        for importance, own in wide[[name, ""]].dropna().groupby(level="importance")
+    ]
+
+
+def _sentence(table: Sequence[Row]) -> str:
+    best = max(table, key=lambda row: row.mean)
+    parts = [
+        f"{row.criterion}+{row.regularizer} {signed(row.mean)} ({row.won} of {row.cells} cells won)" for row in table
+    ]
+    better = sum(row.verdict == "better" for row in table)
+    gain = f"the largest gain is {best.criterion}+{best.regularizer}" if best.mean > 0 else "none gains on the mean"
+    return (
+        f"Mean difference to the same criterion alone, in points: {', '.join(parts)}. "
+        f"{counted(better, 'pair is', 'pairs are')} better by more than the region of equivalence; {gain}."
+    )

@@ -67,12 +67,8 @@ def critical_picture(found: CriticalDifference, title: str, *, width: float = 48
     for place, (name, rank) in enumerate(zip(found.methods, found.ranks, strict=True)):
         is_left = place < half
         y = below + 13 * ((place if is_left else count - 1 - place) + 1)
-        x = across(rank)
         edge = side - 4 if is_left else width - side + 4
-        shapes.append(Line(((x, top), (x, y), (edge, y)), "soft", 0.7))
-        anchor, at = ("end", edge - 3) if is_left else ("start", edge + 3)
-        shapes.append(Text(at, y + 3, shortened(name, 9, (side - 7) / WIDER), 9, "ink", anchor))
-        shapes.append(Mark(x, top, "ink", size=2, tip=f"{name}\nmean rank {rank:.2f}"))
+        shapes += _named(name, rank, (across(rank), top), (edge, y), is_left=is_left, room=side - 7)
     by_name = dict(zip(found.methods, found.ranks, strict=True))
     for place, group in enumerate(found.groups):
         y = top + 6 + 7 * place
@@ -81,3 +77,16 @@ def critical_picture(found: CriticalDifference, title: str, *, width: float = 48
     about = ", ".join(f"{name} {rank:.2f}" for name, rank in by_name.items())
     difference = f"critical difference {found.critical:.2f}" if found.critical is not None else found.reason or ""
     return Drawing(width, below + 13 * (half + 1) + 4, tuple(shapes), title, f"Mean ranks: {about}; {difference}")
+
+
+def _named(
+    name: str, rank: float, mark: tuple[float, float], end: tuple[float, float], *, is_left: bool, room: float
+) -> list[Shape]:
+    """A mark on the line of ranks, and a line from it down to its name, which has `room` beside `end`."""
+    (x, top), (edge, y) = mark, end
+    anchor, at = ("end", edge - 3) if is_left else ("start", edge + 3)
+    return [
+        Line(((x, top), (x, y), (edge, y)), "soft", 0.7),
+        Text(at, y + 3, shortened(name, 9, room / WIDER), 9, "ink", anchor),
+        Mark(x, top, "ink", size=2, tip=f"{name}\nmean rank {rank:.2f}"),
+    ]
