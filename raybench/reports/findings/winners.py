@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import pandas as pd
 
 from raybench.errors import counted
@@ -14,6 +17,18 @@ CLAIM = (
     "are cheap and mostly among the first five."
 )
 COLUMNS = ("method", "rankings", "won", "in the first 5", "mean rank", "mean place, %")
+FIRST = 5  # places that count as among the first
+
+
+class Row(NamedTuple):
+    """One method, as COLUMNS."""
+
+    method: str
+    rankings: int
+    won: int
+    first: int  # rankings where it is among the first five
+    rank: float
+    place: float  # mean, in percent; 0 is the best
 
 
 def answer(rows: pd.DataFrame) -> Answer:
@@ -22,24 +37,36 @@ def answer(rows: pd.DataFrame) -> Answer:
     found, what = (places(rows), "methods") if criteria.empty else (criteria, "criteria")
     if found.empty:
         return Answer("No ranking here has two methods.")
+    table = _table(found)
     total = found.groupby(list(RANKING)).ngroups
+    sentence = f"{_winners(table, what, total)}{_norms(table) if found['of'].max() > FIRST else ''}."
+    limit = " One ranking can't show whether that holds elsewhere." if total == 1 else ""
+    return Answer(f"{sentence}{limit}", COLUMNS, tuple(table))
+
+
+def _table(found: pd.DataFrame) -> list[Row]:
+    """A row for each method, the best mean place first."""
     table = []
     for label, own in found.groupby("label"):
-        won, top = int((own["rank"] == 1).sum()), int((own["rank"] <= 5).sum())
-        table.append((label, len(own), won, top, round(own["rank"].mean(), 2), round(100 * own["share"].mean(), 1)))
-    table.sort(key=lambda row: (row[5], row[0]))
-    winners = sorted(((row[2], row[0]) for row in table if row[2]), reverse=True)
-    best = winners[0]
-    if best[0] == total:
+        won, first = int((own["rank"] == 1).sum()), int((own["rank"] <= FIRST).sum())
+        place = round(100 * own["share"].mean(), 1)
+        table.append(Row(str(label), len(own), won, first, round(own["rank"].mean(), 2), place))
+    return sorted(table, key=lambda row: (row.place, row.method))
+
+
+def _winners(table: Sequence[Row], what: str, total: int) -> str:
+    """How many of `what` win the `total` rankings, and which wins most."""
+    winners = sorted(((row.won, row.method) for row in table if row.won), reverse=True)
+    won, best = winners[0]
+    if won == total:
         every = {1: f"the only ranking of {what}", 2: f"both rankings of {what}"}
-        sentence = f"{best[1]} wins {every.get(total, f'all {total} rankings of {what}')}"
-    else:
-        several = "criterion wins" if what == "criteria" else "method wins"
-        sentence = f"{counted(len(winners), several, f'{what} win')} the {total} rankings of {what}, "
-        sentence += f"{best[1]} the most: {best[0]}"
-    norms = [row for row in table if row[0] in ("magnitude-l1", "magnitude-l2")]
-    small = max(int(found["of"].max()), 0) <= 5
-    parts = [f"{row[0]} is among the first five in {row[3]} of {row[1]}" for row in norms]
-    norm_text = "" if small or not parts else f"; {' and '.join(parts)}"
-    limit = " One ranking can't show whether that holds elsewhere." if total == 1 else ""
-    return Answer(f"{sentence}{norm_text}.{limit}", COLUMNS, tuple(table))
+        return f"{best} wins {every.get(total, f'all {total} rankings of {what}')}"
+    several = counted(len(winners), "criterion wins" if what == "criteria" else "method wins", f"{what} win")
+    return f"{several} the {total} rankings of {what}, {best} the most: {won}"
+
+
+def _norms(table: Sequence[Row]) -> str:
+    """How often the weight norms are among the first."""
+    norms = [row for row in table if row.method in ("magnitude-l1", "magnitude-l2")]
+    parts = [f"{row.method} is among the first five in {row.first} of {row.rankings}" for row in norms]
+    return f"; {' and '.join(parts)}" if parts else ""
