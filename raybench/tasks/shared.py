@@ -117,13 +117,13 @@ class _Announced:
 
     def load(self) -> Mapping[str, Any] | None:
         """The last saved state."""
-        return self._told(self._inner.load)
+        return self._passed_on(self._inner.load)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Save the state."""
-        self._told(lambda: self._inner.save(state))
+        self._passed_on(lambda: self._inner.save(state))
 
-    def _told(self, action: Callable[[], Any]) -> Any:
+    def _passed_on(self, action: Callable[[], Any]) -> Any:
         try:
             found = action()
         except Exception:  # the cell is stopped early, or its lease is lost

@@ -25,7 +25,14 @@ from raybench.models.ultralytics import yolo
 from raybench.progress.epochs import EPOCHS
 from raybench.sweep.speed import Speed
 from raybench.sweep.trial import TrainRecipe
-from raybench.tasks import classification, detection, detection_images, detection_loss, detection_training
+from raybench.tasks import (
+    classification,
+    detection,
+    detection_images,
+    detection_loss,
+    detection_pixels,
+    detection_training,
+)
 from raybench.tasks.classification import Classification
 from raybench.tasks.detection import Detection
 from raybench.tasks.detection_images import Failed, PlainImages, TrainingImages
@@ -301,14 +308,14 @@ def test_which_decoder_reads_a_file(ending, by_pillow, tmp_path, monkeypatch) ->
     asked, file = [], tmp_path / f"a{ending}"
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     Image.fromarray(pixels).save(file, format="png")
-    monkeypatch.setattr(detection_images, "_by_opencv", lambda path: asked.append(path) or pixels[:, :, ::-1].copy())
-    found = detection_images._decoded(file, 1)
+    monkeypatch.setattr(detection_pixels, "_by_opencv", lambda path: asked.append(path) or pixels[:, :, ::-1].copy())
+    found = detection_pixels._decoded(file, 1)
     assert asked == ([] if by_pillow else [file])
     assert np.array_equal(found, pixels[:, :, ::-1])
-    monkeypatch.setattr(detection_images, "_by_opencv", lambda path: None)
-    assert np.array_equal(detection_images._decoded(file, 1), pixels[:, :, ::-1])
+    monkeypatch.setattr(detection_pixels, "_by_opencv", lambda path: None)
+    assert np.array_equal(detection_pixels._decoded(file, 1), pixels[:, :, ::-1])
     file.write_bytes(b"none")
-    assert detection_images._decoded(file, 1) is None
+    assert detection_pixels._decoded(file, 1) is None
 
 
 def test_opencv_reads_quietly_and_leaves_orientation_to_us(tmp_path, capfd) -> None:
@@ -316,12 +323,12 @@ def test_opencv_reads_quietly_and_leaves_orientation_to_us(tmp_path, capfd) -> N
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(detection_images._by_opencv(tmp_path / "a.png"), pixels[:, :, ::-1])
-    assert np.array_equal(detection_images._decoded(tmp_path / "a.png", 6), np.rot90(pixels, -1)[:, :, ::-1])
+    assert np.array_equal(detection_pixels._by_opencv(tmp_path / "a.png"), pixels[:, :, ::-1])
+    assert np.array_equal(detection_pixels._decoded(tmp_path / "a.png", 6), np.rot90(pixels, -1)[:, :, ::-1])
     (tmp_path / "empty.png").touch()
-    assert detection_images._by_opencv(tmp_path / "empty.png") is None
-    assert detection_images._by_opencv(tmp_path / "none.png") is None
-    with detection_images._without_messages():
+    assert detection_pixels._by_opencv(tmp_path / "empty.png") is None
+    assert detection_pixels._by_opencv(tmp_path / "none.png") is None
+    with detection_pixels._without_messages():
         os.write(2, b"hidden")
     os.write(2, b"shown")
     assert capfd.readouterr().err == "shown"

@@ -14,7 +14,7 @@ if importlib.util.find_spec("ultralytics") is None:  # importing it here would w
 from raybench.datasets.boxes import BoxImages
 from raybench.datasets.picture_cache import SIZE_GIB
 from raybench.errors import StageError
-from raybench.tasks import detection_images
+from raybench.tasks import detection_pixels
 from raybench.tasks.detection_images import PlainImages, TrainingImages
 
 SHAPES = ((40, 30), (64, 48), (20, 64), (96, 96), (33, 33))
@@ -54,8 +54,8 @@ def cached(monkeypatch, tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """The files that were decoded, as a list that grows."""
-    seen, inner = [], detection_images._decoded
-    monkeypatch.setattr(detection_images, "_decoded", lambda file, *more: seen.append(file.name) or inner(file, *more))
+    seen, inner = [], detection_pixels._decoded
+    monkeypatch.setattr(detection_pixels, "_decoded", lambda file, *more: seen.append(file.name) or inner(file, *more))
     return seen
 
 

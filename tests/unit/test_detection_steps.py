@@ -20,16 +20,9 @@ from raybench.models.ultralytics import yolo
 from raybench.sweep.trial import TrainRecipe
 from raybench.tasks import detection_training as training
 from raybench.tasks.detection import Detection, DetectionLoss, padded_targets
-from raybench.tasks.detection_images import (
-    PlainImages,
-    Squares,
-    TrainingImages,
-    globally_seeded,
-    read_bgr,
-    truth_of,
-    workers_for,
-)
+from raybench.tasks.detection_images import PlainImages, Squares, TrainingImages, globally_seeded, truth_of, workers_for
 from raybench.tasks.detection_metrics import Meter, _inside, detections, in_original
+from raybench.tasks.detection_pixels import read_bgr
 
 CPU = torch.device("cpu")
 SIZES = ((32, 64), (64, 64), (48, 60), (32, 64), (64, 20))  # height, width

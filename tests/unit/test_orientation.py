@@ -48,7 +48,7 @@ def test_every_orientation_gives_the_upright_pixels(orientation, ending, picture
     top = (TALL - WIDE) // 2
     assert np.array_equal(whole, expected[top : top + WIDE])
     if importlib.util.find_spec("ultralytics"):
-        from raybench.tasks.detection_images import _decoded
+        from raybench.tasks.detection_pixels import _decoded
 
         found = _decoded(file, seen.turn)
         assert found.shape == expected.shape

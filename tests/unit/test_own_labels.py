@@ -15,7 +15,8 @@ from raybench.datasets.coco import read_instances
 from raybench.datasets.open import open_dataset
 from raybench.datasets.tree import warn_once
 from raybench.errors import UserError
-from raybench.tasks.detection_images import PlainImages, read_bgr
+from raybench.tasks.detection_images import PlainImages
+from raybench.tasks.detection_pixels import read_bgr
 from tests.unit.test_detection_data import GOOD, box, coco_folder, yolo_folder
 
 LINE = "0 0.5 0.5 0.5 0.5\n"

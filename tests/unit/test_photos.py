@@ -54,7 +54,7 @@ def pixels_of(images) -> torch.Tensor:
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_of_every_format_is_upright_for_both_tasks(ending, orientation, tmp_path):
-    from raybench.tasks.detection_images import _decoded
+    from raybench.tasks.detection_pixels import _decoded
 
     file = tmp_path / f"x.{ending}"
     PICTURE.save(file, exif=oriented(orientation), **({"lossless": True} if ending == "webp" else {}))

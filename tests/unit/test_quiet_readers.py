@@ -66,7 +66,7 @@ def test_a_large_picture_is_named_once_and_pillow_says_nothing(tmp_path, monkeyp
 
 @needs_detection
 def test_decoders_in_c_print_nothing(tmp_path, capfd):
-    from raybench.tasks.detection_images import read_bgr
+    from raybench.tasks.detection_pixels import read_bgr
 
     root = yolo_folder(tmp_path / "y")
     folder = root / "images/val"
