@@ -357,7 +357,8 @@ def _parse(file: Path, source: bytes) -> ast.Module:
     try:
         return ast.parse(source, str(file))
     except SyntaxError as error:
-        raise UserError(f"{file}:{error.lineno}: not Python: {error.msg}") from error
+        line = f":{error.lineno}" if error.lineno else ""  # an encoding is that of the whole file
+        raise UserError(f"{file}{line}: not Python: {error.msg}") from error
     except ValueError as error:  # null bytes
         raise UserError(f"{file}: not Python: {error}") from error
 

@@ -28,7 +28,8 @@ class Case:
         group: the heading under which the document lists it.
         what: the input, in words.
         gets: what the person or the program gets, in words.
-        files: path -> content, made in an empty folder; a name that ends in / is a folder, a content `-> x` a link.
+        files: path -> content, made in an empty folder; a name that ends in / is a folder, a content `-> x` a link, a
+            content `|` a pipe to which nobody writes.
         command: the verb and its arguments, run in that folder.
         code: its exit code.
         says: what its output must contain.
@@ -97,6 +98,9 @@ CASES = (
     sweep("brackets nested 100,000 deep", "a sentence", f"name: {DEEP}", "s.yaml"),
     sweep("a mapping nested 5,000 deep", "a sentence", "".join(f"{' ' * n}a:\n" for n in range(0, 2000)), "s.yaml"),
     sweep("`!!python/object/apply:os.system`", "refused; nothing is run", 'name: !!python/object/apply:os.system ["true"]', "tag"),
+    sweep("two documents", "file and line", GOOD + "---\n" + GOOD, "s.yaml:7"),
+    sweep("`!!binary`", "refused", GOOD.replace("name: s", "name: !!binary aGk="), "!!binary"),
+    sweep("`<<`, a key that merges mappings", "unknown", "<<: {name: t}\n" + GOOD, "<<"),
     sweep("a key twice", "file and line", GOOD + "name: t\n", "name"),
     sweep("a tab as indentation", "file and line", "name: s\n\tdatasets: digits\n", "s.yaml:2"),
     sweep("an unknown key", "the nearest key", GOOD + "seed: 0\n", "Did you mean 'seeds'"),
@@ -106,6 +110,7 @@ CASES = (
     sweep("a speed-up of 5,000 digits", "file, line, bound", GOOD.replace("speedups: 2", f"speedups: {NUMBER}"), "s.yaml"),
     sweep("a negative seed", "file, line, bound", GOOD + "seeds: -1\n", "seeds"),
     sweep("a grid of over a million cells", "refused with the number", GOOD.replace("speedups: 2", f"speedups: {[1.5 + n / 1e4 for n in range(2000)]}") + f"seeds: {list(range(1000))}\n", "cells"),
+    sweep("a time limit without an end", "file, line, what a duration is", GOOD + "resources: {timeout: .inf}\n", "expected a duration"),
     sweep("a list for a name", "file, line, type", GOOD.replace("name: s", "name: [1, 2]"), "name"),
     sweep("a name that climbs out of its folder", "file, line, what a name is", GOOD.replace("name: s", "name: ../../s"), "name"),
     sweep("a name with an escape sequence", "shown as an escape", GOOD.replace("name: s", 'name: "\\e[2J"'), "\\x1b"),
@@ -116,6 +121,8 @@ CASES = (
     sweep("weights that aren't there", "the file", GOOD.replace("models: test-convnet", "models: {name: test-convnet, weights: gone.pth}"), "there is no such file"),
     Case("Sweep files", "a folder", "a sentence", {"s.yaml/": ""}, ("validate", "s.yaml"), 2, "s.yaml"),
     Case("Sweep files", "a link to itself", "a sentence", {"s.yaml": "-> s.yaml"}, ("validate", "s.yaml"), 2, "s.yaml"),
+    Case("Sweep files", "bytes without an end (`/dev/zero`)", "a sentence after 16 MiB", {}, ("validate", "/dev/zero"), 2, "more than 16 MiB"),
+    Case("Sweep files", "a storage with a NUL", "what was found", {"s.yaml": GOOD + 'storage: "a\\0b"\n'}, ("plan", "s.yaml"), 2, "a\\x00b"),
     Case("Sweep files", "none", "a sentence, and the shipped sweeps", {}, ("validate", "nothing-like-it"), 2, "no such file"),
     recipe("empty", "a sentence", "", "r.yaml"),
     recipe("binary", "a sentence", bytes(range(256)), "r.yaml"),
@@ -134,6 +141,11 @@ CASES = (
     stored("a run record: an escape sequence as host", "shown as an escape", {RUN: DRIVER.replace('"h"', '"\\u001b[2J"')}, WATCH, 0, "\\x1b[2J"),
     stored("a run record: damaged", "left alone", {RUN: DRIVER[:60]}, GC, 0, "nothing to remove"),
     stored("a run record: nested 100,000 deep", "left out", {RUN: DEEP}, WATCH, 0),
+    stored("a run record: a link to `/dev/zero`", "left out", {RUN: "-> /dev/zero"}, WATCH, 0),
+    stored("a run record: a link to itself", "left out", {RUN: f"-> {Path(RUN).name}"}, WATCH, 0),
+    stored("a run record: a pipe to which nobody writes", "left out, without waiting", {RUN: "|"}, WATCH, 0),
+    stored("a run record: 10 MB of numbers", "left out", {RUN: f"[{'1, ' * 3_000_000}1]"}, WATCH, 0),
+    stored("a run record: markup of rich as host", "shown as it is", {RUN: DRIVER.replace('"h"', '"[/bold]"')}, WATCH, 0, "driver: [/bold]"),
     stored("a plan: empty", "its total is unknown", {RUN: DRIVER, "plans/x.json": ""}, WATCH, 0, "total is unknown"),
     stored("a plan: half", "its total is unknown", {RUN: DRIVER, "plans/x.json": '{"sweep": "s", "cells": ['}, WATCH, 0, "total is unknown"),
     stored("a plan: numbers for ids", "its total is unknown", {RUN: DRIVER, "plans/x.json": '{"sweep": "s", "cells": [1], "stages": []}'}, WATCH, 0, "total is unknown"),
@@ -146,9 +158,14 @@ CASES = (
     stored("a lease: empty", "listed to be removed", {LEASE: ""}, GC, 0, "1 item to remove"),
     stored("a lease: dated in 2099", "listed to be removed", {LEASE: '{"time": 4e9, "ttl": 60, "machine": "m", "pid": 1, "started": null}'}, GC, 0, "1 item to remove"),
     stored("a lease: NaN, infinity", "listed to be removed", {LEASE: '{"time": NaN, "ttl": Infinity, "machine": "m", "pid": 1}'}, GC, 0, "1 item to remove"),
+    stored("a lease: a word as date", "listed to be removed", {LEASE: '{"time": "tomorrow", "ttl": 60, "machine": "m", "pid": 1}'}, GC, 0, "1 item to remove"),
+    stored("a lease: a folder in its place", "listed to be removed", {f"{LEASE}/x": ""}, GC, 0, "1 item to remove"),
+    stored("a lease: generation 10^200", "listed to be removed", {f"leases/{ID}/{10**200}": ""}, GC, 0, "1 item to remove"),
     stored("a lease: a name that is no number", "listed to be removed", {f"leases/{ID}/x": "{}"}, GC, 0, "1 item to remove"),
     stored("a result file: empty", "named and left out", {CELL: ""}, BOARD, 2, "left out"),
     stored("a result file: text", "named and left out", {CELL: "PAR1 hello PAR1"}, BOARD, 2, "left out"),
+    stored("a result file: a link to `/dev/zero`", "named and left out", {CELL: "-> /dev/zero"}, BOARD, 2, "left out"),
+    stored("a result file: a pipe to which nobody writes", "named and left out, without waiting", {CELL: "|"}, BOARD, 2, "left out"),
     stored("a result file: a footer of 2 GB", "named and left out", {CELL: b"PAR1" + b"\0" * 40 + b"\xff\xff\xff\x7fPAR1"}, BOARD, 2, "left out"),
     stored("a result file: another name", "named and left out", {"results/cells/dataset=digits/model=x/evil.parquet": ""}, BOARD, 2, ""),
     Case("Files of a storage", "a result file: empty", "named and left out", {f"store/{CELL}": ""}, ("query", "SELECT * FROM trials", "store"), 2, ""),
@@ -167,6 +184,7 @@ CASES = (
     pruned("pruned.json: another format", "a sentence", '{"format": 99}', "reads formats"),
     pruned("pruned.json: code of a stranger (`os:system`)", "refused unless trusted by name", NET % "os:system", ""),
     pruned("pruned.json: edited", "refused by its checksum", NET % "test-convnet", "found other content than was saved"),
+    pruned("pruned.json: NaN", "a sentence", NET.replace("0.5", "NaN") % "test-convnet", "found NaN"),
     pruned("pruned.json: nested 100,000 deep", "a sentence", DEEP, "pruned.json"),
     pruned("pruned.json: not UTF-8", "a sentence", b"\xff\xfe{}", "can't be read"),
     typed("a storage that is a file", "a sentence", ("run", "s.yaml", "--local", "--storage", "s.yaml"), "found a file"),
@@ -176,11 +194,15 @@ CASES = (
     typed("an id that is no id", "a sentence", ("show", "../../etc/passwd", "--results", "."), "no trial"),
     typed("an open quote, in SQL", "a sentence", ("query", ".", "SELECT '"), "unterminated", **STORE),
     typed("an SQL that reads a file", "refused", ("query", ".", "SELECT * FROM read_csv('/etc/passwd')"), "disabled", **STORE),
+    typed("an SQL that writes a file", "refused", ("query", ".", "COPY (SELECT 1) TO 'evil'"), "expected a SELECT", **STORE),
+    typed("two SQL commands", "refused", ("query", ".", "SELECT 1; DROP TABLE trials"), "expected a SELECT", **STORE),
     typed("an unknown verb", "the nearest verb", ("rum", "s.yaml"), "Did you mean 'run'"),
     typed("an address that is none", "a sentence", ("run", "s.yaml", "--storage", "o", "--address", "..:1"), "no Ray cluster answers"),
     typed("a port above 65535", "a sentence", ("run", "s.yaml", "--storage", "o", "--address", "localhost:99999"), "no Ray cluster answers"),
     typed("a plug-in that isn't there", "a sentence", ("plan", "s.yaml", "--plugin", "gone.py"), "gone.py"),
     typed("a plug-in that is no Python", "file and line", ("plan", "s.yaml", "--plugin", "p.py"), "p.py", p__py="def ("),
+    typed("a plug-in in an unknown encoding", "a sentence", ("plan", "s.yaml", "--plugin", "p.py"), "unknown encoding", p__py="# coding: nope\n"),
+    typed("a plug-in of brackets nested 5,000 deep", "file and line", ("plan", "s.yaml", "--plugin", "p.py"), "p.py:1", p__py="x = " + "(" * 5000),
     typed("a plug-in of NUL bytes", "a sentence", ("plan", "s.yaml", "--plugin", "p.py"), "p.py", p__py="\0"),
 )  # fmt: skip
 

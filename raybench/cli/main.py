@@ -10,16 +10,18 @@ import os
 import signal
 import sys
 import sysconfig
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from raybench.cli.parser import Parser
-from raybench.cli.printable_output import printable_output
+from raybench.cli.printable_output import lossy_errors, printable_output
 from raybench.errors import RaybenchError, UserError, handled_warnings, nearest, printable
-from raybench.execution.interrupt import INTERRUPTED, end_process, interrupts
+from raybench.execution.interrupt import INTERRUPTED, LIMIT_S, end_process, interrupts
 
 GROUPS = {
     "sweeps": {
@@ -89,13 +91,22 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"raybench: unknown verb {verb!r}.{nearest(verb, VERBS)} See raybench --help", file=sys.stderr)
         return 2
-    code = _guarded(verb, rest)
+    with lossy_errors():
+        code = _guarded(verb, rest)
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is over; libraries clean up behind it
-    if argv is None and code == INTERRUPTED:
-        atexit._run_exitfuncs()  # temporary folders, Ray
-        end_process(code)  # threads of interrupted libraries may still run in Python's own end
+    if argv is None and (code == INTERRUPTED or (code and "ray" in sys.modules)):
+        _end_without_python(code)
     return code
+
+
+def _end_without_python(code: int) -> NoReturn:
+    """End the process, in LIMIT_S at most. In Python's own end crash libraries' threads that lost what they work on."""
+    clock = threading.Timer(LIMIT_S, end_process, (code,))
+    clock.daemon = True
+    clock.start()
+    atexit._run_exitfuncs()  # temporary folders, Ray
+    end_process(code)
 
 
 def _guarded(verb: str, arguments: list[str]) -> int:

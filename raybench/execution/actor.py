@@ -57,6 +57,7 @@ class UnitTrial(tune.Trainable):
         own_this_process()
         self._stop = StopSignal(open_storage(self.assignment.storage), self.stop_key)
         self._executing, self._terminate = False, signal.getsignal(signal.SIGTERM)
+        self._ending = False
         if callable(self._terminate):  # Ray's handler raises SystemExit, as a plug-in's sys.exit() does
             signal.signal(signal.SIGTERM, self._terminated)
         starts_teams = decode_grant(config["grants"][0]).processes > 1  # so do all that follow here
@@ -114,13 +115,18 @@ class UnitTrial(tune.Trainable):
     def _terminated(self, number: int, frame: FrameType | None) -> None:
         """Interrupt the unit that runs, or let Ray end the process."""
         if self._executing:
+            self._ending = True
             raise Terminated
         assert callable(self._terminate)
         self._terminate(number, frame)
 
     def execute(self, unit: Unit) -> Outcome:
         """Run one unit in this process."""
-        return worker.execute(unit, self.assignment.granting(self.grant))
+        return worker.execute(unit, self.assignment.granting(self.grant), asked=self._asked)
+
+    def _asked(self) -> bool:
+        """Whether the run stops, or Ray ends this process: else a KeyboardInterrupt is a plug-in's own."""
+        return self._ending or self._stop.given
 
     def excess(self) -> str:
         """A sentence about memory that the last unit left behind; empty when there is none."""
@@ -139,6 +145,7 @@ class StopSignal:
         self._storage, self._key = storage, key
         self._lock = threading.Lock()
         self._listening = False
+        self.given = False  # whether the key was there
         threading.Thread(target=self._watch, name="stop signal", daemon=True).start()
 
     @contextlib.contextmanager
@@ -160,6 +167,7 @@ class StopSignal:
         while not idle.wait(STOP_POLL_S):
             with contextlib.suppress(OSError):  # the storage is unreachable for a moment
                 if self._listening and self._storage.has(self._key):
+                    self.given = True
                     with self._lock:
                         if self._listening:
                             signal.pthread_kill(main_thread, signal.SIGINT)

@@ -71,7 +71,8 @@ def awaited(label: str, request: Mapping[str, float], processes: int = 1) -> str
 
     groups = [one for one in placement_group_table().values() if one["state"] in ("PENDING", "RESCHEDULING")]
     if not any(_same(list(one["bundles"].values()), [request] * processes) for one in groups):
-        return f"{label}: waiting for {counted(processes, 'process', 'processes')} to start"
+        who = counted(processes, "process", "processes")
+        return f"{label}: waiting for {who} to start and to import what units need"
     each = f" for each of {processes} processes" if processes > 1 else ""
     free = {name: amount for name, amount in ray.available_resources().items() if name in SHOWN}
     return f"{label}: waiting for {_words(request)}{each}; free in the cluster: {_words(free) or 'nothing'}"

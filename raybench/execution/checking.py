@@ -15,6 +15,7 @@ from typing import IO
 from raybench.errors import StageError
 from raybench.execution.child import Death, begin, can_fork, portable
 from raybench.execution.driver import Run
+from raybench.execution.interrupt import asked_to_end
 from raybench.execution.lengths import Work
 from raybench.plan.records import Unit
 
@@ -28,7 +29,7 @@ def check(work: Run, units: Sequence[Unit]) -> Work:
 
     settings = Settings.now()
     try:
-        return check_input(units, work.assignment.data_roots, work.storage)
+        return check_input(units, work.assignment.data_roots, work.storage, asked_to_end)
     finally:
         settings.restore()  # what the import of a network's module has set
 

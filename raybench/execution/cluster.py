@@ -16,6 +16,7 @@ from typing import Any
 
 from raybench.errors import UserError
 from raybench.execution import local_ray
+from raybench.execution.interrupt import interrupts
 
 # Read by Ray when it is imported or started. Raybench prints the output, stores the results and handles Ctrl-C, not
 # Ray or Tune; trials run in the folder where the command was typed.
@@ -74,7 +75,8 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[str]:
         yield ray.get_runtime_context().gcs_address
     finally:
         if not stays:
-            ray.shutdown()
+            with _uninterrupted():
+                ray.shutdown()
 
 
 def is_connected() -> bool:
@@ -99,7 +101,20 @@ def kept() -> Iterator[None]:
         if _kept.pop():
             import ray
 
-            ray.shutdown()
+            with _uninterrupted():
+                ray.shutdown()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Context without a KeyboardInterrupt of a first or repeated signal: one half-way leaves Ray's C++ in pieces."""
+    with interrupts() as requests:
+        if requests.requested:
+            requests.heard()
+            yield
+            return
+        with requests.stopping(lambda: None):
+            yield
 
 
 @contextmanager

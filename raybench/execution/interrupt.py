@@ -1,6 +1,7 @@
 """Ctrl-C: one handler for a whole command. It sets a flag, stops the run in order, and repeats what a library swallows.
 
-SIGTERM, as job managers send it, counts too. A second Ctrl-C ends at once.
+SIGTERM, as job managers send it, counts too, and so does SIGHUP of a terminal that is closed. A second Ctrl-C ends at
+once.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells use it
 AGAIN_S = 2.0  # until KeyboardInterrupt is raised once more: an import or a callback of a library may swallow it
 GRACE_S = 10.0  # for workers to let go of their units
 LIMIT_S = 15.0  # a command's process ends then, whatever it does
+HANGUP = getattr(signal, "SIGHUP", None)
 
 
 def end_process(code: int) -> NoReturn:
     """End this process without Python's own end, which waits for threads; what was printed is written first."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):  # AttributeError: closed when the process began
             stream.flush()
     os._exit(code)
 
@@ -98,6 +100,8 @@ class Interrupts:
                 raise self._error
             return
         first, self.requested = not self.requested, True
+        if number == HANGUP and not first:  # the kernel and the shell both send it: nobody is impatient
+            return
         if first:
             self._since = time.monotonic()
             for note in self._notes:
@@ -142,12 +146,17 @@ class Interrupts:
 _current: list[Interrupts] = []  # the innermost last; empty where nobody handles signals
 
 
+def asked_to_end() -> bool:
+    """Whether somebody asked this process to end; also where the handler of SIGINT isn't ours, so that it can't say."""
+    return not _current or _current[-1].requested or signal.getsignal(signal.SIGINT) != _current[-1].handle
+
+
 @contextmanager
 def interrupts(last_words: Callable[[], None] | None = None) -> Iterator[Interrupts]:
     """Context with this process's `Interrupts`: those of the command that is running, or else new ones.
 
-    New ones handle SIGINT where Python's own handler would, and with `last_words` SIGTERM where the default would; in
-    other threads, where Python receives no signals, they handle none.
+    New ones handle SIGINT where Python's own handler would, and with `last_words` SIGTERM and SIGHUP where the default
+    would (`nohup` ignores SIGHUP); in other threads, where Python receives no signals, they handle none.
     """
     if _current:
         yield _current[-1]
@@ -156,6 +165,8 @@ def interrupts(last_words: Callable[[], None] | None = None) -> Iterator[Interru
     defaults: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
     if last_words is not None:
         defaults[signal.SIGTERM] = signal.SIG_DFL
+        if HANGUP is not None:
+            defaults[HANGUP] = signal.SIG_DFL
     before = {}
     if threading.current_thread() is threading.main_thread():
         mine = [number for number, default in defaults.items() if signal.getsignal(number) is default]

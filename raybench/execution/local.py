@@ -7,6 +7,7 @@ import time
 from functools import partial
 
 from raybench.execution.driver import Run
+from raybench.execution.interrupt import asked_to_end
 from raybench.execution.worker import execute, preload
 from raybench.progress.epochs import report_epochs
 
@@ -30,7 +31,7 @@ def _run_all(run: Run) -> None:
             continue
         try:
             with report_epochs(run.watcher.say, in_all=partial(run.watcher.left, unit)):
-                outcome = execute(unit, run.assignment.granting(run.grants.of(unit)))
+                outcome = execute(unit, run.assignment.granting(run.grants.of(unit)), asked=asked_to_end)
             if run.interrupted and outcome.status == "failed":
                 raise KeyboardInterrupt  # Ctrl-C made a library raise another error
             run.over(outcome)

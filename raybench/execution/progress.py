@@ -23,6 +23,7 @@ from raybench.progress.journal import WAITING, present_stage, read_journal
 from raybench.progress.outcome import Outcome, label_of
 from raybench.progress.view import RECENT, SHOWN, STYLES, Folded, running_table
 from raybench.progress.words import duration, ended, ended_well, tally
+from raybench.storage.leases import TTL, Lease
 
 REFRESH_S = 1.0
 WAITS_S = 10.0  # between looks at what units wait for
@@ -77,8 +78,10 @@ class Lines(Watcher):
     def _watch(self, run: Run) -> None:
         """Print what units of other processes wait for, each once. Workers of Ray can't print it."""
         printed: set[str] = set()
+        silent = Silent(run)
         while not self._closed.wait(WAITS_S):
             with suppress(OSError, UserError):
+                silent.look()
                 rows = [row for unit in list(run.queue.running.values())[:SHOWN] for row in _present(run, unit)]
                 others = [row for row in rows if WAITING in row["stage"] and row["pid"] != os.getpid()]
                 waits = {f"{row['label']} on {row['host']}: {row['stage']}" for row in others}
@@ -151,12 +154,34 @@ class Panel(Watcher):
 
     def _watch(self) -> None:
         """Read the journals of running units; in a thread, so that a slow storage doesn't stall the drawing."""
+        assert self._run is not None
+        silent, looked = Silent(self._run), time.monotonic()
         while not self._closed.wait(REFRESH_S):
-            assert self._run is not None
             waiting = self._run.waiting
             units = [unit for key, unit in list(self._run.queue.running.items()) if key not in waiting]
             with suppress(OSError, UserError):  # the storage is away: the rows stay as they were
                 self._rows = [row for unit in units[:SHOWN] for row in _present(self._run, unit)]
+                if time.monotonic() > looked + WAITS_S:
+                    looked = time.monotonic()
+                    silent.look()
+
+
+class Silent:
+    """Names running units whose process has stopped to renew its lease. Ray says nothing of one that stands still."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._told = run, set[str]()
+
+    def look(self) -> None:
+        """Say of each such unit, once, which process it is and what ends the wait."""
+        for key, unit in list(self._run.queue.running.items())[:SHOWN]:
+            for row in _present(self._run, unit):
+                text = f"{row['label']}: waiting for process {row['pid']} on {row['host']}, silent for {TTL:.0f} s"
+                if row["pid"] == os.getpid() or text in self._told or Lease(self._run.storage, key).taken:
+                    continue
+                if key in self._run.queue.running and any(_present(self._run, unit)):  # it hasn't ended meanwhile
+                    self._told.add(text)
+                    self._run.watcher.say(f"{text} (stopped? cut off?); kill it to start the unit again")
 
 
 class Tally:

@@ -59,7 +59,8 @@ def supervised(work: Run, make_plan: Callable[[], Plan], body: Callable[[], None
 def _in_child(work: Run, body: Callable[[], None]) -> Death | None:
     """Run `body` in a child; None when it reported its end, which is then in `work`, or raised here."""
     with tempfile.TemporaryFile() as report:
-        watched = {*PASSED_ON, signal.SIGCHLD}
+        wanted = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}  # as by `nohup`
+        watched = {*wanted, signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         try:
             pid = begin(lambda: _end_of(work, body), report, before)
@@ -84,14 +85,15 @@ def _in_child(work: Run, body: Callable[[], None]) -> Death | None:
 def _ended(pid: int, watched: set[signal.Signals]) -> tuple[int, bool]:
     """Wait for the end of `pid`; returns its status, and whether a signal asked for it.
 
-    Signals sent to this process alone are passed on; a terminal sends them to both. It is killed LIMIT_S later.
+    Signals that processes send to this one alone are passed on; a terminal sends its Ctrl-C to both. A terminal that is
+    closed sends SIGHUP to the leader of its session alone. The child is killed LIMIT_S later.
     """
     deadline = float("inf")
     while True:
         found = signal.sigtimedwait(watched, POLL_S)  # a library's thread, e.g. Arrow's, may take the SIGCHLD
         if found is not None and found.si_signo != signal.SIGCHLD:
             deadline = min(deadline, time.monotonic() + LIMIT_S)
-            if found.si_code <= 0:  # by a process, not by the terminal
+            if found.si_code <= 0 or found.si_signo == signal.SIGHUP:
                 os.kill(pid, found.si_signo)
             continue
         done, status = os.waitpid(pid, os.WNOHANG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import socket
 import threading
 import time
@@ -50,21 +51,26 @@ def work(config: Mapping[str, Any]) -> None:
     Args:
         config: `assignment` of the run, `device` (the kind of its units), `mailbox` and `stop_key`.
     """
+    from ray import train
+
     from raybench.tasks.training.team import PeerLost, Peers
 
     own_this_process()
-    assignment = config["assignment"]
+    assignment, mailbox, rank = config["assignment"], config["mailbox"], train.get_context().get_world_rank()
+    process = f"{os.getpid()} on {socket.gethostname()}"
+    mailbox.say(rank, process, ready=False)
     worker.install_plugins(assignment.plugins)
     worker.preload()
     from raybench.execution.isolation import MemoryBaseline
 
     device = _device(assignment, config["device"])
     assignment, team, baseline = replace(assignment, device=str(device)), Peers(device), MemoryBaseline()
+    mailbox.say(rank, process, ready=True)
     host = socket.gethostname()
     elsewhere = team.agreed(host) != host
     try:
         if team.rank == 0:
-            return _lead(team, assignment, config["mailbox"], config["stop_key"], baseline)
+            return _lead(team, assignment, mailbox, config["stop_key"], baseline)
         return _follow(team, assignment, baseline, elsewhere=elsewhere)
     except PeerLost:
         time.sleep(PAUSE_S if team.rank else 2 * PAUSE_S)
@@ -86,8 +92,8 @@ def _lead(
         team.say(given)
         unit, own = decode_unit(given[0]), assignment.granting(decode_grant(given[1]))
         try:
-            with stopped_by(assignment.storage, stop_key):
-                outcome = worker.execute(unit, own, team=team)
+            with stopped_by(assignment.storage, stop_key) as stopped:
+                outcome = worker.execute(unit, own, team=team, asked=stopped.is_set)
         except KeyboardInterrupt:
             outcome = None
         if outcome is None or not team.whole:
@@ -132,13 +138,15 @@ def _device(assignment: worker.Assignment, kind: str) -> torch.device:
 
 
 @contextmanager
-def stopped_by(address: str, key: str) -> Iterator[None]:
+def stopped_by(address: str, key: str) -> Iterator[threading.Event]:
     """Context of this thread in which it gets a KeyboardInterrupt once `key` exists in the storage at `address`.
+
+    The event is set before that.
 
     Ray Train runs it in a thread of its own, which no signal reaches.
     """
     over, me, storage = threading.Event(), threading.get_ident(), open_storage(address)
-    ending = threading.Lock()
+    ending, stopped = threading.Lock(), threading.Event()
 
     def watch() -> None:
         while not over.wait(POLL_S):
@@ -146,13 +154,14 @@ def stopped_by(address: str, key: str) -> Iterator[None]:
                 if storage.has(key):
                     with ending:
                         if not over.is_set():
+                            stopped.set()
                             interrupt = ctypes.py_object(KeyboardInterrupt)
                             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), interrupt)
                     return
 
     threading.Thread(target=watch, name="stop signal", daemon=True).start()
     try:
-        yield
+        yield stopped
     finally:
         with ending:
             over.set()

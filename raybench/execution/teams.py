@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,7 @@ class Team:
     """One run of the TorchTrainer, in a thread: in the main thread Ray Train would take SIGINT for itself."""
 
     def __init__(self, assignment: worker.Assignment, grant: Grant, device: str, stop_key: str) -> None:
-        self._mailbox = Mailbox(IDLE_S)
+        self._mailbox = Mailbox(IDLE_S, f"{stop_key}-{uuid.uuid4().hex}")
         self._ended: TeamFailed | None = None
         config = {"assignment": assignment, "device": device, "stop_key": stop_key, "mailbox": self._mailbox}
         self._thread = threading.Thread(target=self._fit, args=(config, grant), name="team", daemon=True)

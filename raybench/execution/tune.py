@@ -21,6 +21,7 @@ from raybench.execution.contact import was_away
 from raybench.execution.driver import Aborted, Run
 from raybench.execution.grants import Grant, granted
 from raybench.execution.interrupt import interrupts
+from raybench.execution.mailbox import waits_of
 from raybench.execution.message import decode_outcome, encode_grant, encode_unit
 from raybench.execution.teams import STARTER, TeamFailed
 from raybench.progress.journal import read_journal
@@ -223,8 +224,9 @@ class Waits(tune.Callback):
         entries = [entry for unit in units for entry in read_journal(run.storage, unit.key)]
         if not units or any(one["status"] == "running" and one["started"] > self._began for one in entries):
             return ""
-        first = run.grants.of(units[0])
-        return awaited(f"{units[0].kind} {label_of(units[0])}", first.demand, first.processes)
+        first, label = run.grants.of(units[0]), f"{units[0].kind} {label_of(units[0])}"
+        begun = waits_of(run.stop_key, units[0].key, first.processes) if self._team else ""
+        return f"{label}: {begun}" if begun else awaited(label, first.demand, first.processes)
 
 
 def _named(trainable: type[UnitTrial], run: Run) -> type:

@@ -75,10 +75,16 @@ def execute(
     assignment: Assignment,
     report: Callable[[str], None] = lambda stage: None,
     team: Peers | None = None,
+    asked: Callable[[], bool] = lambda: True,
 ) -> Outcome:
     """Run one unit in this process, isolated from earlier ones. A failure is an outcome, not an exception.
 
-    `team`: of several processes, of which this is the first.
+    Args:
+        unit: of the plan.
+        assignment: of the run.
+        report: called with the name of each stage when it starts.
+        team: of several processes, of which this is the first.
+        asked: whether this process was asked to end; else a KeyboardInterrupt is a plug-in's own.
     """
     from raybench.execution.isolation import isolated
     from raybench.pipeline.context import StageContext
@@ -99,14 +105,14 @@ def execute(
         team=team or ALONE,
     )
     threads = trial.threads or assignment.threads
-    _import_plugged_in(unit, threads)
+    _import_plugged_in(unit, threads, asked)
 
     def begin(stage: str) -> None:
         limit(stage)
         report(stage)
 
     with isolated(unit.key, threads), limited(assignment.timeouts) as limit:
-        return run_unit(unit, context, begin)
+        return run_unit(unit, context, begin, asked)
 
 
 def take_part_in(unit: Unit, assignment: Assignment, team: Peers, *, elsewhere: bool) -> None:
@@ -129,13 +135,13 @@ def take_part_in(unit: Unit, assignment: Assignment, team: Peers, *, elsewhere: 
         take_part(lambda: open_task(seen, roots, device, open_storage(assignment.storage), team), team)
 
 
-def _import_plugged_in(unit: Unit, threads: int) -> None:
+def _import_plugged_in(unit: Unit, threads: int, asked: Callable[[], bool] = lambda: True) -> None:
     """Import what the unit uses of plug-ins. What an import sets reaches no unit, neither the first nor the last."""
     from raybench.execution.isolation import isolated
 
     for kind, name in _plugged_in(unit.trials[0]):
         with isolated(unit.key, threads):
-            _import(kind, name)
+            _import(kind, name, asked)
 
 
 def _plugged_in(trial: Trial) -> list[tuple[str, str]]:
@@ -154,7 +160,7 @@ def _plugged_in(trial: Trial) -> list[tuple[str, str]]:
     return [one for one in found if one not in _imported]
 
 
-def _import(kind: str, name: str) -> None:
+def _import(kind: str, name: str, asked: Callable[[], bool]) -> None:
     """Import a plug-in or a module. What it raises, it raises again in the unit, whose row then says it."""
     from raybench import registry
     from raybench.sweep.modules import reach_current_folder
@@ -166,10 +172,9 @@ def _import(kind: str, name: str) -> None:
             importlib.import_module(name)
             return
         next(one for one in registry.KINDS if one.kind == kind).load(name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # SystemExit, too
-        return
+    except BaseException as error:  # SystemExit, too
+        if isinstance(error, KeyboardInterrupt) and asked():
+            raise
 
 
 _imported: set[tuple[str, str]] = set()

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -213,7 +213,7 @@ def read_recipe(path: str | Path) -> Saved:
         raise UserError(f"{path}: found no {RECIPE}; expected the folder of a pruned network (artifacts/<trial_id>)")
     try:
         text = file.read_text("utf-8")
-        content = json.loads(text)
+        content = json.loads(text, parse_constant=_refused)
     except (OSError, ValueError, RecursionError) as error:  # invalid UTF-8 and invalid JSON are ValueErrors
         raise UserError(f"{file}: can't be read: {error}; expected JSON, as raybench wrote it") from error
     if not isinstance(content, dict):
@@ -228,6 +228,10 @@ def read_recipe(path: str | Path) -> Saved:
     if content["format"] > 1 and content.get("sha256") != json_sha256(content, "sha256"):
         raise UserError(f"{file}: found other content than was saved; the file was edited or is damaged")
     return saved
+
+
+def _refused(name: str) -> NoReturn:
+    raise ValueError(f"found {name}, which is no JSON")
 
 
 def _fill(model: nn.Module, file: Path, sha256: str | None) -> None:

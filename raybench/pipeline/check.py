@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,13 +25,18 @@ from raybench.tasks.training.resizing import check_start
 
 
 def check_input(
-    units: Sequence[Unit], roots: Mapping[str, Path | str], storage: Storage
+    units: Sequence[Unit],
+    roots: Mapping[str, Path | str],
+    storage: Storage,
+    asked: Callable[[], bool] = lambda: True,
 ) -> dict[tuple[str, str], float]:
     """UserError listing every mistake in the datasets, weights and networks that `units` read from this machine.
 
     Networks are checked only if their base is still to be computed. Errors that are not the user's fail the cell later.
     Returns the work of an epoch, MACs of an image x training images, of each checked (dataset, model) where there are
     several: longer cells start first.
+
+    `asked`: whether this process was asked to end; else a KeyboardInterrupt is a plug-in's own.
     """
     several = len({(unit.trials[0].dataset, unit.trials[0].model) for unit in units}) > 1
     inputs = _Inputs({name: Path(root) for name, root in roots.items()}, storage, weigh=several)
@@ -43,9 +48,9 @@ def check_input(
             continue  # its cells fail with this message as a row; the other networks' run
         except UserError as error:
             mistakes[str(error)] = None
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # SystemExit, too
+        except BaseException as error:  # SystemExit, too
+            if isinstance(error, KeyboardInterrupt) and asked():
+                raise
             continue  # an error in a plug-in or in raybench: its cells fail or are skipped, with the message as a row
     if mistakes:
         raise UserError("\n  ".join(mistakes))

@@ -28,18 +28,24 @@ from raybench.sweep.environment import check_variables
 from raybench.tasks.training.team import PeerLost
 
 
-def run_unit(unit: Unit, context: StageContext, report: Announce = lambda stage: None) -> Outcome:
+def run_unit(
+    unit: Unit,
+    context: StageContext,
+    report: Announce = lambda stage: None,
+    asked: Callable[[], bool] = lambda: True,
+) -> Outcome:
     """Run one unit of a plan under its lease. A failure is an outcome (and for a cell a row), never an exception.
 
     Returns at once with status "busy" when another driver holds the lease, so that no device is held while waiting.
-    `report` is called with the name of each stage when it starts.
+    `report` is called with the name of each stage when it starts. `asked`: whether this process was asked to end; a
+    KeyboardInterrupt that comes when it wasn't is the unit's own failure.
     """
     with damage_lines() as lines:
-        outcome = _run(unit, context, report)
+        outcome = _run(unit, context, report, asked)
     return replace(outcome, damage=tuple(lines))
 
 
-def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
+def _run(unit: Unit, context: StageContext, report: Announce, asked: Callable[[], bool]) -> Outcome:
     lease = Lease(context.storage, unit.key)
     if not lease.acquire():
         return Outcome(unit.key, unit.kind, "busy")
@@ -66,13 +72,13 @@ def _run(unit: Unit, context: StageContext, report: Announce) -> Outcome:
         except BdbQuit as error:  # `quit` in a debugger ends the run, as Ctrl-C does
             execution.end("interrupted")
             raise KeyboardInterrupt from error
-        except KeyboardInterrupt:
-            execution.end("interrupted")
-            raise
         except PeerLost as error:  # the process that ended first says why, not this one
             execution.end("interrupted", error=str(error))
             raise
         except BaseException as error:  # a plug-in may raise SystemExit, which ends neither its process nor the run
+            if isinstance(error, KeyboardInterrupt) and asked():
+                execution.end("interrupted")
+                raise
             if not lease.still_held():
                 execution.end("interrupted", error=str(error))
                 return Outcome(unit.key, unit.kind, "busy")

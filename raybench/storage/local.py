@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ from raybench.storage.base import Names, key_parts
 
 MARKER = ".complete"  # inside every published folder, so that a rename onto it fails
 MOVES = 20  # how often a file is moved into a folder that others make and remove meanwhile
+NONE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}  # no file there; ENXIO: a socket
 SCRATCH = ".tmp"  # for files being written; below the root, so that a rename stays in one file system; never listed
 
 
@@ -31,17 +35,26 @@ class LocalStorage:
 
     def read(self, key: str) -> bytes | None:
         """Content of `key`, None if there is none."""
-        try:
-            return self._path(key).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        if (file := self.open(key)) is None:
             return None
+        with file:
+            return file.read()
 
     def open(self, key: str) -> BinaryIO | None:
-        """A seekable reader of `key`, valid even if the key is deleted meanwhile; None if there is none."""
+        """A seekable reader of `key`, valid even if the key is deleted meanwhile; None if there is none.
+
+        A pipe or a device, which raybench makes none of, reads as an empty file.
+        """
         try:
-            return open(self._path(key), "rb")
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
+            file = open(self._path(key), "rb", opener=_at_once)  # noqa: SIM115  # the caller's
+        except OSError as error:
+            if error.errno in NONE:
+                return None
+            raise
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+        return io.BytesIO()
 
     def create(self, key: str, data: bytes, *, durable: bool = True) -> bool:
         """Write `key` atomically if it does not exist; False if it already did."""
@@ -224,3 +237,8 @@ def _is_dir(child: os.DirEntry[str]) -> bool:
         return child.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open `path` without waiting for whoever writes to it, if it is a pipe: nothing of ours is."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -21,6 +21,8 @@ def open_storage(url: str | Path) -> Storage:
     be reached, missing credentials, and a missing client library (``raybench[s3]``, ``raybench[gcs]``).
     """
     text = str(url)
+    if "\0" in text:
+        raise UserError(f"storage {text!r}: found a NUL in it; expected the name of a folder")
     scheme, separator, _ = text.partition("://")
     if separator and scheme in OBJECT_STORES:
         from raybench.storage.objects import ObjectStorage

@@ -15,6 +15,7 @@ from raybench.sweep.mistakes import Mistake, Mistakes
 Path_ = tuple[str | int, ...]
 TAGS = "tag:yaml.org,2002:"
 KNOWN_TAGS = {"null", "bool", "int", "float", "str", "seq", "map"}  # all that a sweep may hold; none runs code
+LARGEST = 16 << 20  # bytes of a file
 HINT = "Paths may hold $VARIABLES of the environment"
 
 
@@ -85,7 +86,11 @@ def parse(file: Path, shown: Path | None = None) -> YamlNode:
     """The mapping in `file`. Raises Mistakes if it is unreadable, no YAML mapping, or has duplicate keys or aliases."""
     shown = shown or file
     try:
-        text = file.read_text("utf-8")
+        with file.open("rb") as opened:  # a pipe will do: `raybench plan <(...)`
+            content = opened.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise Mistakes([Mistake(shown, None, "", f"found more than {LARGEST >> 20} MiB, expected a sweep file")])
+        text = content.decode("utf-8")
     except OSError as error:
         raise Mistakes([Mistake(shown, None, "", f"can't be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:

@@ -17,6 +17,8 @@ def make(case, folder):
         (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
             path.write_bytes(content)
+        elif content == "|":
+            os.mkfifo(path)
         elif content.startswith("-> "):
             path.symlink_to(content.removeprefix("-> "))
         elif not name.endswith("/"):

@@ -145,7 +145,7 @@ def run_local(folder, name, methods, at_import=""):
 def test_a_plug_in_that_ends_its_process_is_a_failed_cell(tmp_path):
     endings = {
         "import sys; sys.exit(0)": "SystemExit", "raise SystemExit": "SystemExit",
-        "raise BaseException": "BaseException",
+        "raise BaseException": "BaseException", "raise KeyboardInterrupt": "KeyboardInterrupt",
         "raise GeneratorExit": "GeneratorExit", "import asyncio; raise asyncio.CancelledError": "CancelledError",
     }  # fmt: skip
     methods = [{"name": "ending", "params": {"how": how}} for how in endings]
@@ -155,8 +155,9 @@ def test_a_plug_in_that_ends_its_process_is_a_failed_cell(tmp_path):
     assert sorted(rows["error_type"].dropna()) == sorted(endings.values())
 
 
-def test_a_plug_in_that_ends_the_process_at_its_import_is_a_failed_cell(tmp_path):
-    end = run_local(tmp_path, "ending-early", ["ending-early", "random"], at_import="import sys; sys.exit(0)")
+@pytest.mark.parametrize("how", ["import sys; sys.exit(0)", "raise KeyboardInterrupt"])
+def test_a_plug_in_that_ends_the_process_at_its_import_is_a_failed_cell(tmp_path, how):
+    end = run_local(tmp_path, "ending-early", ["ending-early", "random"], at_import=how)
     assert sorted(end.statuses.values()) == ["failed", "ok"]
 
 

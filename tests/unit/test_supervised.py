@@ -30,6 +30,8 @@ class Net(nn.Module):
         self.head = nn.Linear(8, 10)
     def forward(self, x):
         if self.training and torch.is_grad_enabled() and self.deadly:
+            if self.deadly == "leave":
+                os._exit(0)
             if self.deadly == "wait":
                 Path("training").touch()
                 time.sleep(60)
@@ -40,6 +42,8 @@ def fine(num_classes, **facts):
     return Net()
 def segv(num_classes, **facts):
     return Net(signal.SIGSEGV)
+def leaving(num_classes, **facts):
+    return Net("leave")
 def out_of_memory(num_classes, **facts):
     return Net(signal.SIGKILL)
 def waiting(num_classes, **facts):
@@ -76,16 +80,18 @@ def test_prune_ends_with_a_row_that_names_the_signal(here):
 
 
 def test_a_local_run_goes_on_with_the_other_cells(here):
-    axes = "datasets: digits, models: ['nets:out_of_memory', 'nets:fine'], methods: magnitude-l2, speedups: 2"
+    models = "['nets:out_of_memory', 'nets:leaving', 'nets:fine']"
+    axes = f"datasets: digits, models: {models}, methods: magnitude-l2, speedups: 2"
     (here / "s.yaml").write_text(f"{{name: s, {axes}, recipe: r.yaml}}")
     command = [sys.executable, "-m", "raybench", "run", "s.yaml", "--local", "--storage", "out"]
     done = subprocess.run(command, cwd=here, env=environment(here), capture_output=True, text=True, timeout=250)
     err = done.stderr
     assert done.returncode == 1, err
-    assert "2 cells: 1 failed, 1 ok" in done.stdout
+    assert "3 cells: 2 failed, 1 ok" in done.stdout
     store = Store(open_storage(str(here / "out")))
-    assert sorted(store.statuses().values()) == ["failed", "ok"]
+    assert sorted(store.statuses().values()) == ["failed", "failed", "ok"]
     assert "died of SIGKILL" in err
+    assert "the process ended with exit code 0 in stage base" in err, "os._exit(0) doesn't end the run"
 
 
 def test_asked_to_end_it_ends_without_a_failed_row(here):

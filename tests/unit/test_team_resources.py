@@ -261,6 +261,33 @@ def test_a_stop_ends_the_wait_for_a_team(scripted, end):
     assert run(end) is None
 
 
+def test_a_box_says_what_its_unit_waits_for():
+    given = encode_unit(unit("cell-a-0")), "grant"
+
+    async def seen():
+        box = Box(60.0)
+        await box.put(given)
+        yield await box.waits("cell-b-0", 2)
+        yield await box.waits("cell-a-0", 2)
+        await box.say(1, "8 on h", True)
+        yield await box.waits("cell-a-0", 2)
+        await box.say(0, "7 on h", False)
+        yield await box.waits("cell-a-0", 2)
+        await box.say(0, "7 on h", True)
+        yield await box.waits("cell-a-0", 2)
+        await box.take()
+        yield await box.waits("cell-a-0", 2)
+
+    async def everything():
+        return [words async for words in seen()]
+
+    first = "waiting for process 1 of 2 (7 on h) to "
+    assert asyncio.run(everything()) == [
+        "", "waiting for 2 of 2 processes to start", "waiting for 1 of 2 processes to start",
+        f"{first}import what units need", f"{first}take it", f"{first}begin its first stage",
+    ]  # fmt: skip
+
+
 def test_a_box_gives_no_unit_to_processes_that_have_ended():
     async def idle():
         box = Box(0.01)

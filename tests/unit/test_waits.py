@@ -1,6 +1,7 @@
 """Every wait has a limit, or says after ten seconds what it is for."""
 
 import fcntl
+import json
 import sys
 import types
 
@@ -11,7 +12,7 @@ from raybench.execution import mps, waits
 from raybench.execution.capacity import awaited
 from raybench.execution.driver import Run, Watcher
 from raybench.execution.jobs import Job, Jobs
-from raybench.execution.progress import Panel
+from raybench.execution.progress import Panel, Silent
 from raybench.execution.waits import Wait
 from raybench.execution.worker import Assignment
 from raybench.storage import bucket
@@ -21,6 +22,7 @@ from raybench.storage.local import LocalStorage
 from tests.cluster.fakes import plan, unit
 
 FULL = "waiting for 1 GPU for each of 2 processes; free in the cluster: 3 CPU"
+TO_START = "waiting for 2 processes to start and to import what units need"
 
 
 class Told(Watcher):
@@ -72,14 +74,35 @@ def test_a_run_says_which_other_run_has_its_last_units(tmp_path, clock):
     run.leave()
 
 
+def test_a_process_that_stands_still_is_named_once(tmp_path):
+    """SIGSTOP, a paused machine, a lost network: Ray says nothing, and its lease runs out."""
+    storage, told = LocalStorage(tmp_path), Told()
+    run = Run(storage, Assignment(storage.url), told)
+    run.load(plan(unit("cell-a-0")))
+    run.take()
+    entry = {"key": "cell-a-0", "kind": "cell", "label": "net 2x", "host": "h", "pid": 7, "started": 1.0,
+             "status": "running", "stages": []}  # fmt: skip
+    storage.create("journal/cell-a-0/1-h-7.json", json.dumps(entry).encode())
+    silent = Silent(run)
+    with Lease(storage, "cell-a-0"):
+        silent.look()
+        assert told.lines == []
+    silent.look()
+    silent.look()
+    assert told.lines == [
+        "net 2x: waiting for process 7 on h, silent for 60 s (stopped? cut off?); kill it to start the unit again"
+    ]
+    run.leave()
+
+
 @pytest.mark.parametrize(
     ("groups", "expected"),
     [
         ([("PENDING", [{"GPU": 1.0}, {"GPU": 1.0}])], FULL),
-        ([("CREATED", [{"GPU": 1.0}, {"GPU": 1.0}])], "waiting for 2 processes to start"),
-        ([("PENDING", [{"GPU": 1.0}])], "waiting for 2 processes to start"),
-        ([("PENDING", [{"CPU": 1.0}, {"GPU": 1.0}])], "waiting for 2 processes to start"),
-        ([], "waiting for 2 processes to start"),
+        ([("CREATED", [{"GPU": 1.0}, {"GPU": 1.0}])], TO_START),
+        ([("PENDING", [{"GPU": 1.0}])], TO_START),
+        ([("PENDING", [{"CPU": 1.0}, {"GPU": 1.0}])], TO_START),
+        ([], TO_START),
     ],
 )  # fmt: skip
 def test_units_without_a_process_wait_for_resources_or_for_its_start(monkeypatch, groups, expected):
