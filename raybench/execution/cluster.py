@@ -109,7 +109,7 @@ def kept() -> Iterator[None]:
 def _uninterrupted() -> Iterator[None]:
     """Context without a KeyboardInterrupt of a first or repeated signal: one half-way leaves Ray's C++ in pieces."""
     with interrupts() as requests:
-        if requests.requested:
+        if requests.ending:
             requests.heard()
             yield
             return

@@ -55,6 +55,11 @@ class Interrupts:
         self._main = threading.main_thread().ident
         self._pid = os.getpid()
 
+    @property
+    def ending(self) -> bool:
+        """Whether the command ends: it was asked to, or `fail` was called."""
+        return self.requested or self._error is not None
+
     def heard(self) -> None:
         """The run has stopped because of it: raise no more KeyboardInterrupts."""
         self._heard = True
