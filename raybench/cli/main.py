@@ -106,6 +106,7 @@ def _end_without_python(code: int) -> NoReturn:
     clock.daemon = True
     clock.start()
     atexit._run_exitfuncs()  # temporary folders, Ray
+    clock.cancel()
     end_process(code)
 
 
