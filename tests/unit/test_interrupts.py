@@ -1,11 +1,16 @@
 """Ctrl-C ends a command in time, whatever its parts do."""
 
+import signal
 import threading
 import time
 
+import pytest
+
 from raybench.cli import main as cli
+from raybench.errors import RaybenchError
 from raybench.execution import interrupt
-from raybench.execution.interrupt import Interrupts
+from raybench.execution.cluster import _uninterrupted
+from raybench.execution.interrupt import Interrupts, asked_to_end, interrupts
 
 
 def test_a_storage_that_does_not_answer_does_not_keep_a_command_from_ending(monkeypatch):
@@ -37,3 +42,48 @@ def test_an_interrupted_command_ends_without_the_end_of_python(monkeypatch, caps
     assert seen == ["cleaned up", 130]
     assert cli.main(["plan", "quickstart"]) == 130, "who calls it from Python goes on"
     assert len(seen) == 2
+
+
+@pytest.fixture
+def handled(monkeypatch):
+    """The requests of a command, whose signals are repeated soon."""
+    monkeypatch.setattr(interrupt, "AGAIN_S", 0.1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    with interrupts() as requests:
+        yield requests
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_ray_ends_is_raised_after_it(handled):
+    """Half a shutdown, and another one at the end of the process, may be where it once crashed."""
+    ended = []
+
+    def end_of_ray():
+        with _uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.3)  # the signal is repeated meanwhile
+            ended.append("Ray")
+        time.sleep(10)
+
+    assert not asked_to_end()
+    with pytest.raises(KeyboardInterrupt):
+        end_of_ray()
+    assert ended == ["Ray"]
+    assert asked_to_end()
+
+
+def test_an_error_of_a_lost_cluster_does_not_come_while_ray_ends(handled):
+    ended = []
+    handled._error = RaybenchError("the cluster was lost")
+    with _uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        ended.append("Ray")
+    assert ended == ["Ray"]
+
+
+def test_a_second_hangup_is_no_second_ctrl_c(handled):
+    with pytest.raises(KeyboardInterrupt):
+        handled.handle(signal.SIGHUP, None)
+    handled.heard()
+    handled.handle(signal.SIGHUP, None)
+    assert handled.requested
