@@ -67,9 +67,14 @@ def _keep_marks(block: nn.Module, stand_in: nn.Module) -> None:
             setattr(stand_in, name, value)
 
 
+def removed_blocks(model: nn.Module) -> tuple[str, ...]:
+    """Names of the blocks that were removed from `model`, in its order."""
+    return tuple(name for name, module in model.named_modules() if isinstance(module, Removed))
+
+
 def lacks_blocks(model: nn.Module) -> bool:
     """Whether blocks were removed from `model`."""
-    return any(isinstance(module, Removed) for module in model.modules())
+    return bool(removed_blocks(model))
 
 
 def still_there(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:

@@ -19,8 +19,11 @@ from raybench.pipeline.latency.meter import LatencyMeter, latency_meter
 from raybench.pipeline.latency.table import device_words
 from raybench.pipeline.measure import Pace, medians_ms
 from raybench.pipeline.transferred import METERS, meter_of
+from raybench.selection.joint import Removable
+from raybench.selection.meters import BlockMeter, Counted
 from raybench.selection.problem import Meter
 from raybench.selection.records import Cut
+from raybench.selection.shallow import without
 from raybench.sweep.digests import digest
 from raybench.sweep.target import TIMED
 from raybench.sweep.trial import Trial
@@ -28,6 +31,7 @@ from raybench.sweep.trial import Trial
 T = TypeVar("T")
 Cuts = dict[float, Cut]
 Select = Callable[..., Cuts]  # (targets as base / pruned, meter=...) -> the cut of each
+Left = Callable[[Cut, LatencyMeter], LatencyMeter]
 LONG = Pace(5, 60, block=5)  # how often a cut is timed
 ROUNDS = 4  # of selecting, timing, and scaling the prediction to what was timed
 OFF = 0.05  # a measured latency that is farther from the asked one has a reason in its row
@@ -56,7 +60,7 @@ class Asked(Protocol):
 class OfBase:
     """Amounts that are base / pruned of a cost; None: MACs."""
 
-    meter: Callable[[Cost], Meter] | None = None
+    meter: BlockMeter | Callable[[Cost], Meter] | None = None
 
     def cuts(self, select: Select, trials: Sequence[Trial]) -> Cuts:
         """All cuts of one pass."""
@@ -64,6 +68,11 @@ class OfBase:
 
 
 OF_MACS = OfBase()
+
+
+def _whole(cut: Cut, meter: LatencyMeter) -> LatencyMeter:
+    """The meter itself, for cuts that keep all blocks."""
+    return meter
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class OfLatency:
     device: str
     time: Callable[[Cut], tuple[float, float]]  # milliseconds of the uncut and of a cut network, with the machine alone
     relative: bool = False
+    left: Left = _whole  # where blocks may go, what the prediction is without those that a cut lacks
 
     def cuts(self, select: Select, trials: Sequence[Trial]) -> Cuts:
         """The cut of each trial. NotSupported for a latency that the uncut network has already."""
@@ -92,53 +102,82 @@ class OfLatency:
             raise NotSupported(f"latency_ms: found {amount:g}; {already} (`latency: 2` asks for half of its time)")
         tried: list[tuple[float, Cut]] = []
         while len(tried) < ROUNDS and now.meter.base > goal:
-            cut = _cut(select, now.meter, goal)
+            cut = _cut(select, now, goal)
             counts = np.array([len(units) for units in cut.kept.values()])
             whole, ms = self.time(cut)
             timed = ms * base / whole if self.relative else ms
-            predicted = float(self.prediction.of(counts))
+            predicted = float(self.left(cut, self.prediction).of(counts))
             found = replace(cut, target=amount, selected_ms=ms, predicted_ms=predicted)
             tried.append((abs(timed / goal - 1), found))
             if cut.reason or tried[-1][0] <= OFF / 2:
                 break
-            now = now.scaled(timed / float(now.of(counts)))
+            now = now.scaled(timed / float(self.left(cut, now).of(counts)))
         return min(tried, key=lambda one: one[0])[1]
 
 
-def _cut(select: Select, meter: Meter, goal: float) -> Cut:
-    ratio = meter.base / goal
-    cut = select([ratio], meter=lambda cost: meter)[ratio]
+def _cut(select: Select, now: LatencyMeter, goal: float) -> Cut:
+    ratio = now.meter.base / goal
+    cut = select([ratio], meter=now)[ratio]
     return replace(cut, reason=cut.reason and f"{cut.reason} (as uncut / cut milliseconds)")
 
 
-def asked_of(trial: Trial, model: nn.Module, image: Tensor, groups: Groups, context: StageContext) -> Asked:
+def asked_of(
+    trial: Trial,
+    model: nn.Module,
+    image: Tensor,
+    groups: Groups,
+    context: StageContext,
+    removable: Removable | None = None,
+) -> Asked:
     """What the targets of `trial`'s pass are of; for latencies the table is read, or measured with the machine alone.
+
+    `removable`: blocks that the trial's strategy may remove; None for other strategies.
 
     Raises:
         StageError: the machine could not be had alone, so that there is no table.
     """
-    if trial.prunes_first and trial.target in METERS:
+    if trial.prunes_first and trial.target in METERS and not removable:
         return OfBase(meter_of(trial, model, image, groups))
-    return ASKED[trial.target](trial, model, image, groups, context)
+    return ASKED[trial.target](trial, model, image, groups, context, removable)
 
 
-def _latency(trial: Trial, model: nn.Module, image: Tensor, groups: Groups, context: StageContext) -> OfLatency:
-    seen: dict[str, str | int] = {}
+def _latency(
+    trial: Trial,
+    model: nn.Module,
+    image: Tensor,
+    groups: Groups,
+    context: StageContext,
+    removable: Removable | None = None,
+) -> OfLatency:
+    seen: dict[str, str | int | list[str]] = {}
     if trial.shallower:  # which blocks it lacks depends on weights and images
         seen["pass"] = trial.pass_key
     if trial.image_size is not None:
         seen["image_size"] = trial.image_size
+    if removable:
+        seen["blocks"] = list(removable.names)
     whole = copy.deepcopy(model).eval()
     key = digest("network", {name: getattr(trial, name) for name in OF_NETWORK} | seen)
 
+    def of_cut(cut: Cut) -> tuple[nn.Module, Groups]:
+        slim = without(whole, cut.blocks)
+        return slim, removable.regroup(slim) if removable and cut.blocks else groups
+
+    def left(cut: Cut, meter: LatencyMeter) -> LatencyMeter:
+        slim, own = of_cut(cut)
+        return meter.standing(slim, own, image)
+
     def time(cut: Cut) -> tuple[float, float]:
-        slim = copy.deepcopy(whole)
-        surgery.apply(slim, groups, cut.kept)
+        slim, own = of_cut(cut)
+        surgery.apply(slim, own, cut.kept)
         base, cut_ms = timing_of(*context.machine.timed(lambda: medians_ms([whole, slim], image, LONG)))
         return base, cut_ms
 
-    found = context.machine.timed(lambda: latency_meter(model, image, groups, context.storage, key))
-    return OfLatency(timing_of(*found), device_words(image.device), time, relative=trial.target == "latency")
+    found = context.machine.timed(
+        lambda: latency_meter(model, image, groups, context.storage, key, removable=removable)
+    )
+    more = {"left": left} if removable else {}
+    return OfLatency(timing_of(*found), device_words(image.device), time, trial.target == "latency", **more)
 
 
 def timing_of(found: T | None, why: str | None) -> T:
@@ -148,9 +187,9 @@ def timing_of(found: T | None, why: str | None) -> T:
     return found
 
 
-ASKED: dict[str, Callable[[Trial, nn.Module, Tensor, Groups, StageContext], Asked]] = {
+ASKED: dict[str, Callable[[Trial, nn.Module, Tensor, Groups, StageContext, Removable | None], Asked]] = {
     "macs": lambda *passed: OF_MACS,
-    "params": lambda *passed: OfBase(Meter.params),
+    "params": lambda *passed: OfBase(Counted(Meter.params)),
     "latency_ms": _latency,
     "latency": _latency,
 }

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported, counted
-from raybench.groups.blocks import removable_blocks
+from raybench.groups.blocks import lacks_blocks, removable_blocks
 from raybench.groups.cost import count_macs, params_of
 from raybench.groups.records import Groups
 from raybench.pipeline.asked import Asked, Cuts, OfLatency, Select, asked_of, timing_of
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.measure import ONE, medians_ms
-from raybench.pipeline.network import example_of
+from raybench.pipeline.network import example_of, layers_left
 from raybench.selection.depth import block_influence, least_influential, staying
+from raybench.selection.joint import Removable
 from raybench.selection.records import Cut
 from raybench.selection.shallow import Shallow
 from raybench.sweep.trial import Trial
@@ -24,12 +25,18 @@ from raybench.tasks.protocol import Task
 
 
 def blocks_of(trial: Trial, model: nn.Module, example: Tensor) -> tuple[str, ...]:
-    """The blocks of the whole network that may go.
+    """The blocks of `model`, the whole network or what the trial's depth leaves of it, that may go.
 
     Raises:
         NotSupported: there are none.
     """
-    blocks = removable_blocks(model, example, protect=trial.keep, only=trial.only)
+    keep, only = layers_left(model, trial.keep, trial.only) if lacks_blocks(model) else (trial.keep, trial.only)
+    blocks = removable_blocks(model, example, protect=keep, only=only)
+    if not blocks and lacks_blocks(model):
+        raise NotSupported(
+            f"{trial.strategy}: depth {trial.depth:g} leaves {trial.model} no block that could go beside it; "
+            "strategy optimal chooses widths alone"
+        )
     if not blocks:
         asked = f"depth {trial.depth:g}" if trial.shallower else trial.strategy
         raise NotSupported(
@@ -104,11 +111,14 @@ class OfWhole:
         return self.uncut(trial.speedup, got, unit)
 
 
-def asked_of_whole(shallow: Shallow) -> Callable[[Trial, nn.Module, Tensor, Groups, StageContext], Asked]:
+def asked_of_whole(shallow: Shallow) -> Callable[..., Asked]:
     """`asked_of`, with amounts that are of the whole network; `groups` are those of the shallower one."""
 
-    def asked(trial: Trial, model: nn.Module, example: Tensor, groups: Groups, context: StageContext) -> Asked:
-        inner = asked_of(trial, model, example, groups, context)
+    def asked(
+        trial: Trial, model: nn.Module, example: Tensor, groups: Groups, context: StageContext,
+        removable: Removable | None,
+    ) -> Asked:  # fmt: skip
+        inner = asked_of(trial, model, example, groups, context, removable)
         absolute = isinstance(inner, OfLatency) and not inner.relative
         most = inner.prediction.meter.base if isinstance(inner, OfLatency) and absolute else 1.0
         saved = 1.0 if absolute else SAVED[trial.target](shallow, example, context)

@@ -26,7 +26,7 @@ from raybench.pipeline.network import layers_left
 from raybench.pipeline.outputs import Loss, checked, class_loss, return_scores, returning_tensors
 from raybench.scoring.scorer import Scoring
 from raybench.selection import refit
-from raybench.selection.joint import select_jointly
+from raybench.selection.joint import Removable, select_jointly
 from raybench.selection.records import Cut
 from raybench.selection.select import select
 from raybench.selection.shallow import without
@@ -147,10 +147,10 @@ def prune(
     how: dict[str, Any] = {"strategy": strategy, "schedule": schedule, "round_to": round_to}
     if strategy in REMOVES_BLOCKS:
         regroup = partial(_regrouped, example=example, parts=parts, keep=keep, only=only)
-        blocks = removable_blocks(scored, example[:1], protect=keep, only=only)
-        if not blocks:
+        removable = Removable(removable_blocks(scored, example[:1], protect=keep, only=only), regroup)
+        if not removable.names:
             raise NotSupported(f"{strategy}: {type(model).__name__} has no removable block")
-        cut = select_jointly(scoring, example[:1], groups, [speedup], blocks, regroup, **how)[speedup]
+        cut = select_jointly(scoring, example[:1], groups, [speedup], removable, **how)[speedup]
         model = without(model, cut.blocks)
         groups = regroup(model)
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from raybench.catalogue import needs_images
 from raybench.errors import NotSupported
+from raybench.groups.blocks import removed_blocks
 from raybench.groups.first_run import check_image
 from raybench.groups.records import Groups
 from raybench.methods.protocols import Calibration, Importance
@@ -28,14 +29,15 @@ from raybench.pipeline.depth import asked_of_whole, blocks_of, check_size, shall
 from raybench.pipeline.network import example_of, groups_of
 from raybench.pipeline.small import NO_STEP, small_cut
 from raybench.pipeline.tokens import token_cuts
-from raybench.pipeline.transferred import priced, source_network
+from raybench.pipeline.transferred import OfTarget, priced, source_network
 from raybench.scoring.scorer import Scoring
-from raybench.selection.joint import select_jointly
+from raybench.selection.joint import Removable, select_jointly
+from raybench.selection.meters import MACS, BlockMeter
 from raybench.selection.problem import STRATEGIES
 from raybench.selection.records import Cut
 from raybench.selection.select import select as select_channels
 from raybench.selection.select import select_ratio
-from raybench.selection.shallow import Shallow
+from raybench.selection.shallow import Shallow, without
 from raybench.sweep.kinds import TOKENS
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
@@ -127,16 +129,18 @@ def _ranked(
     criterion = criterion_of(trial)
     scored = source_network(trial, task, context).eval() if trial.prunes_first else model
     scoring = Scoring(criterion, scored, calibration_of(criterion, trial, task), trial.selection_seed)
+    removable = _removable(trial, model, example, task) if STRATEGIES[trial.strategy].blocks else None
     amounts = asked_of_whole(shallow) if shallow else asked_of
-    asked = amounts(trial, model, example, groups, context)
-    if STRATEGIES[trial.strategy].blocks:
-        cuts = _joint_cuts(trials, scoring, example, groups, asked, task)
+    asked = amounts(trial, model, example, groups, context, removable)
+    if removable:
+        of = partial(OfTarget, model=model, groups=groups, example=example) if trial.prunes_first else None
+        cuts = _joint_cuts(trials, scoring, example, groups, asked, removable, of)
     else:
         cuts = _cuts(trials, scoring, example, groups, asked)
     if shallow and trial.ratio is not None:
         cuts = {amount: shallow.of_whole(cut, shallow.macs_base / cut.macs) for amount, cut in cuts.items()}
     if trial.prunes_first:
-        cuts = priced(cuts, trial, model, example, groups)
+        cuts = priced(cuts, trial, model, example, groups, removable)
     return TimedCuts(cuts, *context.machine.timed(lambda: _time_step(scoring, groups)))
 
 
@@ -153,15 +157,32 @@ def _cuts(
 
 
 def _joint_cuts(
-    trials: Sequence[Trial], scoring: Scoring, example: Tensor, groups: Groups, asked: Asked, task: Task
+    trials: Sequence[Trial],
+    scoring: Scoring,
+    example: Tensor,
+    groups: Groups,
+    asked: Asked,
+    removable: Removable,
+    of: Callable[[BlockMeter], BlockMeter] | None,
 ) -> dict[float, Cut]:
-    """The same for a strategy that may remove whole blocks."""
-    trial, blocks = trials[0], blocks_of(trials[0], scoring.model, example)
-    how = {name: getattr(trial, name) for name in ("strategy", "schedule", "round_to")}
-    regroup = partial(groups_of, trial=trial, task=task)
-    return asked.cuts(
-        lambda targets, **more: select_jointly(scoring, example, groups, targets, blocks, regroup, **how | more), trials
-    )
+    """The same for a strategy that may remove whole blocks. `of`: the cost in place of that of the scored network."""
+    how = {name: getattr(trials[0], name) for name in ("strategy", "schedule", "round_to")}
+
+    def select(targets: Sequence[float], meter: BlockMeter = MACS) -> dict[float, Cut]:
+        own = of(meter) if of else meter
+        return select_jointly(scoring, example, groups, targets, removable, meter=own, **how)
+
+    return asked.cuts(select, trials)
+
+
+def _removable(trial: Trial, model: nn.Module, example: Tensor, task: Task) -> Removable:
+    """The blocks of `model` that the trial's strategy may remove."""
+
+    def regroup(slim: nn.Module) -> Groups:
+        whole = model if trial.prunes_first else None  # where the scored network has another classifier
+        return groups_of(without(whole, removed_blocks(slim)) if whole else slim, trial, task)
+
+    return Removable(blocks_of(trial, model, example), regroup)
 
 
 def criterion_of(trial: Trial) -> Importance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.errors import NotSupported
+from raybench.groups.blocks import removed_blocks
 from raybench.groups.cost import Cost
 from raybench.groups.library_count import library_counts
 from raybench.groups.records import Groups
@@ -22,9 +23,12 @@ from raybench.models.weight_names import match
 from raybench.models.weights import load_weights
 from raybench.pipeline import cache
 from raybench.pipeline.context import StageContext
+from raybench.selection.joint import Removable
+from raybench.selection.meters import BlockMeter, Spent
 from raybench.selection.problem import Meter, Problem, Solution
 from raybench.selection.records import Cut
 from raybench.selection.select import cut_of
+from raybench.selection.shallow import Shallow, without
 from raybench.sweep.trial import Trial
 from raybench.sweep.weights import STAGE, Weights
 from raybench.tasks.protocol import Task
@@ -60,10 +64,54 @@ def source_network(trial: Trial, task: Task, context: StageContext) -> nn.Module
     return baked(net).to(context.device)
 
 
+@dataclass(frozen=True)
+class OfTarget:
+    """A cost as `model`, which the cut is for, has it, where blocks are chosen in a network with another classifier."""
+
+    meter: BlockMeter
+    model: nn.Module
+    groups: Groups
+    example: Tensor
+
+    def __call__(self, cost: Cost) -> Meter:
+        """Of the whole network."""
+        return self.meter(Cost.measure(self.model, self.example, self.groups))
+
+    def within(self, cost: Cost, block: str, params: int) -> Spent | None:
+        """Of one block, which is the same in both networks."""
+        return self.meter.within(cost, block, params)
+
+    def left(self, model: nn.Module, groups: Groups, example: Tensor) -> Meter:
+        """Of the network without the blocks that `model` lacks."""
+        return self.meter.left(without(self.model, removed_blocks(model)), groups, example)
+
+
 def priced(
+    cuts: Mapping[float, Cut],
+    trial: Trial,
+    model: nn.Module,
+    example: Tensor,
+    groups: Groups,
+    removable: Removable | None = None,
+) -> dict[float, Cut]:
+    """`cuts`, chosen in the source's network, with the costs of `model`, whose classifier has other classes.
+
+    `removable`: blocks of `model` that may have gone.
+    """
+    if removable is None:
+        return _priced(cuts, trial, model, example, groups)
+
+    def without_blocks(amount: float, cut: Cut) -> Cut:
+        shallow = Shallow.of(model, cut.blocks, cut.blocks_base, example)
+        found = _priced({amount: cut}, trial, shallow.model, example, removable.regroup(shallow.model))
+        return shallow.of_whole(found[amount], cut.target)
+
+    return {amount: without_blocks(amount, cut) for amount, cut in cuts.items()}
+
+
+def _priced(
     cuts: Mapping[float, Cut], trial: Trial, model: nn.Module, example: Tensor, groups: Groups
 ) -> dict[float, Cut]:
-    """`cuts`, chosen in the source's network, with the costs of `model`, whose classifier has other classes."""
     problem = Problem.of(groups, Cost.measure(model, example, groups), trial.strategy, trial.round_to)
     base, count = library_counts(model, example, groups)
 

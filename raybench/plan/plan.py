@@ -141,8 +141,9 @@ def why_not(trial: Trial) -> str | None:
         return f"{trial.importance.name} chooses channels while it trains, by a ranking to a speed-up; found {found}"
     if trial.prunes_first and (why := _needs_source(trial)):
         return f"prune-then-transfer chooses channels by the source's weights alone; {why}"
-    if trial.strategy in REMOVES_BLOCKS and trial.kind != TOKENS and (why := _no_joint(trial)):
-        return f"strategy {trial.strategy} chooses blocks and widths for a speed-up or parameters; {why}"
+    if trial.strategy in REMOVES_BLOCKS and trial.is_small:
+        name = trial.importance.name
+        return f"strategy {trial.strategy} chooses blocks; {name} is a dense network in place of a pruned one"
     if trial.shallower and (why := _no_blocks(trial)):
         return f"a depth removes blocks before channels are ranked; {why}"
     if trial.image_size is not None and (why := _no_size(trial)):
@@ -164,17 +165,6 @@ def _no_method(trial: Trial, task: str, norm: str | None) -> str | None:
             has = "has no normalisation" if norm == "none" else f"normalises with {norm} norm"
             return f"{method.kind} {method.name} needs BatchNorm; {trial.model} {has}"
     return None
-
-
-def _no_joint(trial: Trial) -> str | None:
-    """Why blocks can't be weighed together with widths in this cell; None if it can be tried."""
-    if trial.target in TIMED:
-        return f"found a target of {trial.target}"
-    if trial.shallower:
-        return f"found a depth of {trial.depth:g}, which chooses the blocks"
-    if trial.is_small:
-        return f"{trial.importance.name} is a dense network in place of a pruned one"
-    return "prune-then-transfer chooses by the source's weights" if trial.prunes_first else None
 
 
 def _no_blocks(trial: Trial) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,13 +12,20 @@ from raybench.errors import NotSupported
 from raybench.groups.cost import Cost, params_of
 from raybench.groups.records import Groups
 from raybench.scoring.scorer import Scoring
-from raybench.selection.optimal_blocks import BlockKnapsack, Spent, weighed
-from raybench.selection.problem import Meter, Problem
+from raybench.selection.meters import MACS, BlockMeter, Spent
+from raybench.selection.optimal_blocks import BlockKnapsack, weighed
+from raybench.selection.problem import Problem
 from raybench.selection.records import Cut
 from raybench.selection.select import scorer_of, select
 from raybench.selection.shallow import Shallow
 
-Regroup = Callable[[nn.Module], Groups]
+
+@dataclass(frozen=True)
+class Removable:
+    """Modules of a network that may go whole."""
+
+    names: tuple[str, ...]
+    regroup: Callable[[nn.Module], Groups]  # the groups of a copy of the network without some of them
 
 
 def select_jointly(
@@ -26,13 +33,12 @@ def select_jointly(
     example: Tensor,
     groups: Groups,
     targets: Sequence[float],
-    names: Sequence[str],
-    regroup: Regroup,
+    removable: Removable,
     *,
     strategy: str,
     schedule: str = "progressive",
     round_to: int = 1,
-    meter: Callable[[Cost], Meter] = Meter.macs,
+    meter: BlockMeter = MACS,
 ) -> dict[float, Cut]:
     """Select one cut for each target, whose `blocks` go before its channels; a cut doesn't depend on other targets.
 
@@ -41,8 +47,7 @@ def select_jointly(
         example: an image as the network takes it.
         groups: the whole network's prunable groups.
         targets: requested cost of the network / cost of the cut one, each above 1.
-        names: modules that may go whole.
-        regroup: the groups of a copy of the network without some of these modules.
+        removable: modules that may go whole.
         strategy: a key of `STRATEGIES` that removes blocks.
         schedule: of scoring the shallower network; the blocks are chosen by the first scores.
         round_to: kept units are multiples of it.
@@ -55,24 +60,25 @@ def select_jointly(
     problem = Problem.of(groups, cost, strategy, round_to, meter(cost))
 
     def spent(name: str) -> Spent | None:
-        own = cost.within(name, params_of(scoring.model.get_submodule(name)))
-        return None if own is None else meter(own).of
+        return meter.within(cost, name, params_of(scoring.model.get_submodule(name)))
 
-    blocks = weighed(problem, scorer_of(scoring, groups).scores(), names, spent)
+    blocks = weighed(problem, scorer_of(scoring, groups).scores(), removable.names, spent)
     if not blocks.blocks:
         raise NotSupported(
             f"{strategy}: no block of {type(scoring.model).__name__} can be weighed: inside each the criterion scores "
             "no channels, or products outside the layers hide its cost"
         )
-    how: dict[str, Any] = {"strategy": strategy, "schedule": schedule, "round_to": round_to, "meter": meter}
+    how: dict[str, Any] = {"strategy": strategy, "schedule": schedule, "round_to": round_to}
 
     def cut_without(gone: tuple[str, ...], target: float) -> Cut:
-        shallow = Shallow.of(scoring.model, gone, len(names), example)
-        left = regroup(shallow.model)
-        saved = problem.meter.base / meter(Cost.measure(shallow.model, example, left)).base
+        shallow = Shallow.of(scoring.model, gone, len(removable.names), example)
+        left = removable.regroup(shallow.model)
+        own = meter.left(shallow.model, left, example)
+        saved = problem.meter.base / own.base
         if target <= saved:
             return shallow.uncut(left, example, strategy, round_to, target, saved)
-        found = select(replace(scoring, model=shallow.model), example, left, [target / saved], **how)
+        more = {**how, "meter": lambda cost: own}
+        found = select(replace(scoring, model=shallow.model), example, left, [target / saved], **more)
         return shallow.of_whole(found[target / saved], target)
 
     return {target: _first_met(blocks, problem.goal(target), target, cut_without) for target in sorted(set(targets))}

@@ -20,10 +20,10 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from raybench.groups.records import Groups
+from raybench.selection.meters import Spent
 from raybench.selection.optimal import GAP, Knapsack, Scores
 from raybench.selection.problem import Meter, Problem
 
-Spent = Callable[[np.ndarray], np.ndarray]  # kept units of every group, (..., groups) -> cost (...,)
 Set = frozenset[int]  # of blocks
 
 EVERY = 5  # blocks, at most, of which every set is judged

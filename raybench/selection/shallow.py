@@ -55,9 +55,11 @@ class Shallow:
 
     def of_whole(self, cut: Cut, target: float) -> Cut:
         """`cut`, made in the shallower network, with the whole network as its base, for an asked `target`."""
+        gone = {*self.removed, *cut.blocks}  # a strategy may have removed more of those that were left
         return replace(
             cut, target=target, speedup=self.macs_base / cut.macs, macs_base=self.macs_base,
-            params_base=self.params_base, macs_tp_base=self.macs_tp_base, blocks=self.removed or cut.blocks,
+            params_base=self.params_base, macs_tp_base=self.macs_tp_base,
+            blocks=tuple(name for name, _ in self.whole.named_modules() if name in gone),
             blocks_base=self.blocks or cut.blocks_base,
             reason="; ".join(filter(None, (cut.reason, self.note))) or None,
         )  # fmt: skip

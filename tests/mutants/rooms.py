@@ -20,6 +20,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "selection": (
         "unit/test_selection_steps.py", "unit/test_library_steps.py", "unit/test_prune.py",
         "unit/test_prune_library.py", "unit/test_refusals.py", "oracles/test_reconstruct.py",
+        "unit/test_blocks_for_targets.py",
     ),
     "groups": (
         "unit/test_group.py", "unit/test_group_flow.py", "unit/test_group_split.py", "unit/test_cost.py",

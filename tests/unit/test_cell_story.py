@@ -242,7 +242,7 @@ def test_one_pass_selects_for_all_speed_ups(log, selecting, context) -> None:
         ("base.load", one, context), ("base.start_of", "dense", one, task, context), ("groups_of", net, one, task),
         ("calibration", 1, 1, 0), ("check_image", net, black, first), ("criterion_of", one),
         ("calibration_of", "criterion", one, task), ("Scoring", "criterion", net, "images", 3),
-        ("asked_of", one, net, again, ["group"], context),
+        ("asked_of", one, net, again, ["group"], context, None),
         ("_cuts", trials, selecting.scoring, again, ["group"], "asked"), ("_time_step", selecting.scoring, ["group"]),
         ("_publish", trials[0], "a", context, result), ("_publish", trials[1], "b", context, result),
     ]  # fmt: skip
@@ -269,7 +269,7 @@ def test_channels_that_are_chosen_before_a_transfer_are_scored_in_the_source(
     assert (image.shape, source.training) == ((1, 1, 8, 8), False)
     assert [call for call in log.calls if call[0] in ("source_network", "Scoring", "priced", "_publish")] == [
         ("source_network", one, selecting.task, context), ("Scoring", "criterion", source, "images", 0),
-        ("priced", {2.0: "a"}, one, selecting.net, image, ["group"]),
+        ("priced", {2.0: "a"}, one, selecting.net, image, ["group"], None),
         ("_publish", one, "c", context, {"step_time_s": 0.5, "timing_reason": "why", "seconds": 6.0}),
     ]  # fmt: skip
 

@@ -18,6 +18,7 @@ from raybench.pipeline import asked, measure
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.latency import layers, meter, table
 from raybench.pipeline.latency.layers import TimedLayer, timed_layers
+from raybench.selection.meters import Counted
 from raybench.selection.problem import Meter
 from raybench.selection.records import Cut
 from raybench.storage.local import LocalStorage
@@ -204,6 +205,20 @@ def test_layers_and_networks_are_timed_at_their_paces(monkeypatch) -> None:
     assert said == [("module", "given", measure.Pace(3, 21, 3, 1.0)), ("module", "given", measure.ONE)]
 
 
+def test_stacked_tables_add_up_to_each_layers_own(net, storage) -> None:
+    def time(module: nn.Module, given: torch.Tensor) -> float:
+        return float(sum(p.numel() for p in module.parameters()) ** 0.5)
+
+    times = [table.layer_times(layer, CPU, storage, time) for layer in net.layers]
+    rng = np.random.default_rng(0)
+    counts = np.stack([rng.integers(1, size + 1, 20) for size in net.cost.sizes], axis=-1)
+    for some in (counts, counts[0], counts.reshape(4, 5, -1)):
+        widths = net.cost.widths.at(some)
+        pairs = zip(net.layers, times, strict=True)
+        each = [one.at(widths[..., layer.into], widths[..., layer.out]) for layer, one in pairs]
+        np.testing.assert_allclose(table.Stacked.of(net.layers, times).total(widths), sum(each), rtol=1e-12)
+
+
 # The prediction.
 
 
@@ -215,10 +230,11 @@ def test_the_whole_network_is_timed_at_five_widths_once(net, storage) -> None:
         timed.append((module.conv.out_channels, image is IMAGE))
         return float(len(timed))
 
-    points = meter._cuts(net.groups)
+    cuts = meter._cuts(net.groups, meter.WHOLE)
     place = [group.name for group in net.groups].index("conv")
-    assert [int(counts[place]) for counts in points] == [4, 3, 2, 2, 2], "of 4 units, of which 2 stay"
-    assert meter._whole(net.model, IMAGE, net.groups, points, storage, "k", time) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [int(counts[place]) for counts in cuts] == [4, 3, 2, 2, 2], "of 4 units, of which 2 stay"
+    points = [meter._Point(net.model, net.groups, None, counts) for counts in cuts]
+    assert meter._whole(IMAGE, points, storage, "k", time) == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert timed == [(width, True) for width in (8, 6, 4, 4, 4)]
     assert net.model.conv.out_channels == 8
     (key,) = storage.list("latency/")
@@ -226,7 +242,7 @@ def test_the_whole_network_is_timed_at_five_widths_once(net, storage) -> None:
     assert key == f"latency/{digest('whole', shape)}.json"
     content = json.loads(storage.read(key))
     assert {name: content[name] for name in (*shape, "ms")} == shape | {"ms": [[1.0, 2.0, 3.0, 4.0, 5.0]]}
-    again = meter._whole(net.model, IMAGE, net.groups, points, storage, "k", lambda *args: pytest.fail("again"))
+    again = meter._whole(IMAGE, points, storage, "k", lambda *args: pytest.fail("again"))
     assert again == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
@@ -237,17 +253,17 @@ def test_a_prediction_is_the_sum_of_its_parts(net, storage) -> None:
     found = meter.latency_meter(net.model.train(), IMAGE, net.groups, storage, "k", time)
     net.model.eval()
     sizes = net.cost.sizes
-    one, tables, values, params = found.parts(sizes)
-    assert (one, params) == (1.0, float(net.cost.params(sizes)))
+    one, tables, values, params, blocks = found.parts(sizes)
+    assert (one, params, blocks) == (1.0, float(net.cost.params(sizes)), 0.0)
     assert values == sum(16.0 * width for width in (8, 8, 8, 16, 4, 1)), "the last norm keeps its width"
     assert tables == sum(sum(p.numel() for p in module.parameters()) for name, module in net.model.named_modules()
                          if name and name != "odd")  # fmt: skip
     assert [layer.name for layer in found.layers] == [layer.name for layer in net.layers]
-    assert float(found.of(sizes)) == pytest.approx(float(np.dot(found.factors, [one, tables, values, params])))
+    assert float(found.of(sizes)) == pytest.approx(float(np.dot(found.factors, [one, tables, values, params, blocks])))
     assert found.meter.base == float(found.of(sizes))
     assert found.meter.of(sizes) == found.of(sizes)
     assert found.scaled(3.0) == replace(found, factors=tuple(3.0 * factor for factor in found.factors))
-    assert float(replace(found, factors=(0.0,) * 4).of(sizes)) == 1e-9
+    assert float(replace(found, factors=(0.0,) * 5).of(sizes)) == 1e-9
 
 
 def test_factors_are_fitted_to_relative_errors_and_none_is_negative() -> None:
@@ -276,10 +292,10 @@ def test_amounts_of_base_are_one_pass(monkeypatch) -> None:
     assert calls == [(([2.0, 4.0],), {}), (([2.0, 4.0],), {"meter": Meter.params})]
     given = ("model", "image", "groups", "context")
     assert asked.asked_of(trial(), *given) is asked.OF_MACS
-    assert asked.asked_of(trial(target="params"), *given) == asked.OfBase(Meter.params)
+    assert asked.asked_of(trial(target="params"), *given) == asked.OfBase(Counted(Meter.params))
     monkeypatch.setitem(asked.ASKED, "latency_ms", lambda *args: args)
     one = trial(target="latency_ms")
-    assert asked.asked_of(one, *given) == (one, *given)
+    assert asked.asked_of(one, *given) == (one, *given, None)
 
 
 def test_a_table_is_made_with_the_machine_alone_and_cuts_are_timed_on_copies(monkeypatch, tmp_path) -> None:
@@ -287,7 +303,7 @@ def test_a_table_is_made_with_the_machine_alone_and_cuts_are_timed_on_copies(mon
     context = StageContext(LocalStorage(tmp_path))
     answers = iter([("meter", None), ([5.0, 2.5], None), (None, "shared")])
     context.machine.timed = lambda timing: calls.append(("timed", timing())) or next(answers)
-    monkeypatch.setattr(asked, "latency_meter", lambda *args: calls.append(("meter", *args)) or "made")
+    monkeypatch.setattr(asked, "latency_meter", lambda *args, removable: calls.append(("meter", *args)) or "made")
     monkeypatch.setattr(asked, "medians_ms", lambda *args: calls.append(("medians", *args)) or 1.0)
     monkeypatch.setattr(asked.surgery, "apply", lambda *args: calls.append(("apply", *args)))
     monkeypatch.setattr(asked, "device_words", {CPU: "a device"}.get)

@@ -51,6 +51,53 @@ def _between(grid: Sequence[int], widths: np.ndarray) -> tuple[np.ndarray, np.nd
     return low, place - low
 
 
+@dataclass(frozen=True)
+class Stacked:
+    """The times of several layers in arrays of one shape, so that all are added up at once."""
+
+    columns: np.ndarray  # (c,) of the width table
+    grids: np.ndarray  # (c, p) widths of each column's grid, infinite behind its end
+    last: np.ndarray  # (c,) the last place of a grid that has a next one
+    into: np.ndarray  # (layers,) places among the columns
+    out: np.ndarray
+    ms: np.ndarray  # (layers, p, p)
+
+    @classmethod
+    def of(cls, layers: Sequence[TimedLayer], times: Sequence[LayerTimes]) -> Stacked:
+        """Of each layer's times, on its columns of the width table."""
+        places: dict[tuple[int, tuple[int, ...]], int] = {}
+        ends = [
+            ((layer.into, each.grid_in), (layer.out, each.grid_out)) for layer, each in zip(layers, times, strict=True)
+        ]
+        both = [[places.setdefault(end, len(places)) for end in pair] for pair in ends]
+        most = max((len(grid) for _, grid in places), default=1)
+        into, out = np.array(both, dtype=np.int64).reshape(-1, 2).T
+        return cls(
+            np.array([column for column, _ in places], dtype=np.int64),
+            np.array([[*grid, *[np.inf] * (most - len(grid))] for _, grid in places]).reshape(-1, most),
+            np.array([max(len(grid) - 2, 0) for _, grid in places], dtype=np.int64),
+            into,
+            out,
+            np.array([np.pad(one.ms, [(0, most - size) for size in one.ms.shape], "edge") for one in times])
+            .reshape(-1, most, most),
+        )  # fmt: skip
+
+    def total(self, widths: np.ndarray) -> np.ndarray:
+        """Milliseconds of all layers at widths, (..., columns) -> (...,): the sum of `LayerTimes.at`."""
+        own = widths[..., self.columns]
+        low = np.minimum((own[..., None] >= self.grids[:, 1:]).sum(-1), self.last)
+        high = np.minimum(low + 1, self.grids.shape[1] - 1)
+        every = np.arange(len(self.columns))
+        start, end = self.grids[every, low], self.grids[every, high]
+        share = np.clip((own - start) / np.where(end > start, end - start, np.inf), 0, 1)
+        layer, total = np.arange(len(self.into)), np.zeros(own.shape[:-1])
+        for row, weight in ((low, 1 - share), (high, share)):
+            for column, other in ((low, 1 - share), (high, share)):
+                each = self.ms[layer, row[..., self.into], column[..., self.out]]
+                total += (each * weight[..., self.into] * other[..., self.out]).sum(-1)
+        return total
+
+
 def rising(ms: np.ndarray) -> np.ndarray:
     """`ms`, (inputs, outputs), such that no value falls where a width grows: timings scatter."""
     for axis in (0, 1):
