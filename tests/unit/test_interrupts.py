@@ -1,6 +1,8 @@
 """Ctrl-C ends a command in time, whatever its parts do."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -87,3 +89,22 @@ def test_a_second_hangup_is_no_second_ctrl_c(handled):
     handled.heard()
     handled.handle(signal.SIGHUP, None)
     assert handled.requested
+
+
+def test_ctrl_c_while_the_first_modules_are_imported(tmp_path):
+    """Seen once in 25: a traceback and the exit code of a signal."""
+    code = """
+import os, signal, sys
+import raybench.__main__ as entry
+
+class Interrupting:
+    def find_spec(self, name, *given):
+        if name == "raybench.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv, sys.meta_path = ["raybench", "run"], [Interrupting(), *sys.meta_path]
+sys.exit(entry.main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "raybench run: interrupted\n")
