@@ -64,7 +64,9 @@ class Failing(Faulty):
     def fail(self):
         raise ValueError("no such luck")
 """
-FIGURES = ("metric_base", "metric_pruned", "metric_final", "loss_final", "speedup")
+# most by which a column may differ from that of one process: rounding grows from step to step, how fast depends on the
+# processor, and one test image is 0.28 points
+FIGURES = {"metric_base": 0.3, "metric_pruned": 0.3, "metric_final": 0.3, "loss_final": 2e-3, "speedup": 1e-9}
 
 
 def run(folder, processes, methods, **options):
@@ -84,10 +86,11 @@ def test_two_processes_give_the_numbers_of_one_and_one_row(tmp_path):
     found, expected = rows["taylor"], alone["taylor"]
     assert (found["status"], found["processes"], expected["processes"]) == ("ok", 2, 1)
     assert found["trial_id"] != expected["trial_id"]
-    assert {name: found[name] for name in FIGURES} == pytest.approx({n: expected[n] for n in FIGURES}, rel=1e-5)
+    for name, most in FIGURES.items():
+        assert found[name] == pytest.approx(expected[name], abs=most, rel=0), name
     assert found["kept"] == expected["kept"]
     for one, other in zip(found["curve"], expected["curve"], strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
     assert len(storage.list("results")) == 1
     assert storage.list("checkpoints") == storage.list("leases") == []
     keys = (found["base_key"], found["trial_id"])
