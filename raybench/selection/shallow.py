@@ -73,7 +73,8 @@ class Shallow:
         cut = cut_of(problem, target, Solution(every, None, 0), *library_counts(self.model, example, groups))
         blocks = [f"the {counted(len(self.removed), 'removed block')}"] if self.removed or self.own is None else []
         size = [f"images of {example.shape[-1]} pixels"] if self.own is not None else []
-        gone = f"{'blocks' if blocks else 'image size'}: {' and '.join(blocks + size)} alone give"
+        verb = "gives" if len(self.removed) == 1 and not size else "give"
+        gone = f"{'blocks' if blocks else 'image size'}: {' and '.join(blocks + size)} alone {verb}"
         why = f"{gone} {got:.3g}{unit}"
         return self.of_whole(replace(cut, reason=why if abs(got / target - 1) > ENOUGH else None), target)
 

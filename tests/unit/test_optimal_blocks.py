@@ -158,7 +158,7 @@ def test_blocks_that_save_more_than_was_asked_are_tried_and_then_fewer(monkeypat
     assert pruned.speedup == pytest.approx(1.1, rel=0.005)
     monkeypatch.setattr(BlockKnapsack, "choices", lambda sack, goal: [("blocks.1",)])
     pruned = raybench.prune(net, IMAGE, 1.1, Raw(), strategy="optimal-blocks")
-    assert pruned.reason == f"blocks: the 1 removed block alone give {pruned.speedup:.3g}x"
+    assert pruned.reason == f"blocks: the 1 removed block alone gives {pruned.speedup:.3g}x"
 
 
 def test_networks_without_blocks_are_refused_and_unweighed_ones_too(monkeypatch) -> None:
