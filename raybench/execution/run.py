@@ -20,7 +20,7 @@ from raybench.plan.records import Plan
 from raybench.progress.outcome import Outcome
 from raybench.results.repair import Repair
 from raybench.storage.base import Storage
-from raybench.storage.damage import damage_lines
+from raybench.storage.damage import collected_damage
 from raybench.storage.open import check_writable, open_storage
 from raybench.storage.patient import patient
 from raybench.sweep.reader import load_sweep
@@ -149,7 +149,7 @@ def _planner(
 
     def make_plan() -> Plan:
         whole = planned()
-        with damage_lines() as lines:
+        with collected_damage() as lines:
             damaged = repair.run(whole.trials)
         for line in lines:
             watcher.say(line)

@@ -13,7 +13,7 @@ from raybench.errors import NotSupported
 from raybench.groups.attention import Attention
 from raybench.groups.hooks import hooked
 from raybench.groups.layer_types import CONVOLUTIONS, TRANSPOSED
-from raybench.groups.products import counted
+from raybench.groups.products import counted_macs
 from raybench.groups.records import Groups
 from raybench.groups.shell import Shell
 from raybench.groups.widths import Widths
@@ -50,7 +50,7 @@ class Calls:
             for name, module in model.named_modules()
             if isinstance(module, (*CONVOLUTIONS, nn.Linear)) or name in heads
         ):
-            macs, by_module = counted(model, image)
+            macs, by_module = counted_macs(model, image)
         return cls(pixels, macs, by_module, bool(along))
 
 

@@ -19,7 +19,7 @@ from raybench.errors import NotSupported
 from raybench.groups.attention import Attention, attentions
 from raybench.groups.calls import Calls, lengthwise
 from raybench.groups.layer_types import CONVOLUTIONS
-from raybench.groups.products import Products, counted
+from raybench.groups.products import Products, counted_macs
 from raybench.groups.records import Groups
 from raybench.groups.shell import Shell
 from raybench.groups.widths import Widths
@@ -119,7 +119,7 @@ class Cost:
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
     """MACs per image by torch's FLOP counter (half its FLOPs), those of attention included; the model isn't changed."""
-    return counted(model, example[:1])[0]
+    return counted_macs(model, example[:1])[0]
 
 
 def params_of(model: nn.Module) -> int:

@@ -22,7 +22,7 @@ NEAR = 3  # groups after each other that may multiply with each other
 Excess = Callable[[np.ndarray], int]  # kept units of every group -> MACs that no known layer accounts for
 
 
-def counted(model: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
+def counted_macs(model: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
     """(MACs of one forward pass, MACs by module) by torch's FLOP counter; the model isn't changed.
 
     Attention is computed by the math kernel, since torch counts no products of the fused kernel for CPUs. Every

@@ -26,7 +26,7 @@ from raybench.groups.first_run import run_once
 from raybench.groups.follow import MAX_SECONDS, HowMany, fewer, half, kept_units, run_followed, tensors_of
 from raybench.groups.following import Choices, Followed
 from raybench.groups.live import Live, gone_of
-from raybench.groups.products import counted
+from raybench.groups.products import counted_macs
 from raybench.groups.records import Group, Groups, Member
 from raybench.groups.shell import copy_of_shapes, sharing_copy
 
@@ -128,7 +128,7 @@ class _Trial:
     def _affordable(self) -> int:
         """Trials after which a network without a right group is given up, so that nobody waits for minutes."""
         runs = len(run_once(self._model, self._image))
-        return max(1, GIVE_UP // (counted(self._model, self._image)[0] + runs * OVERHEAD))
+        return max(1, GIVE_UP // (counted_macs(self._model, self._image)[0] + runs * OVERHEAD))
 
     @property
     def spent(self) -> bool:
@@ -137,7 +137,7 @@ class _Trial:
 
     @cached_property
     def _most(self) -> int:
-        macs = counted(self._model, self._image)[0]
+        macs = counted_macs(self._model, self._image)[0]
         return int(min(MOST, max(FEWEST, BUDGET // max(macs, 1))))
 
     def good_among(self, groups: Sequence[Group], wrong: dict[str, str]) -> list[Group]:

@@ -84,7 +84,7 @@ def save_weights(model: nn.Module, folder: Path) -> None:
     save_file(state, folder / WEIGHTS)
 
 
-def load_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
+def fill_from_stage(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
     """Fill `model` with the weights of a stage, strictly, and move it to `device`. StageLost when they are damaged."""
     model.load_state_dict(load(content_of(folder, WEIGHTS)), strict=True)
     return model.to(device)

@@ -49,7 +49,7 @@ def new_model(trial: Trial, task: Task, device: torch.device) -> nn.Module:
 
 def model_of(stage: Path, trial: Trial, task: Task, device: torch.device) -> nn.Module:
     """The unpruned network with the weights of a published stage (base or sparsify)."""
-    return cache.load_weights(baked(_seeded(trial, task.data)), stage, device)
+    return cache.fill_from_stage(baked(_seeded(trial, task.data)), stage, device)
 
 
 def example_of(data: DataFacts, device: torch.device) -> Tensor:

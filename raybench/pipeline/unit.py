@@ -22,7 +22,7 @@ from raybench.plan.records import Unit
 from raybench.progress.journal import WAITING, Execution
 from raybench.progress.outcome import Outcome, is_done, label_of, settle
 from raybench.results.store import Store
-from raybench.storage.damage import damage_lines
+from raybench.storage.damage import collected_damage
 from raybench.storage.leases import Fenced, Lease, LeaseLost
 from raybench.sweep.environment import check_variables
 from raybench.tasks.training.team import PeerLost
@@ -40,7 +40,7 @@ def run_unit(
     `report` is called with the name of each stage when it starts. `asked`: whether this process was asked to end; a
     KeyboardInterrupt that comes when it wasn't is the unit's own failure.
     """
-    with damage_lines() as lines:
+    with collected_damage() as lines:
         outcome = _run(unit, context, report, asked)
     return replace(outcome, damage=tuple(lines))
 

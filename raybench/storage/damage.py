@@ -30,7 +30,7 @@ def set_aside(storage: Storage, key: str, why: str) -> bool:
 
 
 @contextmanager
-def damage_lines() -> Iterator[list[str]]:
+def collected_damage() -> Iterator[list[str]]:
     """Collects the lines of `DamageWarning` in a list instead of showing them; other warnings are shown as usual."""
     lines: list[str] = []
 

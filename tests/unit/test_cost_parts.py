@@ -19,7 +19,7 @@ from raybench.groups.calls import Calls, lengthwise
 from raybench.groups.cost import Cost, Terms, _terms, _unknown_products, count_macs
 from raybench.groups.library_count import library_counts
 from raybench.groups.members import Layers
-from raybench.groups.products import Products, _that_matter, counted
+from raybench.groups.products import Products, _that_matter, counted_macs
 from raybench.groups.records import Group, Groups, Member
 from raybench.groups.whole import _macs, by_reason, share_of, warning_of
 from raybench.groups.widths import Widths, sides_of
@@ -297,7 +297,7 @@ def test_totals_of_products_are_whole_numbers() -> None:
 def test_a_count_of_products_leaves_the_network_as_it_was() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).train()
     model[0].weight.requires_grad_(False)
-    macs, by_module = counted(model, torch.rand(5, 3))
+    macs, by_module = counted_macs(model, torch.rand(5, 3))
     assert (macs, by_module) == (5 * 20, {"Global": 100, "Sequential": 100, "Sequential.0": 60, "Sequential.1": 40})
     assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
     assert model.training

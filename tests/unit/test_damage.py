@@ -187,7 +187,7 @@ def test_weights_that_change_after_they_were_verified_are_noticed_when_they_are_
     assert cache.read(context, folder.name, "base") == folder
     flip(folder / "model.safetensors", -9)
     with pytest.raises(StageLost, match="found other content"):
-        cache.load_weights(torch.nn.Linear(1, 1), folder, torch.device("cpu"))
+        cache.fill_from_stage(torch.nn.Linear(1, 1), folder, torch.device("cpu"))
     with pytest.warns(DamageWarning, match=f"stages/{folder.name} is damaged"), pytest.raises(StageLost):
         cache.read(context, folder.name, "base")
 

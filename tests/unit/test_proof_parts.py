@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raybench.groups import proof
 from raybench.groups.follow import half
 from raybench.groups.following import Choices
-from raybench.groups.products import counted
+from raybench.groups.products import counted_macs
 from raybench.groups.proof import _Trial
 from raybench.groups.records import Group, Groups, Member
 from raybench.groups.trace import trace
@@ -117,7 +117,7 @@ def test_what_is_undecided_after_the_last_trial_stays_whole() -> None:
 def test_limits_follow_from_the_work_of_one_run(monkeypatch) -> None:
     model, image = Through(), torch.zeros(1, 5, 3)
     trial = trial_of(model, image)
-    macs = counted(trial._model, trial._image)[0]
+    macs = counted_macs(trial._model, trial._image)[0]
     assert macs == 16 * 5 * (3 * 4 + 4 * 2)
     monkeypatch.setattr(proof, "GIVE_UP", 7 * (macs + 3 * proof.OVERHEAD) + 1)
     monkeypatch.setattr(proof, "BUDGET", 11 * macs + 1)
@@ -135,7 +135,7 @@ def test_limits_follow_from_the_work_of_one_run(monkeypatch) -> None:
 
 def test_a_network_of_a_billion_macs_is_tried_sixty_times(monkeypatch) -> None:
     """Limits are work, not time: the same network gets the same answer on a busy machine."""
-    monkeypatch.setattr(proof, "counted", lambda model, image: (10**9, {}))
+    monkeypatch.setattr(proof, "counted_macs", lambda model, image: (10**9, {}))
     trial = trial_of(Through(), torch.zeros(1, 3))
     assert (trial._most, trial._affordable) == (60, 60 * 10**9 // (10**9 + 3 * 5 * 10**6))
 
