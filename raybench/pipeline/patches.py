@@ -64,13 +64,13 @@ def _is_torchs_own(function: Any) -> bool:
 
 
 def _functions() -> Iterator[tuple[str, str, Any, Any]]:
+    """(where it is, its name, what holds it, the function) of everything that is watched."""
     for place, holder in PLACES:
         for name, value in list(vars(holder).items()):
             if isinstance(value, KINDS):
                 yield place, name, holder, value
-    for module in (nn, torch.optim):
-        for kind in list(vars(module).values()):
-            if isinstance(kind, type):
-                for name in METHODS:
-                    if name in vars(kind):
-                        yield f"{module.__name__}.{kind.__name__}", name, kind, vars(kind)[name]
+    classes = [(module, found) for module in (nn, torch.optim) for found in vars(module).values()]
+    for module, kind in classes:
+        for name in METHODS if isinstance(kind, type) else ():
+            if name in vars(kind):
+                yield f"{module.__name__}.{kind.__name__}", name, kind, vars(kind)[name]

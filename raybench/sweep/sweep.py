@@ -305,16 +305,20 @@ class Sweep(StrictModel):
 
     def _idle_exclusions(self) -> Iterator[tuple[str, Place]]:
         """Exclusions that name a value which no cell has."""
-        for place, one in enumerate(self.exclude):
-            for axis in Exclude.model_fields:
-                known = self.values(axis)
-                for value in values_of(one, axis):
-                    if value not in known:
-                        near = nearest(str(value), map(str, known)) if isinstance(value, str) else ""
-                        some = f"one of this sweep's {axis}: {', '.join(map(str, known))}.{near}"
-                        found = repr(value) if isinstance(value, str) else str(value)
-                        expected = some if known else f"none: the sweep has no {axis}"
-                        yield f"found {found}, expected {expected}".removesuffix("."), ("exclude", place, axis)
+        named = (
+            (place, axis, value)
+            for place, one in enumerate(self.exclude)
+            for axis in Exclude.model_fields
+            for value in values_of(one, axis)
+        )
+        for place, axis, value in named:
+            known = self.values(axis)
+            if value not in known:
+                near = nearest(str(value), map(str, known)) if isinstance(value, str) else ""
+                some = f"one of this sweep's {axis}: {', '.join(map(str, known))}.{near}"
+                found = repr(value) if isinstance(value, str) else str(value)
+                expected = some if known else f"none: the sweep has no {axis}"
+                yield f"found {found}, expected {expected}".removesuffix("."), ("exclude", place, axis)
 
     def values(self, axis: str) -> list[Any]:
         """All values of `axis` anywhere in the sweep; for entries and recipes their names."""

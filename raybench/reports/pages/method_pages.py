@@ -75,12 +75,10 @@ class MethodPage:
 def method_pages(content: Content, boards: Sequence[BoardPage]) -> list[MethodPage]:
     """A page for each method, the one with the best mean place first."""
     places: dict[str, list[Standing]] = {}
-    for page in boards:
-        for section in page.sections:
-            for tab in section.tabs:
-                if tab.board.speedup != "average":
-                    for row in tab.rows:
-                        places.setdefault(row.entry.name, []).append(Standing(page, tab, row))
+    tabs = ((page, tab) for page in boards for section in page.sections for tab in section.tabs)
+    for page, tab in tabs:
+        for row in tab.rows if tab.board.speedup != "average" else ():
+            places.setdefault(row.entry.name, []).append(Standing(page, tab, row))
     cheapest = _cheapest(content)
     pages = [_page(method, found, content, cheapest) for method, found in places.items()]
     return sorted(pages, key=lambda page: (page.mean_share, page.method))
