@@ -121,9 +121,9 @@ def test_latency_is_met(command, capsys, monkeypatch, kind, asked) -> None:
     assert (found["missed"] is None) == (found["winner"]["got"] == pytest.approx(found["target"], rel=0.05))
     assert len({one["image"] for one in found["cells"]}) > 1
     assert main(words) == 0
-    told = capsys.readouterr().out
-    assert f": {float(asked.rstrip('msx')):g}{'x latency' if kind == 'latency' else ' ms'} by width" in told
-    assert max(len(line) for line in told.splitlines() if line.startswith("1.00")) <= 100
+    printed = capsys.readouterr().out
+    assert f": {float(asked.rstrip('msx')):g}{'x latency' if kind == 'latency' else ' ms'} by width" in printed
+    assert max(len(line) for line in printed.splitlines() if line.startswith("1.00")) <= 100
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ def test_what_is_out_of_reach_is_refused_before_training(command, capsys, option
 
 def test_with_one_network_at_the_target_there_is_nothing_to_choose(command, capsys) -> None:
     assert main([*command, "--target", "2", "--dimensions", "width"]) == 0
-    told = capsys.readouterr()
-    assert "nothing to choose: one network of these dimensions comes to 2x: depth 1, images of 8 pixels" in told.err
-    assert "polynomial of degree" not in told.out
-    assert "winner" in told.out
+    printed = capsys.readouterr()
+    assert "nothing to choose: one network of these dimensions comes to 2x: depth 1, images of 8 pixels" in printed.err
+    assert "polynomial of degree" not in printed.out
+    assert "winner" in printed.out
 
 
 def test_blocks_alone_are_one_cell_each_and_the_winner_says_that_it_is_past_the_target(command, capsys) -> None:

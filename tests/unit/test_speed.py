@@ -144,10 +144,10 @@ def test_a_resumed_stage_keeps_the_format_that_won_by_the_clock(monkeypatch):
     with pytest.raises(Killed):
         trained(checkpoint, memory_format="auto")
     checkpoint.left, took[:] = 0, [1.0, 2.0]
-    _, told = trained(checkpoint, memory_format="auto")
-    assert told.resumed_from == 1
-    assert told.computing["memory_format"] == "channels_last"
-    assert told.computing["speed_note"].endswith("images: nchw 2.00 ms, channels_last 1.00 ms")
+    _, resumed = trained(checkpoint, memory_format="auto")
+    assert resumed.resumed_from == 1
+    assert resumed.computing["memory_format"] == "channels_last"
+    assert resumed.computing["speed_note"].endswith("images: nchw 2.00 ms, channels_last 1.00 ms")
     _, anew = trained(memory_format="auto")
     assert anew.computing["memory_format"] == "nchw"
 
