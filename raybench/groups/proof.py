@@ -180,7 +180,7 @@ class _Trial:
             cut = _outputs(slim, self._image)
         except FAILURES as error:
             return _fails(error)
-        silent = silenced(self._model, groups, kept)
+        silent = _silenced(self._model, groups, kept)
         same = self._same(cut, _outputs(silent, self._image)) or self._same(cut, self._live(silent, groups, kept))
         return "" if same else "with fewer channels the network computes something else (a scale, an order of channels)"
 
@@ -277,7 +277,7 @@ def _run(model: nn.Module, image: Tensor) -> list[Tensor]:
         return list(tensors_of(model(image)))
 
 
-def silenced(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, np.ndarray]) -> nn.Module:
+def _silenced(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, np.ndarray]) -> nn.Module:
     """A copy in which the weights that make the other channels, and those that read them, are zero."""
     silent = sharing_copy(model)
     own: dict[str, Tensor] = {}  # copies of tensors that took the place of those which the networks share

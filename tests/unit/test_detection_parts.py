@@ -108,7 +108,7 @@ def test_a_detector_is_trained_with_all_that_was_given(select, split, detector, 
     validate = named.pop("validate")
     assert named == {
         "checkpoint": checkpoint, "regularizer": penalty, "metric": "mAP50-95", "keep_best": select != "last",
-        "team": ALONE,
+        "team": ALONE, "state": None,
     }  # fmt: skip
     assert (validate("net"), evaluated) == ({"loss": 1.0}, [("net", split)])
     assert not any(parameter.requires_grad for parameter in detector.head.dfl.parameters())
@@ -153,7 +153,7 @@ def test_a_classifier_is_trained_with_all_that_was_given(select, split, monkeypa
     checkpoint, penalty = Kept(), object()
     found = task.train(net, RECIPE, seed=7, checkpoint=checkpoint, regularizer=penalty, teacher=teacher, select=select)
     ((args, named),) = calls
-    assert chosen == [((net, speed, CPU, (10, 1, 2, 3)), {"amp": True})]
+    assert chosen == [((net, speed, CPU, (10, 1, 2, 3)), {"amp": True, "before": None})]
     assert made == [(net, RECIPE, CPU)]
     assert (args[0], args[2], args[3]) == (net, classification.run_epoch, "optimizer")
     inputs, validate = args[1], named.pop("validate")
@@ -165,7 +165,7 @@ def test_a_classifier_is_trained_with_all_that_was_given(select, split, monkeypa
     assert (stepper.recipe, stepper.computing, stepper.device, stepper.teacher) == (RECIPE, computing, CPU, teacher)
     assert named == {
         "checkpoint": checkpoint, "regularizer": penalty, "metric": "top1", "keep_best": select != "last",
-        "computing": computing,
+        "computing": computing, "state": None,
     }  # fmt: skip
     assert (validate("net"), evaluated) == ({"loss": 1.0}, [("net", split)])
     assert closed == [1], "after the training"
@@ -209,8 +209,8 @@ def fitted(monkeypatch, caplog, kept, *, resume: int = 0, **more):
 
     inputs = types.SimpleNamespace(recipe=TrainRecipe(epochs=4, lr=0.1, **more), device=CPU)
     with caplog.at_level(logging.INFO, logger=EPOCHS):
-        trained = fit(net, inputs, one_epoch, optimizer, checkpoint=kept, regularizer=None, validate=validate,
-                   metric="metric", keep_best=True)  # fmt: skip
+        trained = fit(net, inputs, one_epoch, optimizer, checkpoint=kept, state=kept.load(), regularizer=None,
+                      validate=validate, metric="metric", keep_best=True)  # fmt: skip
     return trained, net, calls, [(r.left, r.each) for r in caplog.records]
 
 
