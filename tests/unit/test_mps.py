@@ -212,9 +212,7 @@ def test_a_worker_comes_under_mps_before_its_unit_and_the_row_says_so(monkeypatc
     monkeypatch.setattr(worker, "device_of", lambda assignment, kind: asked.append(kind))
     worker._under_mps.cache_clear()
     notes = []
-    monkeypatch.setattr(
-        "raybench.pipeline.unit.run_unit", lambda unit, context, begin: notes.append(context.share_note)
-    )
+    monkeypatch.setattr("raybench.pipeline.unit.run_unit", lambda unit, context, *_: notes.append(context.share_note))
     trial = SimpleNamespace(device="cuda", threads=1, importance=SimpleNamespace(name="random", trained=False),
                             regularizer=None, model="test-convnet", dataset="digits")  # fmt: skip
     unit = SimpleNamespace(trials=(trial,), key="k", kind="cell")
