@@ -54,6 +54,10 @@ def _told(found: Found, asked: Asked, best: Sample | None) -> list[str]:
         if found.width_only:
             said.append(f"width only {found.width_only.value:.2f} ({found.width_only.final:.2f})")
         lines.append("; ".join(said))
+        if best and best.value > found.winner.value:
+            lines.append(
+                f"the best sample, cell {best.trial_id}, did better than the winner: the command below exports it"
+            )
         lines += [missed] if (missed := asked.missed(found.winner)) else []
     else:
         lines.append(f"no winner: no network that was measured comes to {asked.target}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raybench import registry
-from raybench.catalogue import reads_images
+from raybench.catalogue import REPAIR, reads_images
 from raybench.models.family import has_family
 from raybench.plan.cost import Timings, estimate
 from raybench.plan.records import Plan, Skip, Unit
@@ -134,6 +134,8 @@ def why_not(trial: Trial) -> str | None:
         return why
     if trial.is_small and (trial.target in TIMED or trial.ratio is not None or trial.protocol == "pruningbench"):
         return "small is a dense network of the nearest MACs or parameters, under protocol raybench"
+    if trial.from_scratch and REPAIR in trial.importance.params:
+        return f"{REPAIR} refits the weights that are kept; a network from scratch has new ones"
     if trial.is_small and not has_family(trial.model):
         return f"small: no family of smaller networks is known for {trial.model}"
     if trial.importance.trained and (trial.target != "macs" or trial.strategy in KNAPSACKS):

@@ -14,6 +14,7 @@ from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.sweep.target import amount
 from raybench.sweep.trial import Trial
+from raybench.sweep.weights import NONE
 
 UnitStatus = Literal["ok", "failed", "skipped", "busy", "again"]
 
@@ -62,7 +63,9 @@ def label_of(unit: Unit) -> str:
     speedups = ", ".join(amount(*t.asked) for t in unit.trials)
     depth = f"depth {trial.depth:g} " if trial.shallower else ""
     size = "" if trial.image_size is None else f"images of {trial.image_size} "
-    return f"{trial.model} {trial.label} {speedups} {trial.strategy} {depth}{size}seed {trial.seed}"
+    moved = "" if trial.transfer == NONE else f"{trial.transfer} "
+    rules = "" if trial.protocol == "raybench" else f"{trial.protocol} "
+    return f"{trial.model} {trial.label} {speedups} {trial.strategy} {depth}{size}{moved}{rules}seed {trial.seed}"
 
 
 def settle(outcome: Outcome, trial: Trial, store: Store) -> None:

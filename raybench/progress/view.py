@@ -162,4 +162,6 @@ def _rows(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 def _heartbeat(row: Running, now: float) -> str:
     age = duration(now - row.last_heartbeat)
+    if not row.last_heartbeat:  # of a damaged lease
+        return "can't be read"
     return f"{age} ago" if row.alive else f"none for {age}"

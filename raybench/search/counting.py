@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from raybench import registry
-from raybench.errors import UserError
+from raybench.errors import NotSupported, UserError
 from raybench.execution.one_trial import in_this_process
 from raybench.execution.worker import Assignment
-from raybench.pipeline.dimensions import smallest, uncut_costs
+from raybench.pipeline.dimensions import Smallest, smallest, uncut_costs
 from raybench.search.asked import Asked
 from raybench.search.cells import Cells
 from raybench.search.space import SLACK, Space
@@ -36,15 +36,12 @@ class Counting:
 
     def check_reach(self) -> None:
         """UserError where no network of these dimensions comes to the target, known before anything is trained."""
-        trial, asked = self.cells.trials[0], self.asked
-        found = in_this_process(
-            trial,
-            self._assignment,
-            lambda context: smallest(
-                trial, self._sizes, self._depths, self._least, "width" in asked.dimensions, context
-            ),
-            self.say,
-        )
+        asked = self.asked
+        try:
+            found = self._smallest()
+        except NotSupported as error:
+            rest = " ".join(name for name in asked.dimensions if name != "depth")
+            raise UserError(f"--dimensions depth: {error}; without it: --dimensions {rest or 'width'}") from error
         target, kind = asked.target.value, asked.target.kind
         absolute = kind == "latency_ms"
         if absolute and found.whole * SCATTER < target:
@@ -60,6 +57,15 @@ class Counting:
                 f"{asked.option}: found {asked.target}, expected {expected}, the cost of the smallest network of "
                 f"these dimensions ({left}); nothing was trained"
             )
+
+    def _smallest(self) -> Smallest:
+        trial, width = self.cells.trials[0], "width" in self.asked.dimensions
+        return in_this_process(
+            trial,
+            self._assignment,
+            lambda context: smallest(trial, self._sizes, self._depths, self._least, width, context),
+            self.say,
+        )
 
     def space(self) -> tuple[Space, tuple[str, ...]]:
         """What can be chosen, with its costs, and why some image sizes can't be. The base is published."""

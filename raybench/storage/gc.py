@@ -66,7 +66,8 @@ def _stale_leases(leases: dict[str, bytes]) -> Iterator[Garbage]:
     for key, data in leases.items():
         holder = holder_in(data)
         if not is_alive(holder):
-            yield Garbage("lease", key, f"its holder, process {holder['pid']}, no longer renews it")
+            gone = f"its holder, process {holder['pid']}, no longer renews it"
+            yield Garbage("lease", key, gone if holder["pid"] else "it can't be read, so nobody holds it")
 
 
 def _stops(storage: Storage, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[Garbage]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raybench.cli.main import main
+from raybench.cli.search_text import _told
 from raybench.errors import UserError
 from raybench.groups.cost import count_macs
 from raybench.pipeline import measure
 from raybench.search.asked import Asked, dimensions_of
 from raybench.search.cells import Sample
+from raybench.search.run import Found
 from raybench.search.space import NONE, Point, Space, samples
 from raybench.sweep.target import Amount
 
@@ -75,6 +78,23 @@ def test_milliseconds_are_asked_as_milliseconds() -> None:
 def test_a_winner_that_misses_the_target_says_by_how_much(target, got, reason, said) -> None:
     found = Asked(target, ("depth",)).missed(sample(got, reason))
     assert said in found if said else found is None
+
+
+def test_a_network_without_blocks_is_searched_without_depth(command, capsys) -> None:
+    sweep = Path(command[1])
+    sweep.write_text(sweep.read_text().replace("cifar-resnet20", "test-convnet"))
+    assert main([*command, "--target", "2"]) == 2
+    printed = capsys.readouterr().err
+    assert "--dimensions depth: " in printed
+    assert "without it: --dimensions width resolution" in " ".join(printed.split())
+
+
+def test_a_sample_that_beats_the_winner_is_named() -> None:
+    asked = Asked(Amount(2.0), ("width",), None, "polynomial", 0)
+    winner, better = sample(2.0), replace(sample(2.0), trial_id="1" * 16, value=95.0)
+    found = Found(Space(10.0, TIMES, 32, True, "macs"), samples=(better,), winner=winner)
+    assert f"the best sample, cell {'1' * 16}, did better" in "\n".join(_told(found, asked, better))
+    assert "did better" not in "\n".join(_told(replace(found, samples=(winner,)), asked, winner))
 
 
 def test_parameters_dont_depend_on_the_size_of_images() -> None:

@@ -71,6 +71,8 @@ def test_families_are_facts_and_names_of_timm() -> None:
 def test_what_it_can_not_stand_for_is_skipped_by_name() -> None:
     own = {"params": {"train": "small"}, "importance": "small"}
     assert why_not(trial(**own)) is None
+    repaired = {**own, "params": {**own["params"], "repair": "ridge"}}
+    assert why_not(trial(**repaired)) == "repair refits the weights that are kept; a network from scratch has new ones"
     assert why_not(trial(**own, model="vit-nano")) == "small: no family of smaller networks is known for vit-nano"
     for other in ({"target": "latency_ms"}, {"ratio": 0.5}, {"protocol": "pruningbench"}):
         assert why_not(trial(**own, **other)).startswith("small is a dense network of the nearest MACs or parameters")

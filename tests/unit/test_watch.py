@@ -21,6 +21,7 @@ from raybench.progress.snapshot import StoreReader
 from raybench.progress.view import panel
 from raybench.progress.words import duration, rate
 from raybench.results.store import Store
+from raybench.storage.gc import find_garbage
 from raybench.storage.leases import Lease
 from raybench.storage.local import LocalStorage
 from raybench.storage.open import open_storage
@@ -90,6 +91,18 @@ def test_a_sweep_that_runs(storage, capsys):
     assert "failed: 1 cell in cell: ValueError: boom" in text
     assert "raybench show" in text
     lease.release()
+    watched.run.leave()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a', b"[]", b"null", b'{"worker": 5}'])
+def test_a_lease_that_can_not_be_read_is_called_so(storage, capsys, content):
+    watched = Watched(storage)
+    watched.work()
+    for key in storage.list("leases"):
+        storage.replace(key, content)
+    assert "heartbeat can't be read" in shown(storage, capsys, "--once", code=3)
+    garbage = [one.reason for one in find_garbage(storage, finished=[]) if one.kind == "lease"]
+    assert garbage == ["it can't be read, so nobody holds it"]
     watched.run.leave()
 
 
