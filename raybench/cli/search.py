@@ -100,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_found(found, asked, f"{sweep.methods[0].name}, {sweep.models[0].name} on {sweep.datasets[0].name}")
         print(f"cells: raybench leaderboard {shlex.quote(cells.storage)}")
-        if best := max(filter(None, (found.winner, found.best(asked))), key=lambda one: one.value, default=None):
-            print(f"network: raybench export {best.trial_id} --results {shlex.quote(cells.storage)} -o pruned")
+        if choice := found.choice(asked):
+            print(f"network: raybench export {choice.trial_id} --results {shlex.quote(cells.storage)} -o pruned")
     return 0 if found.winner else 1
 
 

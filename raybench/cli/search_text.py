@@ -54,7 +54,7 @@ def _told(found: Found, asked: Asked, best: Sample | None) -> list[str]:
         if found.width_only:
             said.append(f"width only {found.width_only.value:.2f} ({found.width_only.final:.2f})")
         lines.append("; ".join(said))
-        if best and best.value > found.winner.value:
+        if best and found.choice(asked) is not found.winner:
             lines.append(
                 f"the best sample, cell {best.trial_id}, did better than the winner: the command below exports it"
             )

@@ -75,8 +75,7 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[str]:
         yield ray.get_runtime_context().gcs_address
     finally:
         if not stays:
-            with _uninterrupted():
-                ray.shutdown()
+            _shut_down()
 
 
 def is_connected() -> bool:
@@ -99,10 +98,15 @@ def kept() -> Iterator[None]:
         yield
     finally:
         if _kept.pop():
-            import ray
+            _shut_down()
 
-            with _uninterrupted():
-                ray.shutdown()
+
+def _shut_down() -> None:
+    """Disconnect, and end a Ray that was started here."""
+    import ray
+
+    with _uninterrupted():
+        ray.shutdown()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def optuna_search(
         measure: the value of a choice, to be made large; None where it failed.
 
     Raises:
-        UserError: optuna is not installed.
+        UserError: the package Optuna is not installed.
     """
     check_optuna()
     import optuna

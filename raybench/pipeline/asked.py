@@ -176,8 +176,8 @@ def _latency(
     found = context.machine.timed(
         lambda: latency_meter(model, image, groups, context.storage, key, removable=removable)
     )
-    more = {"left": left} if removable else {}
-    return OfLatency(timing_of(*found), device_words(image.device), time, trial.target == "latency", **more)
+    relative = trial.target == "latency"
+    return OfLatency(timing_of(*found), device_words(image.device), time, relative, left if removable else _whole)
 
 
 def timing_of(found: T | None, why: str | None) -> T:

@@ -15,7 +15,7 @@ from raybench.progress.records import Driver, Planned, read_drivers, read_plan
 from raybench.results.layout import ATTEMPTS, CELLS, last_attempts
 from raybench.results.store import Store
 from raybench.storage.base import Storage
-from raybench.storage.leases import holder_in, is_alive
+from raybench.storage.leases import holder_in, is_alive, is_damaged
 
 RECENT_EXECUTIONS = 100  # newest journal entries that are read, for the list of ended units and the rate
 LEASES = 64  # leases that are opened, for the list of running units
@@ -32,7 +32,7 @@ class Running:
     since: float
     host: str
     pid: int
-    last_heartbeat: float
+    last_heartbeat: float | None  # None: the lease can't be read
     alive: bool  # False: its holder stopped renewing the lease, and no other has taken it over
 
 
@@ -163,8 +163,9 @@ class StoreReader:
             return None
         holder = holder_in(data)
         stage = present_stage(entry)
+        renewed = None if is_damaged(holder) else holder["time"]
         return Running(
-            entry["label"], stage["stage"], stage["started"], entry["host"], entry["pid"], holder["time"],
+            entry["label"], stage["stage"], stage["started"], entry["host"], entry["pid"], renewed,
             is_alive(holder, now),
         )  # fmt: skip
 

@@ -161,7 +161,7 @@ def _rows(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def _heartbeat(row: Running, now: float) -> str:
-    age = duration(now - row.last_heartbeat)
-    if not row.last_heartbeat:  # of a damaged lease
+    if row.last_heartbeat is None:
         return "can't be read"
+    age = duration(now - row.last_heartbeat)
     return f"{age} ago" if row.alive else f"none for {age}"

@@ -62,7 +62,7 @@ class Cells:
         """The samples of those points whose cells are ok; missing cells are run first.
 
         Raises:
-            Interrupted: ctrl-C came.
+            Interrupted: somebody typed Ctrl-C.
         """
         wanted = {point: [self._cell(trial, point) for trial in self.trials] for point in points}
         if wanted:

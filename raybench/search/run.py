@@ -46,6 +46,11 @@ class Found:
     predicted: float | None = None
     refused: tuple[str, ...] = ()
 
+    def choice(self, asked: Asked) -> Sample | None:
+        """What to take home: the winner, or the best sample where that did better."""
+        ended = [one for one in (self.winner, self.best(asked)) if one]
+        return max(ended, key=lambda one: one.value, default=None)
+
     def best(self, asked: Asked) -> Sample | None:
         """The best sample that meets the target, the whole network's among them."""
         return max(filter(asked.met, self.samples), key=lambda one: one.value, default=None)

@@ -15,9 +15,7 @@ from raybench.storage.damage import set_aside
 from raybench.storage.packing import packed, unpacked
 
 HEADER = b"raybench checkpoint 1\n"  # then 32 bytes of SHA-256, then what torch.save wrote of a packed state
-YOUNG_S = (
-    10.0  # age of a stage from which on a save waits for the disk: before, a loss of power costs no more than that
-)
+YOUNG_S = 10.0  # age of a stage from which on a save waits for the disk; before, a power cut costs no more than that
 
 
 class StageCheckpoint:

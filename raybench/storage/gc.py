@@ -9,7 +9,7 @@ from typing import Any, Literal
 from raybench.storage.base import Storage
 from raybench.storage.damage import DAMAGED
 from raybench.storage.json_text import is_text, read_object
-from raybench.storage.leases import STAMP, holder_in, is_alive
+from raybench.storage.leases import STAMP, holder_in, is_alive, is_damaged
 
 RECORD = {**STAMP, "status": is_text, "sweep": is_text, "plan": is_text}  # what is read of a run's record
 
@@ -66,8 +66,9 @@ def _stale_leases(leases: dict[str, bytes]) -> Iterator[Garbage]:
     for key, data in leases.items():
         holder = holder_in(data)
         if not is_alive(holder):
+            damaged = "it can't be read, so nobody holds it"
             gone = f"its holder, process {holder['pid']}, no longer renews it"
-            yield Garbage("lease", key, gone if holder["pid"] else "it can't be read, so nobody holds it")
+            yield Garbage("lease", key, damaged if is_damaged(holder) else gone)
 
 
 def _stops(storage: Storage, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[Garbage]:

@@ -160,6 +160,11 @@ def holder_in(data: bytes) -> Mapping[str, Any]:
     return {**dead, **found} if found else dead
 
 
+def is_damaged(holder: Mapping[str, Any]) -> bool:
+    """Whether this is what `holder_in` makes of a lease that can't be read, which names nobody."""
+    return bool(holder["pid"] == 0)
+
+
 def is_alive(holder: Mapping[str, Any], now: float | None = None) -> bool:
     """Whether the holder with this `stamp` renewed in time and, if it runs on this machine, its process exists.
 

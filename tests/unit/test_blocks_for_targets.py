@@ -77,8 +77,7 @@ class Case:
         self.names = removable_blocks(net, IMAGE)
         self.removable = Removable(self.names, lambda slim: trace(slim, IMAGE))
         self.cost = Cost.measure(net, IMAGE, self.groups)
-        told = IMAGE[:1], self.groups, storage, "net"
-        self.latency = latency_meter(net, *told, time, self.removable)
+        self.latency = latency_meter(net, IMAGE[:1], self.groups, storage, "net", time, self.removable)
 
     def sack(self, meter, scores):
         problem = Problem.of(self.groups, self.cost, "optimal-blocks", meter=meter(self.cost))

@@ -127,8 +127,8 @@ def test_another_instruction_set_is_another_row_and_each_says_what_torch_used(tm
     new = [sys.executable, "-m", "raybench", *run]  # torch reads the variable when it is imported
     other = subprocess.run(new, capture_output=True, text=True, env=os.environ | {"ATEN_CPU_CAPABILITY": "default"})
     assert [plain.returncode, other.returncode] == [0, 0], plain.stderr + other.stderr
-    told = "ATEN_CPU_CAPABILITY=default in the environment can change numbers"
-    assert [told in plain.stderr, told in other.stderr] == [False, True]
+    warning = "ATEN_CPU_CAPABILITY=default in the environment can change numbers"
+    assert [warning in plain.stderr, warning in other.stderr] == [False, True]
     rows = {json.loads(row["trial"]).get("environment", {}).get("ATEN_CPU_CAPABILITY"): row for row in
             rows_of(tmp_path / "store")}  # fmt: skip
     assert rows.keys() == {None, "default"}

@@ -76,8 +76,8 @@ def test_a_run_says_which_other_run_has_its_last_units(tmp_path, clock):
 
 def test_a_process_that_stands_still_is_named_once(tmp_path):
     """SIGSTOP, a paused machine, a lost network: Ray says nothing, and its lease runs out."""
-    storage, told = LocalStorage(tmp_path), Told()
-    run = Run(storage, Assignment(storage.url), told)
+    storage, heard = LocalStorage(tmp_path), Told()
+    run = Run(storage, Assignment(storage.url), heard)
     run.load(plan(unit("cell-a-0")))
     run.take()
     entry = {"key": "cell-a-0", "kind": "cell", "label": "net 2x", "host": "h", "pid": 7, "started": 1.0,
@@ -86,10 +86,10 @@ def test_a_process_that_stands_still_is_named_once(tmp_path):
     silent = Silent(run)
     with Lease(storage, "cell-a-0"):
         silent.look()
-        assert told.lines == []
+        assert heard.lines == []
     silent.look()
     silent.look()
-    assert told.lines == [
+    assert heard.lines == [
         "net 2x: waiting for process 7 on h, silent for 60 s (stopped? cut off?); kill it to start the unit again"
     ]
     run.leave()
