@@ -206,6 +206,7 @@ class Either:
 
     def __init__(self, *kinds: str) -> None:
         self._kinds = kinds
+        self._known: tuple[list[Mapping[str, Entry]], Mapping[str, Entry]] = ([], {})  # parts, and all of them as one
 
     def entries(self) -> Mapping[str, Entry]:
         """Every name of all of them.
@@ -216,15 +217,23 @@ class Either:
         Raises:
             UserError: two of them define the same name.
         """
+        parts = [globals()[kind].entries() for kind in self._kinds]
+        if not self._known[0] or any(new is not old for new, old in zip(parts, self._known[0], strict=True)):
+            self._known = parts, self._merged(parts)
+        return self._known[1]
+
+    @staticmethod
+    def _merged(parts: list[Mapping[str, Entry]]) -> Mapping[str, Entry]:
+        """The names of all `parts`; UserError where two have the same."""
         found: dict[str, Entry] = {}
-        for entry in (one for kind in self._kinds for one in globals()[kind].entries().values()):
+        for entry in (one for part in parts for one in part.values()):
             if entry.name in found:
                 other = found[entry.name]
                 raise UserError(
                     f"{entry.name!r} is defined twice: {other.kind} in {_where(other)}, {entry.kind} in {_where(entry)}"
                 )
             found[entry.name] = entry
-        return dict(sorted(found.items()))
+        return MappingProxyType(dict(sorted(found.items())))
 
     def entry(self, name: str) -> Entry:
         """The entry of one name.

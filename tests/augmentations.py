@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.augment import corner_draws, erasing_draws, mirror_draws, mirrored, moved, reaches
 from raybench.tasks.training.mix import Mixed, mix_draws, mixed_images
 from raybench.tasks.training.randaugment import operation_draws, with_operations

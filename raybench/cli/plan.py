@@ -12,6 +12,7 @@ from raybench.cli.sweep_arguments import add_sweep, read_sweep
 from raybench.errors import UserError, counted
 from raybench.plan.plan import plan
 from raybench.plan.records import Plan
+from raybench.plan.uncollected import uncollected
 from raybench.plan.view import (
     as_json,
     axes_of,
@@ -58,6 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_format(parser)
 
 
+@uncollected()
 def run(args: argparse.Namespace) -> None:
     """Print the plan."""
     sweep = read_sweep(args)

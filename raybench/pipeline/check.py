@@ -18,7 +18,8 @@ from raybench.plan.records import Unit
 from raybench.storage.base import Storage
 from raybench.sweep.data_roots import check_fingerprint
 from raybench.sweep.digests import digest
-from raybench.sweep.trial import TrainRecipe, Trial
+from raybench.sweep.recipe import TrainRecipe
+from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
 from raybench.tasks.training.resizing import check_start

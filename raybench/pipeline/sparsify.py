@@ -15,7 +15,8 @@ from raybench.pipeline import base, cache, trained
 from raybench.pipeline.context import Note, StageContext
 from raybench.pipeline.network import groups_of, model_of
 from raybench.storage.checkpoints import StageCheckpoint
-from raybench.sweep.trial import TrainRecipe, Trial
+from raybench.sweep.recipe import TrainRecipe
+from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
 

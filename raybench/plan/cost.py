@@ -25,6 +25,8 @@ def estimate(
     criterion, too; else for the same dataset and model under other recipes, or with another criterion of the same kind.
     `shares`: those of `gpus: auto` that are known; without one a unit counts as a whole GPU.
     """
+    if not timings:
+        return None, {}
     seconds, unknown, borrowed = dict[str, float](), Counter[str](), 0
     each: dict[str, float] = {}
     cpu_s = gpu_s = 0.0

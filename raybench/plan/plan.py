@@ -11,6 +11,7 @@ from raybench.models.family import has_family
 from raybench.plan.cost import Timings, estimate
 from raybench.plan.records import Plan, Skip, Unit
 from raybench.plan.shares import shares_of, with_probes
+from raybench.plan.uncollected import uncollected
 from raybench.results.repair import Damage, Repair
 from raybench.results.store import Store
 from raybench.storage.base import Storage
@@ -25,6 +26,7 @@ from raybench.sweep.trial import Trial
 from raybench.sweep.weights import STAGE
 
 
+@uncollected()
 def plan(
     sweep: Sweep, storage: Storage | None = None, *, retry_failed: bool = True, timed: Storage | None = None
 ) -> Plan:
@@ -108,7 +110,7 @@ def _reasons(trials: Mapping[str, Trial]) -> dict[str, str]:
         key = (
             trial.model,
             trial.dataset,
-            trial.method,
+            trial.label,
             trial.protocol,
             trial.target,
             trial.strategy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from raybench.plan.share import Group, Sharing
@@ -65,12 +66,12 @@ class Plan:
     seconds: Mapping[str, float] = field(default_factory=dict)  # unit key -> estimated duration, where it is known
     shares: Mapping[Group, Sharing] = field(default_factory=dict)  # of the cells with `gpus: auto`
 
-    @property
+    @cached_property
     def cells(self) -> tuple[Unit, ...]:
         """The units that are cells."""
         return tuple(unit for unit in self.units if unit.kind == "cell")
 
-    @property
+    @cached_property
     def stages(self) -> tuple[Unit, ...]:
         """The units that are shared stages."""
         return tuple(unit for unit in self.units if unit.kind != "cell")

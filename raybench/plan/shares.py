@@ -9,8 +9,9 @@ from raybench.plan.records import Unit
 from raybench.plan.share import Group, Sharing, group_of, read_share
 from raybench.storage.base import Storage
 from raybench.sweep.digests import digest
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.resources import Measured, Resources
-from raybench.sweep.trial import TrainRecipe, Trial
+from raybench.sweep.trial import Trial
 
 
 def largest_stage(trial: Trial) -> TrainRecipe:

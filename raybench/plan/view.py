@@ -100,7 +100,8 @@ def _size(trial: Trial) -> str:
 
 def _amounts(trials: Sequence[Trial]) -> list[str]:
     """The asked amounts, rising: speed-ups first."""
-    rising = sorted({(TARGETS.index(t.target), t.speedup, t.asked) for t in trials}, key=lambda one: one[:2])
+    different = {(trial.target, trial.speedup, trial.ratio): trial for trial in trials}.values()
+    rising = sorted({(TARGETS.index(t.target), t.speedup, t.asked) for t in different}, key=lambda one: one[:2])
     return [amount(*asked) for _, _, asked in rising]
 
 
@@ -203,7 +204,12 @@ def _stage(unit: Unit) -> dict[str, Any]:
 
 def _evidence_counts(selections: Sequence[Unit]) -> str:
     """Inputs of the criteria: ``20 from weights, 8 from gradients of 256 images``."""
-    counts = Counter(_evidence(unit.trials[0]) for unit in selections)
+    alike: dict[tuple[str, int], list[Trial]] = {}
+    for trial in (unit.trials[0] for unit in selections):
+        alike.setdefault((trial.label, trial.recipe.calibration_images), []).append(trial)
+    counts = Counter[tuple[str, int]]()
+    for trials in alike.values():
+        counts[_evidence(trials[0])] += len(trials)
     return ", ".join(
         f"{n} from {needs}" + (f" of {counted(images, 'image')}" if images else "")
         for (needs, images), n in counts.items()

@@ -12,7 +12,7 @@ from raybench.reports.recipe_text import stage_text
 from raybench.sweep.kinds import CHANNELS, TOKENS
 from raybench.sweep.method_label import method_label
 from raybench.sweep.modules import own_module
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 
 CARD = "README.md"
 WHAT = {  # kind of the method -> what was done

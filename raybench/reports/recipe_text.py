@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raybench.errors import counted
-from raybench.sweep.trial import Recipe, TrainRecipe
+from raybench.sweep.recipe import Recipe, TrainRecipe
 
 AUGMENTATION = ("randaugment", "random_erasing", "mixup", "cutmix")
 

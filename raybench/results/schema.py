@@ -182,7 +182,8 @@ def identity(trial: Trial) -> dict[str, Any]:
         Column name -> value: ids, axes of the grid, stage keys and the trial as JSON.
 
     Example:
-        >>> from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe
+        >>> from raybench.sweep.recipe import Recipe, TrainRecipe
+        >>> from raybench.sweep.trial import MethodRef
         >>> stage = TrainRecipe(epochs=1, lr=0.1)
         >>> recipe = Recipe(name="short", base=stage, sparsify=stage, finetune=stage)
         >>> criterion = MethodRef(name="random")
@@ -220,7 +221,8 @@ def config_id(trial: Trial) -> str:
         16 hex digits.
 
     Example:
-        >>> from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe
+        >>> from raybench.sweep.recipe import Recipe, TrainRecipe
+        >>> from raybench.sweep.trial import MethodRef
         >>> stage = TrainRecipe(epochs=1, lr=0.1)
         >>> recipe = Recipe(name="short", base=stage, sparsify=stage, finetune=stage)
         >>> criterion = MethodRef(name="random")

@@ -41,7 +41,8 @@ class Store:
         >>> from raybench.results.schema import Record
         >>> from raybench.results.store import Store
         >>> from raybench.storage.open import open_storage
-        >>> from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
+        >>> from raybench.sweep.recipe import Recipe, TrainRecipe
+        >>> from raybench.sweep.trial import MethodRef, Trial
         >>> stage = TrainRecipe(epochs=1, lr=0.1)
         >>> recipe = Recipe(name="short", base=stage, sparsify=stage, finetune=stage)
         >>> criterion = MethodRef(name="random")

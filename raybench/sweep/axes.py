@@ -27,8 +27,9 @@ from raybench.sweep.bounds import MOST_MS, MOST_ROUND, MOST_SEED, MOST_SPEEDUP
 from raybench.sweep.data_roots import folder_hint
 from raybench.sweep.mistakes import show
 from raybench.sweep.modules import as_module, module_hint, strange_parameters
+from raybench.sweep.recipe import Recipe
 from raybench.sweep.target import TARGETS, Amount
-from raybench.sweep.trial import Recipe, Scalar
+from raybench.sweep.trial import Scalar
 
 StrategyName = Literal["local", "global", "protected-global", "isomorphic", "optimal", "optimal-blocks"]
 Schedule = Literal["auto", "progressive", "iterative", "one-shot"]

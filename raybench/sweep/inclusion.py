@@ -24,8 +24,8 @@ from raybench.sweep.axes import (
     mistake,
     named,
 )
+from raybench.sweep.recipe import Recipe
 from raybench.sweep.target import Amount
-from raybench.sweep.trial import Recipe
 from raybench.sweep.weights import Transfer
 
 Models = Annotated[tuple[Annotated[ModelAxis, BeforeValidator(named)], ...], Many, Field(min_length=1)]
@@ -92,12 +92,14 @@ class Exclude(StrictModel):
             raise mistake("found no axis, expected at least one: this would exclude every cell")
         return self
 
-    def matches(self, asked: Amount, values: dict[str, Any]) -> bool:
-        """Whether a cell that asks for `asked` and has one of the `values` on each other axis is taken out."""
+    def takes(self, asked: Amount) -> bool:
+        """Whether it takes out cells that ask for `asked`."""
         amounts = amounts_of(self)
-        return (not amounts or asked in amounts) and all(
-            value in getattr(self, axis) for axis, value in values.items() if getattr(self, axis)
-        )
+        return not amounts or asked in amounts
+
+    def matches(self, values: dict[str, Any]) -> bool:
+        """Whether it takes out cells that have these `values`, by axis, as far as they go."""
+        return all(value in allowed for axis, value in values.items() if (allowed := getattr(self, axis)))
 
 
 def values_of(holder: Any, axis: str) -> tuple[Any, ...]:

@@ -19,9 +19,9 @@ from raybench import registry
 from raybench.errors import UserError, nearest
 from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
 from raybench.sweep.nodes import YamlNode, merge, parse
+from raybench.sweep.recipe import Recipe
 from raybench.sweep.spread import spread_methods, with_plurals
 from raybench.sweep.sweep import ENTRIES, Sweep
-from raybench.sweep.trial import Recipe
 
 AGAINST = {  # what can contradict a setting of a recipe: the end of its path -> the end of the other's
     ("warmup_epochs",): ("epochs",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +13,19 @@ from raybench import registry
 from raybench.catalogue import TRAINING, Entry, needs_images, reads_images
 from raybench.errors import SpecError, UserError
 from raybench.storage.hashing import file_sha256
-from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, amounts_of, resolved
+from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
 from raybench.sweep.bounds import AUGMENTATIONS
 from raybench.sweep.data_roots import data_fingerprint
 from raybench.sweep.environment import number_variables, warn_of_variables
+from raybench.sweep.grid import Excluded, cells, overriding, variants_of
 from raybench.sweep.image_sizes import own_size
-from raybench.sweep.inclusion import Exclude, Include
 from raybench.sweep.kinds import CHANNELS, TOKENS
 from raybench.sweep.modules import check_function, module_source, plugin_source
+from raybench.sweep.recipe import Recipe
 from raybench.sweep.speed import TASKS
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.target import Amount
-from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Recipe, Trial
+from raybench.sweep.trial import DEFAULT_PARTS, MethodRef, Trial
 from raybench.sweep.weights import NONE, STAGE, Transfer, Weights
 
 
@@ -40,10 +41,11 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
     trials: dict[str, Trial] = {}
     facts: Facts = {}
     problems: dict[str, UserError] = {}
-    for variant, extras in _parts(sweep):
+    for variant, extras in variants_of(sweep):
         resolver = _Resolver(variant, environments, facts, problems, recipe_first=bool(extras[0] and extras[0].recipes))
-        for cell in itertools.chain(*(_cells(variant, one) for one in extras)):
-            if not any(_matches(cell, one, variant, resolver.recipe(*cell[:3])) for one in variant.exclude):
+        excluded = Excluded(variant, resolver.recipe)
+        for cell in itertools.chain(*(cells(variant, one) for one in extras)):
+            if cell not in excluded:
                 trial = resolver.trial(*cell)
                 if trial is not None:
                     trials.setdefault(trial.trial_id, trial)
@@ -56,51 +58,7 @@ def resolve(sweep: Sweep) -> tuple[Trial, ...]:
     return tuple(trials.values())
 
 
-Cell = tuple[DatasetAxis, ModelAxis, MethodAxis, str, Amount, int]
 Facts = dict[tuple[int, str], dict[str, Any]]  # (id of an axis entry, what made them) -> its facts and hashes
-
-
-def _parts(sweep: Sweep) -> Iterator[tuple[Sweep, tuple[Include | None, ...]]]:
-    """Variants of the sweep, each with what makes cells of it: None for its own axes, and inclusions."""
-    for variant in sweep.variants():
-        yield variant, (None, *(one for one in sweep.include if not one.varies))
-    for extra in sweep.include:
-        yield from ((variant, (extra,)) for variant in (sweep.variants(extra) if extra.varies else ()))
-
-
-def _cells(sweep: Sweep, extra: Include | None) -> Iterator[Cell]:
-    """The product of the sweep's axes; axes that `extra` has replace the sweep's."""
-    models = _entries(sweep.models, extra.models if extra else None)
-    datasets = _entries(sweep.datasets, extra.datasets if extra else None)
-    methods = _entries(sweep.methods, extra.methods if extra else None)
-    for dataset, model, method in itertools.product(datasets, models, methods):
-        axes = {
-            axis: (extra and getattr(extra, axis)) or overriding(axis, method, model, dataset, sweep)
-            for axis in ("strategies", "seeds")
-        }
-        holders = (*((extra,) if extra else ()), method, model, dataset, sweep)
-        amounts = next(filter(None, map(amounts_of, holders)))  # an entry with speed-ups or targets replaces both
-        for strategy, asked, seed in itertools.product(axes["strategies"], amounts, axes["seeds"]):
-            yield dataset, model, method, strategy, asked, seed
-
-
-def _entries(own: tuple[Any, ...], asked: tuple[Any, ...] | None) -> list[Any]:
-    """The entries of `asked`, `own` for None. A bare name stands for the sweep's own entry of that name, if any."""
-    if asked is None:
-        return list(own)
-    found: list[Any] = []
-    for entry in asked:
-        bare = entry.model_fields_set == {"name"}
-        found += [one for one in own if bare and one.name == entry.name] or [entry]
-    return found
-
-
-def _matches(cell: Cell, one: Exclude, variant: Sweep, recipe: Recipe) -> bool:
-    dataset, model, method, strategy, asked, seed = cell
-    values = {"datasets": dataset.name, "models": model.name, "methods": method.name, "strategies": strategy,
-              "seeds": seed, "recipes": recipe.name, "protocols": variant.protocol, "transfer": variant.transfers[0],
-              "depths": variant.depths[0], "image_sizes": next(iter(variant.image_sizes), None)}  # fmt: skip
-    return one.matches(asked, values)
 
 
 def _warn_about_prune(sweep: Sweep) -> None:
@@ -118,11 +76,6 @@ def _attention(model: str) -> bool | None:
     """Whether a registered model has attention; None for others, for which it is unknown until they are built."""
     entry = registry.model.entries().get(model)
     return entry.facts.get("attention", False) if entry else None
-
-
-def overriding(field: str, *holders: Any) -> Any:
-    """The value of `field` in the first holder that has one."""
-    return next((value for holder in holders if (value := getattr(holder, field)) is not None), None)
 
 
 @functools.lru_cache(maxsize=64)
@@ -172,7 +125,9 @@ class _Resolver:
         entries, base_seed = (id(dataset), id(model), id(method)), seed if self.sweep.base_seeds == "per-seed" else 0
         if entries not in self._known:
             try:
-                self._known[entries] = self._build(dataset, model, method, strategy, asked, seed, base_seed)
+                built = self._build(dataset, model, method, strategy, asked, seed, base_seed)
+                _ = built.label, built.trial_id, built.select_key  # computes what all cells of these entries share
+                self._known[entries] = built
             except UserError as error:
                 self._problems.setdefault(str(error), error)
                 self._known[entries] = None
@@ -180,12 +135,11 @@ class _Resolver:
         if first is None or (first.importance.trained and self._wrongly_asked(method.name, asked)):
             return None
         line = self._known.get((*entries, strategy, seed))
+        found = (line or first).sibling(strategy, asked.value, seed, base_seed, asked.kind)
         if line is None:
-            line = self._known[*entries, strategy, seed] = first.sibling(
-                strategy, asked.value, seed, base_seed, asked.kind
-            )
-            _ = line.trial_id, line.select_key  # computes the keys that the line's other speed-ups share
-        return line.sibling(strategy, asked.value, seed, base_seed, asked.kind)
+            self._known[*entries, strategy, seed] = found
+            _ = found.select_key  # computes the keys that the line's other speed-ups share
+        return found
 
     def _wrongly_asked(self, method: str, asked: Amount) -> bool:
         """Whether a trained selection can't aim at the amount, which is added to the problems."""

@@ -46,10 +46,10 @@ from raybench.sweep.inclusion import (
     values_of,
 )
 from raybench.sweep.kinds import KNAPSACKS, WHOLE
+from raybench.sweep.recipe import Recipe
 from raybench.sweep.resources import Measured, Resources
 from raybench.sweep.size import cells_of
 from raybench.sweep.source import Source
-from raybench.sweep.trial import Recipe
 from raybench.sweep.weights import NONE, Transfer
 
 _OF_MODELS: Place = ("resources", "models")

@@ -6,20 +6,18 @@ are hashes of the fields that those stages depend on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from raybench.catalogue import SCRATCH, SMALL, TRAIN, UNTRAINED
-from raybench.errors import counted
-from raybench.sweep.bounds import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_NAME, Augmentation, Real, Whole
-from raybench.sweep.digests import canonical, canonical_scalar, digest, hashed
-from raybench.sweep.early_stop import EarlyStop
+from raybench.sweep.digests import Form, canonical, canonical_scalar, digest_of
 from raybench.sweep.frozen import Frozen
 from raybench.sweep.kinds import CHANNELS, WHOLE, Kind
 from raybench.sweep.method_label import method_label
+from raybench.sweep.recipe import Recipe, TrainRecipe
 from raybench.sweep.speed import Speed
 from raybench.sweep.target import TARGETS, TIMED, TargetKind
 from raybench.sweep.weights import NONE, PRUNED, Transfer, Weights
@@ -49,83 +47,6 @@ class MethodRef(Frozen):
     def silent(self) -> Collection[str]:
         """See `Frozen.silent`."""
         return () if self.trained else ("trained",)
-
-
-class TrainRecipe(Frozen):
-    """Hyperparameters of one training stage. `lr` and `weight_decay` are per step, durations in epochs."""
-
-    epochs: Whole = Field(ge=0, le=MOST_EPOCHS)
-    batch_size: Whole = Field(default=128, ge=1, le=MOST_BATCH)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Real = Field(gt=0, le=1000)
-    momentum: Real = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: Real = Field(default=5e-4, ge=0, le=100)
-    schedule: Literal["constant", "cosine", "multistep", "step"] = "cosine"
-    milestones: tuple[Annotated[Whole, Field(ge=0, le=MOST_EPOCHS)], ...] = ()
-    step_size: Whole = Field(default=30, ge=1, le=MOST_EPOCHS)
-    gamma: Real = Field(default=0.1, gt=0, le=1000)
-    warmup_epochs: Real = Field(default=0, ge=0, le=MOST_EPOCHS)
-    min_lr: Real = Field(default=0.0, ge=0, le=1000)
-    clip_grad: Real | None = Field(default=None, ge=0)  # 0 disables it, as None does
-    label_smoothing: Real = Field(default=0.0, ge=0, lt=1)
-    mixup: Real = Field(default=0.0, ge=0, le=100)
-    cutmix: Real = Field(default=0.0, ge=0, le=100)
-    randaugment: Whole = Field(default=0, ge=0, le=10)  # magnitude; 0 disables it
-    random_erasing: Real = Field(default=0.0, ge=0, le=1)
-    augment: tuple[Augmentation, ...] = ()
-    ema: Real | None = Field(default=None, ge=0, lt=1)
-    distill: Real = Field(default=0.0, ge=0, le=1)  # weight of distillation from the dense base's soft targets
-    amp: bool = False
-    start_scale: Real = Field(default=1.0, gt=0, le=1)  # share of the images' sides in the first epoch; 1: whole images
-
-    def silent(self) -> Collection[str]:
-        """See `Frozen.silent`."""
-        return () if self.start_scale < 1 else ("start_scale",)
-
-    def contradictions(self) -> Iterator[tuple[str, str]]:
-        """(field, message) of every setting that can't work beside the others."""
-        if self.warmup_epochs > self.epochs > 0:
-            yield (
-                "warmup_epochs",
-                f"found {self.warmup_epochs:g}, expected at most the {counted(self.epochs, 'epoch')} of this stage",
-            )
-        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
-            yield "nesterov", "found true with momentum 0, expected a momentum above 0"
-
-
-class Recipe(Frozen):
-    """A named set of training stages, plus the number of calibration images for scoring."""
-
-    name: str = Field(min_length=1, max_length=MOST_NAME)
-    base: TrainRecipe
-    sparsify: TrainRecipe = TrainRecipe(epochs=0, lr=1.0)  # left out where no method has a regularizer
-    finetune: TrainRecipe
-    calibration_images: Whole = Field(default=256, ge=1, le=MOST_IMAGES)
-    calibration_batch: Whole = Field(default=64, ge=1, le=MOST_BATCH)
-    recalibration_images: Whole = Field(default=0, ge=0, le=MOST_IMAGES)  # of batch norms after the cut; 0: none
-    speed: Speed = Speed()
-    early_stop: EarlyStop | None = None  # of fine-tuning; None: every cell trains to its end
-
-    def contradictions(self) -> Iterator[tuple[str, tuple[str, str]]]:
-        """(message, (stage or block, key)) of every setting that can't work beside the others."""
-        for stage in ("base", "sparsify", "finetune"):
-            for key, message in getattr(self, stage).contradictions():
-                yield message, (stage, key)
-        if self.early_stop and not self.early_stop.rungs(self.finetune.epochs):
-            found, epochs = self.early_stop.grace_period, self.finetune.epochs
-            most = counted(epochs, "epoch")
-            wanted = f"found {found}, expected less than the {most} of finetune: no cell would be stopped"
-            yield wanted, ("early_stop", "grace_period")
-
-    def silent(self) -> Collection[str]:
-        """See `Frozen.silent`."""
-        said = {
-            "speed": self.speed != Speed(),
-            "recalibration_images": self.recalibration_images > 0,
-            "early_stop": self.early_stop is not None,
-        }
-        return [name for name, speaks in said.items() if not speaks]
 
 
 class Trial(Frozen):
@@ -198,22 +119,16 @@ class Trial(Frozen):
         """
         changed = {"strategy": strategy, "speedup": speedup, "seed": seed, "base_seed": base_seed, "target": target}
         copy = super().model_copy(update=changed)
-        stale = {"trial_id", "select_key"}
+        stale = {"trial_id", "id_fields", "select_key"}
         if base_seed != self.base_seed:
             stale |= {"base_key", "base_identity", "sparsify_key", "pass_key"}
-        if seed != self.seed and self.sparsifies:
-            stale |= {"sparsify_key", "pass_key"}
-        if self.importance.trained:
+        if (seed != self.seed and self.sparsifies) or self.importance.trained:
             stale |= {"sparsify_key", "pass_key"}
         same = (strategy, target) == (self.strategy, self.target) and target not in TIMED
         if not same or copy.selection_seed != self.selection_seed:
             stale.add("pass_key")
         for key in stale & vars(copy).keys():
             del vars(copy)[key]
-        own = {name: canonical_scalar(value) for name, value in changed.items() if name != "base_seed"}
-        vars(copy)["id_fields"] = self.id_fields | own
-        if target == "macs":
-            del vars(copy)["id_fields"]["target"]
         return copy
 
     @property
@@ -221,7 +136,7 @@ class Trial(Frozen):
         """`importance` or `importance+regularizer`."""
         return self.importance.name + (f"+{self.regularizer.name}" if self.regularizer else "")
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The method with its parameters, as it is typed: ``cp(points=20)+group-norm``."""
         return method_label(self.model_dump(include={"importance", "regularizer"}))
@@ -290,22 +205,37 @@ class Trial(Frozen):
         return self.seed if self.importance.seeded else 0
 
     @cached_property
+    def _forms(self) -> dict[str, Form]:
+        """Canonical JSON of what ids and keys are made of, by key and target; siblings share and fill it."""
+        return {}
+
+    def _own(self, key: str, fields: Callable[[], Mapping[str, Any]], **gaps: Scalar) -> str:
+        """Canonical JSON of the fields that `key` depends on. `gaps`: those in which siblings may differ."""
+        form = self._forms.get(f"{key} {self.target}")
+        if form is None:
+            form = self._forms[f"{key} {self.target}"] = Form.of(fields(), gaps)
+        return form.filled(gaps)
+
+    @cached_property
     def trial_id(self) -> str:
         """Hash of everything that this cell's numbers depend on, with the base by its identity."""
-        own = ",".join(f'"{name}":{text}' for name, text in sorted(self.id_fields.items()))
-        before = "".join(f"{part}," for part in (*self._versions, SELECTION))
-        return hashed(f'["cell",{before}{{{own}}},{canonical(self.base_identity)}]')
+        own = self._own("cell", self._id_dump, strategy=self.strategy, speedup=self.speedup, seed=self.seed)
+        base = f'"{self.base_identity}"' if self.weights.trained else canonical(self.base_identity)
+        return digest_of('"cell"', *self._versions, str(SELECTION), own, base)
 
     @cached_property
     def id_fields(self) -> dict[str, str]:
         """Canonical JSON of each field that is part of the trial's own identity."""
+        return {name: canonical(value) for name, value in self._id_dump().items()}
+
+    def _id_dump(self) -> dict[str, Any]:
+        """The fields that are part of the trial's own identity, as plain data."""
         recipe = {"name"} if self.from_scratch else {"name", "base"}
         left_out: dict[str, Any] = {"recipe": recipe, "weights": True, "base_seed": True}
         if self.ratio is None:  # trials from before there were ratios keep their ids
             left_out["ratio"] = True
         left_out |= {name: True for name in CHOSEN if name not in self.chosen}
-        dumped = self.model_dump(mode="json", exclude=left_out)
-        return {name: canonical(value) for name, value in dumped.items()}
+        return self.model_dump(mode="json", exclude=left_out)
 
     @property
     def chosen(self) -> dict[str, tuple[str, ...]]:
@@ -323,9 +253,9 @@ class Trial(Frozen):
         return {"speed": found} if (found := self.recipe.speed.model_dump(mode="json")) else {}
 
     @property
-    def _versions(self) -> tuple[int, ...]:
+    def _versions(self) -> tuple[str, ...]:
         """Version of training and, under `pruningbench`, of its own rules; keys of selections contain the base's."""
-        return (TRAINING, PUBLISHED) if self.protocol == "pruningbench" else (TRAINING,)
+        return (str(TRAINING), str(PUBLISHED)) if self.protocol == "pruningbench" else (str(TRAINING),)
 
     @cached_property
     def base_identity(self) -> str:
@@ -335,47 +265,58 @@ class Trial(Frozen):
     @cached_property
     def base_key(self) -> str:
         """Key of the base stage (trained weights, or loaded ones, and their evaluation)."""
+        seed = {"seed": self.base_seed} if self.weights.trained else {}
+        return digest_of('"base"', *self._versions, self._own("base", self._base_dump, **seed))
+
+    def _base_dump(self) -> dict[str, Any]:
+        """What the base stage depends on, without its seed."""
         data = {"dataset", "dataset_params", "dataset_version", "dataset_fingerprint", "device", "threads"}
         data |= {"environment", "processes"}
         model = {"model", "model_params", "model_version", "model_source"}
-        fields = data | model | {"task", "protocol", "weights"}
-        own = self.model_dump(mode="json", include=fields)
+        own = self.model_dump(mode="json", include=data | model | {"task", "protocol", "weights"})
         if self.weights.trained:
-            own |= {"recipe": self.recipe.base.model_dump(mode="json"), "seed": self.base_seed, **self._changed_speed}
-        return digest("base", *self._versions, own)
+            own |= {"recipe": self.recipe.base.model_dump(mode="json"), **self._changed_speed}
+        return own
 
     @cached_property
     def sparsify_key(self) -> str | None:
         """Key of the sparsifying stage, None for a method without one. A trained selection aims at one speed-up."""
         if not self.sparsifies:
             return None
-        trained = {"strategy", "speedup", "target", "round_to"}
-        own = self.model_dump(mode="json", include={"importance", *trained}) if self.importance.trained else {}
-        own |= {
+        aim: dict[str, Scalar] = {"strategy": self.strategy, "speedup": self.speedup} if self.importance.trained else {}
+        own = self._own("sparsify", self._sparsify_dump, seed=self.seed, **aim)
+        return digest_of('"sparsify"', str(TRAINING), own, f'"{self.base_key}"')
+
+    def _sparsify_dump(self) -> dict[str, Any]:
+        """What the sparsifying stage depends on beside its base, without seed and aim."""
+        trained = {"importance", "target", "round_to"} if self.importance.trained else set()
+        return self.model_dump(mode="json", include=trained) | {
             "regularizer": self.regularizer and self.regularizer.model_dump(mode="json"),
             "recipe": self.recipe.sparsify.model_dump(mode="json"),
-            "seed": self.seed,
             "prune": self.prune,
             **self.chosen,
             **self._changed_speed,
         }
-        return digest("sparsify", TRAINING, own, self.base_key)
 
     @cached_property
     def pass_key(self) -> str:
         """Key of the selection pass that this trial shares with those that differ in speed-up (or training) only."""
-        fields = {"importance", "strategy", "schedule", "prune", "round_to", "protocol"}
-        fields |= self.chosen.keys()
-        own = self.model_dump(mode="json", include=fields) | {"seed": self.selection_seed}
-        own |= {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
+        aim: dict[str, Scalar] = {"strategy": self.strategy, "seed": self.selection_seed}
+        aim |= {self.target: self.speedup} if self.target in TIMED else {}  # one out of reach stops no other
+        own = self._own("select", self._pass_dump, **aim)
+        return digest_of('"select"', str(SELECTION), own, f'"{self.sparsify_key or self.base_key}"')
+
+    def _pass_dump(self) -> dict[str, Any]:
+        """What a selection pass depends on beside the network that it looks at, without seed, strategy and time."""
+        own = self.model_dump(mode="json", include={"importance", "schedule", "prune", "round_to", "protocol"})
+        own |= self.chosen | {"images": self.recipe.calibration_images, "batch": self.recipe.calibration_batch}
         own |= {"target": self.target} if self.target != "macs" else {}
         own |= {"depth": self.depth} if self.shallower else {}
         own |= {} if self.image_size is None else {"image_size": self.image_size}
-        own |= {"transfer": self.transfer} if self.prunes_first else {}
-        own |= {self.target: self.speedup} if self.target in TIMED else {}  # one out of reach stops no other
-        return digest("select", SELECTION, own, self.sparsify_key or self.base_key)
+        return own | ({"transfer": self.transfer} if self.prunes_first else {})
 
     @cached_property
     def select_key(self) -> str:
         """Key of the selection for this speed-up. It doesn't depend on the sweep's other speed-ups."""
-        return digest("cut", self.pass_key, self.speedup if self.ratio is None else {"ratio": self.ratio})
+        amount = canonical_scalar(self.speedup) if self.ratio is None else canonical({"ratio": self.ratio})
+        return digest_of('"cut"', f'"{self.pass_key}"', amount)

@@ -18,8 +18,8 @@ from raybench.methods.protocols import Calibration, Regularizer
 from raybench.models.strided import strided_in_nchw
 from raybench.pauses import pause
 from raybench.registry import task
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.speed import EXACT, Speed
-from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.protocol import Checkpoint, Training, check_calibration
 from raybench.tasks.training.augment import check_augment
 from raybench.tasks.training.batches import training_batches

@@ -21,7 +21,7 @@ from raybench.models.ultralytics_rtdetr import TransformerDetector
 from raybench.pauses import pause
 from raybench.registry import task
 from raybench.storage.base import Storage
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.classification import check_shares
 from raybench.tasks.detection_images import PlainImages, Squares, workers_for
 from raybench.tasks.detection_loss import AnyDetector, Criterion, criterion_for, criterion_of, raw_of, summed

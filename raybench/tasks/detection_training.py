@@ -19,7 +19,7 @@ from raybench.errors import UserError
 from raybench.image_size import sides
 from raybench.models.ultralytics import normalised
 from raybench.pauses import pause
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.detection_images import Augment, TrainingImages, workers_for
 from raybench.tasks.detection_loss import AnyDetector, Criterion, at_epoch, summed
 from raybench.tasks.training.loop import batch_order

@@ -15,7 +15,7 @@ from torch import nn
 
 from raybench.datasets.facts import DataFacts, Split
 from raybench.methods.protocols import Calibration, Regularizer
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.protocol import Checkpoint, Task, Training
 from raybench.tasks.training.team import Peers
 

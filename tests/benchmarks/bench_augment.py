@@ -10,7 +10,7 @@ import time
 import torch
 from torchvision.transforms import v2
 
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.seeding import generator
 from tests.augmentations import augmented, erased, randaugmented
 

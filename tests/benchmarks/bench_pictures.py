@@ -22,7 +22,7 @@ import torch
 from raybench.datasets.boxes import BoxData
 from raybench.datasets.open import open_dataset
 from raybench.datasets.picture_cache import SIZE_GIB
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.detection_images import PlainImages, TrainingImages
 from raybench.tasks.detection_training import augmentation
 

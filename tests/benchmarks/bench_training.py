@@ -40,7 +40,7 @@ from raybench.errors import NotSupported
 from raybench.execution import heap
 from raybench.groups.cost import count_macs
 from raybench.models.build import build_model
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from tests.benchmarks import memory, training_detector
 from tests.benchmarks.training_epochs import Epochs
 

@@ -18,7 +18,7 @@ from raybench.datasets.open import facts_of
 from raybench.groups.cost import count_macs
 from raybench.models.build import build_model
 from raybench.models.ultralytics import normalised
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.detection import Detection
 from raybench.tasks.detection_images import TrainingImages, workers_for
 from raybench.tasks.detection_loss import criterion_of

@@ -12,7 +12,7 @@ from raybench import registry
 from raybench.datasets.data import Data, TensorImages
 from raybench.datasets.facts import DataFacts, Split
 from raybench.groups.trace import trace
-from raybench.sweep.trial import Recipe, TrainRecipe
+from raybench.sweep.recipe import Recipe, TrainRecipe
 from raybench.tasks.classification import Classification
 
 

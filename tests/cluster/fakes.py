@@ -2,7 +2,8 @@
 
 from raybench.plan.records import Plan, Unit
 from raybench.progress.outcome import Outcome
-from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
+from raybench.sweep.recipe import Recipe, TrainRecipe
+from raybench.sweep.trial import MethodRef, Trial
 
 
 def trial(model="test-convnet", importance="random", seed=0, speedup=2.0, epochs=(3, 2, 1)) -> Trial:

@@ -16,7 +16,8 @@ from raybench.models.build import build_model
 from raybench.pipeline import artifact
 from raybench.scoring.scorer import Scoring
 from raybench.selection.select import select
-from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
+from raybench.sweep.recipe import Recipe, TrainRecipe
+from raybench.sweep.trial import MethodRef, Trial
 
 MODELS = sorted(name for name, entry in registry.model.entries().items() if entry.facts["task"] == "classification")
 QUICK = {  # one of each family, small enough for every run

@@ -22,8 +22,8 @@ from torch import nn
 from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
 from raybench.models.build import build_model
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.speed import Speed
-from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.classification import Classification
 from raybench.tasks.training.seeding import generator
 from tests.kept import Kept, Killed

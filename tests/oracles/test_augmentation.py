@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from scipy import stats
 from torch import Tensor
 
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.mix import _beta
 from raybench.tasks.training.randaugment import OPERATIONS
 from raybench.tasks.training.seeding import generator

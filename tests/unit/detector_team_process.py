@@ -8,7 +8,7 @@ import torch.distributed as dist
 from raybench.datasets.open import open_dataset
 from raybench.models.offline import offline
 from raybench.models.ultralytics import yolo
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.detection import Detection
 from raybench.tasks.shared import SharedTask, take_part
 from raybench.tasks.training.team import ALONE

@@ -2,7 +2,8 @@
 
 from raybench.provenance import provenance
 from raybench.results.schema import Record
-from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
+from raybench.sweep.recipe import Recipe, TrainRecipe
+from raybench.sweep.trial import MethodRef, Trial
 
 STAGE = TrainRecipe(epochs=2, lr=0.1)
 RECIPE = Recipe(name="quick", base=STAGE, sparsify=STAGE, finetune=STAGE)

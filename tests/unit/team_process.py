@@ -13,7 +13,7 @@ from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
 from raybench.groups.trace import trace
 from raybench.selection.trained import budget_of
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.classification import Classification
 from raybench.tasks.shared import SharedTask, take_part
 from raybench.tasks.training.team import ALONE, Peers

@@ -20,8 +20,9 @@ from raybench.pipeline.export import EXPORTS
 from raybench.scoring.scorer import Scoring
 from raybench.selection.select import select
 from raybench.storage.sealed import json_sha256
-from raybench.sweep.trial import MethodRef, TrainRecipe, Trial
-from raybench.sweep.trial import Recipe as TrainingRecipe
+from raybench.sweep.recipe import Recipe as TrainingRecipe
+from raybench.sweep.recipe import TrainRecipe
+from raybench.sweep.trial import MethodRef, Trial
 
 STEP = TrainRecipe(epochs=1, lr=0.1)
 IMAGES = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))

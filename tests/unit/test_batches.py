@@ -14,7 +14,7 @@ from raybench.datasets.data import Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
 from raybench.groups.trace import trace
 from raybench.models.build import build_model
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.batches import training_batches
 from raybench.tasks.training.computing import Computing
 from raybench.tasks.training.draws import Draws, draw_batch, moved_to

@@ -12,7 +12,7 @@ from torch import nn
 from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.classification import Classification, _described
 from raybench.tasks.open import _reading, open_task
 from raybench.tasks.training.seeding import generator

@@ -21,7 +21,7 @@ from raybench.models.weights import load_weights
 from raybench.scoring.gather import gather
 from raybench.scoring.scorer import Scoring
 from raybench.selection.select import select
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.detection import Detection
 from raybench.tasks.detection_images import PlainImages
 from raybench.tasks.detection_metrics import Meter, detections, in_original

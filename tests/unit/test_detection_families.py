@@ -26,7 +26,7 @@ from raybench.models.ultralytics_classify import Classifier
 from raybench.models.ultralytics_rtdetr import TransformerDetector, rtdetr
 from raybench.scoring.scorer import Scoring
 from raybench.selection.select import select
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks import detection_loss
 from raybench.tasks.detection import Detection, DetectionLoss
 from raybench.tasks.detection_images import PlainImages, TrainingImages

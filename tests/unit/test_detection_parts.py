@@ -23,8 +23,8 @@ from raybench.datasets.facts import DataFacts
 from raybench.errors import StageError, UserError
 from raybench.models.ultralytics import yolo
 from raybench.progress.epochs import EPOCHS
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.speed import Speed
-from raybench.sweep.trial import TrainRecipe
 from raybench.tasks import (
     classification,
     detection,

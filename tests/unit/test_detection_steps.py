@@ -17,7 +17,7 @@ from raybench.datasets.boxes import BoxData, BoxImages
 from raybench.datasets.facts import DataFacts
 from raybench.errors import StageError, UserError
 from raybench.models.ultralytics import yolo
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks import detection_training as training
 from raybench.tasks.detection import Detection, DetectionLoss, padded_targets
 from raybench.tasks.detection_images import PlainImages, Squares, TrainingImages, globally_seeded, truth_of, workers_for

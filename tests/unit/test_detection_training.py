@@ -14,7 +14,7 @@ if importlib.util.find_spec("ultralytics") is None:  # importing it here would w
 from raybench.datasets.open import open_dataset
 from raybench.models.offline import offline
 from raybench.models.ultralytics import yolo
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks import detection_training as ours
 from raybench.tasks.training.ema import Average
 from raybench.tasks.training.progress import TrainingState

@@ -14,7 +14,8 @@ from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
 from raybench.models.build import build_model
 from raybench.models.hub import load_pretrained, view_of
-from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial, Weights
+from raybench.sweep.recipe import Recipe, TrainRecipe
+from raybench.sweep.trial import MethodRef, Trial, Weights
 from raybench.tasks.open import open_task
 
 IMAGENET = DataFacts("any", "classification", 1000, 3, 64, (0.5,) * 3, (0.5,) * 3, "")

@@ -35,7 +35,8 @@ from raybench.scoring.scorer import Scoring
 from raybench.selection.records import Cut
 from raybench.selection.select import select
 from raybench.storage.open import open_storage
-from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
+from raybench.sweep.recipe import Recipe, TrainRecipe
+from raybench.sweep.trial import MethodRef, Trial
 from raybench.tasks.protocol import Training
 
 CPU = torch.device("cpu")

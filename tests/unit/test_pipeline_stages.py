@@ -22,7 +22,8 @@ from raybench.selection.records import Cut
 from raybench.storage.checkpoints import StageCheckpoint
 from raybench.storage.leases import LeaseLost
 from raybench.storage.open import open_storage
-from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial, Weights
+from raybench.sweep.recipe import Recipe, TrainRecipe
+from raybench.sweep.trial import MethodRef, Trial, Weights
 from raybench.tasks.protocol import Training
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from raybench.errors import UserError
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.classification import Classification
 from raybench.tasks.training.mix import Mixed
 from raybench.tasks.training.resizing import check_start, pixels_share, resized, size_at

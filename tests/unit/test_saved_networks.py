@@ -17,7 +17,8 @@ from raybench.datasets.facts import DataFacts
 from raybench.pipeline import artifact, export, push, quantize
 from raybench.selection.records import Cut
 from raybench.storage.sealed import json_sha256
-from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial
+from raybench.sweep.recipe import Recipe, TrainRecipe
+from raybench.sweep.trial import MethodRef, Trial
 from tests.unit.errors import error_of
 
 NET = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))

@@ -12,11 +12,11 @@ from raybench.errors import SpecError
 from raybench.sweep.bounds import AUGMENTATIONS, Augmentation
 from raybench.sweep.mistakes import Mistakes
 from raybench.sweep.reader import load_sweep
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.resolve import resolve
 from raybench.sweep.schema import json_schema
 from raybench.sweep.size import cells_of
 from raybench.sweep.sweep import Sweep
-from raybench.sweep.trial import TrainRecipe
 from tests.unit.sweeps import AXES, GRID, sweep, written
 
 STAGE = [  # a field of a recipe's stage, what it can't be, the message

@@ -20,9 +20,9 @@ from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from raybench.sweep.mistakes import Mistakes
 from raybench.sweep.reader import load_sweep
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.resolve import resolve
 from raybench.sweep.speed import Speed
-from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.classification import Classification
 from raybench.tasks.training import compiling, computing
 from raybench.tasks.training.compiling import Compiling
@@ -272,7 +272,7 @@ from tests.unit.test_speed import FACTS, Kept
 from dataclasses import replace
 from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.sweep.speed import Speed
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.classification import Classification
 
 torch.set_num_threads(1)

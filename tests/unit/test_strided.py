@@ -53,7 +53,7 @@ import torch
 from torch import nn
 import raybench
 from raybench.datasets.open import open_dataset
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.classification import Classification
 
 torch.set_num_threads(1)

@@ -13,9 +13,10 @@ from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, StrictModel
 from raybench.sweep.digests import digest
 from raybench.sweep.frozen import Frozen
 from raybench.sweep.reader import recipe_files
+from raybench.sweep.recipe import Recipe, TrainRecipe
 from raybench.sweep.schema import json_schema, method_names
 from raybench.sweep.speed import DEFAULTS, EXACT, Speed
-from raybench.sweep.trial import MethodRef, Recipe, TrainRecipe, Trial, Weights
+from raybench.sweep.trial import MethodRef, Trial, Weights
 from tests.field_lines import field_lines
 
 FIELDS = Path(__file__).parents[1] / "golden/fields.txt"

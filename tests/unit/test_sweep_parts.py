@@ -14,9 +14,9 @@ from raybench.sweep.axes import ModelAxis
 from raybench.sweep.fingerprint import fingerprint
 from raybench.sweep.mistakes import show
 from raybench.sweep.modules import module_source, plugin_source
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.resolve import resolve
 from raybench.sweep.schema import json_schema
-from raybench.sweep.trial import TrainRecipe
 from tests.unit.sweeps import RECIPE, sweep, written
 
 PLUGIN = """

@@ -9,14 +9,16 @@ import pytest
 
 from raybench import registry
 from raybench.errors import SpecError, UserError
+from raybench.sweep import grid
 from raybench.sweep import resolve as module
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
 from raybench.sweep.inclusion import Exclude
-from raybench.sweep.resolve import overriding, resolve
+from raybench.sweep.recipe import Recipe
+from raybench.sweep.resolve import resolve
 from raybench.sweep.size import cells_of
 from raybench.sweep.sweep import Sweep
 from raybench.sweep.target import Amount
-from raybench.sweep.trial import Recipe, Weights
+from raybench.sweep.trial import Weights
 from tests.unit.sweeps import RECIPE, sweep
 
 
@@ -46,9 +48,9 @@ def test_variants_and_values_of_a_sweep() -> None:
 
 
 def cells(one: Sweep):
-    yield from module._cells(one, None)
+    yield from grid.cells(one, None)
     for extra in one.include:
-        yield from module._cells(one, extra)
+        yield from grid.cells(one, extra)
 
 
 def named(found) -> list[tuple]:
@@ -72,10 +74,10 @@ def test_cells_are_the_product_in_the_order_of_the_axes() -> None:
         ("cifar10", "test-convnet", "lamp"): ((("global", "local"), (Amount(2.0),), (6,))),
         ("cifar10", "test-convnet", "cp"): ((("global", "local"), (Amount(2.0),), (7, 8))),
     }
-    assert named(module._cells(one, None)) == [
+    assert named(grid.cells(one, None)) == [
         (*entries, *chosen) for entries, axes in of.items() for chosen in itertools.product(*axes)
     ]
-    assert named(module._cells(one, one.include[0])) == [
+    assert named(grid.cells(one, one.include[0])) == [
         ("digits", "test-vit", "lamp", "local", Amount(3.0), 9),
         ("digits", "cifar-resnet20", "lamp", "local", Amount(3.0), 9),
         ("cifar10", "test-vit", "lamp", "protected-global", Amount(2.0), 9),
@@ -86,9 +88,9 @@ def test_cells_are_the_product_in_the_order_of_the_axes() -> None:
 def test_entries_that_are_included_by_name_are_the_sweeps_own() -> None:
     own = (ModelAxis(name="test-vit", seeds=3), ModelAxis(name="test-vit", seeds=4), ModelAxis(name="test-convnet"))
     asked = (ModelAxis(name="test-vit"), ModelAxis(name="test-convnet", seeds=1), ModelAxis(name="a:b"))
-    assert module._entries(own, None) == list(own)
-    assert module._entries(own, asked) == [own[0], own[1], asked[1], asked[2]]
-    assert module._entries(own, ()) == []
+    assert grid._entries(own, None) == list(own)
+    assert grid._entries(own, asked) == [own[0], own[1], asked[1], asked[2]]
+    assert grid._entries(own, ()) == []
 
 
 @pytest.mark.parametrize(
@@ -106,15 +108,15 @@ def test_entries_that_are_included_by_name_are_the_sweeps_own() -> None:
 )  # fmt: skip
 def test_cells_that_are_taken_out(exclude, matches) -> None:
     cell = (DatasetAxis(name="digits"), ModelAxis(name="test-vit"), MethodAxis(name="lamp"), "local", Amount(2.0), 3)
-    one = sweep()
-    assert module._matches(cell, Exclude.model_validate(exclude), one, one.recipe) is matches
+    one = sweep().model_copy(update={"exclude": (Exclude.model_validate(exclude),)})
+    assert (cell in grid.Excluded(one, lambda *_: one.recipe)) is matches
 
 
 def test_the_first_holder_that_says_something_is_heard() -> None:
     first, second, third = DatasetAxis(name="digits"), DatasetAxis(name="digits", seeds=0, keep=()), sweep()
-    assert overriding("seeds", first, second, third) == (0,)
-    assert overriding("keep", first, second, third) == ()
-    assert overriding("prune", first, second, third) is None
+    assert grid.overriding("seeds", first, second, third) == (0,)
+    assert grid.overriding("keep", first, second, third) == ()
+    assert grid.overriding("prune", first, second, third) is None
 
 
 def test_trials_are_filled_in_from_the_entries_before_the_sweep(monkeypatch) -> None:

@@ -18,9 +18,9 @@ from raybench.sweep.bounds import AUGMENTATIONS, model_in, range_of
 from raybench.sweep.durations import EXPECTED, seconds_of
 from raybench.sweep.method_label import method_label, read_label, with_params
 from raybench.sweep.mistakes import Mistake, Mistakes, dotted, show
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.resources import STAGES, Resources
 from raybench.sweep.target import amount
-from raybench.sweep.trial import TrainRecipe
 from tests.unit.sweeps import problems_of
 
 DAY = 86400.0

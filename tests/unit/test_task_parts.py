@@ -14,8 +14,8 @@ from torch import nn
 from raybench.datasets.boxes import BoxData, BoxImages
 from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.speed import Speed
-from raybench.sweep.trial import TrainRecipe
 from raybench.tasks import detection_images, detection_training
 from raybench.tasks.classification import Classification
 from raybench.tasks.detection_images import PlainImages, TrainingImages

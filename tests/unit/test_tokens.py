@@ -26,8 +26,9 @@ from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from raybench.sweep.axes import MethodAxis
 from raybench.sweep.reader import load_sweep
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.resolve import resolve
-from raybench.sweep.trial import TrainRecipe, Trial
+from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
 from raybench.tasks.training.optimize import make_optimizer
 from raybench.tokens.attached import reduced, reducer_named

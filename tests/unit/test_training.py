@@ -14,7 +14,7 @@ from raybench.datasets.open import open_dataset
 from raybench.errors import StageError, UserError
 from raybench.methods.protocols import Regularizer
 from raybench.models.build import build_model
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.classification import Classification
 from raybench.tasks.training.seeding import generator
 from tests.kept import Kept, Killed

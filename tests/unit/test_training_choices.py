@@ -11,8 +11,8 @@ from torch import nn
 
 from raybench.errors import UserError
 from raybench.progress.epochs import EPOCHS
+from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.speed import Speed
-from raybench.sweep.trial import TrainRecipe
 from raybench.tasks.training import augment, computing, loop, progress, resizing
 from raybench.tasks.training.computing import Computing, choose, kernels, laid_out
 from raybench.tasks.training.ema import Average

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training import compiling, steps
 from raybench.tasks.training.compiling import Compiling
 from raybench.tasks.training.computing import Computing

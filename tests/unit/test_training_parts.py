@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as TF
 from raybench.datasets.data import crop_resized, random_boxes
 from raybench.datasets.facts import DataFacts
 from raybench.models.build import build_model
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.ema import Average
 from raybench.tasks.training.loss import TEMPERATURE, training_loss
 from raybench.tasks.training.mix import Mixed

@@ -15,7 +15,7 @@ from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
 from raybench.errors import UserError
 from raybench.progress.epochs import EPOCHS
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.classification import Classification
 from raybench.tasks.training.ema import Average
 from raybench.tasks.training.loss import training_loss

@@ -9,7 +9,7 @@ from torch import Tensor
 from raybench.datasets.data import all_crops
 from raybench.errors import UserError, unknown
 from raybench.sweep.bounds import AUGMENTATIONS
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 
 KNOWN = AUGMENTATIONS["classification"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raybench.datasets.data import Images, TensorImages, in_floats
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.augment import mirrored, moved, reaches
 from raybench.tasks.training.draws import Draws, draw_batch, moved_to
 from raybench.tasks.training.mix import Mixed, mixed_images

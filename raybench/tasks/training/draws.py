@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.augment import corner_draws, erasing_draws, mirror_draws, reaches
 from raybench.tasks.training.mix import mix_draws
 

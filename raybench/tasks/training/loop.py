@@ -18,7 +18,7 @@ from raybench.methods.protocols import Regularizer
 from raybench.models.strided import strided_in_nchw
 from raybench.pauses import pause, paused_s
 from raybench.progress.epochs import EPOCHS
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.protocol import Checkpoint, Training
 from raybench.tasks.training.batches import training_batches
 from raybench.tasks.training.computing import Computing, kernels, laid_out

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.mix import Mixed
 
 TEMPERATURE = 4.0  # of distillation; 2.5 to 10 work alike on small nets (Hinton et al. 2015), 4 is the usual choice

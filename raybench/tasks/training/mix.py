@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 
 
 @dataclass(frozen=True)

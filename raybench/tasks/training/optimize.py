@@ -11,7 +11,7 @@ from torch import nn
 
 from raybench.methods.protocols import Regularizer
 from raybench.methods.trained_selection import TrainedSelection
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 
 
 def make_optimizer(model: nn.Module, recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:

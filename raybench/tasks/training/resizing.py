@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from raybench.errors import UserError
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.mix import Mixed
 
 WHOLE_FROM = 0.75  # share of the epochs after which images are whole, so that the last ones see what the test shows

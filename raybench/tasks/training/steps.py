@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.methods.trained_selection import TrainedSelection
-from raybench.sweep.trial import TrainRecipe
+from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.compiling import Compiling
 from raybench.tasks.training.computing import Computing
 from raybench.tasks.training.loss import own_loss, training_loss
