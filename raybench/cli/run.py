@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raybench.execution.run import SweepEnd
 
 SHOWN_FAILURES = 10
+SHOWN_REASONS = 5  # why cells are skipped; `raybench plan` has all
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +63,8 @@ def _conclude(end: SweepEnd) -> int:
     print(
         f"{counted(len(end.statuses), 'cell')}: " + ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
     )
+    for reason, count in Counter(end.reasons.values()).most_common(SHOWN_REASONS):
+        print(f"  {count} skipped: {reason}")
     failed = [trial_id for trial_id, status in end.statuses.items() if status in ("failed", "missing")]
     for trial_id in failed[:SHOWN_FAILURES]:
         outcome = end.outcomes.get(trial_id)

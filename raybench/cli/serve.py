@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from raybench.cli.results import add_results
 from raybench.errors import UserError
+from raybench.progress.snapshot import is_there
 from raybench.storage.local import LocalStorage
 from raybench.storage.open import open_existing, open_storage
 
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         raise
 
     def ready(url: str) -> None:
-        print(f"serving {settings.storage}\nopen {url}" + (f"?token={settings.token}" if settings.token else ""))
+        new = "" if is_there(open_storage(settings.storage)) else " (nothing is there yet)"
+        print(f"serving {settings.storage}{new}\nopen {url}" + (f"?token={settings.token}" if settings.token else ""))
         if not settings.loopback:
             print(
                 "hint: what is sent can be read on the way; put a proxy with TLS in front, or use ssh -L",

@@ -24,7 +24,7 @@ UNFINISHED = 3  # exit code of --once
 EXIT_CODES = (
     "exit codes: 0 when every cell is ok or skipped, 1 when cells failed or are missing and no driver runs, "
     "2 when RESULTS can't be read, 130 when interrupted. With --once: 0 when every cell is ok or skipped, 1 when cells "
-    "failed, 3 when none failed and some are missing."
+    "failed, 3 when none failed and some are missing, or the records that would say so can't be read."
 )
 
 
@@ -130,8 +130,10 @@ def _over(snapshot: Snapshot, wait: bool) -> bool:
 
 
 def _missing(snapshot: Snapshot) -> bool:
-    """Whether cells of a plan have not ended."""
-    return any(sweep.total is not None and sweep.ended < sweep.total for sweep in snapshot.sweeps)
+    """Whether cells of a plan have not ended, or no plan says which there are although a driver left something."""
+    return snapshot.unreadable or any(
+        sweep.total is not None and sweep.ended < sweep.total for sweep in snapshot.sweeps
+    )
 
 
 def _failed(snapshot: Snapshot) -> bool:

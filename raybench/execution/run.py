@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from raybench import registry
@@ -40,6 +40,7 @@ class SweepEnd:
         outcomes: unit key -> how it ended in this run.
         planned: units that this run found to do; 0: everything was there already.
         interrupted: whether Ctrl-C ended it; the same call continues.
+        reasons: trial_id -> why it was skipped, as far as this run found out.
 
     Example:
         >>> SweepEnd("results", {"0123456789abcdef": "ok"}, {}, planned=2, interrupted=False).interrupted
@@ -51,6 +52,7 @@ class SweepEnd:
     outcomes: Mapping[str, Outcome]
     planned: int
     interrupted: bool
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_sweep(
@@ -134,7 +136,10 @@ def run_sweep(
         requests.heard()
         left = make_plan()
     statuses = {trial.trial_id: left.stored.get(trial.trial_id, "missing") for trial in left.trials}
-    return SweepEnd(place.url, statuses, dict(work.outcomes), len(first.units), work.interrupted)
+    outcomes = dict(work.outcomes)
+    reasons = {skip.trial.trial_id: skip.reason for skip in left.skips}
+    reasons |= {key: one.error_message for key, one in outcomes.items() if one.status == "skipped" and key in statuses}
+    return SweepEnd(place.url, statuses, outcomes, len(first.units), work.interrupted, reasons)
 
 
 def _planner(

@@ -11,7 +11,7 @@ from typing import Any
 from raybench.errors import failure
 from raybench.progress.journal import FOLDER as JOURNAL
 from raybench.progress.journal import entry_in, present_stage
-from raybench.progress.records import Driver, Planned, read_drivers, read_plan
+from raybench.progress.records import RUNS, Driver, Planned, read_drivers, read_plan
 from raybench.results.layout import ATTEMPTS, CELLS, last_attempts
 from raybench.results.store import Store
 from raybench.storage.base import Storage
@@ -80,6 +80,7 @@ class Snapshot:
     ended: tuple[Mapping[str, Any], ...]  # journal entries by the time they ended
     failures: tuple[Failure, ...]
     rate: float | None  # recently ended cells per second
+    unreadable: bool = False  # whether a plan, or every driver's record, is there and can't be read
 
     @property
     def complete(self) -> bool:
@@ -112,12 +113,13 @@ class StoreReader:
         statuses = self._store.statuses()
         stages = {key.partition("/")[2] for key in self._storage.list("stages")}
         sweeps = tuple(self._state(driver, statuses, stages) for driver in shown) or _unplanned(statuses)
+        unreadable = any(sweep.total is None for sweep in sweeps) if shown else bool(self._storage.list(RUNS))
         journal = self._journal()
         running, held = self._running(journal, now)
         ended = self._recent(journal)
         return Snapshot(
             self._storage.url, now, sweeps, running, held, ended, self._failures(statuses, shown),
-            _rate(ended, [driver for driver in shown if driver.alive], now),
+            _rate(ended, [driver for driver in shown if driver.alive], now), unreadable,
         )  # fmt: skip
 
     def _state(self, driver: Driver, statuses: Mapping[str, str], stages: set[str]) -> SweepState:
@@ -195,7 +197,7 @@ class StoreReader:
 
 def is_there(storage: Storage) -> bool:
     """Whether the storage holds anything of any run."""
-    return any(storage.list(prefix) for prefix in ("runs", JOURNAL, CELLS, ATTEMPTS))
+    return any(storage.list(prefix) for prefix in (RUNS, JOURNAL, CELLS, ATTEMPTS))
 
 
 def ended_at(entry: Mapping[str, Any]) -> float:

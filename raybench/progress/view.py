@@ -89,7 +89,8 @@ def headline(sweep: SweepState) -> str:
     counts = tally(sweep.counts)
     name = f"{sweep.name}: " if sweep.name else ""
     if sweep.total is None:
-        return f"{name}{counted(sweep.ended, 'cell')} ({counts}); their total is unknown: no driver has written a plan"
+        why = "no driver left a record that can be read" if sweep.driver is None else "the driver's plan can't be read"
+        return f"{name}{counted(sweep.ended, 'cell')} ({counts}); their total is unknown: {why}"
     stages = f", {sweep.stages_done}/{counted(sweep.stages_total, 'shared stage')}" if sweep.stages_total else ""
     return f"{name}{sweep.ended}/{counted(sweep.total, 'cell')} ({counts}){stages}"
 

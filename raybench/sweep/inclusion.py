@@ -64,6 +64,12 @@ class Include(StrictModel):
     def _once(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         return values and distinct(values)
 
+    @model_validator(mode="after")
+    def _additional(self) -> Include:
+        if not self.model_fields_set:
+            raise mistake("found no axis, expected at least one: these would be the sweep's own cells")
+        return self
+
     @property
     def varies(self) -> bool:
         """Whether its cells differ from the sweep's in more than the axes of one variant."""

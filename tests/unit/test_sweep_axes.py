@@ -209,6 +209,7 @@ SWEEPS = [
         ("unknown dataset 'kokos'", ("data_roots", "kokos")),
     ]),
     ({"seeds": [0, 1, 0]}, [("found 0 twice, expected each value once", ("seeds", 2))]),
+    ({"include": {}}, [("found no axis, expected at least one: these would be the sweep's own cells", ("include", 0))]),
     ({"exclude": {}}, [("found no axis, expected at least one: this would exclude every cell", ("exclude", 0))]),
     ({"seeds": list(range(400)), "speedups": [1 + i / 500 for i in range(1, 500)]}, [
         ("found axes whose product is 1,197,600 cells, expected at most 1,000,000: split the sweep", ()),
