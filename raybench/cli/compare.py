@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from raybench.cli.output import add_format, print_json
+from raybench.cli.output import add_format, print_json, say
 from raybench.cli.results import add_results, hint_to_compact, open_store
 from raybench.errors import counted
 from raybench.reports.comparison import TOLERANCE, Compared, Comparison, boards, compare
@@ -67,27 +67,29 @@ def run(args: argparse.Namespace) -> int:
         message = (
             f"no finished {STRATEGY} cell here has a published figure; there are figures for {', '.join(boards())}"
         )
-        print(message, file=sys.stderr)
+        say(message, file=sys.stderr)
     hint_to_compact(store)
     return 0
 
 
 def _print_tables(compared: Comparison) -> None:
-    print(f"theirs: {SOURCE}; one run per cell")
+    say(f"theirs: {SOURCE}; one run per cell")
     points = "point" if compared.tolerance == 1 else "points"
-    print(f"inside: our drop from base to final is within {compared.tolerance:g} {points} of theirs\n")
+    say(f"inside: our drop from base to final is within {compared.tolerance:g} {points} of theirs\n")
     tables: dict[str, list[Compared]] = {}
     for row in compared.rows:
         title = f"{row.model} on {row.dataset}, {row.speedup:g}x (protocol {row.protocol}, recipe {row.recipe})"
         tables.setdefault(f"{title}: base {row.base:.2f}, theirs {row.published_base:.2f} %", []).append(row)
     for title, rows in tables.items():
-        print("\n".join([title, *lines([_shown(row) for row in rows], COLUMNS), *_notes(rows), ""]))
+        say(title)
+        print("\n".join(lines([_shown(row) for row in rows], COLUMNS)))
+        say("\n".join([*_notes(rows), ""]))
     for board, methods, correlation in compared.agreement:
         where = f"{board.model} on {board.dataset}, {board.speedup:g}x, {board.track}, protocol {board.protocol}"
-        print(f"rank correlation {signed(correlation)} over {counted(methods, 'method')}: {where}")
+        say(f"rank correlation {signed(correlation)} over {counted(methods, 'method')}: {where}")
     within = sum(row.inside for row in compared.rows)
     verb = "is" if len(compared.rows) == 1 else "are"
-    print(f"{within} of {counted(len(compared.rows), 'cell')} {verb} inside the tolerance")
+    say(f"{within} of {counted(len(compared.rows), 'cell')} {verb} inside the tolerance")
 
 
 def _shown(row: Compared) -> dict[str, Any]:
@@ -125,7 +127,9 @@ def _print_literature(matches: Sequence[LiteratureMatch]) -> None:
         notes = {f"! {m.theirs.authors_method}: {m.theirs.anomaly}": None for m in found if m.theirs.anomaly}
         notes |= {f"{m.theirs.authors_method}: {m.theirs.note}": None for m in found if m.theirs.note}
         sources = {f"source: {m.theirs.source}": None for m in found}
-        print("\n".join(["", title, *lines([_of_literature(m) for m in found], LITERATURE), *notes, *sources]))
+        say(f"\n{title}")
+        print("\n".join(lines([_of_literature(m) for m in found], LITERATURE)))
+        say("\n".join([*notes, *sources]))
 
 
 def _of_literature(match: LiteratureMatch) -> dict[str, Any]:

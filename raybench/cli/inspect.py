@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from raybench import registry
 from raybench.cli.network_options import add_parts
-from raybench.cli.output import add_format, print_json, print_rows
+from raybench.cli.output import add_format, print_json, print_rows, say
 from raybench.cli.quantities import image_size
 from raybench.cli.sweep_arguments import add_plugin, check_name, load_plugins
 from raybench.errors import counted
@@ -72,14 +72,14 @@ def _print(found: Inspection, model: str) -> None:
     ]
     title = f"{model}: {found.macs:,} MACs, {found.params:,} parameters, {counted(len(rows), 'group')}"
     print_rows(rows, ["group", "part", "units", "MACs %", "params %", "layers"], title=title)
-    print("MACs %, params %: what goes if this group alone is cut to its fewest units")
-    print("\nstays whole:")
+    say("MACs %, params %: what goes if this group alone is cut to its fewest units")
+    say("\nstays whole:")
     for why, layers in _by_reason(found.whole).items():
-        print(f"  {_some(layers)}: {why}")
+        say(f"  {_some(layers)}: {why}")
     if found.blocks:
-        print(f"\nmay go whole: {counted(len(found.blocks), 'block')}: {_some(found.blocks)}")
+        say(f"\nmay go whole: {counted(len(found.blocks), 'block')}: {_some(found.blocks)}")
     most = ", ".join(f"{speedup:.1f}x ({name})" for name, speedup in found.most.items())
-    print(f"\nmost speed-up: {most}\ntracing took {found.seconds:.1f} s")
+    say(f"\nmost speed-up: {most}\ntracing took {found.seconds:.1f} s")
 
 
 def _by_reason(whole: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from raybench.cli.output import say
 from raybench.cli.quantities import speedup_or_average
 from raybench.cli.results import add_results, hint_to_compact, open_store, write_file
 from raybench.errors import UserError, counted, printable
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     for line in unfinished(store.storage):
-        print(f"note: {line}", file=sys.stderr)
+        say(f"note: {line}", file=sys.stderr)
     hint_to_compact(store)
     return 0
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich.table import Table
 
@@ -30,6 +30,15 @@ def terminal_width() -> int | None:
     if sys.stdout.isatty() or os.environ.get("COLUMNS"):
         return shutil.get_terminal_size((80, 24)).columns
     return None
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print `text`; on a terminal its lines are wrapped at words, further lines indented. In a pipe they stay whole."""
+    width = terminal_width()
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        parts = wrapped(line.lstrip(), width, indent, f"{indent}  ") if width and len(line) > width else [line]
+        print("\n".join(parts), file=file)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None) -> None:

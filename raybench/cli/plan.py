@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from raybench.cli.output import add_format, print_json, print_rows, terminal_width
+from raybench.cli.output import add_format, print_json, print_rows, say
 from raybench.cli.sweep_arguments import add_sweep, read_sweep
 from raybench.errors import UserError, counted
 from raybench.plan.plan import plan
@@ -25,7 +25,6 @@ from raybench.plan.view import (
     share_lines,
     stage_rows,
 )
-from raybench.progress.console import SafeConsole
 from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.storage.open import open_storage
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         _print(planned, args, sweep.name, url)
         if seeds:
-            _say(f"\n{seeds.sentence}")
+            say(f"\n{seeds.sentence}")
 
 
 def _seeds(args: argparse.Namespace, url: str) -> SeedsNeeded | None:
@@ -105,23 +104,24 @@ def _print(planned: Plan, args: argparse.Namespace, name: str, url: str) -> None
     counts = ", ".join(
         f"{states[status]} {status}" for status in ("planned", "done", "skipped", "failed") if states[status]
     )
-    _say(f"{name}: {counted(len(planned.trials), 'cell')}: {counts} (storage {url})")
+    say(f"{name}: {counted(len(planned.trials), 'cell')}: {counts} (storage {url})")
     if retried := sum(planned.stored.get(unit.key) == "failed" for unit in planned.cells):
-        _say(f"{counted(retried, 'planned cell')} failed before; tried again")
+        say(f"{counted(retried, 'planned cell')} failed before; tried again")
     _print_tables(planned, args.cells)
     for lines in (damage_lines(planned), share_lines(planned), filter(None, [gathering_line(planned)])):
         if text := "\n".join(lines):
-            _say(f"\n{text}")
+            say(f"\n{text}")
     if planned.skips:
         print()
         reasons = Counter(skip.reason for skip in planned.skips)
         print_rows([{"skipped": n, "reason": reason} for reason, n in reasons.items()], ["skipped", "reason"])
     if planned.unchecked:
-        _say(f"\nchecked when the run starts: {', '.join(planned.unchecked)}")
+        say(f"\nchecked when the run starts: {', '.join(planned.unchecked)}")
     if planned.cost:
-        _say("\n" + "\n".join(cost_lines(planned.cost)))
+        say("\n" + "\n".join(cost_lines(planned.cost)))
     elif planned.cells:
-        _say(f"\n{_no_cost(planned, args, url)}")
+        say(f"\ncost: not known, since no cell of its models has ended in {args.timings or url}. This runs one:")
+        print(f"  {_run_one(planned, args)}")  # on one line, to be copied
 
 
 def _print_tables(planned: Plan, cells: bool) -> None:
@@ -138,12 +138,7 @@ def _print_tables(planned: Plan, cells: bool) -> None:
         print_rows(list(stage_rows(planned)), ["shared stage", "units", "what"])
 
 
-def _no_cost(planned: Plan, args: argparse.Namespace, url: str) -> str:
-    """Why there is no estimate, and the command that makes one possible."""
-    more = [*(f"--plugin={file}" for file in args.plugin), *(["--storage", url] if args.storage else [])]
-    only = shlex.join(["raybench", "run", args.sweep, *more, "--only", planned.cells[0].trials[0].trial_id])
-    return f"cost: not known, since no cell of its models has ended in {args.timings or url}. This runs one: {only}"
-
-
-def _say(text: str) -> None:
-    SafeConsole().print(text, markup=False, highlight=False, soft_wrap=terminal_width() is None)
+def _run_one(planned: Plan, args: argparse.Namespace) -> str:
+    """The command that runs one cell, which makes an estimate possible."""
+    more = [*(f"--plugin={file}" for file in args.plugin), *(["--storage", args.storage] if args.storage else [])]
+    return shlex.join(["raybench", "run", args.sweep, *more, "--only", planned.cells[0].trials[0].trial_id])

@@ -14,6 +14,7 @@ from raybench.reports.text import aligned, column_widths, signed, wrapped
 from raybench.sweep.kinds import TOKENS
 
 NOT_MEASURED = "n/m"
+TOGETHER = "\N{NO-BREAK SPACE}"  # between words that no line break may part; printed as a space
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def as_text(leaderboard: Leaderboard, width: int) -> str:
     blocks = ["\n".join(conditions)]
     for board in leaderboard.boards:
         fitted = _fitted(board, width)
-        title = wrapped(title_of(board, fitted.constants), width, rest="")
+        title = [line.replace(TOGETHER, " ") for line in wrapped(title_of(board, fitted.constants), width, rest="")]
         hidden = [f"not shown at this width: {', '.join(fitted.hidden)}"] if fitted.hidden else []
         notes = [
             line
@@ -80,7 +81,12 @@ def as_text(leaderboard: Leaderboard, width: int) -> str:
             for line in wrapped(note, width)
         ]
         blocks.append("\n".join([*title, *fitted.lines, *notes]))
-    return "\n\n".join([*blocks, *filter(None, ["\n".join(missing_lines(leaderboard))])])
+    missing = [
+        part
+        for line in missing_lines(leaderboard)
+        for part in wrapped(line.lstrip(), width, line[: -len(line.lstrip())], "    ")
+    ]
+    return "\n\n".join([*blocks, *filter(None, ["\n".join(missing)])])
 
 
 def as_markdown(leaderboard: Leaderboard) -> str:
@@ -126,7 +132,8 @@ def _fitted(board: Board, width: int) -> _Fitted:
         if values == {"-"}:
             continue
         if len(values) == 1:
-            constants.append(f"{droppable[0].title} {values.pop()} {droppable[0].unit}".strip())
+            known = f"{droppable[0].title} {values.pop()} {droppable[0].unit}".strip()
+            constants.append(known.replace(" ", TOGETHER))
         else:
             hidden.append(droppable[0].title)
     lines = aligned(cells, [not c.left for c in shown], "  " if fits else " ")

@@ -279,7 +279,9 @@ def test_the_verbs_table_is_readable_at_100_columns(big, capsys, monkeypatch):
     assert main(["plan", big]) == 0
     printed = capsys.readouterr().out
     assert "big: 597 cells: 597 planned" in printed
-    assert max(map(len, printed.splitlines())) <= 100
+    *lines, command = printed.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert command.startswith(f"  raybench run {big} --only ")  # whole, to be copied
 
 
 def test_the_plan_says_which_selections_gather_before_every_step(tmp_path, capsys):
