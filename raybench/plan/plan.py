@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from raybench import registry
@@ -77,7 +78,7 @@ def plan_trials(
     done = dict.fromkeys(i for i in ids if stored.get(i) in settled and (i not in reasons or stored[i] == "ok"))
     open_cells = {i: trial for i, trial in ids.items() if i not in reasons and i not in done}
     shares = shares_of(trials, resources, storage)
-    units = with_probes(_units(open_cells, _published(storage)), shares)
+    units = with_probes(_with_recipes(_units(open_cells, _published(storage)), trials), shares)
     timings = _timings(timed or storage, everything) if units else {}
     cost, seconds = estimate(units, timings, resources, shares)
     return Plan(
@@ -279,6 +280,22 @@ def _units(cells: Mapping[str, Trial], published: frozenset[str]) -> tuple[Unit,
             needs += (selects[pass_key],)
         units.append(Unit(trial_id, "cell", (trial,), needs))
     return tuple(units)
+
+
+def _with_recipes(units: tuple[Unit, ...], trials: Sequence[Trial]) -> tuple[Unit, ...]:
+    """`units` with the recipe that tells them apart from others, where `trials` have several."""
+    if len({trial.recipe.name for trial in trials}) < 2:
+        return units
+    served: dict[str | None, set[str]] = {}  # key of a stage or a cell -> recipes of the trials that need it
+    for trial in trials:
+        for key in (trial.base_key, trial.sparsify_key, trial.pass_key, trial.trial_id):
+            served.setdefault(key, set()).add(trial.recipe.name)
+    keys = [unit.trials[0].pass_key if unit.kind == "select" else unit.key for unit in units]
+    names = [served.get(key, set()) for key in keys]
+    return tuple(
+        replace(unit, recipe=next(iter(of_unit))) if len(of_unit) == 1 else unit
+        for unit, of_unit in zip(units, names, strict=True)
+    )
 
 
 def _source(trial: Trial) -> str | None:

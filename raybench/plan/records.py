@@ -34,6 +34,7 @@ class Unit:
     kind: UnitKind
     trials: tuple[Trial, ...]  # the cell itself; the trials that a stage serves (for "select": one a speed-up)
     needs: tuple[str, ...] = ()  # keys of units in this plan that must have succeeded before
+    recipe: str = ""  # where the sweep has several: the one that all its trials have
 
     @property
     def epochs(self) -> int:

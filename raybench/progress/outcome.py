@@ -52,6 +52,11 @@ def is_done(unit: Unit, storage: Storage) -> bool:
 
 def label_of(unit: Unit) -> str:
     """A unit as text for the progress panel: ``cifar-resnet20 magnitude-l2 2x global seed 0``."""
+    return f"{_what(unit)} recipe {unit.recipe}" if unit.recipe else _what(unit)
+
+
+def _what(unit: Unit) -> str:
+    """The label without the recipe, which most sweeps have one of."""
     trial = unit.trials[0]
     if unit.kind == "probe":
         return f"share of a GPU for {trial.model} on {trial.dataset}"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from raybench.cli.main import main
 from raybench.plan.plan import plan
 from raybench.plan.view import as_json
+from raybench.progress.outcome import label_of
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.storage.local import LocalStorage
@@ -306,3 +307,14 @@ def test_600_cells_are_planned_in_under_a_second_without_torch_or_ray(big):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 1.0, seconds
+
+
+def test_units_name_their_recipe_where_the_sweep_has_several():
+    short = sweeps.RECIPE | {"name": "short"}
+    axes = {"methods": ["magnitude-l1"], "models": ["test-convnet"], "speedups": [2], "strategies": ["global"]}
+    long = short | {"name": "long", "finetune": {"epochs": 3, "lr": 0.1}}  # the same base
+    one = sweep(**axes, recipe=short, recipes=[short, long])
+    found = {(unit.kind, unit.recipe) for unit in plan(one).units}
+    assert found == {("base", ""), ("select", ""), ("cell", "short"), ("cell", "long")}
+    assert {label_of(unit).partition(" recipe ")[2] for unit in plan(one).cells} == {"short", "long"}
+    assert {unit.recipe for unit in plan(sweep(**axes)).units} == {""}
