@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from raybench.error_text import message_of, name_of
+
 LONGEST = 300  # characters of other code's message
 OURS = ("UserError", "SpecError", "ForeignError", "NotSupported", "StageError", "RecordError")  # raised on purpose
 SELF_EVIDENT = (RuntimeError, ValueError, AssertionError)  # whose messages say what the type does
@@ -147,9 +149,9 @@ def said(error: BaseException) -> str:
         >>> said(KeyError("width")), said(ValueError("found a \\n line."))
         ("KeyError: 'width'", 'found a line')
     """
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(message_of(error).split()).rstrip(".")
     text = text if len(text) <= LONGEST else text[:LONGEST] + "..."
-    kind = "" if text and type(error) in SELF_EVIDENT else type(error).__name__
+    kind = "" if text and type(error) in SELF_EVIDENT else name_of(error)
     return ": ".join(part for part in (kind, text) if part) + _place(error)
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
+from raybench.error_text import message_of, name_of, traceback_of
 from raybench.errors import UserError
 from raybench.execution.interrupt import INTERRUPTED, end_process
 from raybench.execution.limits import own_this_process
@@ -69,11 +70,11 @@ def portable(error: Exception) -> Exception:
     """`error` as another process can raise it; one that is not raised on purpose carries this process's traceback."""
     if isinstance(error, UserError):
         return UserError(str(error))
-    error.add_note("".join(traceback.format_exception(error)))
+    error.add_note(traceback_of(error))
     with suppress(Exception):
         pickle.loads(pickle.dumps(error))
         return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    return RuntimeError(f"{name_of(error)}: {message_of(error)}")
 
 
 def _be_child(body: Callable[[], object], report: IO[bytes], mask: set[Any] | None, parent: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from raybench.error_text import message_of, name_of
 from raybench.errors import NotSupported, RaybenchError, UserError, counted, said, short_of_memory
 from raybench.groups.attention import plainly
 from raybench.groups.hooks import hooked
@@ -42,9 +43,9 @@ def check_runs(model: nn.Module, example: Tensor, vouched: Container[str] = ()) 
     check_ready(model)
     try:
         first = run_once(model, example)
-    except RaybenchError:
+    except (RaybenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # a forward of others may raise anything
+    except BaseException as error:  # a forward of others may raise anything
         raise UserError(_explained(model, example, error)) from error
     _check_training(model, example, first, vouched)
     _check_single(model, example)
@@ -60,7 +61,7 @@ def check_runs(model: nn.Module, example: Tensor, vouched: Container[str] = ()) 
 
 def raise_if_out_of_memory(error: BaseException) -> None:
     """Raise `error` again if memory was short: that says nothing about the network."""
-    if short_of_memory(type(error).__name__, str(error)):
+    if short_of_memory(name_of(error), message_of(error)):
         raise error
 
 
@@ -222,7 +223,9 @@ def _shape_that_runs(model: nn.Module, example: Tensor) -> tuple[int, int] | Non
                 continue
             try:
                 run_once(model, torch.zeros(len(example), channels, size, size).to(example))
-            except (Exception, SystemExit):
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 continue
             return channels, size
     return None

@@ -33,9 +33,9 @@ def explained(what: str, hint: str = "") -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except RaybenchError:
+    except (RaybenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # SystemExit and GeneratorExit, too
         raise ForeignError(f"{what}: {said(error)}{hint}") from error
     finally:
         for name in number_variables("cuda").keys() - before.keys():

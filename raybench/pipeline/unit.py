@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 import warnings
 from bdb import BdbQuit
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from raybench.error_text import message_of, name_of, traceback_of
 from raybench.errors import NotSupported, StageError, StageLost
 from raybench.pauses import pausing
 from raybench.pipeline import patches
@@ -117,11 +117,12 @@ def _ended(
 ) -> Outcome:
     """The outcome of a failed or skipped unit, after recording it in the journal and, for a cell, as a row."""
     stage = (error.stage if isinstance(error, StageError) else "") or execution.stage_name
-    kind, message = type(error).__name__, str(error) or type(error).__name__
+    kind = name_of(error)
+    message = message_of(error) or kind
     path = ""
     if status == "failed":
         path = f"tracebacks/{unit.key}-{time.time_ns()}.txt"
-        context.storage.create(path, "".join(traceback.format_exception(error)).encode())
+        context.storage.create(path, traceback_of(error).encode())
     execution.end(status, error=message, traceback=path)
     outcome = Outcome(unit.key, unit.kind, status, stage, kind, message, path, execution.seconds)
     outcome = replace(outcome, share_note=context.share_note)
