@@ -3,8 +3,8 @@
 Two lock files for each user and machine. A process that computes holds `node` shared. A process that takes a timing
 locks `gate`, so that no other starts computing, and then `node` exclusively. The others see between two of their steps
 that the gate is locked, let go of `node` and wait (`give_way`). The locks are the kernel's (flock): a killed process
-leaves none behind. One that is stopped while it holds them is waited for a minute; then the others go on, and its
-timing doesn't count.
+leaves none behind. One that is stopped while it takes a timing is waited for a minute; then the others go on, and its
+timing doesn't count. One that is stopped while it computes isn't waited for: the timing counts unless it went on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from raybench.errors import UserError
 WAIT_S = 60.0  # other units are stalled no longer than this while a unit waits for the machine
 SHARED = "the machine was shared with other trials"  # reason of a missing timing
 NOTICE_S = 10.0  # a longer wait is reported, with its reason
+LOOK_S = 0.5  # time between two looks at who computes
 STOPPED_S = 60.0  # a process that is stopped holds the others up no longer than this
 _POLL_S = 0.004  # a timing holds up the others, so the wait for it counts twice
 T = TypeVar("T")
@@ -32,11 +33,12 @@ T = TypeVar("T")
 class Turn:
     """The machine for one process alone. False if it didn't get it, or lost it because it was stopped meanwhile."""
 
-    def __init__(self, got: bool, overrun: Path) -> None:
-        self._since, self._got, self._overrun = time.monotonic(), got, overrun
+    def __init__(self, asleep: Mapping[int, float] | None, overrun: Path) -> None:
+        """`asleep`: stopped process -> CPU seconds that it has used, of those that computed; None: no turn."""
+        self._since, self._asleep, self._overrun = time.monotonic(), asleep, overrun
 
     def __bool__(self) -> bool:
-        if not self._got:
+        if self._asleep is None or any(_cpu_seconds(pid) > used for pid, used in self._asleep.items()):
             return False
         try:
             return float(self._overrun.read_text()) < self._since
@@ -75,7 +77,7 @@ class Machine:
         fcntl.flock(self._node, fcntl.LOCK_UN)
         self._own_turn = True
         try:
-            yield Turn(lock_by(self._gate, deadline) and lock_by(self._node, deadline), self._overrun)
+            yield Turn(self._alone_by(deadline) if lock_by(self._gate, deadline) else None, self._overrun)
         finally:
             fcntl.flock(self._node, fcntl.LOCK_UN)
             fcntl.flock(self._gate, fcntl.LOCK_UN)
@@ -105,6 +107,21 @@ class Machine:
                 return None, SHARED
             found = timing()
             return (found, None) if alone else (None, SHARED)
+
+    def _alone_by(self, deadline: float) -> dict[int, float] | None:
+        """Wait until no other process computes: those that hold `node` then, all stopped. None at the deadline."""
+        notice_at = time.monotonic() + NOTICE_S
+        while not lock_by(self._node, min(time.monotonic() + LOOK_S, deadline)):
+            found = _holders(self._node, "READ")
+            if found and all(map(_stopped, found)):
+                return {pid: _cpu_seconds(pid) for pid in found}
+            if time.monotonic() > deadline:
+                return None
+            if time.monotonic() > notice_at:
+                notice_at = deadline
+                names = ", ".join(map(str, found)) or "unknown"
+                self._notice(f"a timing waits for process {names}, which computes")
+        return {}
 
     def _enter(self) -> None:
         for handle in (self._gate, self._node):
@@ -146,15 +163,28 @@ def own_folder(folder: Path) -> Path:
 
 
 def _holder(handle: int) -> int:
-    """The process with an exclusive lock on the file of `handle`, from Linux's list of locks; 0 if unknown."""
+    """The process with an exclusive lock on the file of `handle`; 0 if unknown."""
+    return next(iter(_holders(handle, "WRITE")), 0)
+
+
+def _holders(handle: int, kind: str) -> list[int]:
+    """The processes with a lock on the file of `handle`, ``READ`` (shared) or ``WRITE``, from Linux's list of locks."""
     file = os.fstat(handle)
     name = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
     try:
         fields = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
-        return 0
-    found = [int(f[4]) for f in fields if len(f) > 5 and f[1] == "FLOCK" and f[3] == "WRITE" and f[5] == name]
-    return found[0] if found else 0
+        return []
+    return [int(f[4]) for f in fields if len(f) > 5 and f[1] == "FLOCK" and f[3] == kind and f[5] == name]
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time that process `pid` has used; infinite where it isn't known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("inf")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _stopped(pid: int) -> bool:

@@ -1,11 +1,13 @@
 """The node lock: many compute together, one times alone, and a killed process holds nothing."""
 
+import signal
 import subprocess
 import sys
 import threading
 import time
 
 from raybench.pauses import pause, paused_s, pausing
+from raybench.pipeline import exclusive
 from raybench.pipeline.exclusive import Machine, lock_by
 
 HOLD = """
@@ -37,6 +39,43 @@ def test_another_process_that_computes_prevents_it_and_its_death_does_not(tmp_pa
         other.wait()
         with node.exclusive(wait_s=5) as alone:
             assert alone
+
+
+def test_a_stopped_process_holds_up_no_timing_and_spoils_one_only_if_it_goes_on(tmp_path):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD.replace("time.sleep(60)", "exec('while True: pass')"), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "in\n"
+    other.send_signal(signal.SIGSTOP)
+    try:
+        with Machine(tmp_path).computing() as node:
+            with node.exclusive(wait_s=20) as alone:
+                assert alone
+                time.sleep(0.1)
+                assert alone
+                other.send_signal(signal.SIGCONT)
+                time.sleep(0.3)
+                assert not alone
+            with node.exclusive(wait_s=0.2) as alone:
+                assert not alone
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_timing_that_waits_says_for_whom(tmp_path, monkeypatch):
+    monkeypatch.setattr(exclusive, "NOTICE_S", 0.1)
+    monkeypatch.setattr(exclusive, "LOOK_S", 0.05)
+    other, notices = hold(tmp_path), []
+    try:
+        with Machine(tmp_path).computing(notices.append) as node, node.exclusive(wait_s=0.5) as alone:
+            assert not alone
+    finally:
+        other.kill()
+        other.wait()
+    assert notices == [f"a timing waits for process {other.pid}, which computes"]
 
 
 def test_nobody_starts_to_compute_while_somebody_times(tmp_path):
