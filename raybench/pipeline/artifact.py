@@ -9,16 +9,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from raybench.datasets.facts import DataFacts
-from raybench.errors import UserError
+from raybench.errors import UserError, said
 from raybench.groups import surgery
 from raybench.groups.blocks import remove
 from raybench.groups.trace import trace
@@ -46,6 +46,8 @@ DEPTH_FORMAT = 4  # of networks without some of their blocks, or on images of an
 READ = (1, 2, 3, 4)  # format 1 has no checksum
 RECIPE = "pruned.json"
 SHOWN = 3  # mistakes quoted in a message
+MOST_SIDE, MOST_CLASSES, MOST_CHANNELS = 65_536, 10_000_000, 4096  # of images and labels of any data
+Position = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class SavedTokens(BaseModel):
@@ -55,7 +57,7 @@ class SavedTokens(BaseModel):
 
     method: str
     params: dict[str, Any]
-    removed: tuple[int, ...]
+    removed: tuple[Position, ...]
 
 
 class Saved(BaseModel):
@@ -69,10 +71,21 @@ class Saved(BaseModel):
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     data: DataFacts
-    kept: dict[str, tuple[int, ...]]
+    kept: dict[str, tuple[Position, ...]]
     tokens: SavedTokens | None = None  # of a network that removes tokens
     blocks: tuple[str, ...] = ()  # modules that were removed whole, before the channels
     weights_sha256: str | None = None  # older files have none
+
+    @field_validator("data")
+    @classmethod
+    def _possible(cls, data: DataFacts) -> DataFacts:
+        most = {"image_size": MOST_SIDE, "built_for": MOST_SIDE, "classes": MOST_CLASSES, "in_channels": MOST_CHANNELS}
+        for name, bound in most.items():
+            found = getattr(data, name)
+            for size in found if isinstance(found, tuple) else (found,):
+                if size is not None and not 1 <= size <= bound:
+                    raise ValueError(f"{name}: found {size}, expected 1 to {bound}")
+        return data
 
     @field_validator("kept")
     @classmethod
@@ -192,6 +205,9 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu", *, trust_c
             surgery.apply(model, groups, recipe.kept)
     except UserError as error:
         raise UserError(f"{folder / RECIPE}: {error}") from error
+    except Exception as error:  # what the file says goes into code that expects what raybench writes
+        why = f"{said(error)}; the file was edited, or the network's code has changed"
+        raise UserError(f"{folder / RECIPE}: this network can't be built again: {why}") from error
     _fill(model, folder / cache.WEIGHTS, recipe.weights_sha256)
     return model.to(torch.device(device)).eval()
 

@@ -140,6 +140,32 @@ def test_a_description_that_lacks_something_or_contradicts_itself(folder, change
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("image_size", -1, "image_size: found -1, expected 1 to 65536"),
+        ("image_size", [8, 10**30], "image_size"),
+        ("classes", 0, "classes: found 0, expected 1 to"),
+        ("in_channels", 10**9, "in_channels: found 1000000000"),
+        ("built_for", 0, "built_for: found 0"),
+        ("kept", 10**30, "kept.conv1[0]: found"),
+        ("kept", -1, "kept.conv1[0]: found"),
+        ("model_params", {"width": -3}, "test-convnet"),
+    ],
+)
+def test_sizes_that_no_network_has(folder, field, value, message):
+    def change(content):
+        if field == "kept":
+            content["kept"]["conv1"][0] = value
+        elif field == "model_params":
+            content[field] = value
+        else:
+            content["data"][field] = value
+
+    rewrite(folder, change)
+    assert message in refused(folder, "pruned.json")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda state: state.pop("linear.bias"), "linear.bias: found none, expected float32 (10,)"),
