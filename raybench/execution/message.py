@@ -25,14 +25,15 @@ def encode_unit(unit: Unit) -> str:
         path = dumped["weights"]["path"] = trial.weights.path
         if path and Path(path).is_relative_to(Path.cwd()):
             near[path] = Path(path).relative_to(Path.cwd()).as_posix()
-    return json.dumps({"key": unit.key, "kind": unit.kind, "trials": trials, "needs": unit.needs, "near": near})
+    fields = {"key": unit.key, "kind": unit.kind, "trials": trials, "needs": unit.needs, "recipe": unit.recipe}
+    return json.dumps(fields | {"near": near})
 
 
 def decode_unit(text: str) -> Unit:
     """The unit that `encode_unit` wrote; weights are searched at their path, then below the current folder."""
     fields = json.loads(text)
     trials = tuple(Trial.model_validate(_with_local_path(trial, fields["near"])) for trial in fields["trials"])
-    return Unit(fields["key"], fields["kind"], trials, tuple(fields["needs"]))
+    return Unit(fields["key"], fields["kind"], trials, tuple(fields["needs"]), fields["recipe"])
 
 
 def _with_local_path(trial: dict[str, Any], near: Mapping[str, str]) -> dict[str, Any]:

@@ -8,14 +8,15 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
 
 from raybench.errors import StageError
 from raybench.execution.child import Death, begin, can_fork, portable
 from raybench.execution.driver import Run
 from raybench.execution.interrupt import LIMIT_S
 from raybench.execution.limits import overdue
+from raybench.execution.message import decode_outcome, encode_outcome
 from raybench.execution.queue import UnitQueue
 from raybench.plan.records import Plan, Unit
 from raybench.progress.journal import executions_of
@@ -51,24 +52,30 @@ def supervised(work: Run, make_plan: Callable[[], Plan], body: Callable[[], None
             os.kill(os.getpid(), death.signal)
         plan = make_plan()
         if not _fail_units(work, plan, death):
-            raise StageError("check", f"{death} while it checked data, weights and networks, before the first unit")
-        if all(unit.key in work.outcomes for unit in plan.units):
+            when = "between units" if work.outcomes else "before its first unit, while it checked or waited"
+            raise StageError("check", f"{death} {when}; the same command goes on with what is missing")
+        if _closed(work).issuperset(unit.key for unit in plan.units):
             return
 
 
 def _in_child(work: Run, body: Callable[[], None]) -> Death | None:
-    """Run `body` in a child; None when it reported its end, which is then in `work`, or raised here."""
-    with tempfile.TemporaryFile() as report:
+    """Run `body` in a child; None when it reported its end, which is then in `work`, or raised here.
+
+    Outcomes of units that ended before the child died are in `work`, too: in this run they aren't tried again.
+    """
+    with tempfile.TemporaryFile() as report, tempfile.TemporaryFile(buffering=0) as notes:
         wanted = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}  # as by `nohup`
         watched = {*wanted, signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         try:
-            pid = begin(lambda: _end_of(work, body), report, before)
+            pid = begin(lambda: _end_of(work, body, notes), report, before)
             status, asked = _ended(pid, watched)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         report.seek(0)
         content = report.read()
+        notes.seek(0)
+        work.outcomes |= dict(_noted(notes.read()))
     if not content or status:
         death = Death(pid, status)
         if death.signal in PASSED_ON or not asked:
@@ -103,9 +110,34 @@ def _ended(pid: int, watched: set[signal.Signals]) -> tuple[int, bool]:
             os.kill(pid, signal.SIGKILL)
 
 
-def _end_of(work: Run, body: Callable[[], None]) -> tuple[dict[str, Outcome], bool, Exception | None]:
+class _Noted(dict[str, Outcome]):
+    """Outcomes that are written down as they come, so that they outlive this process."""
+
+    def __init__(self, known: Mapping[str, Outcome], notes: IO[bytes]) -> None:
+        super().__init__(known)
+        self._notes = notes
+
+    def __setitem__(self, key: str, outcome: Outcome) -> None:
+        super().__setitem__(key, outcome)
+        self._notes.write(f"{encode_outcome(outcome)}\n".encode())
+
+
+def _noted(content: bytes) -> Iterator[tuple[str, Outcome]]:
+    """What a `_Noted` wrote, without a line that its process didn't finish."""
+    for line in content.splitlines(keepends=True):
+        if line.endswith(b"\n") and (outcome := decode_outcome(line.decode())):
+            yield outcome.key, outcome
+
+
+def _closed(work: Run) -> frozenset[str]:
+    """Keys of the units that this run doesn't try again."""
+    return frozenset(key for key, outcome in work.outcomes.items() if outcome.status not in ("ok", "again"))
+
+
+def _end_of(work: Run, body: Callable[[], None], notes: IO[bytes]) -> tuple[dict[str, Outcome], bool, Exception | None]:
     """(outcomes, whether interrupted, the exception) of `body`."""
     error: Exception | None = None
+    work.outcomes = _Noted(work.outcomes, notes)
     try:
         body()
     except KeyboardInterrupt:
@@ -122,8 +154,9 @@ def _fail_units(work: Run, plan: Plan, death: Death) -> bool:
         for entry in executions_of(work.storage, socket.gethostname(), death.pid)
         if entry["status"] == "running"
     }
-    died = [unit for unit in plan.units if unit.key in running and unit.key not in work.outcomes]
-    work.queue = UnitQueue(plan, work.attempts, frozenset(work.outcomes), work.outcomes)
+    closed = _closed(work)
+    died = [unit for unit in plan.units if unit.key in running and unit.key not in closed]
+    work.queue = UnitQueue(plan, work.attempts, closed, work.outcomes)
     for unit in died:
         outcome = _outcome_of(unit, running[unit.key], death, work)
         work.watcher.say(

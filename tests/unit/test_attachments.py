@@ -90,8 +90,9 @@ def test_a_worker_finds_weights_in_its_own_copy_of_the_job(weighted, tmp_path, m
 
     (trial,) = resolve(weighted("driver"))
     monkeypatch.chdir(tmp_path / "driver")
-    text = encode_unit(Unit(trial.trial_id, "cell", (trial,)))
-    assert decode_unit(text).trials[0] == trial
+    unit = Unit(trial.trial_id, "cell", (trial,), ("0123",), "short")
+    text = encode_unit(unit)
+    assert decode_unit(text) == unit
     (tmp_path / "driver").rename(tmp_path / "node")
     monkeypatch.chdir(tmp_path / "node")
     assert decode_unit(text).trials[0].weights.path == str(tmp_path / "node/net.safetensors")

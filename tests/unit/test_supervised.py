@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from raybench.results.layout import ATTEMPTS
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
 from tests import forked
@@ -30,6 +32,8 @@ class Net(nn.Module):
         self.head = nn.Linear(8, 10)
     def forward(self, x):
         if self.training and torch.is_grad_enabled() and self.deadly:
+            if self.deadly == "raise":
+                raise ValueError("diverged")
             if self.deadly == "leave":
                 os._exit(0)
             if self.deadly == "wait":
@@ -40,6 +44,8 @@ class Net(nn.Module):
 
 def fine(num_classes, **facts):
     return Net()
+def raising(num_classes, **facts):
+    return Net("raise")
 def segv(num_classes, **facts):
     return Net(signal.SIGSEGV)
 def leaving(num_classes, **facts):
@@ -80,16 +86,19 @@ def test_prune_ends_with_a_row_that_names_the_signal(here):
 
 
 def test_a_local_run_goes_on_with_the_other_cells(here):
-    models = "['nets:out_of_memory', 'nets:leaving', 'nets:fine']"
+    models = "['nets:raising', 'nets:out_of_memory', 'nets:leaving', 'nets:fine']"
     axes = f"datasets: digits, models: {models}, methods: magnitude-l2, speedups: 2"
     (here / "s.yaml").write_text(f"{{name: s, {axes}, recipe: r.yaml}}")
     command = [sys.executable, "-m", "raybench", "run", "s.yaml", "--local", "--storage", "out"]
     done = subprocess.run(command, cwd=here, env=environment(here), capture_output=True, text=True, timeout=250)
     err = done.stderr
     assert done.returncode == 1, err
-    assert "3 cells: 2 failed, 1 ok" in done.stdout
+    assert "4 cells: 3 failed, 1 ok" in done.stdout
+    assert "ValueError: diverged" in done.stdout
     store = Store(open_storage(str(here / "out")))
-    assert sorted(store.statuses().values()) == ["failed", "failed", "ok"]
+    assert sorted(store.statuses().values()) == ["failed", "failed", "failed", "ok"]
+    attempts = Counter(row.trial_id for row in store.listing(ATTEMPTS))
+    assert list(attempts.values()) == [1, 1, 1], "a failed cell was tried again after another one's crash"
     assert "died of SIGKILL" in err
     assert "the process ended with exit code 0 in stage base" in err, "os._exit(0) doesn't end the run"
 
