@@ -149,8 +149,7 @@ def said(error: BaseException) -> str:
         >>> said(KeyError("width")), said(ValueError("found a \\n line."))
         ("KeyError: 'width'", 'found a line')
     """
-    text = " ".join(message_of(error).split()).rstrip(".")
-    text = text if len(text) <= LONGEST else text[:LONGEST] + "..."
+    text = brief(message_of(error).rstrip().rstrip("."))
     kind = "" if text and type(error) in SELF_EVIDENT else name_of(error)
     return ": ".join(part for part in (kind, text) if part) + _place(error)
 
@@ -164,13 +163,25 @@ def _place(error: BaseException) -> str:
 
 
 def failure(kind: str | None, message: str | None) -> str:
-    """An error's type and message as one text; the message alone where the type says no more than that it is ours.
+    """An error's type and message in one line; the message alone where the type says no more than that it is ours.
 
     Example:
         >>> failure("ValueError", "bad"), failure("UserError", "keep: found no layer 'x'")
         ('ValueError: bad', "keep: found no layer 'x'")
     """
-    return f"{message}" if kind in OURS and message else f"{kind}: {message}"
+    text = " ".join((message or "").split())
+    return text if kind in OURS and text else f"{kind}: {text}"
+
+
+def brief(text: str) -> str:
+    """`text` in one line of at most LONGEST characters, for lists in which the next line says something else.
+
+    Example:
+        >>> brief("found \\n [33/33] ok"), len(brief("x" * 5000))
+        ('found [33/33] ok', 303)
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from raybench.cli.output import say
 from raybench.cli.sweep_arguments import add_sweep, add_track
-from raybench.errors import counted, failure
+from raybench.errors import brief, counted, failure
 from raybench.execution.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def _conclude(end: SweepEnd) -> int:
         f"{counted(len(end.statuses), 'cell')}: " + ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
     )
     for reason, count in Counter(end.reasons.values()).most_common(SHOWN_REASONS):
-        say(f"  {count} skipped: {reason}")
+        say(f"  {count} skipped: {brief(reason)}")
     failed = [trial_id for trial_id, status in end.statuses.items() if status in ("failed", "missing")]
     for trial_id in failed[:SHOWN_FAILURES]:
         outcome = end.outcomes.get(trial_id)
         why = " in an earlier run"
         if outcome:
-            why = f" in {outcome.stage}: {failure(outcome.error_type, outcome.error_message)}"
+            why = f" in {outcome.stage}: {brief(failure(outcome.error_type, outcome.error_message))}"
         say(f"  {end.statuses[trial_id]} {trial_id}{why}")
     if len(failed) > SHOWN_FAILURES:
         say(f"  and {len(failed) - SHOWN_FAILURES} more")

@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from raybench.errors import UserError, counted, failure
+from raybench.errors import UserError, brief, counted, failure
 from raybench.execution.debugger import before_debugger
 from raybench.execution.driver import Run, Watcher
 from raybench.plan.records import Unit
@@ -234,6 +234,7 @@ def sentence(unit: Unit, outcome: Outcome) -> str:
     label, error = label_of(unit), outcome.error_message
     if outcome.status == "failed":
         label, error = f"{label} in {outcome.stage}", failure(outcome.error_type, error)
+    error = brief(error)
     return ended(outcome.status, unit.kind, label, seconds=outcome.seconds, summary=outcome.summary, error=error)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raybench.errors import failure
+from raybench.errors import brief, failure
 from raybench.progress.journal import FOLDER as JOURNAL
 from raybench.progress.journal import entry_in, present_stage
 from raybench.progress.records import RUNS, Driver, Planned, read_drivers, read_plan
@@ -243,4 +243,4 @@ def _reason(row: Mapping[str, Any] | None) -> str:
     if row is None or row.get("error_type") is None:
         return "for other reasons"
     message = str(row["error_message"]).strip().partition("\n")[0]
-    return f"in {row['stage']}: {failure(row['error_type'], message)}"
+    return f"in {row['stage']}: {brief(failure(row['error_type'], message))}"

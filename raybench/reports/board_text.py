@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from raybench import registry
 from raybench.errors import counted
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
-from raybench.reports.text import aligned, column_widths, signed, wrapped
+from raybench.reports.text import aligned, column_widths, markdown, signed, wrapped
 from raybench.sweep.kinds import TOKENS
 
 NOT_MEASURED = "n/m"
@@ -91,22 +90,17 @@ def as_text(leaderboard: Leaderboard, width: int) -> str:
 
 def as_markdown(leaderboard: Leaderboard) -> str:
     """Every board as a GitHub table with all columns."""
-    blocks = ["\n".join(f"- {line}" for line in leaderboard.conditions)]
+    blocks = ["\n".join(f"- {markdown(line)}" for line in leaderboard.conditions)]
     for board in leaderboard.boards:
         shown = board_columns(board)
         headers = [f"{c.title} ({c.unit})" if c.unit else c.title for c in shown]
         rules = [":--" if c.left else "--:" for c in shown]
-        rows = [[_escaped(c.text(entry)) for c in shown] for entry in board.entries]
+        rows = [[markdown(c.text(entry)) for c in shown] for entry in board.entries]
         table = ["| " + " | ".join(cells) + " |" for cells in (headers, rules, *rows)]
-        notes = [f"- {note}" for note in (*_mark_notes(board), *board_notes(board))]
-        blocks.append("\n".join([f"### {_escaped(title_of(board))}", "", *table, *([""] if notes else []), *notes]))
-    missing = [f"  - {line.strip()}" if line.startswith(" ") else f"- {line}" for line in missing_lines(leaderboard)]
+        notes = [f"- {markdown(note)}" for note in (*_mark_notes(board), *board_notes(board))]
+        blocks.append("\n".join([f"### {markdown(title_of(board))}", "", *table, *([""] if notes else []), *notes]))
+    missing = [f"{'  ' * line.startswith(' ')}- {markdown(line)}" for line in missing_lines(leaderboard)]
     return "\n\n".join([*blocks, *filter(None, ["\n".join(missing)])])
-
-
-def _escaped(text: str) -> str:
-    """`text` as Markdown shows it: names from results can't make links, HTML or another column."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text) if re.search(r"[\\`<>|\[\]]", text) else text
 
 
 @dataclass(frozen=True)

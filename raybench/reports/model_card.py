@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from raybench.catalogue import TRAIN, UNTRAINED
+from raybench.errors import printable
 from raybench.reports.pruned_text import figures_of, target_of
 from raybench.reports.recipe_text import stage_text
+from raybench.reports.text import markdown
 from raybench.sweep.kinds import CHANNELS, TOKENS
 from raybench.sweep.method_label import method_label
 from raybench.sweep.modules import own_module
@@ -31,24 +33,28 @@ def card_of(row: Mapping[str, Any]) -> str:
     trust = ", trust_code=True" if own else ""
     params = "".join(f", {name} {value}" for name, value in trial["model_params"].items())
     data = "".join(f", {name} {value}" for name, value in trial["dataset_params"].items())
+    model = printable(row["model"]).replace("`", "")
+    facts = [
+        f"model: {row['model']}{params}",
+        f"base: {_base(trial)}",
+        f"data: {row['dataset']}{data}",
+        f"method: {method_label(trial)}, {row['strategy']}, schedule {row['schedule']}, seed {row['seed']}",
+        f"recipe: {row['recipe']}: fine-tuning {_tuning(trial)}",
+        f"measured on: {_machine(row)}",
+        f"versions: {', '.join(f'{name} {value}' for name, value in versions.items())}",
+        f"trial: {row['trial_id']}",
+    ]
     return "\n".join(
         [
-            f"# {row['model']}, pruned to {target_of(row)}",
+            f"# {markdown(row['model'])}, pruned to {target_of(row)}",
             "",
             WHAT[row["kind"]],
             "",
             "| figure | before -> after |",
             "|---|---|",
-            *(f"| {name} | {text} |" for name, text in figures if text != "-"),
+            *(f"| {markdown(name)} | {markdown(text)} |" for name, text in figures if text != "-"),
             "",
-            f"- model: {row['model']}{params}",
-            f"- base: {_base(trial)}",
-            f"- data: {row['dataset']}{data}",
-            f"- method: {method_label(trial)}, {row['strategy']}, schedule {row['schedule']}, seed {row['seed']}",
-            f"- recipe: {row['recipe']}: fine-tuning {_tuning(trial)}",
-            f"- measured on: {_machine(row)}",
-            f"- versions: {', '.join(f'{name} {value}' for name, value in versions.items())}",
-            f"- trial: {row['trial_id']}",
+            *(f"- {markdown(fact)}" for fact in facts),
             "",
             "## Load it",
             "```python",
@@ -56,7 +62,7 @@ def card_of(row: Mapping[str, Any]) -> str:
             "",
             f"model = raybench.load_pruned(FOLDER{trust})  # the folder of this file; in eval mode",
             "```",
-            *([f"It needs the module of `{row['model']}` on the Python path, and runs it.", ""] if own else []),
+            *([f"It needs the module of `{model}` on the Python path, and runs it.", ""] if own else []),
             "Input: a batch of images (n, channels, height, width), normalised with `mean` and `std` of `data` in",
             "`pruned.json`, which also has `class_names`."
             + (" Output: a score for each class." if row["task"] == "classification" else ""),

@@ -6,11 +6,12 @@ last column folded, `cli/output.py` uses rich.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
-from raybench.errors import counted
+from raybench.errors import counted, printable
 
 
 def lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
@@ -70,6 +71,17 @@ def cut_to(cells: Sequence[Sequence[str]], width: int) -> tuple[list[list[str]],
     most = next((n for n in range(max(widths), NARROWEST, -1) if total(n, columns) <= width), NARROWEST)
     shown = [[text if len(text) <= most else text[: most - 1] + "…" for text in row[:columns]] for row in cells]
     return shown, len(widths) - columns
+
+
+def markdown(text: str) -> str:
+    """`text` in one line as Markdown shows it: names from results make no links, HTML, columns or lines of their own.
+
+    Example:
+        >>> markdown("a_b"), markdown("<b> [x](y)\n# z")
+        ('a_b', '\\<b\\> \\[x\\](y) # z')
+    """
+    line = printable(" ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", line) if re.search(r"[\\`<>|\[\]]", line) else line
 
 
 def wrapped(text: str, width: int, first: str = "", rest: str = "  ") -> list[str]:

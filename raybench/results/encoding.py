@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from raybench.errors import printable
+
 if TYPE_CHECKING:  # importing Arrow takes a quarter of a second
     import pyarrow as pa
 
@@ -76,7 +78,7 @@ def csv_bytes(rows: Sequence[Row]) -> bytes:
 
     Args:
         rows: mappings with the same keys. Values that are sequences are joined by spaces; None is empty. A text that
-            a spreadsheet would run as a formula gets an apostrophe in front.
+            a spreadsheet would run as a formula gets an apostrophe in front; control characters are escapes.
 
     Returns:
         A header line and one line a row; an empty line without rows.
@@ -100,10 +102,13 @@ def _csv_cell(value: Any) -> Any:
     """One value for a CSV file; text that starts like a formula is marked as text."""
     if isinstance(value, (tuple, list)):
         value = " ".join(map(str, value))
-    if not isinstance(value, str) or not value.startswith(FORMULA):
+    if not isinstance(value, str):
         return value
+    text = printable(value)
+    if not value.startswith(FORMULA):
+        return text
     try:
         float(value)
     except ValueError:
-        return f"'{value}"
-    return value
+        return f"'{text}"
+    return text

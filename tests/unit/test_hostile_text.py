@@ -10,6 +10,7 @@ from raybench.cli.main import main
 from raybench.cli.printable_output import PrintableStream, printable_output
 from raybench.errors import printable
 from raybench.progress.console import SafeConsole
+from raybench.reports.model_card import card_of
 from raybench.results.encoding import csv_bytes
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
@@ -85,7 +86,32 @@ def test_markdown_shows_names_as_they_are(results, capfd):
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\tx", "\rx"])
 def test_a_formula_in_csv_is_text(text):
-    assert f"'{text}" in csv_bytes([{"name": text}]).decode()
+    assert f"'{printable(text)}" in csv_bytes([{"name": text}]).decode()
+
+
+def test_control_characters_in_csv_are_escapes():
+    text = "a\x1b[31m\x07\u202eb\udcff"
+    assert csv_bytes([{"name": text}]).decode() == "name\na\\x1b[31m\\x07\\u202eb\\udcff\n"
+
+
+MARKUP = "m\x1b[2J\n# <script>alert(1)</script> [x](http://y)"
+
+
+def test_conditions_and_notes_in_markdown_make_no_html_links_or_lines(tmp_path, capfd):
+    one = row(trial(seed=3), metric_name=MARKUP, device=MARKUP)
+    Store(open_storage(tmp_path)).publish(one)
+    assert main(["leaderboard", str(tmp_path), "--format", "markdown"]) == 0
+    out = capfd.readouterr().out
+    assert "\\<script\\>" in out
+    for part in ("<script>", " [x](", "\n# ", "\x1b"):
+        assert part not in out
+
+
+def test_the_card_of_a_network_has_no_html_links_or_lines_of_a_row():
+    card = card_of(row(trial(seed=3), metric_name=MARKUP, device=MARKUP))
+    for part in ("<script>", " [x](", "\n# <", "\x1b"):
+        assert part not in card
+    assert "\\<script\\>" in card
 
 
 @pytest.mark.parametrize("value", ["-1.5", "+3e4", -2.5, "magnitude-l2+group-norm"])
