@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybench.results.encoding import encode
+from raybench.results.schema import row_sha256
+from tests.unit.result_rows import row
+
 DOC = Path(__file__).parents[1] / "docs" / "hostile.md"
 GOOD = "name: s\ndatasets: digits\nmodels: test-convnet\nmethods: random\nspeedups: 2\nrecipe: quick\n"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
@@ -60,6 +64,12 @@ def stored(what: str, gets: str, files: dict[str, str | bytes], command: str, co
     """Files of a storage, read by a verb."""
     inside = {f"store/{name}": content for name, content in files.items()}
     return Case("Files of a storage", what, gets, inside, tuple(command.split()), code, says)
+
+
+def odd_row(**values: object) -> bytes:
+    """A result file of one row with its own checksum, and odd values."""
+    found = {**row(), "trial_id": ID, "model": "test-convnet", **values}
+    return encode([{**found, "row_sha256": row_sha256(found)}])
 
 
 def pruned(what: str, gets: str, content: str | bytes, says: str) -> Case:
@@ -170,6 +180,11 @@ CASES = (
     stored("a result file: another name", "named and left out", {"results/cells/dataset=digits/model=x/evil.parquet": ""}, BOARD, 2, ""),
     Case("Files of a storage", "a result file: empty", "named and left out", {f"store/{CELL}": ""}, ("query", "SELECT * FROM trials", "store"), 2, ""),
     stored("a result file: a folder in its place", "named and left out", {f"{CELL}/": ""}, BOARD, 2, ""),
+    stored("a result row with a right checksum: no metric", "named and left out", {CELL: odd_row(metric_final=None)}, BOARD, 2, "metric_final: found null"),
+    stored("a result row with a right checksum: an asked speed-up of 0", "named and left out", {CELL: odd_row(speedup_target=0.0)}, BOARD, 2, "speedup_target: expected"),
+    stored("a result row with a right checksum: its trial is a list", "a sentence", {CELL: odd_row(trial="[]")}, f"show {ID} --results store", 2, "trial: expected"),
+    stored("a result row with a right checksum: its traceback is `../../x`", "a sentence", {CELL: odd_row(traceback_path="../../x")}, f"show {ID} --results store", 2, "traceback_path: expected"),
+    Case("Files of a storage", "a storage to merge: a result row with NaN as metric", "named and left out", {f"a/{CELL}": odd_row(metric_final=float("nan"))}, ("merge", "b", "a"), 0, "left out"),
     stored("an attempt: empty", "named and left out", {f"results/attempts/{ID}-1.parquet": ""}, BOARD, 2, "left out"),
     stored("an attempt: number 10^30", "named and left out", {f"results/attempts/{ID}-{10**30}.parquet": ""}, BOARD, 2, "left out"),
     stored("a stop request of no run", "listed to be removed", {"stops/x": ""}, GC, 0, "1 item to remove"),

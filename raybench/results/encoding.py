@@ -24,7 +24,8 @@ def encode(rows: Iterable[Row] | pa.Table) -> bytes:
         rows: records, dicts with some of the columns, or a table with every column.
 
     Returns:
-        The file's content. It says so if every row has its own checksum; readers check the rows of one that doesn't.
+        The file's content. It says so if every row is plausible and has its own checksum; readers check the rows of
+        one that doesn't.
 
     Example:
         >>> encode([{"trial_id": "0123456789abcdef"}])[:4]
@@ -34,6 +35,7 @@ def encode(rows: Iterable[Row] | pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     from raybench.results.arrow import arrow_schema, to_table
+    from raybench.results.plausible import implausible_rows
     from raybench.results.rows import wrong_rows
     from raybench.results.seal import BLANK, ROWS_KEY, SEAL_KEY, rows_mark, sealed
 
@@ -46,7 +48,7 @@ def encode(rows: Iterable[Row] | pa.Table) -> bytes:
     compression = "snappy" if small else "zstd"  # zstd sets up its tables for each column: half of the time
     with pq.ParquetWriter(sink, schema, compression=compression, **options) as writer:
         of = table.select(["trial_id", "status"]).to_pylist()[0] if small else {}
-        checked = {} if wrong_rows(table) else {ROWS_KEY: rows_mark(**of)}
+        checked = {} if wrong_rows(table) or implausible_rows(table) else {ROWS_KEY: rows_mark(**of)}
         writer.add_key_value_metadata({**arrow_schema().metadata, **checked, SEAL_KEY: BLANK})
         writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
     return sealed(sink.getvalue())

@@ -18,6 +18,7 @@ from raybench.results.columns import COLUMNS, SCHEMA_VERSION
 from raybench.results.constants import array_of, constant
 from raybench.results.layout import TRIAL_ID, ResultFile
 from raybench.results.moved import Moved
+from raybench.results.plausible import described, implausible_rows
 from raybench.results.rows import named, wrong_rows
 from raybench.results.seal import ROWS_KEY, SEALED_SINCE, broken_seal
 from raybench.storage.base import Storage
@@ -63,7 +64,7 @@ class Files:
     _ids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # key of a part -> its ids and statuses
     _sealed: set[str] = field(default_factory=set)  # keys whose seal was found right
     _partly: set[str] = field(default_factory=set)  # keys in `bad` of which some rows are left
-    _wrong: dict[str, list[int]] = field(default_factory=dict)  # key -> its rows with another checksum than their own
+    _wrong: dict[str, list[int]] = field(default_factory=dict)  # key -> its rows that raybench can't have written
 
     def tables(self, files: Iterable[ResultFile], columns: Sequence[str]) -> list[pa.Table]:
         """Rows of `files`, one table for each version of the schema. Unreadable files are noted in `bad`.
@@ -79,12 +80,12 @@ class Files:
             Moved: a file no longer exists.
             UserError: a newer raybench wrote one of the files.
         """
-        raw: dict[bytes, list[pa.Table]] = {}
+        raw: dict[bytes, list[tuple[str, pa.Table]]] = {}
         for file in files:
             table = self._raw(file, columns)
             if table is not None and table.num_rows:
-                raw.setdefault(table.schema.serialize().to_pybytes(), []).append(table)
-        return [conform(pa.concat_tables(same), columns) for same in raw.values()]
+                raw.setdefault(table.schema.serialize().to_pybytes(), []).append((file.key, table))
+        return [found for same in raw.values() for found in self._plausible(same, columns)]
 
     def row(self, file: ResultFile, trial_id: str, columns: Sequence[str]) -> pa.Table:
         """The row of one trial; only the row group that holds it is decoded.
@@ -107,7 +108,9 @@ class Files:
             while start >= parquet.metadata.row_group(group).num_rows:
                 start -= parquet.metadata.row_group(group).num_rows
                 group += 1
-            return conform(parquet.read_row_group(group, self._present(parquet, columns)), columns).slice(start, 1)
+            found = conform(parquet.read_row_group(group, self._present(parquet, columns)), columns).slice(start, 1)
+            found.validate(full=True)
+            return self._checked(key=file.key, table=found)
         return empty(columns)
 
     def ids(self, part: ResultFile) -> list[tuple[str, str]]:
@@ -197,10 +200,31 @@ class Files:
             if file.trial_id and (other := _other_row(file, table)):
                 self.bad[file.key] = other
                 return None
+            table.validate(full=True)  # e.g. text that is no UTF-8
             wrong = set(self._wrong_rows(file.key, parquet))
             left = [index for index in range(table.num_rows) if index not in wrong] if wrong else []
             right = self._of_trials(file.key, table.take(array_of(int, left)) if wrong else table)
         return right
+
+    def _plausible(self, same: list[tuple[str, pa.Table]], columns: Sequence[str]) -> list[pa.Table]:
+        """The rows of files of one schema that raybench can have written, with `columns`.
+
+        All files are looked at together, and one by one only if there is such a row.
+        """
+        names = tuple(dict.fromkeys(("trial_id", "status", *columns)))
+        table = conform(pa.concat_tables([table for _, table in same]), names)
+        if implausible_rows(table):
+            table = pa.concat_tables([self._checked(key, conform(own, names)) for key, own in same])
+        return [table.select(list(columns))] if table.num_rows else []
+
+    def _checked(self, key: str, table: pa.Table) -> pa.Table:
+        """The rows that raybench can have written; others are noted in `bad`."""
+        found = implausible_rows(table)
+        if not found:
+            return table
+        self._partly.add(key)
+        self.bad[key] = described(table, found)
+        return table.take(array_of(int, [place for place in range(table.num_rows) if place not in found]))
 
     def _of_trials(self, key: str, table: pa.Table) -> pa.Table:
         """The rows whose trial_id is one; others, from which names of files would be made, are noted in `bad`."""
@@ -212,7 +236,7 @@ class Files:
         return table.filter(right)
 
     def _wrong_rows(self, key: str, parquet: pq.ParquetFile) -> list[int]:
-        """Numbers of the rows with another checksum than their own, noted in `bad`. Most files say that there is none.
+        """Numbers of the rows that aren't as raybench wrote them, noted in `bad`. Most files say that there is none.
 
         Reads every column, once for each file.
         """
@@ -221,9 +245,10 @@ class Files:
             return []
         if key not in self._wrong:
             table = self._read(parquet, [column.name for column in COLUMNS])
-            self._wrong[key] = wrong_rows(table)
+            wrong, odd = wrong_rows(table), implausible_rows(table)
+            self._wrong[key] = sorted({*wrong, *odd})
             if self._wrong[key]:
-                self.bad[key] = named(table, self._wrong[key])
+                self.bad[key] = named(table, wrong) if wrong else described(table, odd)
         return self._wrong[key]
 
     @contextmanager

@@ -136,7 +136,7 @@ def _examined(file: ResultFile, data: bytes, why: str | None) -> Damage | None:
         return Damage(file, why or "it holds another row than its name says")
     if why is None and whole.num_rows == count:
         return None
-    why = why or "rows can't be read, or have other columns than their checksums are of"
+    why = why or "rows can't be read, have other columns than their checksums are of, or are none that raybench writes"
     of = f" of its {count} rows" if count is not None else " rows"
     rescued = {row["trial_id"]: row["status"] for row in found}
     return Damage(file, why, rescued, f"; {whole.num_rows}{of} are whole and kept" if rescued else "")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from raybench.results.arrow import conform, empty
 from raybench.results.columns import COLUMNS
+from raybench.results.plausible import implausible_rows
 from raybench.results.rows import wrong_rows
 from raybench.results.seal import SEALED_SINCE, VERSION_KEY
 
@@ -21,8 +22,8 @@ def whole_rows(data: bytes) -> pa.Table:
     """Read the rows of a damaged file that are as they were written.
 
     Row groups are read one by one, so that one that can't be decoded costs no other. A row counts if its columns are
-    those that its checksum was made of, whatever the checksum of its page; a row of raybench 0.1, which has none, if
-    the pages of its row group have the right ones.
+    plausible and those that its checksum was made of, whatever the checksum of its page; a row of raybench 0.1, which
+    has none, if the pages of its row group have the right ones.
 
     Args:
         data: the file's content.
@@ -74,6 +75,7 @@ def _row_groups(data: bytes) -> Iterator[pa.Table]:
         if table is None:
             continue
         wrong = set(wrong_rows(table)) if schema >= SEALED_SINCE else set()
+        wrong.update(implausible_rows(table))
         unknown = [] if checked else [i for i, sha in enumerate(table["row_sha256"].to_pylist()) if sha is None]
         left = [i for i in range(table.num_rows) if i not in wrong.union(unknown)]
         yield table.take(pa.array(left, pa.int64()))

@@ -12,7 +12,6 @@ from raybench.results.encoding import encode
 from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, attempt_key, cell_key, last_attempts, parse
 from raybench.results.looked import parts_below
 from raybench.storage.base import Storage
-from raybench.storage.json_text import is_any, is_method, is_object, is_text, read_object
 
 if TYPE_CHECKING:  # importing Arrow takes a quarter of a second, and a plan over small files needs none of it
     import pyarrow as pa
@@ -21,11 +20,6 @@ if TYPE_CHECKING:  # importing Arrow takes a quarter of a second, and a plan ove
     from raybench.results.schema import Record
 
 T = TypeVar("T")
-_TRIAL = {  # what must be there of the column `trial`, from which `show` writes a sweep file
-    "model": is_text, "dataset": is_text, "importance": is_method, "regularizer": lambda v: v is None or is_method(v),
-    "weights": is_object, "model_params": is_object, "dataset_params": is_object,
-    **dict.fromkeys(("strategy", "speedup", "seed", "base_seed", "protocol", "schedule", "round_to", "recipe"), is_any),
-}  # fmt: skip
 Row = Mapping[str, Any]
 ALL_COLUMNS = tuple(c.name for c in COLUMNS)
 
@@ -266,8 +260,6 @@ class Store:
             for row in self._read_row(file, trial_id):
                 if row["row_sha256"] not in (None, row_sha256(row)):
                     self.files.bad[file.key] = f"the row of {trial_id} has other columns than its checksum is of"
-                elif not _is_trial(row["trial"]):
-                    self.files.bad[file.key] = f"the row of {trial_id} holds no trial"
                 else:
                     return row
         self.files.warn()
@@ -299,8 +291,3 @@ class Store:
             except Moved as moved:
                 missing = moved
         raise UserError(f"{self.storage.url}: {missing} and others were deleted while they were read; try again")
-
-
-def _is_trial(text: str | None) -> bool:
-    """Whether the column `trial` of a row is one as raybench writes it; rows of old files have none."""
-    return text is None or read_object(text.encode("utf-8", "surrogatepass"), _TRIAL) is not None

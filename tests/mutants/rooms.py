@@ -54,6 +54,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_results_parts.py", "unit/test_result_damage.py", "unit/test_results_compaction.py",
         "unit/test_results_leaderboard.py", "unit/test_results_query.py", "unit/test_results_record.py",
         "unit/test_results_show.py", "unit/test_results_store.py", "unit/test_doctests.py",
+        "unit/test_results_plausible.py",
         "unit/test_readme.py::test_generated_parts_are_those_of_the_files",
     ),
     "sweep": (
