@@ -45,18 +45,19 @@ class Files:
         bad: key of each unreadable file -> why its rows are missing.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, raybench
+        >>> from raybench.results.schema import Record
         >>> from raybench.results.encoding import encode
         >>> from raybench.results.layout import cell_key, parse
         >>> from raybench.storage.open import open_storage
-        >>> row = {"trial_id": "0123456789abcdef", "status": "ok", "dataset": "digits", "model": "net", "speedup": 2.0}
+        >>> row = Record.skipped(raybench.plan_sweep(raybench.load_sweep("quickstart")).trials[0], "no norms")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     storage = open_storage(folder)
         ...     storage.create(cell_key(row), encode([row]))
-        ...     [table] = Files(storage).tables([parse(cell_key(row))], ["model", "speedup"])
+        ...     [table] = Files(storage).tables([parse(cell_key(row))], ["model", "reason"])
         True
         >>> table.to_pylist()
-        [{'model': 'net', 'speedup': 2.0}]
+        [{'model': 'cifar-resnet20', 'reason': 'no norms'}]
     """
 
     storage: Storage

@@ -30,9 +30,7 @@ LARGEST = 1e100
 ANY = ("seed", "base_seed")
 WORDS: Mapping[str, tuple[str, ...]] = {"status": STATUSES, "kind": (CHANNELS, TOKENS)}
 _PART = r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,200}"
-PATHS = {
-    "traceback_path": f"^$|^{_PART}(/{_PART})*$"
-}  # names that don't start with a dot: none leads out of the storage
+PATHS = {"traceback_path": f"^$|^{_PART}(/{_PART})*$"}  # no name starts with a dot: none leads out of the storage
 TRIAL = {  # what must be there of the column `trial`, of which labels, cards and sweep files are made
     "model": is_text, "dataset": is_text, "importance": is_method, "regularizer": lambda v: v is None or is_method(v),
     "weights": is_object, "model_params": is_object, "dataset_params": is_object,

@@ -33,8 +33,9 @@ def whole_rows(data: bytes) -> pa.Table:
 
     Example:
         >>> from raybench.results.encoding import encode
-        >>> from raybench.results.schema import row_sha256
-        >>> row = {"trial_id": "0123456789abcdef", "speedup": 2.0}
+        >>> import raybench
+        >>> from raybench.results.schema import Record, row_sha256
+        >>> row = dict(Record.skipped(raybench.plan_sweep(raybench.load_sweep("quickstart")).trials[0], "no norms"))
         >>> whole_rows(encode([row | {"row_sha256": row_sha256(row)}, row | {"row_sha256": "0" * 64}])).num_rows
         1
     """
