@@ -26,7 +26,7 @@ SAME = {  # what people type -> our word for it
 }  # fmt: skip
 LISTED = 30  # names of one kind that a message lists
 # All but tab and newline: C0, DEL, C1, marks and overrides of the direction, lone surrogates (names that aren't UTF-8).
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _MEMORY_TYPES = re.compile(r"OutOfMemory|MemoryError")
 _MEMORY_WORDS = re.compile(
@@ -210,8 +210,9 @@ def handled_warnings(handle: Callable[[str, type[Warning], str], bool]) -> Itera
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
+        text = printable(str(message))
         if not handle(str(message), category, filename):
-            previous(message, category, filename, lineno, file, line)
+            previous(message if text == str(message) else text, category, filename, lineno, file, line)
 
     warnings.showwarning = show
     try:

@@ -17,7 +17,7 @@ from raybench.cli.prune_latency import TargetLatency, speedups_for
 from raybench.cli.prune_options import add_options, name_model, sweep_of
 from raybench.cli.prune_progress import PruneLines
 from raybench.cli.sweep_arguments import add_plugin, add_track, load_plugins
-from raybench.errors import failure
+from raybench.errors import brief, failure
 from raybench.execution.interrupt import INTERRUPTED
 from raybench.execution.run import run_sweep
 from raybench.execution.trackers import tracked
@@ -137,6 +137,6 @@ def _print(rows: Sequence[Mapping[str, Any]], options: str, best: str | None) ->
     for row in rows:
         if row["status"] != "ok":
             why = row.get("reason") or failure(row.get("error_type"), row.get("error_message"))
-            print(f"{row['label']} {target_of(row)} {row['status']}: {why}")
+            print(f"{row['label']} {target_of(row)} {row['status']}: {brief(why)}")
     if done and (best or len({row["label"] for row in done}) > 1):
         print("\n".join(best_lines(done, best or "accuracy")))

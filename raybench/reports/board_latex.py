@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from raybench.errors import printable
 from raybench.reports.board_text import PrintedColumn, board_columns, final_text, title_of
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
 
@@ -32,7 +33,7 @@ def escaped(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(letter if letter >= " " else " " for letter in text)
+    return printable("".join(letter if letter >= " " else " " for letter in text))
 
 
 def _table(board: Board) -> Iterator[str]:

@@ -2,14 +2,16 @@
 
 import io
 import sys
+import warnings
 
 import pytest
 from rich.text import Text
 
 from raybench.cli.main import main
 from raybench.cli.printable_output import PrintableStream, printable_output
-from raybench.errors import printable
+from raybench.errors import handled_warnings, printable
 from raybench.progress.console import SafeConsole
+from raybench.reports.board_latex import escaped
 from raybench.reports.model_card import card_of
 from raybench.results.encoding import csv_bytes
 from raybench.results.store import Store
@@ -21,7 +23,7 @@ HOSTILE = [
     ("\x1b[2J\x1b]0;title\x07", "\\x1b[2J\\x1b]0;title\\x07"),
     ("line\rother", "line\\rother"),
     ("\x9b31m", "\\x9b31m"),
-    ("a\u202eb\u2066", "a\\u202eb\\u2066"),
+    ("a\u202eb\u2066\u061c", "a\\u202eb\\u2066\\u061c"),
     ("\x00\x08\x7f", "\\x00\\x08\\x7f"),
     ("caf\udce9", "caf\\udce9"),
     ("plain é ± 日本\ttab\nline", "plain é ± 日本\ttab\nline"),
@@ -92,6 +94,18 @@ def test_a_formula_in_csv_is_text(text):
 def test_control_characters_in_csv_are_escapes():
     text = "a\x1b[31m\x07\u202eb\udcff"
     assert csv_bytes([{"name": text}]).decode() == "name\na\\x1b[31m\\x07\\u202eb\\udcff\n"
+
+
+def test_a_warning_of_others_moves_no_cursor(monkeypatch):
+    shown = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(str(message)))
+    with handled_warnings(lambda *_: False):
+        warnings.warn("\x1b[31mred", stacklevel=1)
+    assert shown == ["\\x1b[31mred"]
+
+
+def test_latex_has_no_control_characters():
+    assert escaped("a\x9b\u202eb\n\x7f") == "a\\textbackslash{}x9b\\textbackslash{}u202eb \\textbackslash{}x7f"
 
 
 MARKUP = "m\x1b[2J\n# <script>alert(1)</script> [x](http://y)"
