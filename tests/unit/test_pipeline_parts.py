@@ -185,7 +185,7 @@ def test_a_stopped_process_is_named_and_waited_for_no_longer(tmp_path, monkeypat
 
 def test_a_turn_is_lost_when_others_went_on(tmp_path) -> None:
     file = tmp_path / "overrun"
-    turn = Turn(True, file)
+    turn = Turn({}, file)
     assert turn
     file.write_text("not a number")
     assert turn
@@ -194,7 +194,7 @@ def test_a_turn_is_lost_when_others_went_on(tmp_path) -> None:
     file.write_text(str(time.monotonic() + 10))
     assert not turn
     file.unlink()
-    assert not Turn(False, file)
+    assert not Turn(None, file)
 
 
 def test_a_timing_counts_only_alone(tmp_path) -> None:
