@@ -169,8 +169,13 @@ def failure(kind: str | None, message: str | None) -> str:
         >>> failure("ValueError", "bad"), failure("UserError", "keep: found no layer 'x'")
         ('ValueError: bad', "keep: found no layer 'x'")
     """
-    text = " ".join((message or "").split())
+    text = one_line(message or "")
     return text if kind in OURS and text else f"{kind}: {text}"
+
+
+def one_line(text: str) -> str:
+    """`text` with every run of spaces and line breaks as one space."""
+    return " ".join(text.split())
 
 
 def brief(text: str) -> str:
@@ -180,7 +185,7 @@ def brief(text: str) -> str:
         >>> brief("found \\n [33/33] ok"), len(brief("x" * 5000))
         ('found [33/33] ok', 303)
     """
-    line = " ".join(text.split())
+    line = one_line(text)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 

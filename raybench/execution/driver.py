@@ -136,13 +136,17 @@ class Run:
         assigned = list(self.assigned.values())  # a copy: the panel's thread reads it while the run changes it
         return frozenset(key for keys in assigned for key in keys[1:])
 
+    @property
+    def closed(self) -> frozenset[str]:
+        """Keys of units that failed or were skipped in this run, which doesn't try them again."""
+        return frozenset(key for key, outcome in self.outcomes.items() if outcome.status not in ("ok", "again"))
+
     def load(self, plan: Plan) -> None:
-        """Start on another plan; units that failed or were skipped in this run are not tried again."""
-        closed = frozenset(key for key, outcome in self.outcomes.items() if outcome.status not in ("ok", "again"))
+        """Start on another plan; units that are closed are left out."""
         for share in self.grants.load(plan.shares):
             self.watcher.say(f"gpus: auto: {share.sentence}")
         self.queue = UnitQueue(
-            plan, self.attempts, closed, self.outcomes, self.moves, self.alone, self._shape, self.work
+            plan, self.attempts, self.closed, self.outcomes, self.moves, self.alone, self._shape, self.work
         )
         if self._heartbeat is None and plan.units:
             self._announce(plan)

@@ -54,7 +54,7 @@ def supervised(work: Run, make_plan: Callable[[], Plan], body: Callable[[], None
         if not _fail_units(work, plan, death):
             when = "between units" if work.outcomes else "before its first unit, while it checked or waited"
             raise StageError("check", f"{death} {when}; the same command goes on with what is missing")
-        if _closed(work).issuperset(unit.key for unit in plan.units):
+        if work.closed.issuperset(unit.key for unit in plan.units):
             return
 
 
@@ -129,11 +129,6 @@ def _noted(content: bytes) -> Iterator[tuple[str, Outcome]]:
             yield outcome.key, outcome
 
 
-def _closed(work: Run) -> frozenset[str]:
-    """Keys of the units that this run doesn't try again."""
-    return frozenset(key for key, outcome in work.outcomes.items() if outcome.status not in ("ok", "again"))
-
-
 def _end_of(work: Run, body: Callable[[], None], notes: IO[bytes]) -> tuple[dict[str, Outcome], bool, Exception | None]:
     """(outcomes, whether interrupted, the exception) of `body`."""
     error: Exception | None = None
@@ -154,7 +149,7 @@ def _fail_units(work: Run, plan: Plan, death: Death) -> bool:
         for entry in executions_of(work.storage, socket.gethostname(), death.pid)
         if entry["status"] == "running"
     }
-    closed = _closed(work)
+    closed = work.closed
     died = [unit for unit in plan.units if unit.key in running and unit.key not in closed]
     work.queue = UnitQueue(plan, work.attempts, closed, work.outcomes)
     for unit in died:

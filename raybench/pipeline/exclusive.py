@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from raybench.errors import UserError
+from raybench.storage.processes import stat_of
 
 WAIT_S = 60.0  # other units are stalled no longer than this while a unit waits for the machine
 SHARED = "the machine was shared with other trials"  # reason of a missing timing
@@ -181,7 +182,7 @@ def _holders(handle: int, kind: str) -> list[int]:
 def _cpu_seconds(pid: int) -> float:
     """CPU time that process `pid` has used; infinite where it isn't known."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = stat_of(pid)
     except OSError:
         return float("inf")
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -190,7 +191,7 @@ def _cpu_seconds(pid: int) -> float:
 def _stopped(pid: int) -> bool:
     """Whether process `pid` is stopped, by a signal or a debugger."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        return stat_of(pid)[0] in "Tt"
     except OSError:
         return False
 

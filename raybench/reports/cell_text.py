@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from raybench.errors import counted, failure
+from raybench.errors import counted, failure, one_line
 from raybench.reports.text import aligned, signed, wrapped
 from raybench.results.columns import BY_NAME, IDENTITY, ORIGIN, OUTCOME, TIMINGS, Column
 from raybench.sweep.kinds import WHOLE
@@ -41,7 +41,7 @@ def _headline(row: Mapping[str, Any]) -> str:
         name, base, pruned, final = (row[n] for n in ("metric_name", "metric_base", "metric_pruned", "metric_final"))
         return f"{line}\n{name}: base {base:.2f} -> pruned {pruned:.2f} -> final {final:.2f} % ({signed(row['delta'])})"
     if row["status"] == "skipped":
-        return f"{line}\nskipped: {' '.join(row['reason'].split())}"
+        return f"{line}\nskipped: {one_line(row['reason'])}"
     text = f"{line}\nfailed in {row['stage']}: {failure(row['error_type'], row['error_message'])}"
     return text + (f"\ntraceback: {row['traceback_path']}" if row["traceback_path"] else "")
 

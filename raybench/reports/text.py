@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
-from raybench.errors import counted, printable
+from raybench.errors import counted, one_line, printable
 
 
 def lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
@@ -80,7 +80,7 @@ def markdown(text: str) -> str:
         >>> markdown("a_b"), markdown("<b> [x](y)\n# z")
         ('a_b', '\\<b\\> \\[x\\](y) # z')
     """
-    line = printable(" ".join(text.split()))
+    line = printable(one_line(text))
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", line) if re.search(r"[\\`<>|\[\]]", line) else line
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from raybench.errors import RaybenchError, UserError
 from raybench.storage.base import Storage
 from raybench.storage.json_text import is_number, is_process, is_text, is_text_or_none, read_object
+from raybench.storage.processes import stat_of
 from raybench.storage.renewals import renewals
 from raybench.storage.wrapped import P, T, Wrapped
 
@@ -208,7 +209,7 @@ def _own_start(pid: int) -> str | None:
 def _started(pid: int) -> str | None:
     """When process `pid` started, to recognize a reused number; None if there is no such process."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = stat_of(pid)
         return None if fields[0] == "Z" else fields[19]
     except OSError:
         pass  # no such process, or a system without /proc
