@@ -100,11 +100,13 @@ class _Inputs:
             self.work[trial.dataset, trial.model] = _work(model, task)
 
     def _check_starts(self, trial: Trial, stages: Sequence[TrainRecipe], task: Task) -> None:
-        """UserError where a stage starts with smaller images than the network takes."""
+        """UserError where a stage has smaller images than the network takes."""
         for recipe in stages:
             if recipe.start_scale == 1:
                 continue
-            key = digest(trial.model, trial.model_params, trial.dataset, trial.dataset_params, recipe.start_scale)
+            key = digest(
+                trial.model, trial.model_params, trial.dataset, trial.dataset_params, recipe.start_scale, recipe.epochs
+            )
             if key not in self._starts:
                 self._starts.add(key)
                 shape = task.data.image_shape

@@ -72,9 +72,14 @@ class Recipe(Frozen):
 
     def contradictions(self) -> Iterator[tuple[str, tuple[str, str]]]:
         """(message, (stage or block, key)) of every setting that can't work beside the others."""
-        for stage in ("base", "sparsify", "finetune"):
+        stages = ("base", "sparsify", "finetune")
+        mixed = [stage for stage in stages if getattr(self, stage).amp and getattr(self, stage).epochs]
+        for stage in stages:
             for key, message in getattr(self, stage).contradictions():
                 yield message, (stage, key)
+        if self.speed.precision in ("fp32", "tf32") and mixed:
+            why = f"{', '.join(mixed)} {'has' if len(mixed) == 1 else 'have'} amp: true, which is bf16"
+            yield f"found {self.speed.precision}, but {why}; expected amp: false there", ("speed", "precision")
         if self.early_stop and not self.early_stop.rungs(self.finetune.epochs):
             found, epochs = self.early_stop.grace_period, self.finetune.epochs
             most = counted(epochs, "epoch")

@@ -100,7 +100,8 @@ class Classification:
         computing = self._team.agreed(computing)
         computing = plain_steps(computing) if self._team.size > 1 else computing
         computing = plain_steps(computing, "a loss of the network's own") if needs_teacher(model) else computing
-        steps = recipe.epochs * -(-len(images) // recipe.batch_size)
+        left = recipe.epochs - (state["epoch"] if state else 0)
+        steps = left * -(-len(images) // recipe.batch_size)
         stepper = Stepper(recipe, computing, self._device, teacher, steps, self._team)
         inputs = EpochInputs(images, recipe, self._normalise, seed, self._device, stepper, drop_last=published)
         try:

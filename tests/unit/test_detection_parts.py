@@ -185,7 +185,7 @@ def test_a_stage_counts_its_steps_for_compiling_and_is_closed_when_it_fails(monk
     monkeypatch.setattr(classification, "fit", broken)
     with pytest.raises(StageError):
         task.train(net, RECIPE, seed=0, checkpoint=Kept())
-    assert closed == ["not compiled: the stage has 12 steps"]  # 3 epochs of 4 batches
+    assert closed == ["not compiled: 12 steps left"]  # 3 epochs of 4 batches
 
 
 def fitted(monkeypatch, caplog, kept, *, resume: int = 0, **more):

@@ -86,6 +86,11 @@ def test_a_gpu_computes_exactly_unless_the_recipe_says_otherwise():
     [
         ("{precision: tf32}", "precision", "found tf32, which only GPUs have; expected fp32 or bf16"),
         ("{precision: fp8}", "precision", "found 'fp8', expected 'fp32', 'tf32' or 'bf16'"),
+        (
+            "{precision: fp32}\n  base: {amp: true}\n  finetune: {amp: true}",
+            "precision",
+            "found fp32, but base, finetune have amp: true, which is bf16; expected amp: false there",
+        ),
         ("{graphs: on}", "graphs", "found 'on', expected 'auto' or 'off'"),
         ("{memory_formt: auto}", "memory_formt", "Did you mean 'memory_format'?"),
     ],
@@ -203,7 +208,7 @@ def test_a_gpu_without_bfloat16_computes_in_fp32_and_says_so(monkeypatch):
     ("steps", "seconds_each", "compiler", "state", "note"),
     [
         (8, 1.0, True, "off", "not compiled: 0 s left"),
-        (4, 0.0, True, "off", "not compiled: the stage has 4 steps"),
+        (4, 0.0, True, "off", "not compiled: 4 steps left"),
         (9, 0.0, False, "off", "no C++ compiler"),
         (9, 0.0, True, "on", "forward compiled in"),
     ],
@@ -248,6 +253,41 @@ def test_a_network_that_does_not_compile_goes_on_as_it_is(monkeypatch):
         assert torch.equal(under.forward(net)(torch.ones(1, 2)), net(torch.ones(1, 2)))
     computing = under.close(Computing(compile="auto"))
     assert (computing.compile, computing.speed_note) == ("off", "not compiled: unsupported: a generator")
+
+
+def test_a_network_that_does_not_compile_for_a_new_shape_goes_on_as_it_is(monkeypatch):
+    """A later batch is smaller, or images grow: the compiler is asked again, in the middle of the stage."""
+    monkeypatch.setattr(compiling, "SECONDS_EACH", 0.0)
+    resets = []
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))
+
+    def half(model):
+        def run(images):
+            if len(images) > 1:
+                raise RuntimeError("no kernel for this shape\nand a long dump")
+            return model(images) + 1
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", half)
+    net, under = nn.Linear(2, 2), Compiling(99)
+    sizes = [1] * (compiling.TIMED + 3) + [2, 1]
+    plain = [torch.equal(under.forward(net)(torch.ones(n, 2)), net(torch.ones(n, 2))) for n in sizes]
+    assert plain == [True] * (compiling.TIMED + 1) + [False] * 2 + [True] * 2
+    computing = under.close(Computing(compile="auto"))
+    assert computing.compile == "off"
+    assert computing.speed_note.startswith("forward compiled in ")
+    assert computing.speed_note.endswith(", then no longer: no kernel for this shape")
+    assert len(resets) == 2, "before and after"
+
+
+def test_a_resumed_stage_counts_the_steps_that_are_left_for_compiling():
+    checkpoint = Kept(2)
+    with pytest.raises(Killed):
+        trained(checkpoint, compile="auto")
+    checkpoint.left = None
+    _, result = trained(checkpoint, compile="auto")
+    assert result.computing["speed_note"] == "not compiled: 3 steps left"  # one epoch of 36 images in batches of 16
 
 
 def test_the_row_says_how_it_was_trained(tmp_path):

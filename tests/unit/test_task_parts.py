@@ -186,10 +186,10 @@ def test_no_epoch_changes_nothing_and_is_none(select) -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_a_stage_that_is_not_compiled_says_how_many_steps_it_had() -> None:
+def test_a_stage_that_is_not_compiled_says_how_many_steps_it_has_left() -> None:
     task, net = small(compile="auto")
     trained = task.train(net, TrainRecipe(epochs=2, batch_size=16, lr=0.1), seed=0, checkpoint=Kept())
-    assert trained.computing["speed_note"] == "not compiled: the stage has 6 steps"  # 36 images: 3 batches an epoch
+    assert trained.computing["speed_note"] == "not compiled: 6 steps left"  # 36 images: 3 batches an epoch
 
 
 @pytest.mark.parametrize(

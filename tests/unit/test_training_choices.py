@@ -267,10 +267,21 @@ def test_a_network_that_cannot_take_small_images_is_told_before() -> None:
         with pytest.raises(UserError) as caught:
             resizing.check_start(small := Taking(9, error), half, (3, 16, 24), "mine")
         assert str(caught.value) == (
-            "start_scale 0.5: mine can't take images of 8x16, where training would start "
-            f"({why}); leave start_scale out"
+            f"start_scale 0.5: mine can't take images of 8x16, which epoch 1 would have ({why}); leave start_scale out"
         )
         assert small.training
+
+
+def test_a_network_that_cannot_take_a_size_on_the_way_is_told_before() -> None:
+    """Sides of 32, 40, 56 and 64: a network in patches of 16 takes the first and the last."""
+
+    class Patches(nn.Linear):
+        def forward(self, x):
+            assert x.shape[2] % 16 == 0, f"height {x.shape[2]} isn't divisible by 16"
+
+    with pytest.raises(UserError, match=r"can't take images of 40x40, which epoch 2 would have \(height 40 isn't"):
+        resizing.check_start(Patches(1, 1), recipe(epochs=6, start_scale=0.5), (3, 64, 64), "mine")
+    resizing.check_start(Patches(1, 1), recipe(epochs=2, start_scale=0.5), (3, 64, 64), "mine")
 
 
 def test_restored_values_keep_their_type_and_lie_as_their_weight() -> None:

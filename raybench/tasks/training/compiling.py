@@ -25,7 +25,8 @@ class Compiling:
     def __init__(self, steps: int) -> None:
         self._left, self._began, self._count = steps, 0.0, 0
         self._compiled: Callable[[Tensor], Tensor] | None = None
-        self._note = f"not compiled: the stage has {counted(steps, 'step')}"
+        self._tried = self._ran = False  # torch.compile; whether what it made has given outputs
+        self._note = f"not compiled: {counted(steps, 'step')} left"
 
     @property
     def settled(self) -> bool:
@@ -44,10 +45,11 @@ class Compiling:
 
     def close(self, computing: Computing) -> Computing:
         """`computing` with what was done. Dynamo is reset: its limits count what a worker compiled before."""
+        again = _compilations() - 1 if self._ran else 0
+        if self._tried:
+            torch._dynamo.reset()
         if self._compiled is None:
             return computing.noting(self._note, compile="off")
-        again = _compilations() - 1
-        torch._dynamo.reset()
         return computing.noting(f"{self._note}, {counted(again, 'recompilation')}", compile="on")
 
     def _decide(self, model: nn.Module, seconds_a_step: float) -> None:
@@ -60,22 +62,27 @@ class Compiling:
         else:
             torch._dynamo.reset()
             torch._dynamo.utils.counters.clear()
-            self._compiled = self._timed(torch.compile(model), model)
+            self._tried = True
             self._note = "compiled"
+            self._compiled = self._guarded(torch.compile(model), model)
 
-    def _timed(self, compiled: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """`compiled`, which compiles at its first call; where that fails the network goes on as it is."""
+    def _guarded(self, compiled: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """`compiled`, which compiles at its first call and for new shapes; where that fails the network goes on plain.
+
+        A network that is itself at fault then raises its error once more.
+        """
 
         def run(images: Tensor) -> Tensor:
-            started = time.perf_counter()
+            started = 0.0 if self._ran else time.perf_counter()
             try:
                 outputs = compiled(images)
             except Exception as error:  # compilers raise what they like
+                why = str(error).partition(chr(10))[0] or type(error).__name__
                 self._compiled = None
-                self._note = f"not compiled: {str(error).partition(chr(10))[0] or type(error).__name__}"
+                self._note = f"{self._note}, then no longer: {why}" if self._ran else f"not compiled: {why}"
                 return model(images)
-            self._note = f"forward compiled in {time.perf_counter() - started:.1f} s"
-            self._compiled = compiled
+            if not self._ran:
+                self._ran, self._note = True, f"forward compiled in {time.perf_counter() - started:.1f} s"
             return outputs
 
         return run

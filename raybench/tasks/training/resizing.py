@@ -53,7 +53,7 @@ def pixels_share(recipe: TrainRecipe, full: tuple[int, int]) -> float | None:
 
 @torch.no_grad()
 def check_start(model: nn.Module, recipe: TrainRecipe, shape: tuple[int, int, int], name: str) -> None:
-    """UserError for a network that can't take the smallest images of `recipe`.
+    """UserError for a network that can't take images of every size that the epochs of `recipe` have.
 
     Args:
         model: the network.
@@ -64,18 +64,20 @@ def check_start(model: nn.Module, recipe: TrainRecipe, shape: tuple[int, int, in
     Raises:
         UserError: with what the network said.
     """
-    size = size_at(recipe, shape[1:], 0)
-    if not recipe.epochs or size == shape[1:]:
-        return
-    was_training = model.training
+    sizes = {size_at(recipe, shape[1:], epoch): epoch + 1 for epoch in reversed(range(recipe.epochs))}
+    sizes.pop(shape[1:], None)
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
     try:
-        model.eval()(torch.zeros(1, shape[0], *size, device=next(model.parameters()).device))
-    except Exception as error:
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f"start_scale {recipe.start_scale:g}: {name} can't take images of {size[0]}x{size[1]}, where training "
-            f"would start ({why}); leave start_scale out"
-        ) from error
+        for size, epoch in reversed(sizes.items()):
+            try:
+                model(torch.zeros(1, shape[0], *size, device=device))
+            except Exception as error:
+                why = str(error).strip().partition("\n")[0] or type(error).__name__
+                raise UserError(
+                    f"start_scale {recipe.start_scale:g}: {name} can't take images of {size[0]}x{size[1]}, which epoch "
+                    f"{epoch} would have ({why}); leave start_scale out"
+                ) from error
     finally:
         model.train(was_training)
 
