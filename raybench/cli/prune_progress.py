@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from raybench.execution.driver import Run, Watcher
-from raybench.execution.progress import Tally
+from raybench.execution.tally import Tally
 from raybench.plan.records import Unit
 from raybench.progress.outcome import Outcome, label_of
 from raybench.reports.recipe_text import recipe_text
@@ -20,7 +20,7 @@ class PruneLines(Watcher):
 
     def begin(self, run: Run) -> None:
         """Print how networks are trained, once for each recipe."""
-        self._tally.begin(run)
+        self._tally = run.tally
         for unit in run.queue.units.values():
             trial = unit.trials[0]
             line = recipe_text(trial.recipe, base=trial.weights.trained)
@@ -34,7 +34,6 @@ class PruneLines(Watcher):
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
         """Print its figures, such as the accuracy of the base, and the time that is left."""
-        self._tally.ended(unit, outcome)
         if outcome.status == "ok":
             figures = [_figure(name, value) for name, value in outcome.summary.items()]
             _say(f"  {', '.join([*figures, f'{outcome.seconds:.1f} s'])}{self._tally.eta()}")

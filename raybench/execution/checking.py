@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from raybench.errors import StageError
-from raybench.execution.child import Death, begin, can_fork, portable
+from raybench.execution.child import Death, begin, can_fork, portable, shared_file
 from raybench.execution.driver import Run
 from raybench.execution.interrupt import asked_to_end
 from raybench.execution.lengths import Work
@@ -45,7 +44,7 @@ def checking(work: Run, units: Sequence[Unit]) -> Iterator[Callable[[], Work]]:
         found = check(work, units)
         yield lambda: found
         return
-    with tempfile.TemporaryFile() as report:
+    with shared_file() as report:
         child = _Child(begin(lambda: _end_of(work, units), report), report)
         try:
             work.watcher.checking()

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 import weakref
@@ -51,6 +52,13 @@ def can_fork(url: str) -> bool:
     alone = threading.active_count() == 1 and threading.current_thread() is threading.main_thread()
     alone = alone and sys.gettrace() is None  # a debugger stays in its process
     return alone and hasattr(signal, "sigtimedwait") and "torch" not in sys.modules and "://" not in url
+
+
+def shared_file() -> IO[bytes]:
+    """An unbuffered file for what a child tells this process: in memory, so that a full disk can't take the word."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("raybench"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def begin(body: Callable[[], object], report: IO[bytes], mask: set[Any] | None = None) -> int:

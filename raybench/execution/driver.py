@@ -30,6 +30,7 @@ from raybench.execution.interrupt import interrupts
 from raybench.execution.lengths import Work
 from raybench.execution.limits import overdue
 from raybench.execution.queue import UnitQueue
+from raybench.execution.tally import Tally
 from raybench.execution.waits import Wait, for_another_run
 from raybench.execution.worker import Assignment
 from raybench.plan.records import Plan, Unit
@@ -77,6 +78,9 @@ class Watcher:
     def left(self, unit: Unit, stage_s: float, epoch_s: float) -> float | None:
         """Seconds left of the run, while `unit` trains for `stage_s` more, `epoch_s` an epoch; None: not known."""
 
+    def recover(self) -> None:
+        """Another process that showed this run has died: repair what it left on the screen."""
+
     def close(self) -> None:
         """The run has ended."""
 
@@ -100,6 +104,7 @@ class Run:
     queue: UnitQueue = field(init=False)
     assigned: dict[str, list[str]] = field(default_factory=dict)  # Tune's trial id -> keys of units not yet reported
     batches: Batches = field(default_factory=Batches)
+    tally: Tally = field(default_factory=Tally)
     _first_taken: float | None = field(init=False, default=None)  # when the first unit was given to a process
     _heartbeat: Heartbeat | None = field(init=False, default=None)
 
@@ -150,6 +155,7 @@ class Run:
         )
         if self._heartbeat is None and plan.units:
             self._announce(plan)
+        self.tally.begin(self.queue.units, self.outcomes)
         self.watcher.begin(self)
 
     def take(self) -> Unit | None:
@@ -201,13 +207,13 @@ class Run:
         if self._first_taken is not None and not self.queue.ended.keys() - {outcome.key}:
             self.batches.started(time.monotonic() - self._first_taken - outcome.seconds)
         self.batches.note(ended, outcome)
-        self.watcher.ended(ended, outcome)
+        self._count(ended, outcome)
         if share := self.grants.measured_by(ended):
             self.watcher.say(f"gpus: auto: {share.sentence}")
         for unit in cells:
             own = replace(outcome, key=unit.key, kind="cell")
             settle(own, unit.trials[0], Store(self.storage))
-            self.watcher.ended(unit, own)
+            self._count(unit, own)
 
     def lost(self, key: str, reason: str, cause: Cause = DIED) -> bool:
         """Record that the process running unit `key` died: it is started again or fails. True if it was done."""
@@ -265,6 +271,10 @@ class Run:
         """Write to the storage how this run ended."""
         if self._heartbeat is not None:
             self._heartbeat.stop(status="ended" if self.finished and not self.interrupted else "interrupted")
+
+    def _count(self, unit: Unit, outcome: Outcome) -> None:
+        self.tally.ended(unit, outcome)
+        self.watcher.ended(unit, outcome)
 
     def _with_more_memory(self, outcome: Outcome) -> bool:
         """Start a unit once more that found no memory: with twice its share of a GPU, else alone; whether it is."""
@@ -355,23 +365,9 @@ def drive(run: Run, make_plan: Callable[[], Plan], fit: Callable[[Run], None]) -
                 requests.heard()
         run.watcher.close()
         with suppress(OSError, UserError):  # if the storage refuses now, `raybench gc` removes it later
-            run.storage.delete(run.stop_key)
+            if run.storage.has(run.stop_key):  # a run that wrote nothing needs no storage that can be written
+                run.storage.delete(run.stop_key)
         run.leave()
-
-
-def only_cell(plan: Plan, trial_id: str) -> Plan:
-    """The part of `plan` that one cell needs; UserError unless exactly one trial_id starts with `trial_id`."""
-    found = [trial.trial_id for trial in plan.trials if trial.trial_id.startswith(trial_id)]
-    if len(found) != 1:
-        count = "no cell" if not found else f"{len(found)} cells"
-        raise UserError(f"--only {trial_id}: found {count} of that id; expected one (raybench plan lists them)")
-    units = {unit.key: unit for unit in plan.units}
-    wanted = [found[0]] if found[0] in units else []
-    for key in wanted:  # the list grows during the loop
-        wanted += [need for need in units[key].needs if need in units and need not in wanted]
-    trials = tuple(trial for trial in plan.trials if trial.trial_id == found[0])
-    skips = tuple(skip for skip in plan.skips if skip.trial.trial_id == found[0])
-    return replace(plan, units=tuple(u for u in plan.units if u.key in wanted), trials=trials, skips=skips)
 
 
 def _write_skips(plan: Plan, storage: Storage) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -17,12 +17,13 @@ from rich.text import Text
 from raybench.errors import UserError, brief, counted, failure
 from raybench.execution.debugger import before_debugger
 from raybench.execution.driver import Run, Watcher
+from raybench.execution.tally import Tally
 from raybench.plan.records import Unit
 from raybench.progress.console import SafeConsole
 from raybench.progress.journal import WAITING, present_stage, read_journal
 from raybench.progress.outcome import Outcome, label_of
 from raybench.progress.view import RECENT, SHOWN, STYLES, Folded, running_table
-from raybench.progress.words import duration, ended, ended_well, tally
+from raybench.progress.words import ended, ended_well
 from raybench.storage.leases import TTL, Lease
 
 REFRESH_S = 1.0
@@ -50,17 +51,17 @@ class Lines(Watcher):
 
     def begin(self, run: Run) -> None:
         """Print how much there is to do."""
-        self._tally.begin(run)
+        self._tally = run.tally
         if run.queue.units:
-            stages = len(run.queue.units) - self._tally.total
-            self._print(f"{counted(self._tally.total, 'cell')} to run, {counted(stages, 'shared stage')}")
+            cells = run.tally.total - run.tally.over
+            stages = len(run.queue.units) - cells
+            self._print(f"{counted(cells, 'cell')} to run, {counted(stages, 'shared stage')}")
             if not self._watched.is_set():
                 self._watched.set()
                 threading.Thread(target=self._watch, args=(run,), name="waits", daemon=True).start()
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
         """Print how a unit ended and how many cells are done."""
-        self._tally.ended(unit, outcome)
         self._print(f"[{self._tally.over}/{self._tally.total}] {sentence(unit, outcome)}{self._tally.eta()}")
 
     def say(self, text: str) -> None:
@@ -112,7 +113,7 @@ class Panel(Watcher):
     def begin(self, run: Run) -> None:
         """Open the panel at the first plan."""
         self._run = run
-        self._tally.begin(run)
+        self._tally = run.tally
         if not self._live.is_started and run.queue.units:
             self._live.start()
             self._release = before_debugger(self._leave)
@@ -120,7 +121,6 @@ class Panel(Watcher):
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
         """Count the unit; show it if it is a cell or has failed."""
-        self._tally.ended(unit, outcome)
         if unit.kind == "cell" or outcome.status != "ok":
             line = Text(short_sentence(unit, outcome), style=STYLES[outcome.status])
             if self._closed.is_set():
@@ -136,6 +136,10 @@ class Panel(Watcher):
         """Leave the terminal to a debugger: from here on, ended units are lines."""
         self.close()
         self._recent.clear()
+
+    def recover(self) -> None:
+        """Show the cursor, which the panel of the other process hid."""
+        self._live.console.show_cursor()
 
     def close(self) -> None:
         """Remove the panel; the last results stay on the screen."""
@@ -182,51 +186,6 @@ class Silent:
                 if key in self._run.queue.running and any(_present(self._run, unit)):  # it hasn't ended meanwhile
                     self._told.add(text)
                     self._run.watcher.say(f"{text} (stopped? cut off?); kill it to start the unit again")
-
-
-class Tally:
-    """Counts ended cells and estimates the time left."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.total = 0
-        self._start = time.monotonic()
-        self._done = 0.0
-        self._work = 0.0
-
-    def begin(self, run: Run) -> None:
-        """Start on another plan; units that ended earlier in this run stay counted."""
-        left = [unit for unit in run.queue.units.values() if unit.kind == "cell"]
-        self.total = self.over + len(left)
-        self._work = self._done + sum(1.0 + unit.epochs for unit in run.queue.units.values())
-
-    @property
-    def over(self) -> int:
-        """Number of cells that have ended, with any status."""
-        return self.counts.total()
-
-    def ended(self, unit: Unit, outcome: Outcome) -> None:
-        """Count a unit that has ended."""
-        self._done += 1.0 + unit.epochs
-        if unit.kind == "cell":
-            self.counts[outcome.status] += 1
-
-    def headline(self, running: int) -> str:
-        """All counts in one line."""
-        elapsed, units = duration(time.monotonic() - self._start), counted(running, "unit")
-        cells = f"{self.over}/{counted(self.total, 'cell')} ({tally(self.counts)})"
-        return f"{cells}, {units} running, {elapsed} elapsed{self.eta()}"
-
-    def left(self, unit: Unit, stage_s: float, epoch_s: float) -> float:
-        """Seconds left of all units, from one that trains: each epoch, and each unit besides, counts as `epoch_s`."""
-        return stage_s + epoch_s * max(self._work - self._done - 1.0 - unit.epochs, 0.0)
-
-    def eta(self) -> str:
-        """``, about N left``, estimated from the share of epochs done; empty before 5 % are done."""
-        share = self._done / self._work if self._work else 1.0
-        if share < 0.05 or share >= 1:
-            return ""
-        return f", about {duration((time.monotonic() - self._start) * (1 - share) / share)} left"
 
 
 def sentence(unit: Unit, outcome: Outcome) -> str:

@@ -10,11 +10,12 @@ from raybench import registry
 from raybench.errors import UserError
 from raybench.execution.checking import check, checking
 from raybench.execution.contact import contact
-from raybench.execution.driver import Run, Watcher, drive, only_cell
+from raybench.execution.driver import Run, Watcher, drive
 from raybench.execution.interrupt import interrupts
 from raybench.execution.lengths import Work
 from raybench.execution.supervised import supervised
 from raybench.execution.worker import Assignment, device_of
+from raybench.plan.only import only_cell
 from raybench.plan.plan import plan_trials
 from raybench.plan.records import Plan
 from raybench.progress.outcome import Outcome
@@ -121,11 +122,13 @@ def run_sweep(
     with interrupts() as requests, requests.noted(work.note_interrupt):
         try:
             if not first.units:
-                if first.skips:
+                if any(first.stored.get(skip.trial.trial_id) != "skipped" for skip in first.skips):
                     check_writable(place)
                 drive(work, make_plan, lambda run: None)
             elif local:
-                supervised(work, make_plan, lambda: _execute(work, first, make_plan, sweep, local=True, address=None))
+                supervised(
+                    work, first, make_plan, lambda: _execute(work, first, make_plan, sweep, local=True, address=None)
+                )
             else:
                 _execute(work, first, make_plan, sweep, local=False, address=address)
         except KeyboardInterrupt:

@@ -6,94 +6,117 @@ import os
 import pickle
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from raybench.errors import StageError
-from raybench.execution.child import Death, begin, can_fork, portable
+from raybench.execution.causes import MAX_ATTEMPTS
+from raybench.execution.child import Death, begin, can_fork, portable, shared_file
 from raybench.execution.driver import Run
 from raybench.execution.interrupt import LIMIT_S
 from raybench.execution.limits import overdue
-from raybench.execution.message import decode_outcome, encode_outcome
+from raybench.execution.notes import Noted, note_changes, recall
 from raybench.execution.queue import UnitQueue
+from raybench.execution.waits import Wait, for_another_run
 from raybench.plan.records import Plan, Unit
-from raybench.progress.journal import executions_of
+from raybench.progress.journal import WAITING, read_journal
 from raybench.progress.outcome import Outcome, label_of, settle
 from raybench.results.store import Store
+from raybench.storage.leases import Lease
+from raybench.storage.processes import is_stopped
 
 PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # what asks a process to end
 POLL_S = 0.5  # between looks at the child when no signal says that it has ended
+Report = tuple[dict[str, Outcome], bool, Exception | None]  # outcomes, whether it was interrupted, what it raised
 
 
-def supervised(work: Run, make_plan: Callable[[], Plan], body: Callable[[], None]) -> None:
+def supervised(work: Run, first: Plan, make_plan: Callable[[], Plan], body: Callable[[], None]) -> None:
     """Run `body`, which drives `work`, in a child process, and again without the units at which that process died.
 
-    A unit that kills its process gets a failed row with the signal's name, and so do the cells that need it. Where a
-    process can't be forked safely (torch or threads are there already, or an object store's connections), `body` runs
-    in this process.
+    A unit that kills its process gets a failed row with the signal's name, and so do the cells that need it. A process
+    that dies while it runs no unit, as it checks or waits, is replaced, too, until MAX_ATTEMPTS in a row ended nothing.
+    Where a process can't be forked safely (torch or threads are there already, or an object store's connections),
+    `body` runs in this process.
 
     Args:
         work: the run; its outcomes are those of the child afterwards.
+        first: the plan that the run begins with.
         make_plan: what is missing in the storage now.
         body: called in the child.
 
     Raises:
-        StageError: the child died while it ran no unit.
+        StageError: children died again and again while they ran no unit.
         Exception: what `body` raised.
     """
     if not can_fork(work.storage.url):
         body()
         return
-    while death := _in_child(work, body):
+    work.tally.begin({unit.key: unit for unit in first.units}, work.outcomes)
+    in_vain = 0  # deaths in a row outside of a unit, without an end of one between
+    while end := _in_child(work, body):
+        death, noted = end
         if death.signal in PASSED_ON:  # another process asked it to end, and this one too
             signal.signal(death.signal, signal.SIG_DFL)
             os.kill(os.getpid(), death.signal)
+        work.watcher.recover()
         plan = make_plan()
-        if not _fail_units(work, plan, death):
-            when = "between units" if work.outcomes else "before its first unit, while it checked or waited"
-            raise StageError("check", f"{death} {when}; the same command goes on with what is missing")
-        if work.closed.issuperset(unit.key for unit in plan.units):
+        left = {unit.key for unit in plan.units}
+        struck = _fail_unit(work, plan, death, noted)
+        if work.closed.issuperset(left):
             return
+        done = noted.ended or (noted.unit and noted.unit not in left)  # it died before it could say so
+        in_vain = 0 if struck else 1 if done else in_vain + 1
+        if not struck:
+            _go_on_or_end(f"{death} {_outside(work, plan, noted)}", in_vain, work)
 
 
-def _in_child(work: Run, body: Callable[[], None]) -> Death | None:
+def _go_on_or_end(what: str, in_vain: int, work: Run) -> None:
+    """Say that a process died outside of a unit; StageError if that makes `in_vain` too many."""
+    if in_vain < MAX_ATTEMPTS:
+        work.watcher.say(f"{what}; starting another one")
+        return
+    many = f"{in_vain} processes in a row have died outside of a unit"
+    raise StageError("check", f"{what}. {many}; the same command goes on with what is missing")
+
+
+def _in_child(work: Run, body: Callable[[], None]) -> tuple[Death, Noted] | None:
     """Run `body` in a child; None when it reported its end, which is then in `work`, or raised here.
 
-    Outcomes of units that ended before the child died are in `work`, too: in this run they aren't tried again.
+    Outcomes and attempts of a child that died are in `work`, too.
     """
-    with tempfile.TemporaryFile() as report, tempfile.TemporaryFile(buffering=0) as notes:
+    with shared_file() as report, shared_file() as notes:
         wanted = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}  # as by `nohup`
         watched = {*wanted, signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         try:
             pid = begin(lambda: _end_of(work, body, notes), report, before)
-            status, asked = _ended(pid, watched)
+            status, asked = _ended(pid, watched, Wait(work.watcher.say))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         report.seek(0)
-        content = report.read()
+        reported = _whole(report.read())
         notes.seek(0)
-        work.outcomes |= dict(_noted(notes.read()))
-    if not content or status:
+        noted = recall(work, notes.read())
+    if reported is None:
         death = Death(pid, status)
         if death.signal in PASSED_ON or not asked:
-            return death
+            return death, noted
         work.interrupted = True  # it was asked to end, and had to be killed
         return None
-    outcomes, work.interrupted, error = pickle.loads(content)
+    outcomes, work.interrupted, error = reported
     work.outcomes |= outcomes
     if error is not None:
         raise error
     return None
 
 
-def _ended(pid: int, watched: set[signal.Signals]) -> tuple[int, bool]:
+def _ended(pid: int, watched: set[signal.Signals], still: Wait) -> tuple[int, bool]:
     """Wait for the end of `pid`; returns its status, and whether a signal asked for it.
 
     Signals that processes send to this one alone are passed on; a terminal sends its Ctrl-C to both. A terminal that is
-    closed sends SIGHUP to the leader of its session alone. The child is killed LIMIT_S later.
+    closed sends SIGHUP to the leader of its session alone. The child is killed LIMIT_S later. `still` says when it is
+    stopped (SIGSTOP) for long.
     """
     deadline = float("inf")
     while True:
@@ -108,31 +131,16 @@ def _ended(pid: int, watched: set[signal.Signals]) -> tuple[int, bool]:
             return status, deadline < float("inf")
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
+        if is_stopped(pid):
+            still.lasts(lambda: f"waiting for process {pid}, which runs the units and is stopped; kill -CONT {pid}")
+        else:
+            still.over()
 
 
-class _Noted(dict[str, Outcome]):
-    """Outcomes that are written down as they come, so that they outlive this process."""
-
-    def __init__(self, known: Mapping[str, Outcome], notes: IO[bytes]) -> None:
-        super().__init__(known)
-        self._notes = notes
-
-    def __setitem__(self, key: str, outcome: Outcome) -> None:
-        super().__setitem__(key, outcome)
-        self._notes.write(f"{encode_outcome(outcome)}\n".encode())
-
-
-def _noted(content: bytes) -> Iterator[tuple[str, Outcome]]:
-    """What a `_Noted` wrote, without a line that its process didn't finish."""
-    for line in content.splitlines(keepends=True):
-        if line.endswith(b"\n") and (outcome := decode_outcome(line.decode())):
-            yield outcome.key, outcome
-
-
-def _end_of(work: Run, body: Callable[[], None], notes: IO[bytes]) -> tuple[dict[str, Outcome], bool, Exception | None]:
-    """(outcomes, whether interrupted, the exception) of `body`."""
+def _end_of(work: Run, body: Callable[[], None], notes: IO[bytes]) -> Report:
+    """What `body` leaves."""
     error: Exception | None = None
-    work.outcomes = _Noted(work.outcomes, notes)
+    note_changes(work, notes)
     try:
         body()
     except KeyboardInterrupt:
@@ -142,29 +150,45 @@ def _end_of(work: Run, body: Callable[[], None], notes: IO[bytes]) -> tuple[dict
     return dict(work.outcomes), work.interrupted, error
 
 
-def _fail_units(work: Run, plan: Plan, death: Death) -> bool:
+def _whole(content: bytes) -> Report | None:
+    """The report of a child, which may have died after it, in a library's exit handler; None if it isn't complete."""
+    try:
+        report: Report = pickle.loads(content)
+    except (EOFError, pickle.UnpicklingError):
+        return None
+    return report
+
+
+def _fail_unit(work: Run, plan: Plan, death: Death, noted: Noted) -> bool:
     """Write failed rows for what the dead process was running, and for cells that need it; False if it ran nothing."""
-    running = {
-        entry["key"]: entry
-        for entry in executions_of(work.storage, socket.gethostname(), death.pid)
-        if entry["status"] == "running"
-    }
     closed = work.closed
-    died = [unit for unit in plan.units if unit.key in running and unit.key not in closed]
     work.queue = UnitQueue(plan, work.attempts, closed, work.outcomes)
-    for unit in died:
-        outcome = _outcome_of(unit, running[unit.key], death, work)
-        work.watcher.say(
-            f"{unit.kind} {label_of(unit)}: {outcome.error_message} in stage {outcome.stage}; its row says so"
-        )
-        for cell in [*_if_cell(unit), *work.queue.end(outcome)]:
-            settle(outcome, cell.trials[0], Store(work.storage))
-    return bool(died)
+    unit = work.queue.units.get(noted.unit)
+    if unit is None:  # it ran none, or one whose result it had published
+        return False
+    entry = _execution(work, unit, death.pid)
+    if entry is None:
+        return False
+    outcome = _outcome_of(unit, entry, death, work)
+    work.watcher.say(f"{unit.kind} {label_of(unit)}: {outcome.error_message} in stage {outcome.stage}; its row says so")
+    for cell in [*_if_cell(unit), *work.queue.end(outcome)]:
+        settle(outcome, cell.trials[0], Store(work.storage))
+    return True
+
+
+def _execution(work: Run, unit: Unit, pid: int) -> Mapping[str, Any] | None:
+    """What process `pid` ran of `unit` when it died, as its journal says; None if it ran nothing of it."""
+    own = (socket.gethostname(), pid)
+    entries = [one for one in read_journal(work.storage, unit.key) if (one["host"], one["pid"]) == own]
+    if not entries and not Lease(work.storage, unit.key).taken:  # not another run's: it died in imports of the unit
+        return {"status": "running", "started": time.time(), "stages": []}
+    return entries[-1] if entries and entries[-1]["status"] == "running" else None
 
 
 def _outcome_of(unit: Unit, entry: Mapping[str, Any], death: Death, work: Run) -> Outcome:
     """The failure of a unit at which its process died: by a signal, or because a stage hung."""
-    stage = entry["stages"][-1]["stage"] if entry["stages"] else unit.kind
+    stages = [one["stage"] for one in entry["stages"] if not one["stage"].startswith(WAITING)]
+    stage = stages[-1] if stages else unit.kind
     if hung := overdue(entry, work.grants.of(unit).timeouts):
         return Outcome(unit.key, unit.kind, "failed", stage, "StageTimeout", hung)
     return Outcome(unit.key, unit.kind, "failed", stage, "WorkerDied", str(death))
@@ -172,3 +196,15 @@ def _outcome_of(unit: Unit, entry: Mapping[str, Any], death: Death, work: Run) -
 
 def _if_cell(unit: Unit) -> list[Unit]:
     return [unit] if unit.kind == "cell" else []
+
+
+def _outside(work: Run, plan: Plan, noted: Noted) -> str:
+    """What a process that ran no unit was doing when it died."""
+    if not noted.began:
+        return "before its first unit, in its checks or imports"
+    left = {unit.key: unit for unit in plan.units if unit.key not in work.closed}
+    ready = [unit for unit in left.values() if not left.keys() & set(unit.needs)]
+    held = {key.split("/")[1] for key in work.storage.list("leases")}
+    if ready and all(unit.key in held and Lease(work.storage, unit.key).taken for unit in ready):
+        return f"while {for_another_run(ready, work.storage)}"
+    return "between units"

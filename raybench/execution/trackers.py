@@ -75,6 +75,10 @@ class Tracked(Watcher):
         """Pass it on."""
         return self._inner.left(unit, stage_s, epoch_s)
 
+    def recover(self) -> None:
+        """Pass it on."""
+        self._inner.recover()
+
     def close(self) -> None:
         """Pass it on."""
         self._inner.close()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from raybench.errors import UserError
-from raybench.storage.processes import stat_of
+from raybench.storage.processes import is_stopped, stat_of
 
 WAIT_S = 60.0  # other units are stalled no longer than this while a unit waits for the machine
 SHARED = "the machine was shared with other trials"  # reason of a missing timing
@@ -114,7 +114,7 @@ class Machine:
         notice_at = time.monotonic() + NOTICE_S
         while not lock_by(self._node, min(time.monotonic() + LOOK_S, deadline)):
             found = _holders(self._node, "READ")
-            if found and all(map(_stopped, found)):
+            if found and all(map(is_stopped, found)):
                 return {pid: _cpu_seconds(pid) for pid in found}
             if time.monotonic() > deadline:
                 return None
@@ -136,10 +136,10 @@ class Machine:
         if lock_by(handle, began + NOTICE_S, fcntl.LOCK_SH):
             return True
         holder = _holder(handle)
-        self._notice(f"process {holder or 'unknown'} takes a timing{' and is stopped' if _stopped(holder) else ''}")
+        self._notice(f"process {holder or 'unknown'} takes a timing{' and is stopped' if is_stopped(holder) else ''}")
         while not lock_by(handle, time.monotonic() + NOTICE_S / 2, fcntl.LOCK_SH):
             holder = _holder(handle)
-            if _stopped(holder) and time.monotonic() - began > STOPPED_S:
+            if is_stopped(holder) and time.monotonic() - began > STOPPED_S:
                 self._notice(f"process {holder} is stopped while it takes a timing: going on without it")
                 return False
         return True
@@ -186,14 +186,6 @@ def _cpu_seconds(pid: int) -> float:
     except OSError:
         return float("inf")
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _stopped(pid: int) -> bool:
-    """Whether process `pid` is stopped, by a signal or a debugger."""
-    try:
-        return stat_of(pid)[0] in "Tt"
-    except OSError:
-        return False
 
 
 def lock_by(handle: int, deadline: float, kind: int = fcntl.LOCK_EX) -> bool:

@@ -80,13 +80,6 @@ def read_journal(storage: Storage, key: str = "") -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def executions_of(storage: Storage, host: str, pid: int) -> Iterator[dict[str, Any]]:
-    """The executions of one process. Only its own entries are read."""
-    for name in storage.list(f"{FOLDER}/"):
-        if name.endswith(f"-{host}-{pid}.json") and (entry := entry_in(storage.read(name))) is not None:
-            yield entry
-
-
 def entry_in(data: bytes | None) -> dict[str, Any] | None:
     """The execution in an entry; None if there is none, or it is damaged: no result depends on it."""
     entry: dict[str, Any] | None = read_object(data, _ENTRY, {"error": is_text, "summary": is_figures})

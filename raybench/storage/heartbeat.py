@@ -35,19 +35,20 @@ class Heartbeat:
     def stop(self, **facts: Any) -> None:
         """Stop renewing and write the file once more, with `facts` added; nothing happens if it was never started.
 
-        An error of the storage is ignored: the run is over, and watchers see an outdated stamp.
+        An error of the storage is ignored: the run is over, and watchers see an outdated stamp. The thread writes it,
+        as the main thread would wait for a storage that is away.
         """
         if self._beat is None:
             return
+        self._facts.update(facts)
         self._stop.set()
         self._beat.join(JOIN_S)
         self._beat = None
-        self._facts.update(facts)
-        self._try()
 
     def _renew(self) -> None:
         while not self._stop.wait(self._ttl / 6):
             self._try()
+        self._try()
 
     def _try(self) -> None:
         """Write the file; the next renewal tries again after an error, of which the second in a row is reported."""

@@ -7,8 +7,9 @@ import pytest
 
 from raybench.errors import UserError
 from raybench.execution.causes import MAX_ATTEMPTS
-from raybench.execution.driver import Aborted, Run, Watcher, drive, only_cell
+from raybench.execution.driver import Aborted, Run, Watcher, drive
 from raybench.execution.worker import Assignment
+from raybench.plan.only import only_cell
 from raybench.plan.records import Skip
 from raybench.progress.outcome import Outcome
 from raybench.results.store import Store

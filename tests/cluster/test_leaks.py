@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from raybench.execution import worker
-from raybench.execution.driver import Run, drive, only_cell
+from raybench.execution.driver import Run, drive
 from raybench.execution.isolation import resident
 from raybench.execution.local import fit
 from raybench.execution.worker import Assignment
 from raybench.pipeline.exclusive import Machine
+from raybench.plan.only import only_cell
 from raybench.plan.plan import plan
 from raybench.plan.records import Plan
 from raybench.sweep.reader import load_sweep

@@ -15,6 +15,7 @@ from raybench.errors import UserError
 from raybench.pipeline import unit as unit_module
 from raybench.progress.journal import read_journal
 from raybench.storage import patient
+from raybench.storage.heartbeat import Heartbeat
 from raybench.storage.leases import Fenced, Lease, LeaseLost, is_alive, stamp
 from raybench.storage.local import LocalStorage
 from tests import forked
@@ -109,6 +110,38 @@ def test_errors_that_may_pass(tmp_path, monkeypatch, impatient, number):
     monkeypatch.setattr(inner, "create", failing)
     assert patient.Patient(inner).create("a", b"1")
     assert inner.read("a") == b"1"
+
+
+def test_a_sweep_that_is_complete_needs_no_storage_that_can_be_written(tmp_path, monkeypatch):
+    file, tried = write_sweep(tmp_path, "[random, bn-scale]"), []
+    file.write_text(file.read_text().replace("models: test-convnet", "models: [test-convnet, test-vit]"))
+    statuses = run_local(file, tmp_path / "out").statuses
+    assert sorted(statuses.values()) == ["ok", "ok", "ok", "skipped"]
+
+    def refuse(self):
+        tried.append(self.root)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(LocalStorage, "_scratch", refuse)
+    end = run_local(file, tmp_path / "out")
+    assert (end.statuses, end.planned, tried) == (statuses, 0, [])
+
+
+def test_the_last_word_of_a_run_is_not_waited_for(tmp_path, monkeypatch, impatient):
+    """The storage becomes read-only when the last cell is there: nothing is missing."""
+    storage = patient.Patient(LocalStorage(tmp_path), lambda text: None)
+    monkeypatch.setattr(patient, "PATIENCE_S", 30.0)
+    beat = Heartbeat(storage, "runs/x.json", {"status": "running"})
+    beat.start()
+
+    def refuse(*given, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(storage.inner, "replace", refuse)
+    began = time.monotonic()
+    beat.stop(status="ended")
+    assert time.monotonic() - began < 5
+    assert json.loads(storage.read("runs/x.json"))["status"] == "running"
 
 
 def test_what_will_not_pass_is_not_waited_for(tmp_path):

@@ -176,7 +176,7 @@ def test_who_is_stopped_is_waited_for_a_minute(machine, monkeypatch) -> None:
 
     monkeypatch.setattr(exclusive, "lock_by", lock)
     monkeypatch.setattr(exclusive, "_holder", lambda handle: {5: 7}.get(handle))
-    monkeypatch.setattr(exclusive, "_stopped", lambda pid: pid == 7 and next(stopped))
+    monkeypatch.setattr(exclusive, "is_stopped", lambda pid: pid == 7 and next(stopped))
     machine._notice = said.append
     assert machine._wait_for(5) is False
     assert asked == [(5, 10.0, SH), *[(5, 5.0, SH)] * 3]
@@ -197,7 +197,7 @@ def test_a_minute_is_sixty_seconds(machine, monkeypatch, waited, given_up) -> No
     monkeypatch.setattr(exclusive.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(exclusive, "lock_by", lock)
     monkeypatch.setattr(exclusive, "_holder", lambda handle: 7)
-    monkeypatch.setattr(exclusive, "_stopped", lambda pid: True)
+    monkeypatch.setattr(exclusive, "is_stopped", lambda pid: True)
     assert machine._wait_for(5) is not given_up
 
 

@@ -43,10 +43,10 @@ def test_the_holder_of_a_lock_is_read_from_the_systems_list(tmp_path, monkeypatc
         raise PermissionError
 
     monkeypatch.setattr(Path, "read_text", gone)
-    assert (exclusive._holder(handle), exclusive._stopped(1)) == (0, False)
+    assert (exclusive._holder(handle), exclusive.is_stopped(1)) == (0, False)
     for state, stopped in (("T", True), ("t", True), ("S", False), ("R", False)):
         monkeypatch.setattr(Path, "read_text", lambda self, state=state: f"7 (a) T) b) {state} 1 2")
-        assert exclusive._stopped(7) is stopped
+        assert exclusive.is_stopped(7) is stopped
     os.close(handle)
 
 
@@ -80,7 +80,7 @@ def test_long_waits_are_told_with_the_holder(tmp_path, monkeypatch) -> None:
         answers = iter(locks)
         monkeypatch.setattr(exclusive, "lock_by", lambda *args, answers=answers: next(answers))
         monkeypatch.setattr(exclusive, "_holder", lambda handle, holder=holder: holder)
-        monkeypatch.setattr(exclusive, "_stopped", lambda pid, stopped=stopped: stopped and pid == 7)
+        monkeypatch.setattr(exclusive, "is_stopped", lambda pid, stopped=stopped: stopped and pid == 7)
         node._notice = said.append
         assert node._wait_for(3)
         assert (said, next(answers, None)) == (expected, None)

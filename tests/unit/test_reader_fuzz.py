@@ -18,7 +18,7 @@ from raybench.errors import RaybenchError
 from raybench.models.weights import read_tensors
 from raybench.pipeline.artifact import read_recipe
 from raybench.plan.share import Copies, Share, encode_share, file_of, read_share
-from raybench.progress.journal import executions_of, read_journal
+from raybench.progress.journal import read_journal
 from raybench.progress.records import Planned, heartbeat, read_drivers, read_plan, write_plan
 from raybench.progress.snapshot import StoreReader
 from raybench.progress.view import plain
@@ -112,7 +112,6 @@ def look(storage):
     list(plain(StoreReader(storage).read()))
     find_garbage(storage, ())
     list(read_journal(storage))
-    list(executions_of(storage, "h", 1))
 
 
 def sweeps(folder, number):

@@ -42,7 +42,7 @@ COUNTED = re.compile(
     r"\} (cells|epochs|groups|methods|classes|threads|files|steps|seeds|units|tensors|pairs|names|attempts)\b"
 )
 SEVERAL = {  # texts that are printed for two and more alone, or where one is as right: `1 of 1 training files`
-    "cli/results.py", "datasets/files.py", "datasets/tree.py", "execution/driver.py", "execution/queue.py",
+    "cli/results.py", "datasets/files.py", "datasets/tree.py", "plan/only.py", "execution/queue.py",
     "groups/members.py", "reports/findings/regularizers.py", "reports/pages/rank_views.py", "serve/new_routes.py",
     "sweep/sweep.py", "pipeline/base.py",
 }  # fmt: skip
