@@ -8,7 +8,7 @@ from raybench.cli.results import open_store
 from raybench.errors import UserError, counted
 from raybench.reports.unfinished import no_results
 from raybench.results.store import Store
-from raybench.storage.open import open_storage
+from raybench.storage.open import check_writable, open_storage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{url}: found as TARGET and as SOURCE, expected two storages")
         if not source.statuses():
             raise UserError(no_results(source.storage))
+        check_writable(target.storage)
         done = merge(target, source)
         copied = f"copied {counted(done.cells, 'cell')} and {counted(done.attempts, 'failed attempt')}"
         known = f"{counted(done.known, 'cell')} {'was' if done.known == 1 else 'were'} there already"

@@ -113,7 +113,7 @@ class StoreReader:
         statuses = self._store.statuses()
         stages = {key.partition("/")[2] for key in self._storage.list("stages")}
         sweeps = tuple(self._state(driver, statuses, stages) for driver in shown) or _unplanned(statuses)
-        unreadable = any(sweep.total is None for sweep in sweeps) if shown else bool(self._storage.list(RUNS))
+        unreadable = any(sweep.total is None for sweep in sweeps) if shown else _any_run(self._storage)
         journal = self._journal()
         running, held = self._running(journal, now)
         ended = self._recent(journal)
@@ -198,6 +198,11 @@ class StoreReader:
 def is_there(storage: Storage) -> bool:
     """Whether the storage holds anything of any run."""
     return any(storage.list(prefix) for prefix in (RUNS, JOURNAL, CELLS, ATTEMPTS))
+
+
+def _any_run(storage: Storage) -> bool:
+    """Whether a run has left a record, readable or not, or something else lies where their folder should be."""
+    return bool(storage.list(RUNS) or storage.not_listed(RUNS))
 
 
 def ended_at(entry: Mapping[str, Any]) -> float:

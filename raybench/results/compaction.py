@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raybench.errors import UserError
 from raybench.results.layout import CELLS, ResultFile
 from raybench.results.moved import Moved
 from raybench.results.parts import PART_ROWS, write_parts
@@ -53,6 +54,7 @@ def compact(store: Store) -> Compacted:
         How many files were merged, and which could not be read.
 
     Raises:
+        UserError: something else lies where the folder of cells should be.
         RaybenchError: a part read back differs from the rows written; nothing was deleted then.
 
     Example:
@@ -63,6 +65,8 @@ def compact(store: Store) -> Compacted:
         ...     compact(Store(open_storage(folder)))
         Compacted(files=0, parts=0, rows=0, bad=())
     """
+    if why := store.storage.not_listed(CELLS):
+        raise UserError(why)
     folders: dict[str, list[ResultFile]] = {}
     for file in store.listing(CELLS):
         folders.setdefault(file.key.rpartition("/")[0], []).append(file)

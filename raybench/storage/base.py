@@ -34,6 +34,9 @@ class Storage(Protocol):
     def list(self, prefix: str) -> Names:
         """Keys below the folder `prefix`, sorted, without files that are being written."""
 
+    def not_listed(self, prefix: str) -> str:
+        """Why what lies below the folder `prefix` can't be listed, in a sentence; empty if it can, or isn't there."""
+
     def delete(self, key: str) -> None:
         """Remove a file or an entry; nothing happens if there is none."""
 

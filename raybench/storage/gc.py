@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,11 @@ from raybench.storage.damage import DAMAGED
 from raybench.storage.json_text import is_text, read_object
 from raybench.storage.leases import STAMP, holder_in, is_alive, is_damaged
 
-RECORD = {**STAMP, "status": is_text, "sweep": is_text, "plan": is_text}  # what is read of a run's record
+_PLAN = re.compile(r"plans/[^/.][^/]*")  # a damaged record may name anything, and what it names is removed
+RECORD = {  # what is read of a run's record
+    **STAMP, "status": is_text, "sweep": is_text,
+    "plan": lambda value: is_text(value) and bool(_PLAN.fullmatch(value)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

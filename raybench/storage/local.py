@@ -10,6 +10,7 @@ import shutil
 import stat
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +25,11 @@ SCRATCH = ".tmp"  # for files being written; below the root, so that a rename st
 
 
 class LocalStorage:
-    """Storage below one directory, which several processes and machines may share. Needs hard links and rename."""
+    """Storage below one directory, which several processes and machines may share. Needs hard links and rename.
+
+    A symbolic link to a folder in it is never followed by a call that lists, writes or removes: what it leads to is not
+    the storage's, and `raybench gc` removes what it finds.
+    """
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root).expanduser().absolute()
@@ -58,8 +63,8 @@ class LocalStorage:
 
     def create(self, key: str, data: bytes, *, durable: bool = True) -> bool:
         """Write `key` atomically if it does not exist; False if it already did."""
-        target = self._path(key)
-        if target.exists():
+        target = self._own(key)
+        if os.path.lexists(target):
             return False
         with self._scratch() as temporary:
             _write(temporary, data, durable)
@@ -67,19 +72,36 @@ class LocalStorage:
 
     def replace(self, key: str, data: bytes, *, durable: bool = True) -> None:
         """Write `key` atomically, whether or not it exists."""
-        target = self._path(key)
+        target = self._own(key)
         with self._scratch() as temporary:
             _write(temporary, data, durable)
             self._move(target, lambda: os.replace(temporary, target), durable)
 
     def list(self, prefix: str) -> Names:
-        """Keys below the folder `prefix`, sorted: files, and published entries as one key each."""
+        """Keys below the folder `prefix`, sorted: files, and published entries as one key each.
+
+        A link to a folder is left out, with a warning.
+        """
+        if why := self.not_listed(prefix):
+            _warn(why)
+            return []
         parts = key_parts(prefix) if prefix.strip("/") else []
         return sorted(_entries(os.path.join(self.root, *parts), "/".join(parts)))
 
+    def not_listed(self, prefix: str) -> str:
+        """Why what lies below the folder `prefix` can't be listed, in a sentence; empty if it can, or isn't there."""
+        path = str(self.root)
+        for name in key_parts(prefix) if prefix.strip("/") else []:
+            path = os.path.join(path, name)
+            if os.path.islink(path):
+                return _link(path)
+            if not os.path.isdir(path):
+                return f"{path}: found a file, expected a folder" if os.path.exists(path) else ""
+        return ""
+
     def delete(self, key: str) -> None:
         """Remove a file or an entry atomically; nothing happens if there is none."""
-        target = self._path(key)
+        target = self._own(key)
         with self._scratch() as grave, contextlib.suppress(FileNotFoundError):
             os.rename(target, grave)
         with contextlib.suppress(OSError):  # the folder may hold other keys, or be removed already
@@ -87,7 +109,7 @@ class LocalStorage:
 
     def publish(self, key: str, folder: Path) -> bool:
         """Move the finished local `folder` to `key` atomically; False if another writer was first, whose copy stays."""
-        target = self._path(key)
+        target = self._own(key)
         if target.exists():
             shutil.rmtree(folder)
             return False
@@ -101,7 +123,7 @@ class LocalStorage:
 
     def rename(self, key: str, new: str) -> bool:
         """Move a file or a folder, also one that is no complete entry, to the unused key `new`; False if none is."""
-        source, target = self._path(key), self._path(new)
+        source, target = self._own(key), self._own(new)
         if not source.exists():
             return False
         try:
@@ -121,28 +143,40 @@ class LocalStorage:
 
     def leftovers(self, age: float) -> Names:
         """Names of unfinished writes that were not modified for `age` seconds, sorted."""
-        latest = time.time() - age
+        latest, folder = time.time() - age, self.root / SCRATCH
+        if folder.is_symlink():
+            _warn(_link(folder))
+            return []
         try:
-            found = sorted(os.listdir(self.root / SCRATCH))
+            found = sorted(os.listdir(folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [name for name in found if _newest(self.root / SCRATCH / name) <= latest]
+        return [name for name in found if _newest(folder / name) <= latest]
 
     def discard(self, name: str) -> None:
         """Remove one of the `leftovers`; nothing happens if it was removed already."""
-        path = self.root / SCRATCH / key_parts(name)[-1]
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        folder = self.root / SCRATCH
+        if not folder.is_symlink():
+            _remove(folder / key_parts(name)[-1])
 
     def _path(self, key: str) -> Path:
         return self.root.joinpath(*key_parts(key))
+
+    def _own(self, key: str) -> Path:
+        """The path of `key`, for a call that changes it. UserError where a link to a folder lies on the way."""
+        path, (*folders, name) = str(self.root), key_parts(key)
+        for folder in folders:
+            path = os.path.join(path, folder)
+            if os.path.islink(path):
+                raise UserError(_link(path))
+        return Path(path, name)
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:
         """A unique path for a file or folder being written; removed at the end if still there."""
         folder = self.root / SCRATCH
+        if folder.is_symlink():
+            raise UserError(_link(folder))
         if not folder.is_dir():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -152,10 +186,7 @@ class LocalStorage:
         try:
             yield path
         finally:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(path)
 
     def _move(self, target: Path, move: Callable[[], object], durable: bool = True) -> bool:
         """Run the atomic `move` onto `target` and, if `durable`, sync its folder to disk; False if it existed."""
@@ -204,32 +235,26 @@ def _sync_tree(top: Path) -> None:
 def _newest(path: Path) -> float:
     """When `path` or anything below it was last modified (seconds since 1970); now, if it was just removed."""
     try:
-        return max(each.stat().st_mtime for each in (path, *path.rglob("*")))
+        return max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
     except FileNotFoundError:
         return time.time()
 
 
-def _entries(top: str, key: str, followed: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Keys of files and published folders below the folder `top`, whose key is `key`, without hidden names.
-
-    `followed`: folders that links led to on the way here; a link that leads to one again is left out.
-    """
+def _entries(top: str, key: str) -> Iterator[str]:
+    """Keys of files and published folders below the folder `top`, whose key is `key`, without hidden names."""
     try:
         with os.scandir(top) as found:
             children = [child for child in found if not child.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return  # does not exist, or was deleted meanwhile
     for child in children:
-        own, seen = f"{key}/{child.name}" if key else child.name, followed
+        own = f"{key}/{child.name}" if key else child.name
         if not _is_dir(child) or os.path.exists(os.path.join(child.path, MARKER)):
             yield own
-            continue
-        if child.is_symlink():
-            place = os.path.realpath(child.path)
-            if place in followed or os.path.realpath(top).startswith(place):
-                continue
-            seen = followed | {place}
-        yield from _entries(child.path, own, seen)
+        elif child.is_symlink():
+            _warn(_link(child.path))
+        else:
+            yield from _entries(child.path, own)
 
 
 def _is_dir(child: os.DirEntry[str]) -> bool:
@@ -237,6 +262,23 @@ def _is_dir(child: os.DirEntry[str]) -> bool:
         return child.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _link(path: str | Path) -> str:
+    """The sentence about a link in the place of a folder."""
+    return f"{path}: found a link to {os.readlink(path)}, expected a folder; what lies there isn't read"
+
+
+def _warn(why: str) -> None:
+    warnings.warn(why, UserWarning, stacklevel=3)
+
+
+def _remove(path: Path) -> None:
+    """Remove what is at `path`, if anything is; of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _at_once(path: str, flags: int) -> int:

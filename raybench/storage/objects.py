@@ -73,6 +73,10 @@ class ObjectStorage:
         names = (found["path"] for found in self._bucket.list(_name(prefix) if prefix.strip("/") else None))
         return sorted(name.removesuffix(ENTRY) for name in names if not any(p.startswith(".") for p in name.split("/")))
 
+    def not_listed(self, prefix: str) -> str:
+        """Empty: a bucket has no folders that could be something else."""
+        return ""
+
     def delete(self, key: str) -> None:
         """Remove a key or an entry; the entry's manifest goes first, so that no reader sees half of it."""
         manifest = self._manifest(key)
@@ -205,7 +209,8 @@ def _manifest_in(data: bytes) -> Manifest | None:
         found = json.loads(data)
         upload, files = str(found["upload"]), dict(found["files"])
         for name in (upload, *files):
-            key_parts(name)  # no path that leads elsewhere
+            if "/".join(key_parts(name)) != name:  # a path that leads elsewhere
+                raise ValueError(name)
         return Manifest(upload=upload, files=files)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -12,6 +12,10 @@ from raybench.storage.local import LocalStorage
 from raybench.storage.wrapped import Wrapped
 
 OBJECT_STORES = ("s3", "gs")
+FOLDERS = (  # all that raybench writes
+    "results/cells", "results/attempts", "stages", "artifacts", "checkpoints", "rungs", "journal", "plans", "runs",
+    "stops", "leases", "tracebacks", "serve", "latency", "shares", "labels", "damaged",
+)  # fmt: skip
 
 
 def open_storage(url: str | Path) -> Storage:
@@ -50,8 +54,11 @@ def open_existing(url: str | Path) -> Storage:
 def check_writable(storage: Storage) -> None:
     """Write and remove a small key, to find out before a sweep starts whether its results can be stored.
 
-    Raises UserError if the storage can't be written; it isn't waited for.
+    Raises UserError if the storage can't be written; it isn't waited for. Also if something else lies where it has its
+    folders.
     """
+    if odd := dict.fromkeys(why for folder in FOLDERS if (why := storage.not_listed(folder))):
+        raise UserError("; ".join(odd))
     while isinstance(storage, Wrapped):
         storage = storage.inner
     key = f"probe/{uuid.uuid4().hex}"

@@ -50,6 +50,10 @@ class Wrapped:
         """Keys below `prefix`."""
         return self.reading(self.inner.list, prefix)
 
+    def not_listed(self, prefix: str) -> str:
+        """Why what lies below `prefix` can't be listed."""
+        return self.inner.not_listed(prefix)
+
     def delete(self, key: str) -> None:
         """Remove a file or an entry."""
         self.writing(self.inner.delete, key)
