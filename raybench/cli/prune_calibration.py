@@ -34,7 +34,7 @@ def with_fewer_images(fields: Mapping[str, Any], sweep: Sweep, args: argparse.Na
     if not 0 < found < wanted:
         return None
     recipe = fields["recipe"] if isinstance(fields["recipe"], dict) else {"extends": fields["recipe"]}
-    smaller = {**recipe, "calibration_images": found}
+    smaller = {**recipe, "calibration_images": found, "name": sweep.recipe.name}  # one board ranks all methods
     for method in looking:
         method["recipe"] = smaller
     _say_once(f"calibration: all {found} training images; the recipe asks for {wanted}")

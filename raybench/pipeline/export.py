@@ -84,7 +84,9 @@ def to_ultralytics(folder: Path, target: Path, trust_code: bool = False) -> str:
     model, data = load_pruned(folder, trust_code=trust_code), read_recipe(folder).data
     save = getattr(model, "save_for_ultralytics", None)
     if save is None:
-        raise UserError(f"--format ultralytics: {type(model).__name__} is not a detector of ultralytics")
+        others = ", ".join(sorted(EXPORTS.keys() - {"ultralytics"}))
+        kind = type(model).__name__
+        raise UserError(f"--format ultralytics (.pt): {kind} is not a detector of ultralytics; expected {others}")
     save(target, data.class_names or [str(i) for i in range(data.classes)], data.image_size)
     return f"{target}: ultralytics checkpoint; YOLO({str(target)!r}) predicts with it"
 

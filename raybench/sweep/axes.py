@@ -263,7 +263,7 @@ class MethodAxis(Axis):
         importance, plus, regularizer = name.partition("+")
         parts: list[tuple[str, registry.Registry | registry.Either]] = [(importance, registry.CHOICE)]
         parts += [(regularizer, registry.regularizer)] if plus else []
-        refuse((unknown(kind.kind, part, kind.entries()), ()) for part, kind in parts if part not in kind.entries())
+        refuse((_unknown_method(part, kind), ()) for part, kind in parts if part not in kind.entries())
         if plus and importance in registry.selection.entries():
             raise mistake(f"found {name!r}, expected {importance!r} alone: it trains by itself, without a regularizer")
         if plus and importance in registry.token.entries():
@@ -313,6 +313,13 @@ def _wrong(params: Mapping[str, Scalar], entry: Entry) -> Iterator[tuple[str, Pl
     for name, default in entry.params.items():
         if default == REQUIRED and name not in params:
             yield f"{entry.kind} {entry.name!r} needs the parameter {name!r}", ()
+
+
+def _unknown_method(name: str, kind: registry.Registry | registry.Either) -> str:
+    """The message for a name of no method; where it is like none, it may be the reader's own."""
+    names = kind.entries()
+    own = "" if nearest(name, names) else ". A method of your own needs --plugin FILE"
+    return unknown(kind.kind, name, names) + own
 
 
 def _registered(name: str, names: registry.Registry) -> str:

@@ -117,6 +117,7 @@ def test_prune_takes_all_photos_where_the_recipe_wants_more(tmp_path, capsys):
     assert {name: trial.recipe.calibration_images for name, trial in found.items()} == {
         "magnitude-l2": 256, "taylor": 27, "cp": 27,
     }  # fmt: skip
+    assert {trial.recipe.name for trial in found.values()} == {"photos"}, "one board ranks them all"
     assert capsys.readouterr().err == "calibration: all 27 training images; the recipe asks for 256\n"
     (alone,) = resolve(sweep_of(parser.parse_args(command)))
     assert alone.trial_id == found["magnitude-l2"].trial_id

@@ -191,7 +191,8 @@ def test_files_and_folders_of_an_export(tmp_path, monkeypatch) -> None:
     assert (tmp_path / "w.safetensors").read_bytes() == (tmp_path / "a/model.safetensors").read_bytes()
     assert loaded == [(tmp_path / "a", False), (tmp_path / "a", True)]
     assert error_of(export.to_ultralytics, tmp_path / "a", tmp_path / "x.pt") == (
-        "--format ultralytics: Sequential is not a detector of ultralytics"
+        "--format ultralytics (.pt): Sequential is not a detector of ultralytics; "
+        "expected onnx, safetensors, torch-export"
     )
     net, images = export._network(tmp_path / "a", True)
     assert (net, images.shape) == (NET, (3, 1, 8, 8))

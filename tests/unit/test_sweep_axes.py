@@ -86,6 +86,8 @@ def test_datasets_and_methods_that_cannot_be(tmp_path, monkeypatch) -> None:
         ("unknown regularizer 'group-nrm'. Did you mean 'group-norm'", ("name",)),
     ]  # fmt: skip
     assert [path for _, path in problems_of(MethodAxis, {"name": "lamp+"})] == [("name",)]
+    ((message, _),) = problems_of(MethodAxis, {"name": "my-criterion"})
+    assert message.endswith(". A method of your own needs --plugin FILE")
     assert problems_of(MethodAxis, {"name": "lamp", "regularizer_params": {"strength": 1}}) == [(
         "found parameters of a regularizer, but 'lamp' has none; expected lamp+REGULARIZER", ("regularizer_params",),
     )]  # fmt: skip
