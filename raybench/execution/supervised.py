@@ -27,7 +27,7 @@ from raybench.storage.leases import Lease
 from raybench.storage.processes import is_stopped
 
 PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # what asks a process to end
-POLL_S = 0.5  # between looks at the child when no signal says that it has ended
+POLL_S = 0.05  # between looks at the child and at signals
 Report = tuple[dict[str, Outcome], bool, Exception | None]  # outcomes, whether it was interrupted, what it raised
 
 
@@ -86,8 +86,7 @@ def _in_child(work: Run, body: Callable[[], None]) -> tuple[Death, Noted] | None
     Outcomes and attempts of a child that died are in `work`, too.
     """
     with shared_file() as report, shared_file() as notes:
-        wanted = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}  # as by `nohup`
-        watched = {*wanted, signal.SIGCHLD}
+        watched = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}  # as by `nohup`
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         try:
             pid = begin(lambda: _end_of(work, body, notes), report, before)
@@ -120,8 +119,9 @@ def _ended(pid: int, watched: set[signal.Signals], still: Wait) -> tuple[int, bo
     """
     deadline = float("inf")
     while True:
-        found = signal.sigtimedwait(watched, POLL_S)  # a library's thread, e.g. Arrow's, may take the SIGCHLD
-        if found is not None and found.si_signo != signal.SIGCHLD:
+        # Without a wait, which a stop (Ctrl-Z) interrupts: Python then returns a signal that never came.
+        found = signal.sigtimedwait(watched, 0)
+        if found is not None:
             deadline = min(deadline, time.monotonic() + LIMIT_S)
             if found.si_code <= 0 or found.si_signo == signal.SIGHUP:
                 os.kill(pid, found.si_signo)
@@ -131,6 +131,7 @@ def _ended(pid: int, watched: set[signal.Signals], still: Wait) -> tuple[int, bo
             return status, deadline < float("inf")
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_S)
         if is_stopped(pid):
             still.lasts(lambda: f"waiting for process {pid}, which runs the units and is stopped; kill -CONT {pid}")
         else:
