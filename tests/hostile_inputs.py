@@ -6,11 +6,13 @@ python -m tests.hostile_inputs        # writes docs/hostile.md
 # ruff: noqa: E501  (a row of the table is a line)
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from raybench.results.encoding import encode
 from raybench.results.schema import row_sha256
+from raybench.storage.sealed import json_sha256
 from tests.unit.result_rows import row
 
 DOC = Path(__file__).parents[1] / "docs" / "hostile.md"
@@ -76,6 +78,13 @@ def pruned(what: str, gets: str, content: str | bytes, says: str) -> Case:
     """A pruned.json, given to `raybench.load_pruned`."""
     files = {"net/pruned.json": content, "net/model.safetensors": b""}
     return Case("Pruned networks of others", what, gets, files, ("load_pruned", "net"), 2, says)
+
+
+def sealed_net(data: dict[str, object] | None = None, **changed: object) -> str:
+    """A pruned.json with a right checksum and odd values."""
+    content = json.loads(NET % "test-convnet") | changed
+    content["data"] |= data or {}
+    return json.dumps(content | {"sha256": json_sha256(content, "sha256")})
 
 
 def typed(what: str, gets: str, command: tuple[str, ...], says: str, code: int = 2, **files: str | bytes) -> Case:
@@ -211,6 +220,10 @@ CASES = (
     pruned("pruned.json: code of a stranger (`os:system`)", "refused unless trusted by name", NET % "os:system", ""),
     pruned("pruned.json: edited", "refused by its checksum", NET % "test-convnet", "found other content than was saved"),
     pruned("pruned.json: NaN", "a sentence", NET.replace("0.5", "NaN") % "test-convnet", "found NaN"),
+    pruned("pruned.json: a width of 10^9", "refused before anything is built", sealed_net(model_params={"width": 10**9}), "expected at most 65,536"),
+    pruned("pruned.json: a width of 20,000", "refused before memory is filled", sealed_net(model_params={"width": 20_000}), "found a network of over 14.4 GB"),
+    pruned("pruned.json: 10^7 classes", "refused before memory is filled", sealed_net({"classes": 10**7}), "found a network of over 0.6 GB"),
+    pruned("pruned.json: images of 65,536 pixels a side", "refused before anything is computed", sealed_net({"image_size": 65_536}), "65536x65536"),
     pruned("pruned.json: nested 100,000 deep", "a sentence", DEEP, "pruned.json"),
     pruned("pruned.json: not UTF-8", "a sentence", b"\xff\xfe{}", "can't be read"),
     typed("a storage that is a file", "a sentence", ("run", "s.yaml", "--local", "--storage", "s.yaml"), "found a file"),

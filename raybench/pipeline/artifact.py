@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -26,7 +25,8 @@ from raybench.models.baked import baked
 from raybench.models.build import build_model
 from raybench.models.family import Member
 from raybench.pipeline import cache
-from raybench.pipeline.network import example_of, layers_left
+from raybench.pipeline.bounded import built_within, check_memory, check_numbers
+from raybench.pipeline.network import example_of, from_library, layers_left
 from raybench.pipeline.small import member_of
 from raybench.provenance import installed
 from raybench.selection.records import Cut
@@ -47,6 +47,7 @@ READ = (1, 2, 3, 4)  # format 1 has no checksum
 RECIPE = "pruned.json"
 SHOWN = 3  # mistakes quoted in a message
 MOST_SIDE, MOST_CLASSES, MOST_CHANNELS = 65_536, 10_000_000, 4096  # of images and labels of any data
+MOST_BYTES = 64 << 20  # of pruned.json, and of the header of a file of weights
 Position = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -188,7 +189,7 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu", *, trust_c
     if not trust_code:
         _check_trusted(folder / RECIPE, recipe.model)
     try:
-        model = baked(build_model(recipe.model, recipe.data, recipe.model_params))
+        model = baked(_dense(recipe, folder / cache.WEIGHTS))
         example = example_of(recipe.data, torch.device("cpu"))
         chosen, classes = recipe.prune, recipe.data.classes
         if recipe.tokens:
@@ -212,6 +213,16 @@ def load_pruned(path: str | Path, device: str | torch.device = "cpu", *, trust_c
     return model.to(torch.device(device)).eval()
 
 
+def _dense(recipe: Saved, weights: Path) -> nn.Module:
+    """The unpruned network. UserError if it can't be what `weights` were cut from, or this machine can't run it."""
+    known, stored = from_library(recipe.model), weights.stat().st_size if weights.is_file() else 0
+    if known:
+        check_numbers(recipe.model_params)
+    model = built_within(lambda: build_model(recipe.model, recipe.data, recipe.model_params), stored, twice=known)
+    check_memory(model, recipe.data.image_shape)
+    return model
+
+
 def _check_trusted(file: Path, model: str) -> None:
     """UserError unless the code of `model` is installed here: registered networks and timm's."""
     if module := own_module(model):
@@ -228,6 +239,8 @@ def read_recipe(path: str | Path) -> Saved:
     if not file.is_file():
         raise UserError(f"{path}: found no {RECIPE}; expected the folder of a pruned network (artifacts/<trial_id>)")
     try:
+        if (size := file.stat().st_size) > MOST_BYTES:
+            raise ValueError(f"found {size >> 20} MiB, expected at most {MOST_BYTES >> 20}")
         text = file.read_text("utf-8")
         content = json.loads(text, parse_constant=_refused)
     except (OSError, ValueError, RecursionError) as error:  # invalid UTF-8 and invalid JSON are ValueErrors
@@ -252,12 +265,19 @@ def _refused(name: str) -> NoReturn:
 
 def _fill(model: nn.Module, file: Path, sha256: str | None) -> None:
     """Fill `model` with the tensors in `file`; UserError when they aren't exactly those that were saved."""
+    state = model.state_dict()
+    most = sum(value.numel() * value.element_size() for value in state.values()) + MOST_BYTES  # with names and shapes
     try:
+        if file.exists() and not file.is_file():
+            raise ValueError("found no regular file")
+        if (size := file.stat().st_size) > most:
+            raise ValueError(f"found {size >> 20} MiB, expected at most {most >> 20} for this network")
         content = file.read_bytes()
         found = load(content)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: can't be read: {error}; expected the weights of a pruned network") from error
-    if different := _differences(found, model.state_dict()):
+    except Exception as error:  # damage, or a type of numbers that torch hasn't
+        raise UserError(f"{file}: can't be read: {said(error)}; expected the weights of a pruned network") from error
+
+    if different := _differences(found, state):
         more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise UserError(
             f"{file}: {'; '.join(different[:SHOWN])}{more}. One of the folder's files is not the one that was saved, "

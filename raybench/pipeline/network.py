@@ -63,7 +63,7 @@ def groups_of(model: nn.Module, trial: Trial, task: Task) -> Groups:
     Those of raybench's own networks and timm's are found once in a process: they follow from the architecture, and a
     worker meets the same one in every stage. Code of others may look at its weights, so it is traced each time.
     """
-    if not _from_library(trial.model):
+    if not from_library(trial.model):
         return _traced(model, trial, task)
     shapes = tuple((name, tuple(value.shape)) for name, value in model.state_dict().items())
     params, choice = json.dumps(trial.model_params, sort_keys=True), (trial.prune, trial.keep, trial.only)
@@ -76,7 +76,7 @@ def groups_of(model: nn.Module, trial: Trial, task: Task) -> Groups:
     return _known[key]
 
 
-def _from_library(model: str) -> bool:
+def from_library(model: str) -> bool:
     """Whether `model` names a network of raybench or timm."""
     if model.startswith("timm:"):
         return True

@@ -40,7 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_inspect.py", "unit/test_own_photos.py", "unit/test_export_options.py", "unit/test_several_needs.py",
         "unit/test_pipeline_parts.py", "unit/test_pipeline_units.py", "unit/test_recalibration.py",
         "unit/test_image_sizes.py", "unit/test_pipeline_stages.py", "unit/test_pipeline_networks.py",
-        "unit/test_pipeline_pieces.py",
+        "unit/test_pipeline_pieces.py", "unit/test_bounded.py",
         "unit/test_saved_networks.py", "unit/test_early_stop.py", "unit/test_pipeline_timings.py",
         "unit/test_sensitivity.py", "unit/test_shares.py", "unit/test_compared_outputs.py",
         "unit/test_cell_story.py", "unit/test_export_calls.py", "unit/test_machine_parts.py",
