@@ -44,6 +44,17 @@ class RaybenchError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The message without control characters: it may quote a file, and a notebook prints it as it is."""
+        return printable(super().__str__())
+
+
+class RaybenchWarning(UserWarning):
+    """A warning whose text may quote a file: shown without control characters."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class UserError(RaybenchError):
     """A mistake in what the user typed: printed without a traceback, exit code 2.

@@ -223,7 +223,7 @@ CASES = (
     pruned("pruned.json: a width of 10^9", "refused before anything is built", sealed_net(model_params={"width": 10**9}), "expected at most 65,536"),
     pruned("pruned.json: a width of 20,000", "refused before memory is filled", sealed_net(model_params={"width": 20_000}), "found a network of over 14.4 GB"),
     pruned("pruned.json: 10^7 classes", "refused before memory is filled", sealed_net({"classes": 10**7}), "found a network of over 0.6 GB"),
-    pruned("pruned.json: images of 65,536 pixels a side", "refused before anything is computed", sealed_net({"image_size": 65_536}), "65536x65536"),
+    pruned("pruned.json: images of 65,536 pixels a side", "refused before anything is computed", sealed_net({"image_size": 65_536, "in_channels": 4096}), "65536x65536"),
     pruned("pruned.json: nested 100,000 deep", "a sentence", DEEP, "pruned.json"),
     pruned("pruned.json: not UTF-8", "a sentence", b"\xff\xfe{}", "can't be read"),
     typed("a storage that is a file", "a sentence", ("run", "s.yaml", "--local", "--storage", "s.yaml"), "found a file"),

@@ -32,7 +32,7 @@ from raybench.datasets.picture_cache import PictureCache, pictures
 from raybench.datasets.statistics import View
 from raybench.datasets.transfer import on_device
 from raybench.datasets.tree import counted_by_ending, files_below, is_left_by_tools, warn_once
-from raybench.errors import UserError
+from raybench.errors import RaybenchWarning, UserError
 
 AHEAD = 4  # batches decoded ahead of the one in use
 CROP = 224 / 256  # the centre crop's side in units of the shorter side (Krizhevsky et al. 2012)
@@ -138,7 +138,7 @@ def _report_unreadable(bad: Sequence[tuple[Path, str]], count: int, dataset: str
     message = f"dataset {dataset!r}: {len(bad)} of {count} images can't be read: {named}"
     if len(bad) > limit * count:
         raise UserError(f"{message}; that is above the {limit:.1%} that `max_unreadable` allows ({why})")
-    warnings.warn(f"{message}; they are left out ({why})", stacklevel=3)
+    warnings.warn(f"{message}; they are left out ({why})", RaybenchWarning, stacklevel=3)
 
 
 class FileImages:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from raybench.errors import UserError, counted
+from raybench.errors import RaybenchWarning, UserError, counted
 
 # Folders that editors, file managers and archive programs leave beside the data; hidden ones count, too.
 LEFT_BY_TOOLS = {"__pycache__", "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
@@ -123,4 +123,4 @@ def shared_folders(splits: Mapping[str, Path], dataset: str) -> str:
 def warn_once(line: str) -> None:
     """Warn with `line`, once a process; an empty one says nothing."""
     if line:
-        warnings.warn(line, UserWarning, stacklevel=3)
+        warnings.warn(line, RaybenchWarning, stacklevel=3)

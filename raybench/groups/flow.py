@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from raybench.errors import NotSupported
+from raybench.errors import NotSupported, RaybenchWarning
 from raybench.groups.layer_types import CONVOLUTIONS, NORMS
 from raybench.groups.records import Groups, Member, Side
 from raybench.groups.widths import sides_of
@@ -111,7 +111,7 @@ def check_flow(model: nn.Module, example: Tensor, groups: Groups, shapes: Mappin
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         warnings.warn(
             f"{type(model).__name__}: where its channels go could not be checked before the cut: {error}",
-            UserWarning, stacklevel=3,
+            RaybenchWarning, stacklevel=3,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from raybench.errors import NotSupported, UserError, nearest
+from raybench.errors import NotSupported, RaybenchWarning, UserError, nearest
 from raybench.groups.by_graph import NAMED, by_graph
 from raybench.groups.dependency_graph import MAX_SECONDS
 from raybench.groups.first_run import check_runs, raise_if_out_of_memory, run_once
@@ -74,7 +74,7 @@ def trace(
         layers = Layers.of(model)
         groups = _followed(model, example, layers, parts, protected, max_seconds, started)
     if text := warning_of(type(model).__name__, layers, groups):
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warnings.warn(text, RaybenchWarning, stacklevel=2)
     return groups
 
 

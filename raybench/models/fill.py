@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raybench.errors import UserError, counted
+from raybench.errors import RaybenchWarning, UserError, counted
 from raybench.models.file_kinds import plain
 from raybench.models.head import Head
 
@@ -83,7 +83,7 @@ def _warn_of_new_head(report: LoadReport, state: Mapping[str, Tensor], origin: s
     text = (
         f"{origin}: new head: {_listed(layers)}{had} starts untrained and is trained by the recipe's base stage{left}"
     )
-    warnings.warn(text, UserWarning, stacklevel=3)
+    warnings.warn(text, RaybenchWarning, stacklevel=3)
 
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]  # name -> (found, expected)

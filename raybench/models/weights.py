@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from raybench.errors import RaybenchWarning
 from raybench.models.fill import LoadReport, fill
 from raybench.models.grey import with_channels
 from raybench.models.head import Head
@@ -60,8 +61,8 @@ def load_weights(
     state = with_channels(model, found.state) if grey else found.state
     report = fill(model, state, str(path), head, new_head=new_head)
     if found.chosen:
-        warnings.warn(f"{path}: {found.chosen}", UserWarning, stacklevel=2)
+        warnings.warn(f"{path}: {found.chosen}", RaybenchWarning, stacklevel=2)
     if found.left_out:
         left = groups_of(found.left_out)
-        warnings.warn(f"{path}: left out tensors that this network doesn't have: {left}", UserWarning, stacklevel=2)
+        warnings.warn(f"{path}: left out tensors that this network doesn't have: {left}", RaybenchWarning, stacklevel=2)
     return report

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raybench.errors import UserError, counted
+from raybench.errors import RaybenchWarning, UserError, counted
 from raybench.results.arrow import VERSION_KEY, conform, empty
 from raybench.results.columns import COLUMNS, SCHEMA_VERSION
 from raybench.results.constants import array_of, constant
@@ -27,7 +27,7 @@ from raybench.storage.range_reader import RangeReader
 MOST_BYTES = 4 << 30  # of one file, unpacked; a million rows are less than half of it
 
 
-class StoreWarning(UserWarning):
+class StoreWarning(RaybenchWarning):
     """Some files of a store could not be read: the warning names them, and their rows are missing.
 
     Example:

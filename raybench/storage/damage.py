@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raybench.errors import handled_warnings
+from raybench.errors import RaybenchWarning, handled_warnings
 from raybench.storage.base import Storage
 
 DAMAGED = "damaged"
 
 
-class DamageWarning(UserWarning):
+class DamageWarning(RaybenchWarning):
     """Something in the storage was damaged and was set aside. The text is one line that names it."""
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from raybench.errors import UserError
+from raybench.errors import RaybenchWarning, UserError
 from raybench.storage.base import Names, key_parts
 
 MARKER = ".complete"  # inside every published folder, so that a rename onto it fails
@@ -270,7 +270,7 @@ def _link(path: str | Path) -> str:
 
 
 def _warn(why: str) -> None:
-    warnings.warn(why, UserWarning, stacklevel=3)
+    warnings.warn(why, RaybenchWarning, stacklevel=3)
 
 
 def _remove(path: Path) -> None:

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 
-from raybench.errors import UserError
+from raybench.errors import RaybenchWarning, UserError
 from raybench.storage.base import Storage
 from raybench.storage.wrapped import P, T, Wrapped
 
@@ -38,7 +38,7 @@ class Patient(Wrapped):
 
     def __init__(self, inner: Storage, say: Callable[[str], None] | None = None) -> None:
         super().__init__(inner)
-        self._say = say or (lambda text: warnings.warn(text, stacklevel=2))
+        self._say = say or (lambda text: warnings.warn(text, RaybenchWarning, stacklevel=2))
         self._given_up = False
 
     def reading(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:

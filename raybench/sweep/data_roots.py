@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from raybench import registry
-from raybench.errors import UserError
+from raybench.errors import RaybenchWarning, UserError
 from raybench.sweep.fingerprint import LENGTH, file_fingerprint, fingerprint
 
 ROOT_VARIABLE = "RAYBENCH_DATA"
@@ -86,7 +86,7 @@ def data_fingerprint(
         left_out.update(found.left_out)
     if left_out:
         counted = ", ".join(f"{count} {what}" for what, count in left_out.items())
-        warnings.warn(f"dataset {name!r}: {root}: {counted}", UserWarning, stacklevel=2)
+        warnings.warn(f"dataset {name!r}: {root}: {counted}", RaybenchWarning, stacklevel=2)
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()[:LENGTH]
 
 

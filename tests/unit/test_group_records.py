@@ -162,7 +162,7 @@ def recorded(model: nn.Module) -> dict[str, Any]:
         "groups": groups_text(groups),
         "whole": dict(groups.whole),
         "share": round(groups.share, 4),
-        "warned": [str(one.message) for one in caught if one.category is UserWarning],
+        "warned": [str(one.message) for one in caught if issubclass(one.category, UserWarning)],
         "macs": cost.macs(cuts).tolist(),
         "params": cost.params(cuts).tolist(),
         "by labels": groups_text(found.groups),

@@ -1,20 +1,34 @@
 """Names and messages from files can't control a terminal, run in a spreadsheet, or add markup to Markdown."""
 
 import io
+import pickle
 import sys
+import traceback
 import warnings
 
 import pytest
 from rich.text import Text
 
+import raybench
 from raybench.cli.main import main
 from raybench.cli.printable_output import PrintableStream, printable_output
-from raybench.errors import handled_warnings, printable
+from raybench.errors import (
+    NotSupported,
+    RaybenchWarning,
+    SpecError,
+    StageError,
+    UserError,
+    handled_warnings,
+    printable,
+)
+from raybench.models.foreign import ForeignError
 from raybench.progress.console import SafeConsole
 from raybench.reports.board_latex import escaped
 from raybench.reports.model_card import card_of
 from raybench.results.encoding import csv_bytes
+from raybench.results.schema import RecordError
 from raybench.results.store import Store
+from raybench.storage.leases import LeaseLost
 from raybench.storage.open import open_storage
 
 from .result_rows import failure, row, trial
@@ -139,3 +153,34 @@ def test_a_row_can_t_name_another_folder_as_its_network(tmp_path, place, capsys)
     Store(open_storage(tmp_path)).publish(one)
     assert main(["export", one["trial_id"], "--results", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
     assert "not written by raybench" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [UserError, SpecError, NotSupported, ForeignError, RecordError, LeaseLost])
+@pytest.mark.parametrize(("text", "shown"), HOSTILE)
+def test_the_message_of_every_error_of_ours_is_printable_in_a_notebook_too(kind, text, shown):
+    error = kind(text)
+    assert str(error) == f"{error}" == shown
+    assert str(pickle.loads(pickle.dumps(error))) == shown, "as a worker sends it"
+    assert traceback.format_exception_only(error)[0].endswith(f": {shown}\n")
+
+
+def test_the_message_of_a_stage_s_error_is_printable():
+    assert str(StageError("base", "\x1b[2J")) == "\\x1b[2J"
+
+
+def test_a_call_from_python_names_a_hostile_file_without_control_characters(tmp_path):
+    (tmp_path / "s\x1b[2J.yaml").write_text("name: [")
+    with pytest.raises(UserError) as caught:
+        raybench.load_sweep(tmp_path / "s\x1b[2J.yaml")
+    assert "s\\x1b[2J.yaml" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_warning_about_files_is_printable_in_a_notebook_too(tmp_path):
+    (tmp_path / "results/cells").mkdir(parents=True)
+    (tmp_path / "results/cells/\x1b[2J").write_text("")
+    with pytest.warns(RaybenchWarning) as caught:
+        assert len(raybench.load_results(tmp_path)) == 0
+    assert "results/cells/\\x1b[2J: no name that raybench writes" in str(caught[0].message)
+    line = warnings.formatwarning(caught[0].message, caught[0].category, "f", 1, "")
+    assert "\x1b" not in line
