@@ -39,6 +39,7 @@ class Case:
         command: the verb and its arguments, run in that folder.
         code: its exit code.
         says: what its output must contain.
+        never: what its output must not contain.
     """
 
     group: str
@@ -48,6 +49,7 @@ class Case:
     command: tuple[str, ...]
     code: int
     says: str
+    never: str = "Traceback"
 
 
 def sweep(what: str, gets: str, text: str | bytes, says: str, code: int = 2, **more: str | bytes) -> Case:
@@ -80,6 +82,11 @@ def pruned(what: str, gets: str, content: str | bytes, says: str) -> Case:
     return Case("Pruned networks of others", what, gets, files, ("load_pruned", "net"), 2, says)
 
 
+def shown(what: str, gets: str, says: str, never: str, *command: str, **values: object) -> Case:
+    """A result row with odd values, in a form of output."""
+    return Case("Rows in what is written", what, gets, {f"store/{CELL}": odd_row(**values)}, command, 0, says, never)
+
+
 def sealed_net(data: dict[str, object] | None = None, **changed: object) -> str:
     """A pruned.json with a right checksum and odd values."""
     content = json.loads(NET % "test-convnet") | changed
@@ -105,6 +112,9 @@ NET = (
     '{"format": 2, "model": "%s", "model_params": {}, "prune": [], "data": {"name": "digits", "task": "classification", '
     '"classes": 10, "in_channels": 1, "image_size": 8, "mean": [0.5], "std": [0.5], "licence": ""}, "kept": {}, "weights_sha256": null, "sha256": "0"}'
 )
+
+MARKUP = "m\x1b[2J\n# <script>alert(1)</script> [x](http://y)"
+MARKDOWN = ("leaderboard", "store", "--format", "markdown")
 
 CASES = (
     sweep("empty", "a sentence", "", "expected"),
@@ -226,6 +236,16 @@ CASES = (
     pruned("pruned.json: images of 65,536 pixels a side", "refused before anything is computed", sealed_net({"image_size": 65_536, "in_channels": 4096}), "65536x65536"),
     pruned("pruned.json: nested 100,000 deep", "a sentence", DEEP, "pruned.json"),
     pruned("pruned.json: not UTF-8", "a sentence", b"\xff\xfe{}", "can't be read"),
+    shown("HTML, a link and a heading as device, in Markdown", "escaped, in one line", "\\<script\\>", "<script>", *MARKDOWN, device=MARKUP),
+    shown("HTML, a link and a heading as device, in Markdown", "escaped, in one line", "\\[x\\]", "\n# ", *MARKDOWN, device=MARKUP),
+    shown("HTML, a link and a heading as metric, in a model card", "escaped, in one line", "\\<script\\>", "<script>", "card_of", "store", ID, metric_name=MARKUP),
+    shown("HTML, a link and a heading as metric, in a model card", "escaped, in one line", "\\[x\\]", "\n# <", "card_of", "store", ID, metric_name=MARKUP),
+    shown("a formula, in CSV", "marked as text", "'=HYPERLINK", "\n=HYPERLINK", "query", "store", "SELECT device FROM trials", "--format", "csv", device='=HYPERLINK("http://x")'),
+    shown("an escape sequence, in CSV", "shown as an escape", "a\\x1b[2J", "\x1b", "query", "store", "SELECT device FROM trials", "--format", "csv", device="a\x1b[2J"),
+    shown("an escape sequence, in JSON", "shown as an escape", "a\\u001b[2J", "\x1b", "query", "store", "SELECT device FROM trials", "--format", "json", device="a\x1b[2J"),
+    shown("a command of LaTeX", "escaped", "textbackslash{}input", "\\input", "leaderboard", "store", "--format", "latex", metric_name="\\input{/etc/passwd}"),
+    shown("an escape sequence, in LaTeX", "a space", "a [2J", "\x1b", "leaderboard", "store", "--format", "latex", metric_name="a\x1b[2J"),
+    shown("an escape sequence and markup, in a table", "shown as they are", "m\\x1b[2J", "\x1b", "show", ID, "--results", "store", device=MARKUP),
     typed("a storage that is a file", "a sentence", ("run", "s.yaml", "--local", "--storage", "s.yaml"), "found a file"),
     typed("a storage of an unknown scheme", "a sentence", ("plan", "s.yaml", "--storage", "ftp://x/y"), "found scheme 'ftp'"),
     typed("a bucket without a name", "a sentence", ("plan", "s.yaml", "--storage", "s3://"), "s3://"),
@@ -262,10 +282,16 @@ def document() -> str:
             lines += ["", f"## {group}", "| input | command | it gets | code |", "|---|---|---|---|"]
         command = " ".join(case.command)  # without `raybench`: most of them are no commands that work
         lines.append(f"| {case.what} | `{command}` | {case.gets} | {case.code} |")
-    return "\n".join([*lines, "", NETWORK])
+    return "\n".join([*lines, "", END])
 
 
-NETWORK = """## The network, the token and folders
+END = """## What can't be told
+A file of results has checksums, and says whether its rows were checked when it was written. There is no secret in
+either: who can write the file can write both, and as well a plausible figure. `raybench run` goes by names and checksums
+and doesn't open each row again; of a stranger's results `raybench merge` checks every row, and copies none that
+raybench can't have written.
+
+## The network, the token and folders
 Ray that `raybench run` starts listens on loopback alone ([test](../tests/cluster/test_network.py)). A token that is made
 for each run keeps other users of the machine out; it is in no log and in no title of a process. Ray's files lie in
 `raybench-UID` in the temporary folder, which is this user's alone (0700); raybench refuses it if it belongs to another

@@ -7,6 +7,9 @@ import pytest
 
 import raybench
 from raybench.cli.main import main
+from raybench.reports.model_card import card_of
+from raybench.results.store import Store
+from raybench.storage.open import open_storage
 from tests.hostile_inputs import CASES, DOC, document
 
 
@@ -30,6 +33,10 @@ def call(verb, *arguments):
     try:
         if verb == "load_pruned":
             raybench.load_pruned(*arguments)
+        if verb == "card_of":
+            store, trial_id = arguments
+            print(card_of(Store(open_storage(store)).record(trial_id)))
+            return 0
         return main([verb, *arguments])
     except raybench.UserError as error:
         print(error)
@@ -48,6 +55,7 @@ def test_it_gets_what_the_table_says(case, tmp_path, monkeypatch, capfd):
     out, err = capfd.readouterr()
     assert (code, "Traceback" in out + err) == (case.code, False), out + err
     assert case.says in out + err
+    assert case.never not in out + err
     assert not set(out + err) & set("\x1b\x07\r\x00")
     assert max(map(len, (out + err).splitlines()), default=0) < 2000
     assert Path("/etc/hostname").exists() == elsewhere
