@@ -22,6 +22,7 @@ HOST_BOUND = 1 << 30  # bytes of resident memory above the baseline at which the
 DEVICE_BOUND = 64 << 20  # the same for accelerator memory; libraries keep a workspace of some 10 MiB
 FREE_S = 1.0  # memory is freed at most so often: after each of many short units it would cost as much as they do
 
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY)  # to come back to a folder that was removed or renamed meanwhile, too
 _GLOBAL_HOOKS = [name for name, value in vars(hooks).items() if name.startswith("_global_") and isinstance(value, dict)]
 
 
@@ -34,7 +35,7 @@ def isolated(key: str, threads: int) -> Iterator[None]:
     before = Settings.now()
     # The first call imports much of torch. Here, as one in `restore` fails after Ctrl-C within that import.
     torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
-    environment, folder = dict(os.environ), os.getcwd()
+    environment, folder = dict(os.environ), os.open(".", _FOLDER)
     before.fresh().restore(before)  # a caller's settings, or those that an import left, are in no id
     torch.set_num_threads(threads)
     _seed(int.from_bytes(key.encode()[:8]))
@@ -46,7 +47,8 @@ def isolated(key: str, threads: int) -> Iterator[None]:
         if dict(os.environ) != environment:
             os.environ.clear()
             os.environ.update(environment)
-        os.chdir(folder)
+        os.fchdir(folder)
+        os.close(folder)
         for name in _GLOBAL_HOOKS:
             getattr(hooks, name).clear()
         if time.monotonic() - _freed[0] > FREE_S:

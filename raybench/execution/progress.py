@@ -138,8 +138,9 @@ class Panel(Watcher):
         self._recent.clear()
 
     def recover(self) -> None:
-        """Show the cursor, which the panel of the other process hid."""
-        self._live.console.show_cursor()
+        """Show the cursor, which the panel of the other process hid, and go on below that panel."""
+        if self._live.console.show_cursor():
+            self._live.console.print()
 
     def close(self) -> None:
         """Remove the panel; the last results stay on the screen."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import torch
 
     from raybench.pipeline.exclusive import Machine
-    from raybench.sweep.trial import Trial
     from raybench.tasks.training.team import Peers
 
 MODULE = "module"  # beside the kinds of registered names: the module of a model given as module:function
@@ -139,20 +138,27 @@ def _import_plugged_in(unit: Unit, threads: int, asked: Callable[[], bool] = lam
     """Import what the unit uses of plug-ins. What an import sets reaches no unit, neither the first nor the last."""
     from raybench.execution.isolation import isolated
 
-    for kind, name in _plugged_in(unit.trials[0]):
+    for kind, name in _plugged_in(unit):
         with isolated(unit.key, threads):
             _import(kind, name, asked)
 
 
-def _plugged_in(trial: Trial) -> list[tuple[str, str]]:
-    """(kind, name) of what the trial uses of plug-in files and own modules that this process hasn't imported."""
+def _plugged_in(unit: Unit) -> list[tuple[str, str]]:
+    """(kind, name) of what the unit uses of plug-in files and own modules that this process hasn't imported.
+
+    A base uses no method: where the import of one ends the process, cells of other methods have their base.
+    """
     from raybench import registry
     from raybench.sweep.modules import own_module
 
-    first = "selection" if trial.importance.trained else "importance"
-    used = {first: trial.importance.name, "model": trial.model, "dataset": trial.dataset}
-    if trial.regularizer:
+    trial = unit.trials[0]
+    used = {"model": trial.model, "dataset": trial.dataset}
+    if unit.kind != "base" and trial.regularizer:
         used["regularizer"] = trial.regularizer.name
+    if trial.importance.trained and unit.kind != "base":
+        used["selection"] = trial.importance.name
+    elif unit.kind not in ("base", "sparsify"):
+        used["importance"] = trial.importance.name
     kinds = {kind.kind: kind.entries() for kind in registry.KINDS}
     found = [(kind, name) for kind, name in used.items() if name in kinds[kind] and not kinds[kind][name].module]
     if module := own_module(trial.model):

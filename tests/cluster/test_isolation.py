@@ -54,6 +54,20 @@ def test_what_a_unit_turns_is_turned_back():
     assert float(torch.tensor(1e-40) * 1) > 0  # denormal numbers are not zero
 
 
+def test_units_run_on_in_a_folder_that_was_removed(tmp_path, monkeypatch):
+    here, ran = tmp_path / "here", []
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with isolated("a", 1):
+        here.rmdir()
+        os.chdir("/")
+    with isolated("b", 1):
+        ran.append(os.path.exists("."))
+    assert ran == [True]
+    with pytest.raises(FileNotFoundError):
+        os.getcwd()
+
+
 def test_a_unit_that_raises_is_undone_too():
     def unit():
         with isolated("a", 1):

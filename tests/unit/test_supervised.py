@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import raybench
 from raybench.results.layout import ATTEMPTS
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
@@ -112,3 +113,44 @@ def test_asked_to_end_it_ends_without_a_failed_row(here):
     process.send_signal(signal.SIGINT)  # to the parent alone
     assert process.wait(timeout=60) == 130, (here / "output.txt").read_text()
     assert not list((here / "out").glob("results/attempts/*"))
+
+
+DEADLY = """
+import os, signal
+from raybench.registry import importance
+from raybench.methods.protocols import ElementwiseImportance
+
+os.kill(os.getpid(), signal.SIGSEGV)
+
+@importance("deadly")
+class Deadly(ElementwiseImportance):
+    needs = "weights"
+
+    def saliency(self, layer):
+        return layer.weight.abs()
+"""
+
+
+def test_a_plug_in_that_ends_its_process_in_its_import_fails_its_own_cells(here):
+    (here / "deadly.py").write_text(DEADLY)
+    axes = "datasets: digits, models: test-convnet, methods: [deadly, random], speedups: 2"
+    (here / "s.yaml").write_text(f"{{name: s, {axes}, recipe: r.yaml}}")
+    words = ["run", "s.yaml", "--local", "--storage", "out", "--plugin", "deadly.py"]
+    done = forked.run(forked.COMMAND, *words, timeout=60, cwd=here, env=environment(here))
+    assert done.returncode == 1, done.stderr
+    rows = raybench.load_results(str(here / "out")).sort_values("status")
+    assert list(rows["status"]) == ["failed", "ok"]
+    assert (rows.iloc[0]["stage"], rows.iloc[0]["error_type"]) == ("select", "WorkerDied")
+    assert rows.iloc[0]["error_message"] == "the process died of SIGSEGV (Segmentation fault)"
+
+
+def test_an_exit_handler_that_ends_the_process_takes_nothing_from_a_run_that_is_over(here):
+    handler = "import atexit\natexit.register(os.kill, os.getpid(), signal.SIGSEGV)"
+    (here / "deadly.py").write_text(DEADLY.replace("os.kill(os.getpid(), signal.SIGSEGV)", handler))
+    axes = "datasets: digits, models: test-convnet, methods: deadly, speedups: 2"
+    (here / "s.yaml").write_text(f"{{name: s, {axes}, recipe: r.yaml}}")
+    words = ["run", "s.yaml", "--local", "--storage", "out", "--plugin", "deadly.py"]
+    done = forked.run(forked.COMMAND, *words, timeout=60, cwd=here, env=environment(here))
+    assert done.returncode == 0, done.stderr
+    assert "died" not in done.stderr
+    assert "1 cell: 1 ok" in done.stdout
