@@ -62,17 +62,20 @@ def graphs(monkeypatch):
             waits.append((self.name, other.name))
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, capture_error_mode: Capture())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream, capture_error_mode: Capture())
+    monkeypatch.setattr(torch.cuda, "default_generators", [torch.Generator()])
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     own = steps._Graph.__init__
 
-    def init(self, step, progress, mixed) -> None:
+    def init(self, step, progress, mixed, stream) -> None:
         lr = [group["lr"] for group in progress.optimizer.param_groups]
         with torch.no_grad():
             state = [p.clone() for p in progress.model.parameters()]
-        own(self, step, progress, mixed)  # a real capture computes nothing: what it did is taken back
+        own(self, step, progress, mixed, stream)  # a real capture computes nothing: what it did is taken back
         with torch.no_grad():
             for p, before in zip(progress.model.parameters(), state, strict=True):
                 p.copy_(before)
@@ -166,8 +169,8 @@ def test_few_steps_and_networks_that_no_graph_can_hold_say_so(graphs, monkeypatc
 
 def test_a_graph_waits_until_compiling_is_settled(graphs, monkeypatch) -> None:
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    *_, stepper, _ = stepped(Computing(graphs="auto", compile="auto"))
-    assert [graph.replays for graph in graphs[0]] == [1], "settled after eight steps"
+    *_, stepper, _ = stepped(Computing(graphs="auto", compile="auto"), lambda: [*batches(), *batches()], count=10)
+    assert [graph.replays for graph in graphs[0]] == [1], "settled after eight steps, and a rehearsal"
     computed = stepper.close()
     assert (computed.compile, computed.graphs, computed.speed_note) == (
         "off",

@@ -8,7 +8,10 @@ of its kernels, and a graph is launched once. No graph was ever captured on a GP
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +26,7 @@ from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.team import ALONE, Team
 
 BEFORE_CAPTURE = 3  # plain steps on batches of a shape before its graph is captured: kernels are chosen, state made
+WAITS = "synchronizing CUDA operation"  # in torch's warning of what makes the host wait for the device
 
 
 def take_step(
@@ -59,6 +63,8 @@ class Stepper:
         self._compiling = Compiling(steps) if computing.compile == "auto" else None
         self._graphs: dict[tuple[int, ...], _Graph] = {}
         self._seen: dict[tuple[int, ...], int] = {}
+        self._rehearsed: set[tuple[int, ...]] = set()
+        self._side: Any = None  # the stream of what a graph holds, and of the steps before it
         self._captured = False
 
     def __call__(self, progress: TrainingState, mixed: Mixed) -> Tensor:
@@ -101,12 +107,18 @@ class Stepper:
         if shape in self._graphs:
             return self._graphs[shape].replay(mixed)
         self._seen[shape] = self._seen.get(shape, 0) + 1
-        if self._seen[shape] <= BEFORE_CAPTURE or (self._compiling is not None and not self._compiling.settled):
+        if self._seen[shape] < BEFORE_CAPTURE or (self._compiling is not None and not self._compiling.settled):
             return self._beside(progress, mixed)
+        if shape not in self._rehearsed:
+            self._rehearsed.add(shape)
+            return self._rehearsal(progress, mixed)
+        # a graph holds the memory of its step; with progressive resizing smaller images don't come back
+        self._graphs = {other: graph for other, graph in self._graphs.items() if other[1:] == shape[1:]}
         try:
-            self._graphs[shape] = _Graph(self._plain, progress, mixed)
-        except Exception as error:  # a network may do on the host what no graph can hold
-            why = str(error).partition("\n")[0] or type(error).__name__
+            self._graphs[shape] = _Graph(self._plain, progress, mixed, self._side)
+        except Exception as error:  # a network may do what no graph can hold
+            first = _first(error)
+            why = str(first).partition("\n")[0] or type(first).__name__
             self.computing = self.computing.noting(f"no graphs: {why}", graphs="off")
             return self._plain(progress, mixed)
         self._captured = True
@@ -114,11 +126,35 @@ class Stepper:
 
     def _beside(self, progress: TrainingState, mixed: Mixed) -> Tensor:
         """A plain step on a stream of its own, as capture demands of the steps before it."""
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
+        if self._side is None:  # one for all, as each stream keeps memory and workspaces of its own
+            self._side = torch.cuda.Stream()
+        main = torch.cuda.current_stream()
+        self._side.wait_stream(main)
+        with torch.cuda.stream(self._side):
             loss = self._plain(progress, mixed)
-        main.wait_stream(side)
+        main.wait_stream(self._side)
+        return loss
+
+    def _rehearsal(self, progress: TrainingState, mixed: Mixed) -> Tensor:
+        """A plain step in which torch tells what waits for the device; then there are no graphs.
+
+        No graph can hold that, and an attempt spoils more than itself: torch keeps the capture's memory pool open.
+        """
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                loss = self._beside(progress, mixed)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        waits = [one for one in told if WAITS in str(one.message)]
+        for one in told:
+            if one not in waits:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        if waits:
+            where = f"{Path(waits[0].filename).name}:{waits[0].lineno}"
+            self.computing = self.computing.noting(f"no graphs: a step waits for the device ({where})", graphs="off")
         return loss
 
 
@@ -130,10 +166,17 @@ def _allowed(computing: Computing, progress: TrainingState) -> Computing:
     return dataclasses.replace(computing, graphs="on")
 
 
+def _first(error: BaseException) -> BaseException:
+    """The error that came first: where a capture fails, its end fails, too."""
+    return error if error.__context__ is None else _first(error.__context__)
+
+
 class _Graph:
     """One captured step for batches of one shape; its inputs and the learning rates are tensors that are filled."""
 
-    def __init__(self, step: Callable[[TrainingState, Mixed], Tensor], progress: TrainingState, mixed: Mixed) -> None:
+    def __init__(
+        self, step: Callable[[TrainingState, Mixed], Tensor], progress: TrainingState, mixed: Mixed, stream: Any
+    ) -> None:
         device = mixed.images.device
         self._groups = progress.optimizer.param_groups
         self._rates = [torch.zeros((), device=device) for _ in self._groups]
@@ -141,11 +184,20 @@ class _Graph:
         self._inputs = Mixed(mixed.images.clone(), mixed.labels.clone(), mixed.others.clone(), share)
         self._graph, floats = torch.cuda.CUDAGraph(), [group["lr"] for group in self._groups]
         progress.optimizer.zero_grad()
+        numbers = torch.cuda.default_generators[device.index or 0]
+        before = numbers.clone_state()
         try:
             for group, rate in zip(self._groups, self._rates, strict=True):
                 group["lr"] = rate
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # other threads may load data
+            # other threads may load data; after an error torch leaves the stream and the generator in the capture
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
+            ):
                 self._loss = step(progress, self._inputs)
+        except BaseException:
+            numbers.graphsafe_set_state(before)
+            raise
         finally:
             for group, value in zip(self._groups, floats, strict=True):
                 group["lr"] = value
