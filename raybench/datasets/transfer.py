@@ -1,4 +1,4 @@
-"""Batches on their way from the decoding threads to the device: on a GPU through pinned memory, one batch ahead."""
+"""Tensors on their way from the host to the device: on a GPU through pinned memory, decoded batches one ahead."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """`values` of the host on `device`. A GPU copies them from pinned memory, so that the host doesn't wait for it."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def on_device(batches: Iterable[np.ndarray], device: torch.device) -> Iterator[Tensor]:
     """Yield each (b, h, w, 3) uint8 batch as (b, 3, h, w) float32 in 0..1 on `device`.
 
-    NCHW on a CPU, channels-last on an accelerator, whose convolutions prefer it. On CUDA the next batch is copied from
-    pinned memory, on a stream of its own, while the network computes on this one.
+    All are NCHW, as images in memory are. On CUDA the next batch is copied from pinned memory, on a stream of its own,
+    while the network computes on this one.
     """
     if device.type == "cuda":
         yield from _ahead(batches, device)
@@ -39,5 +46,4 @@ def _ahead(batches: Iterable[np.ndarray], device: torch.device) -> Iterator[Tens
 
 
 def _in_floats(batch: Tensor) -> Tensor:
-    strides = torch.contiguous_format if batch.device.type == "cpu" else torch.preserve_format
-    return batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=strides).div_(255)
+    return batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)

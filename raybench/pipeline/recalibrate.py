@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from raybench.sweep.trial import Trial
 from raybench.tasks.protocol import Task
+from raybench.tasks.training.computing import exact
 
 
 def recalibrate(trial: Trial, model: nn.Module, task: Task) -> Mapping[str, float] | None:
@@ -32,7 +33,8 @@ def recalibrate(trial: Trial, model: nn.Module, task: Task) -> Mapping[str, floa
     if not recipe.recalibration_images or not norms:
         return None
     images = task.calibration(recipe.recalibration_images, recipe.calibration_batch, trial.seed).images
-    measure_norms(model, norms, _full(images.split(recipe.calibration_batch)))
+    with exact(images.device):
+        measure_norms(model, norms, _full(images.split(recipe.calibration_batch)))
     return task.evaluate(model, "test")
 
 

@@ -42,6 +42,7 @@ from raybench.sweep.kinds import TOKENS
 from raybench.sweep.trial import Trial
 from raybench.tasks.open import open_task
 from raybench.tasks.protocol import Task
+from raybench.tasks.training.computing import exact
 
 CUT = "cut.json"
 WHILE_TRAINED = "selected while it was trained"
@@ -141,19 +142,20 @@ def _ranked(
         cuts = {amount: shallow.of_whole(cut, shallow.macs_base / cut.macs) for amount, cut in cuts.items()}
     if trial.prunes_first:
         cuts = priced(cuts, trial, model, example, groups, removable)
-    return TimedCuts(cuts, *context.machine.timed(lambda: _time_step(scoring, groups)))
+    return TimedCuts(cuts, *context.machine.timed(lambda: exact(context.device)(_time_step)(scoring, groups)))
 
 
 def _cuts(
     trials: Sequence[Trial], scoring: Scoring, example: Tensor, groups: Groups, asked: Asked = OF_MACS
 ) -> dict[float, Cut]:
     """Asked amount -> cut, for trials that differ in it only; a trial with a ratio has a pass of its own."""
-    trial = trials[0]
+    trial, exactly = trials[0], exact(example.device)
     if trial.ratio is not None:
-        cut = select_ratio(scoring, example, groups, trial.ratio, strategy=trial.strategy, round_to=trial.round_to)
-        return {trial.speedup: cut}
+        how = {name: getattr(trial, name) for name in ("strategy", "round_to")}
+        return {trial.speedup: exactly(select_ratio)(scoring, example, groups, trial.ratio, **how)}
+    pick = exactly(select_channels)
     how = {name: getattr(trial, name) for name in ("strategy", "schedule", "protocol", "round_to")}
-    return asked.cuts(lambda targets, **more: select_channels(scoring, example, groups, targets, **how | more), trials)
+    return asked.cuts(lambda targets, **more: pick(scoring, example, groups, targets, **how | more), trials)
 
 
 def _joint_cuts(
@@ -170,7 +172,8 @@ def _joint_cuts(
 
     def select(targets: Sequence[float], meter: BlockMeter = MACS) -> dict[float, Cut]:
         own = of(meter) if of else meter
-        return select_jointly(scoring, example, groups, targets, removable, meter=own, **how)
+        with exact(example.device):
+            return select_jointly(scoring, example, groups, targets, removable, meter=own, **how)
 
     return asked.cuts(select, trials)
 

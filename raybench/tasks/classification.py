@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from raybench.datasets.data import Data
 from raybench.datasets.facts import DataFacts, Split
+from raybench.datasets.transfer import sent
 from raybench.errors import UserError, counted, with_article
 from raybench.methods.protocols import Calibration, Regularizer
 from raybench.models.strided import strided_in_nchw
@@ -23,14 +24,14 @@ from raybench.sweep.speed import EXACT, Speed
 from raybench.tasks.protocol import Checkpoint, Training, check_calibration
 from raybench.tasks.training.augment import check_augment
 from raybench.tasks.training.batches import training_batches
-from raybench.tasks.training.computing import choose, kernels, laid_out, plain_steps
+from raybench.tasks.training.computing import choose, exact, kernels, laid_out, plain_steps
 from raybench.tasks.training.loop import EpochInputs, batch_order, fit, run_epoch
 from raybench.tasks.training.loss import needs_teacher
 from raybench.tasks.training.optimize import make_optimizer, set_apart
 from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.resizing import pixels_share
 from raybench.tasks.training.scale import Scale
-from raybench.tasks.training.seeding import deterministic, generator
+from raybench.tasks.training.seeding import generator
 from raybench.tasks.training.steps import Stepper
 from raybench.tasks.training.team import ALONE, Team
 
@@ -149,11 +150,11 @@ class Classification:
         images = self._splits.split(split)
         was_training = model.training
         model.eval()
-        with torch.inference_mode(), deterministic(self._device):
+        with torch.inference_mode(), exact(self._device):
             sums = torch.zeros(3, dtype=torch.float64, device=self._device)  # read once: each read waits for the device
             order = self._team.dealt(torch.arange(len(images)).split(EVALUATION_BATCH))
             for indices, batch in zip(order, images.batches(order, self._device, None), strict=True):
-                labels = images.labels[indices].to(self._device)
+                labels = sent(images.labels[indices], self._device)
                 outputs = model(self._normalise(batch)).float()
                 ranked = outputs.topk(min(5, outputs.shape[1]), 1).indices == labels[:, None]
                 loss = F.cross_entropy(outputs, labels, reduction="sum")

@@ -29,9 +29,10 @@ from raybench.tasks.detection_metrics import Meter, detections
 from raybench.tasks.detection_team import of_whole_batches
 from raybench.tasks.detection_training import EpochInputs, check_recipe, freeze_integral, make_optimizer, run_epoch
 from raybench.tasks.protocol import Checkpoint, Training, check_calibration
+from raybench.tasks.training.computing import exact
 from raybench.tasks.training.loop import fit
 from raybench.tasks.training.optimize import set_apart
-from raybench.tasks.training.seeding import deterministic, generator
+from raybench.tasks.training.seeding import generator
 from raybench.tasks.training.team import ALONE, Team
 
 EVALUATION_BATCH = 16  # images; a constant, so that a figure never depends on the recipe
@@ -119,7 +120,7 @@ class Detection:
         loss_of = DetectionLoss(detector)
         was_training, loss = model.training, 0.0
         model.eval()
-        with torch.no_grad(), deterministic(self._device):
+        with torch.no_grad(), exact(self._device):
             batches = images.batches(EVALUATION_BATCH, workers_for(self._device))
             for number, (indices, pixels) in enumerate(batches):
                 order += indices

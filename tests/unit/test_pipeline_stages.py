@@ -199,12 +199,13 @@ def test_selections_are_asked_for_with_everything_the_trial_says(monkeypatch) ->
     monkeypatch.setattr(select, "select_ratio", lambda *args, **named: calls.append((args, named)) or "cut")
     fields = {"strategy": "local", "round_to": 4, "protocol": "pruningbench", "schedule": "iterative"}
     several = [trial_of(speedup=s, **fields) for s in (2.0, 4.0)]
-    assert select._cuts(several, "scoring", "example", "groups") == "cuts"
+    image = torch.zeros(1)
+    assert select._cuts(several, "scoring", image, "groups") == "cuts"
     one = trial_of(ratio=0.25, strategy="global", round_to=2)
-    assert select._cuts([one], "scoring", "example", "groups") == {2.0: "cut"}
+    assert select._cuts([one], "scoring", image, "groups") == {2.0: "cut"}
     assert calls == [
-        (("scoring", "example", "groups", [2.0, 4.0]), fields),
-        (("scoring", "example", "groups", 0.25), {"strategy": "global", "round_to": 2}),
+        (("scoring", image, "groups", [2.0, 4.0]), fields),
+        (("scoring", image, "groups", 0.25), {"strategy": "global", "round_to": 2}),
     ]
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raybench.datasets.data import Images, TensorImages, in_floats
+from raybench.datasets.transfer import sent
 from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.augment import mirrored, moved, reaches
 from raybench.tasks.training.draws import Draws, draw_batch, moved_to
@@ -40,7 +41,7 @@ def training_batches(
     mixes = recipe.mixup or recipe.cutmix
     before, after = (ALONE, team) if mixes else (team, ALONE)
     own = [before.share(indices) for indices in order]
-    labels = images.labels.to(device)[torch.cat(own).to(device)].split([len(one) for one in own])
+    labels = sent(images.labels[torch.cat(own)], device).split([len(one) for one in own])
     resizing = "resized-crop" in recipe.augment
     crops = [before.share(torch.rand(len(indices), 4, generator=draw)) for indices in order] if resizing else None
     loading = _Loading(recipe, order, own, draw, device, crops, before)

@@ -104,6 +104,13 @@ def kernels(device: torch.device, computing: Computing) -> Iterator[None]:
 
 
 @contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Context of evaluation and scoring: deterministic kernels, float32 products that are no TF32."""
+    with deterministic(device), _products("fp32" if device.type == "cuda" else ""):
+        yield
+
+
+@contextmanager
 def laid_out(model: nn.Module, strides: torch.memory_format) -> Iterator[None]:
     """Context in which the 4-d weights of `model` have these strides; afterwards they are NCHW, as files have them."""
     if strides is not torch.channels_last:

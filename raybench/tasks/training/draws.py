@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from raybench.datasets.transfer import sent
 from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.augment import corner_draws, erasing_draws, mirror_draws, reaches
 from raybench.tasks.training.mix import mix_draws
@@ -66,7 +67,7 @@ def moved_to(device: torch.device, draws: Sequence[Draws]) -> list[Draws]:
     for name in dict.fromkeys(name for one in draws for name in one.tensors):
         holders = [number for number, one in enumerate(draws) if name in one.tensors]
         parts = [draws[number].tensors[name] for number in holders]
-        together = torch.cat(parts).to(device, non_blocking=True)
+        together = sent(torch.cat(parts), device)
         for number, part in zip(holders, together.split([len(part) for part in parts]), strict=True):
             found[number][name] = part
     return [replace(one, tensors=tensors) for one, tensors in zip(draws, found, strict=True)]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from raybench.datasets.transfer import sent
+
 OPERATIONS_EACH = 2  # for each image: N of the paper's ImageNet setting, timm's default
 STEPS = 10  # the highest magnitude, as in timm
 
@@ -77,11 +79,14 @@ def operation_draws(count: int, draw: torch.Generator) -> tuple[tuple[Tensor, Te
 def with_operations(images: Tensor, magnitude: int, draws: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """The images after the operations of `draws`; images with the same operation and sign are processed together."""
     level = min(magnitude, STEPS) / STEPS
-    for chosen, negative in draws:
+    kinds = torch.stack([2 * chosen + negative for chosen, negative in draws])
+    orders = sent(kinds.argsort(dim=1, stable=True), images.device)  # of a round's images, those of a kind together
+    for kind, order in zip(kinds, orders, strict=True):
         images = images.clone()
-        for number, operation in enumerate(OPERATIONS[1:], 1):  # the first is the identity
-            for sign, those in ((1, ~negative), (-1, negative)):
-                members = ((chosen == number) & those).nonzero().flatten().to(images.device)
-                if len(members):
-                    images[members] = operation(images[members], sign * level).clamp_(0, 1)
+        sizes = kind.bincount(minlength=2 * len(OPERATIONS)).tolist()
+        for place, members in enumerate(order.split(sizes)):
+            number, negative = divmod(place, 2)
+            if number and len(members):  # the first operation is the identity
+                changed = OPERATIONS[number](images[members], -level if negative else level)
+                images[members] = changed.clamp_(0, 1)
     return images
