@@ -19,7 +19,9 @@ ROOT = Path(__file__).parent.parent  # the folder that holds the package `rayben
 TRAINING = "training"  # what a trained selection needs
 TUNING = "fine-tuning"  # what a token reducer with weights of its own needs
 NO_DATA = ("nothing", "weights", TRAINING, TUNING)  # what a method may need that isn't computed from images
-METHODS = ("importance", "selection", "regularizer", "token")  # kinds of registered names that are parts of a method
+NOUNS = {  # kinds of registered names that are parts of a method -> what people call them
+    "importance": "criterion", "selection": "trained selection", "regularizer": "regularizer", "token": "token reducer",
+}  # fmt: skip
 EVIDENCE = ("gradients", "sample-gradients", "activations")  # what is, and may be needed together
 METHOD_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 FACTS = {  # the values of a method's class attributes; `needs` may be several of EVIDENCE, too
@@ -57,6 +59,11 @@ class Entry:
     params: Mapping[str, Any] = field(default_factory=dict)  # name -> default, REQUIRED where it has none
     module: str | None = None  # dotted name for packaged code, None for a plug-in file
     kinds: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # name -> the words of its Literal, or its types
+
+    @property
+    def noun(self) -> str:
+        """What messages and lists call a name of its kind."""
+        return NOUNS.get(self.kind, self.kind)
 
     @property
     def source(self) -> str | None:
@@ -154,7 +161,7 @@ def read_entries(kind: str, file: Path, module: str | None) -> Iterator[Entry]:
 
 def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any], where: str) -> None:
     """UserError for a fact of a method that is misspelt, or written with a type and so taken for a parameter."""
-    if kind not in METHODS:
+    if kind not in NOUNS:
         return
     for name in sorted(RESERVED & set(params)):
         raise UserError(f"{where}: `{name}` has a type, which makes it a parameter; write `{name} = ...` or ClassVar")
@@ -177,7 +184,7 @@ def _check_facts(kind: str, facts: Mapping[str, Any], params: Mapping[str, Any],
 
 def _check_method(entry: Entry, where: str) -> None:
     """UserError for a method whose name a sweep can't spell, or whose defaults don't fit their own limits."""
-    if entry.kind not in METHODS:
+    if entry.kind not in NOUNS:
         return
     if not METHOD_NAME.fullmatch(str(entry.name)):
         expected = "lower case letters, digits and dashes, such as my-criterion"

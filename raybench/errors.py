@@ -99,6 +99,16 @@ class StageLost(StageError):
     """A shared stage is damaged or missing. Damaged files were moved aside before, so the next plan makes it again."""
 
 
+def close(name: str, names: Iterable[str]) -> str | None:
+    """The name of which `name` is a slip of the finger; None if there is none.
+
+    Example:
+        >>> close("schedules", ["schedule", "speedups"]), close("schedules", ["speedups"])
+        ('schedule', None)
+    """
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.8)), None)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the closest of `names`, or an empty string when none is close.
 
@@ -112,11 +122,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     typed, known = str(name).lower(), list(names)
     if SAME.get(typed) in known:
         return f" Did you mean {SAME[typed]!r}?"
-    similar = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)  # a slip of the finger
     words = [one for one in known if typed and typed in re.split(r"[^a-z0-9]+", str(one).lower())]
     starts = [one for one in known if len(typed) > 2 and str(one).lower().startswith(typed)]
-    close = similar or words[:1] or starts[:1] or difflib.get_close_matches(str(name), known, n=1, cutoff=0.55)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    similar = difflib.get_close_matches(str(name), known, n=1, cutoff=0.55)
+    found = close(str(name), known) or next(iter([*words, *starts, *similar]), None)
+    return "" if found is None else f" Did you mean {found!r}?"
 
 
 def printable(text: str) -> str:
@@ -204,7 +214,8 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
     """Message for an unknown name: what was found, the nearest known name, and all known names where they are few."""
     known = sorted(names)
     if len(known) > LISTED:
-        verb = "methods" if kind in ("importance", "selection", "regularizer") else f"{kind}s"
+        methods = ("method", "criterion", "trained selection", "regularizer", "token reducer")
+        verb = "methods" if kind in methods else f"{kind}s"
         return f"unknown {kind} {name!r}.{nearest(name, known)} `raybench {verb}` lists all {len(known)}"
     return f"unknown {kind} {name!r}.{nearest(name, known)} Known: {', '.join(known)}"
 

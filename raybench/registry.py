@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
-from raybench.catalogue import ROOT, Entry, read_entries, tree_of
+from raybench.catalogue import NOUNS, ROOT, Entry, read_entries, tree_of
 from raybench.errors import UserError, unknown
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Registry:
     """
 
     def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+        self.kind, self.package, self.noun = kind, package, NOUNS.get(kind, kind)
         self._plugins: list[Path] = []
         self._entries: Mapping[str, Entry] | None = None
 
@@ -95,7 +95,7 @@ class Registry:
             for entry in self._scan():
                 if entry.name in found and not _same(found[entry.name], entry):
                     raise UserError(
-                        f"{self.kind} {entry.name!r} is defined twice: {_where(found[entry.name])} and {_where(entry)}"
+                        f"{self.noun} {entry.name!r} is defined twice: {_where(found[entry.name])} and {_where(entry)}"
                     )
                 found[entry.name] = entry
             self._entries = MappingProxyType(dict(sorted(found.items())))
@@ -118,7 +118,7 @@ class Registry:
             >>> registry.model.entry("cifar-resnet56").facts["norm"]
             'batch'
         """
-        return _named(self.kind, name, self.entries())
+        return _named(self.noun, name, self.entries())
 
     def load(self, name: str) -> Any:
         """Import the code registered under `name`.
@@ -160,9 +160,9 @@ def _entry_points() -> EntryPoints:
     return entry_points()  # type: ignore[return-value]  # SelectableGroups up to 3.11: the same `select`
 
 
-def _named(kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
+def _named(noun: str, name: str, entries: Mapping[str, Entry]) -> Entry:
     if name not in entries:
-        raise UserError(unknown(kind, name, entries))
+        raise UserError(unknown(noun, name, entries))
     return entries[name]
 
 
@@ -196,6 +196,7 @@ class Either:
     """The names of several registries, as one: those that may stand in one place.
 
     Args:
+        noun: what messages call one of the names.
         kinds: names of registries in this module.
 
     Example:
@@ -204,8 +205,8 @@ class Either:
         ('selection', 'importance')
     """
 
-    def __init__(self, *kinds: str) -> None:
-        self._kinds = kinds
+    def __init__(self, noun: str, *kinds: str) -> None:
+        self.noun, self._kinds = noun, kinds
         self._known: tuple[list[Mapping[str, Entry]], Mapping[str, Entry]] = ([], {})  # parts, and all of them as one
 
     def entries(self) -> Mapping[str, Entry]:
@@ -230,7 +231,7 @@ class Either:
             if entry.name in found:
                 other = found[entry.name]
                 raise UserError(
-                    f"{entry.name!r} is defined twice: {other.kind} in {_where(other)}, {entry.kind} in {_where(entry)}"
+                    f"{entry.name!r} is defined twice: {other.noun} in {_where(other)}, {entry.noun} in {_where(entry)}"
                 )
             found[entry.name] = entry
         return MappingProxyType(dict(sorted(found.items())))
@@ -247,11 +248,11 @@ class Either:
         Raises:
             UserError: None of them has it; the message has the nearest one.
         """
-        return _named(self.kind, name, self.entries())
+        return _named(self.noun, name, self.entries())
 
     @property
     def kind(self) -> str:
-        """The kind of the first one, which messages name."""
+        """The kind of the first one: the key under which a trial has any of them."""
         return self._kinds[0]
 
 
@@ -264,7 +265,9 @@ dataset = Registry("dataset", "raybench.datasets")
 task = Registry("task", "raybench.tasks")
 
 KINDS = (importance, selection, regularizer, token, model, dataset, task)
-CHOICE = Either("importance", "selection", "token")  # what stands first in a method: which channels, or tokens, stay
+CHOICE = Either(
+    "method", "importance", "selection", "token"
+)  # what stands first in a method: which channels, or tokens, stay
 
 
 def add_plugin(path: Path | str) -> None:

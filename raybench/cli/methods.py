@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from raybench import registry
-from raybench.catalogue import Entry, evidence_kinds
+from raybench.catalogue import NOUNS, Entry, evidence_kinds
 from raybench.cli.output import add_format, print_json, print_rows
 from raybench.cli.sweep_arguments import add_plugin, load_plugins
 
@@ -46,7 +46,7 @@ def _print(kind: str, title: str, rows: list[dict[str, Any]]) -> None:
             "paper": row["paper"],
         }
         for row in rows
-        if row["kind"] == kind
+        if row["kind"] == NOUNS[kind]
     ]
     if shown:
         print_rows(shown, list(shown[0]), title=title)
@@ -60,7 +60,7 @@ def _row(entry: Entry) -> dict[str, Any]:
     facts = entry.facts
     return {
         "name": entry.name,
-        "kind": entry.kind,
+        "kind": entry.noun,
         "needs": "training" if entry.kind == "regularizer" else facts.get("needs"),
         "requires": facts.get("requires"),
         "defaults": dict(entry.params),

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     names = registry.regularizer if args.regularizer else registry.CHOICE
     if args.name in names.entries():
         entry = names.entry(args.name)
-        raise UserError(f"{entry.kind} {args.name!r} exists already: {entry.file}")
+        raise UserError(f"{entry.noun} {args.name!r} exists already: {entry.file}")
     path = args.folder / f"{args.name.replace('-', '_')}.py"
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or folder")

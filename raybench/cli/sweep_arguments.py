@@ -46,7 +46,7 @@ def check_name(option: str, kind: registry.Registry | registry.Either, name: str
     """UserError that names `option` for an unknown `name`, with `more` at its end; `module:function` passes."""
     if ":" not in name and name not in kind.entries():
         hint = module_hint(name) if kind is registry.model else None
-        raise UserError(f"{option}: {hint or unknown(kind.kind, name, kind.entries())}{more}")
+        raise UserError(f"{option}: {hint or unknown(kind.noun, name, kind.entries())}{more}")
 
 
 def read_sweep(args: argparse.Namespace) -> Sweep:

@@ -98,7 +98,7 @@ def run_sweep(
         ...     end = raybench.run_sweep(Path(folder, "sweep.yaml"), Path(folder, "results"), local=True)
         ...     frame = raybench.load_results(end.storage)
         >>> list(end.statuses.values()), frame["reason"][0]
-        (['skipped'], 'importance bn-scale needs BatchNorm; test-vit normalises with layer norm')
+        (['skipped'], 'criterion bn-scale needs BatchNorm; test-vit normalises with layer norm')
     """
     for file in plugins:
         registry.add_plugin(file)

@@ -163,12 +163,12 @@ def _no_method(trial: Trial, task: str, norm: str | None) -> str | None:
         methods.append(registry.regularizer.entry(trial.regularizer.name))
     for method in methods:
         if method.facts.get("labels") == "sampled" and task != "classification":
-            return f"{method.kind} {method.name} draws labels from class scores; {trial.dataset} is data for {task}"
+            return f"{method.noun} {method.name} draws labels from class scores; {trial.dataset} is data for {task}"
         if (wanted := method.facts.get("task") or task) != task:
-            return f"{method.kind} {method.name} is for {wanted}; {trial.dataset} is data for {task}"
+            return f"{method.noun} {method.name} is for {wanted}; {trial.dataset} is data for {task}"
         if method.facts.get("requires") == "batch-norm" and norm not in (None, "batch"):
             has = "has no normalisation" if norm == "none" else f"normalises with {norm} norm"
-            return f"{method.kind} {method.name} needs BatchNorm; {trial.model} {has}"
+            return f"{method.noun} {method.name} needs BatchNorm; {trial.model} {has}"
     return None
 
 

@@ -241,7 +241,7 @@ def _model(form: Fields, settings: Settings, uploads: Uploads, folder: list[Path
 
 def _methods(form: Fields) -> list[str]:
     """Every criterion with every way of sparse learning, `none` being the criterion alone; then the other methods."""
-    criteria = form.chosen("method", "importance", registry.importance.entries())
+    criteria = form.chosen("method", "criterion", registry.importance.entries())
     regularizers = form.chosen("regularizer", "regularizer", ("none", *registry.regularizer.entries())) or ["none"]
     kinds = {"selection": registry.selection, "token": registry.token}
     others = [one for field, kind in ALONE.items() for one in form.chosen(field, kind, kinds[field].entries())]

@@ -307,22 +307,22 @@ def _wrong(params: Mapping[str, Scalar], entry: Entry) -> Iterator[tuple[str, Pl
     for name, value in params.items():
         if name not in entry.params and name not in entry.options:
             near, known = nearest(name, (*entry.params, *entry.options)), ", ".join(entry.params) or "none"
-            yield f"unknown parameter of {entry.kind} {entry.name!r}.{near} Known: {known}", (name,)
+            yield f"unknown parameter of {entry.noun} {entry.name!r}.{near} Known: {known}", (name,)
         elif wrong := entry.misfit(name, value):
             yield wrong, (name,)
     for name, default in entry.params.items():
         if default == REQUIRED and name not in params:
-            yield f"{entry.kind} {entry.name!r} needs the parameter {name!r}", ()
+            yield f"{entry.noun} {entry.name!r} needs the parameter {name!r}", ()
 
 
 def _unknown_method(name: str, kind: registry.Registry | registry.Either) -> str:
     """The message for a name of no method; where it is like none, it may be the reader's own."""
     names = kind.entries()
     own = "" if nearest(name, names) else ". A method of your own needs --plugin FILE"
-    return unknown(kind.kind, name, names) + own
+    return unknown(kind.noun, name, names) + own
 
 
 def _registered(name: str, names: registry.Registry) -> str:
     if name not in names.entries():
-        raise mistake(unknown(names.kind, name, names.entries()))
+        raise mistake(unknown(names.noun, name, names.entries()))
     return name

@@ -43,21 +43,26 @@ AXES = ("models", "datasets", "methods", "strategies", "speedups", "targets", "s
 VARYING = ("recipes", "protocols", "transfer", "depths", "image_sizes")  # each combination is a variant of the sweep
 
 
-class Include(StrictModel):
+class _Cells(StrictModel):
+    """The axes whose values cells to add, and cells to take out, name in the same way."""
+
+    strategies: Strategies | None = None
+    speedups: Speedups | None = None
+    targets: Targets | None = None
+    seeds: Seeds | None = None
+    protocols: Annotated[Protocols, Field(min_length=1)] | None = None
+    transfer: Annotated[Transfers, Field(min_length=1)] | None = None
+    depths: Depths | None = None
+    image_sizes: Annotated[ImageSizes, Field(min_length=1)] | None = None
+
+
+class Include(_Cells):
     """Cells to add. Axes left out are the sweep's own."""
 
     models: Models | None = None
     datasets: Datasets | None = None
     methods: Methods | None = None
-    strategies: Strategies | None = None
-    speedups: Speedups | None = None
-    targets: Targets | None = None
-    seeds: Seeds | None = None
     recipes: Annotated[Recipes, Field(min_length=1)] | None = None
-    protocols: Annotated[Protocols, Field(min_length=1)] | None = None
-    transfer: Annotated[Transfers, Field(min_length=1)] | None = None
-    depths: Depths | None = None
-    image_sizes: Annotated[ImageSizes, Field(min_length=1)] | None = None
 
     @field_validator(*VARYING)
     @classmethod
@@ -76,21 +81,13 @@ class Include(StrictModel):
         return any(getattr(self, axis) for axis in VARYING)
 
 
-class Exclude(StrictModel):
+class Exclude(_Cells):
     """Cells to take out: those that match every given axis. Speed-ups and other targets are one axis."""
 
     models: Names | None = None
     datasets: Names | None = None
     methods: Names | None = None
-    strategies: Strategies | None = None
-    speedups: Speedups | None = None
-    targets: Targets | None = None
-    seeds: Seeds | None = None
     recipes: Names | None = None
-    protocols: Annotated[Protocols, Field(min_length=1)] | None = None
-    transfer: Annotated[Transfers, Field(min_length=1)] | None = None
-    depths: Depths | None = None
-    image_sizes: Annotated[ImageSizes, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _selective(self) -> Exclude:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from raybench.errors import SpecError, nearest
+from raybench.errors import SpecError, close, nearest
 from raybench.sweep.bounds import model_in, range_of
 
 
@@ -47,8 +47,7 @@ def explain(error: dict[str, Any], model: type[BaseModel]) -> str:
     """Message of one pydantic error from validating `model`: `found X, expected Y. Did you mean Z?`."""
     kind, context, found = error["type"], error.get("ctx", {}), error["input"]
     if kind == "extra_forbidden":
-        known = _fields_at(model, error["loc"][:-1])
-        return f"unknown key.{nearest(str(error['loc'][-1]), known)} Known: {', '.join(known)}"
+        return _unknown_key(str(error["loc"][-1]), error["loc"][:-1], model)
     if kind == "missing":
         return "the key is missing; it is required"
     if kind in ("value_error", "mistake"):
@@ -61,6 +60,16 @@ def explain(error: dict[str, Any], model: type[BaseModel]) -> str:
         bounds = range_of(model, error["loc"])
         expected = f"{expected.partition(' number')[0]} number {bounds}".rstrip() if bounds else expected
     return f"found {show(found)}, expected {expected}"
+
+
+def _unknown_key(key: str, loc: Sequence[str | int], model: type[BaseModel]) -> str:
+    """Message for a `key` that isn't allowed at `loc`: the nearest that is, or that it is a key of the file itself."""
+    known = _fields_at(model, loc)
+    near = nearest(key, known)
+    if loc and not close(key, known) and (own := close(key, _fields_at(model, ()))):
+        there = re.sub(r"\[\d+\]", "", dotted(loc))
+        near = f" {own!r} is a key of the sweep itself; {there} can't have it."
+    return f"unknown key.{near} Known: {', '.join(known)}"
 
 
 def show(value: Any) -> str:

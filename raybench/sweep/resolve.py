@@ -211,13 +211,9 @@ class _Resolver:
             sha256 = _sha256(source.file, trial.model)
             weights = Weights(kind="file", identity=sha256, path=str(source.file), new_head=True)
             return trial.model_copy(update=changed | {"weights": weights, "transfer_from": sha256})
+        if why := source.misfit(trial.dataset):
+            raise SpecError(f"base.from: {why}")
         data = self._dataset(DatasetAxis(name=source.dataset))
-        if data["task"] != trial.task:
-            raise SpecError(
-                f"base: from: {source.dataset} is data for {data['task']}, {trial.dataset} for {trial.task}"
-            )
-        if source.dataset == trial.dataset:
-            raise SpecError(f"base: from: found {source.dataset}, which is the dataset itself; expected another one")
         before = trial.model_copy(update=data | {"base_seed": 0})
         weights = Weights(kind=STAGE, identity=before.base_key, new_head=True, source=before)
         return trial.model_copy(update=changed | {"weights": weights, "transfer_from": source.dataset})

@@ -41,6 +41,17 @@ class Source(StrictModel):
         """The dataset that the sweep trains the source on; None for weights that are there."""
         return self.from_ if self.from_ in registry.dataset.entries() else None
 
+    def misfit(self, dataset: str) -> str | None:
+        """Why the source's data can't precede `dataset`; None where they can, or it isn't known which they are."""
+        if self.dataset is None:
+            return None
+        if self.dataset == dataset:
+            return f"found {self.dataset}, which is the dataset itself; expected another one"
+        mine, other = (
+            registry.dataset.entry(name).facts.get("task", "classification") for name in (self.dataset, dataset)
+        )
+        return None if mine == other else f"found {self.dataset}, which is data for {mine}; {dataset} is for {other}"
+
     @property
     def file(self) -> Path:
         """The file of weights."""

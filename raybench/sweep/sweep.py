@@ -31,6 +31,7 @@ from raybench.sweep.axes import (
 )
 from raybench.sweep.bounds import MOST_CELLS, MOST_NAME, MOST_RATIO, MOST_ROUND, MOST_THREADS
 from raybench.sweep.inclusion import (
+    AXES,
     VARYING,
     Datasets,
     Depths,
@@ -234,6 +235,10 @@ class Sweep(StrictModel):
             yield "found a source, expected a transfer other than none, or no base", ("base",)
         if self.base and self._published:
             yield "found a source, expected none: protocol pruningbench starts from the dataset's own base", ("base",)
+        elif self.base and set(self.transfers) != {NONE}:
+            spared = {name for one in self.exclude for name in one.datasets or ()}  # resolve() knows of which cells
+            misfits = (self.base.misfit(one.name) for one in self.datasets if one.name not in spared)
+            yield from ((why, ("base", "from")) for why in misfits if why)
 
     def _unranked(self) -> Iterator[tuple[str, Place]]:
         """Strategies that solve a knapsack beside what ranks channels: the published protocol, a ratio."""
@@ -308,7 +313,7 @@ class Sweep(StrictModel):
         named = (
             (place, axis, value)
             for place, one in enumerate(self.exclude)
-            for axis in Exclude.model_fields
+            for axis in (*AXES, *VARYING)
             for value in values_of(one, axis)
         )
         for place, axis, value in named:

@@ -101,7 +101,7 @@ def check_file(path: Path) -> list[str]:
         path: a Python file with registered criteria, trained selections, token reducers or regularizers.
 
     Returns:
-        Kind and name of each method, such as "importance capped".
+        Kind and name of each method, such as "criterion capped".
 
     Raises:
         AssertionError: a method breaks its contract.
@@ -119,7 +119,7 @@ def check_file(path: Path) -> list[str]:
         for entry in kind.entries().values():
             if Path(entry.file).resolve() == path.resolve():
                 check(kind.load(entry.name)())
-                checked.append(f"{entry.kind} {entry.name}")
+                checked.append(f"{entry.noun} {entry.name}")
     if not checked:
         raise UserError(
             f"{path}: nothing is registered in it; expected a class below @importance(...), @selection(...), "

@@ -92,7 +92,7 @@ def test_a_new_method_is_short_and_conforms(flags, tmp_path, registries, capsys)
     assert str(path) in capsys.readouterr().out
     assert len(path.read_text().splitlines()) <= (48 if flags == ("--token",) else 32)
     kind = flags[0].removeprefix("--") if flags else "importance"
-    assert check_file(path) == [f"{kind} my-own"]
+    assert check_file(path) == [f"{getattr(registry, kind).noun} my-own"]
     assert main(["new-method", "my-own", "--folder", str(tmp_path), *flags]) == 2
 
 
@@ -108,7 +108,7 @@ def test_a_strangers_criterion_in_one_short_file(tmp_path, registries):
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN)
     assert len(PLUGIN.strip().splitlines()) < 30
-    assert check_file(path) == ["importance mean-activation"]
+    assert check_file(path) == ["criterion mean-activation"]
     assert registry.importance.entry("mean-activation").facts["needs"] == "activations"
 
 
@@ -117,7 +117,7 @@ def test_the_check_runs_from_the_command_line(tmp_path):
     path.write_text(PLUGIN)
     done = forked.run("import runpy; runpy.run_module('raybench.testing.conformance', run_name='__main__')", path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "importance mean-activation: conforms\n"
+    assert done.stdout == "criterion mean-activation: conforms\n"
 
 
 @dataclass(frozen=True)

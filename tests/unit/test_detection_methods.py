@@ -47,5 +47,5 @@ def test_obd_c_is_skipped_by_name(tmp_path):
     (tmp_path / "s.yaml").write_text(text)
     planned = plan(load_sweep(tmp_path / "s.yaml"))
     assert [(skip.trial.method, skip.reason) for skip in planned.skips] == [
-        ("obd-c", "importance obd-c draws labels from class scores; digits-detection is data for detection")
+        ("obd-c", "criterion obd-c draws labels from class scores; digits-detection is data for detection")
     ]

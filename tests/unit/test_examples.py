@@ -20,10 +20,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES, METHODS = ROOT / "docs/examples", ROOT / "docs/methods"
 PAGES = sorted(METHODS.glob("*.md"))
 INDEX = (METHODS / "README.md").read_text()
-KINDS = {
-    "criterion": registry.importance, "selection": registry.selection, "regularizer": registry.regularizer,
-    "token reducer": registry.token,
-}  # fmt: skip
+KINDS = {kind.noun: kind for kind in (registry.importance, registry.selection, registry.regularizer, registry.token)}
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", "".join(page.read_text() for page in PAGES), re.DOTALL)
 SCRIPT = """
 import runpy, sys
@@ -77,7 +74,7 @@ def test_own_criterion(tmp_path):
     printed = run(SCRIPT, EXAMPLES / "own_criterion.py", folder=tmp_path)
     speedups = printed.splitlines()[-1].split()[1:]
     assert [float(found) for found in speedups] == pytest.approx([2, 2], rel=0.005)
-    assert check_file(EXAMPLES / "own_criterion.py") == ["importance weight-spread"]
+    assert check_file(EXAMPLES / "own_criterion.py") == ["criterion weight-spread"]
 
 
 def test_read_results(store, tmp_path):
@@ -104,9 +101,8 @@ def test_the_index_names_every_method_with_its_needs_and_source(capsys):
         r"^\| `([\w-]+)` \| ([\w ]+) \| ([\w, -]+) \| \[([\w-]+)\]\(\4\.md\) \| (.+) \|$", INDEX, re.MULTILINE
     )
     listed = json.loads(capsys.readouterr().out)
-    words = {kind.kind: word for word, kind in KINDS.items()}
     expected = [
-        (one["name"], words[one["kind"]], ", ".join(filter(None, (one["needs"], one["requires"]))), one["paper"])
+        (one["name"], one["kind"], ", ".join(filter(None, (one["needs"], one["requires"]))), one["paper"])
         for one in listed
     ]
     assert sorted((name, word, needs, paper) for name, word, needs, _, paper in rows) == sorted(expected)
@@ -138,8 +134,8 @@ def test_every_method_in_the_documents_conforms(code, tmp_path):
     file = tmp_path / f"{code[3:].partition('.py')[0]}.py"
     file.write_text(code)
     assert [name.replace("-", "_") for name in check_file(file)] in (
-        [f"importance {file.stem}"],
-        [f"selection {file.stem}"],
+        [f"criterion {file.stem}"],
+        [f"trained selection {file.stem}"],
         [f"regularizer {file.stem}"],
     )
 

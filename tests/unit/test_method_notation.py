@@ -54,9 +54,9 @@ def test_the_notation_is_the_mapping(tmp_path) -> None:
         ("cp(5)", "expected NAME(PARAMETER=VALUE"),
         ("cp(points=1, points=2)", "expected NAME(PARAMETER=VALUE"),
         ("cp(points=x)", "methods[0].params.points: found 'x', expected a whole number"),
-        ("lamp(p=2)", "methods[0].params.p: unknown parameter of importance 'lamp'"),
+        ("lamp(p=2)", "methods[0].params.p: unknown parameter of criterion 'lamp'"),
         ("lamp+group-norm(strngth=2)", "Did you mean 'strength'?"),
-        ("lam(p=2)", "methods[0].name: unknown importance 'lam'. Did you mean 'lamp'?"),
+        ("lam(p=2)", "methods[0].name: unknown method 'lam'. Did you mean 'lamp'?"),
     ],
 )
 def test_mistakes_in_it_are_named(typed, said, tmp_path) -> None:
@@ -69,8 +69,8 @@ def test_mistakes_in_it_are_named(typed, said, tmp_path) -> None:
     ("options", "said"),
     [
         (["--method", "cp(points"], "--method: found 'cp(points', expected NAME(PARAMETER=VALUE, ...)"),
-        (["--method", "cpp(points=5)"], "--method: unknown importance 'cpp'. Did you mean 'cp'?"),
-        (["--method", "lamp(p=5)"], "--method: p: unknown parameter of importance 'lamp'"),
+        (["--method", "cpp(points=5)"], "--method: unknown method 'cpp'. Did you mean 'cp'?"),
+        (["--method", "lamp(p=5)"], "--method: p: unknown parameter of criterion 'lamp'"),
         (["--method", "lamp+group-nrm"], "--method: unknown regularizer 'group-nrm'. Did you mean 'group-norm'?"),
         (["--method", "lamp+group-norm(x=1)"], "--method: x: unknown parameter of regularizer"),
         (["--regularizer", "group-norm(x=1)"], "--regularizer: x: unknown parameter of regularizer"),

@@ -148,7 +148,7 @@ def test_a_method_that_needs_batch_norm_skips_a_model_without(storage):
         ("test-vit", "bn-scale"),
         ("test-vit", "magnitude-l2+bn-scale"),
     }
-    assert planned.skips[0].reason == "importance bn-scale needs BatchNorm; test-vit normalises with layer norm"
+    assert planned.skips[0].reason == "criterion bn-scale needs BatchNorm; test-vit normalises with layer norm"
     ids = {skip.trial.trial_id for skip in planned.skips}
     assert not ids & {unit.key for unit in planned.units}
     Store(storage).publish(Record.skipped(planned.skips[0].trial, planned.skips[0].reason))
@@ -269,7 +269,7 @@ def test_the_verbs_json_tells_done_failed_and_skipped(tmp_path, capsys, storage)
     from raybench.sweep.reader import load_sweep
 
     fail(storage, resolve(load_sweep(tmp_path / "s.yaml"))[0])
-    needs = "importance bn-scale needs BatchNorm; test-vit normalises with layer norm"
+    needs = "criterion bn-scale needs BatchNorm; test-vit normalises with layer norm"
     skipped = [("bn-scale", "skipped", needs)] * 2
     assert cells() == [("random", "planned", "failed before, tried again"), ("random", "planned", None), *skipped]
     assert cells("--no-retry-failed") == [("random", "failed", None), ("random", "planned", None), *skipped]

@@ -32,8 +32,8 @@ NET = ["prune", "--model", "test-convnet", "--dataset", "digits", "--no-finetune
         (["--depth", "1.5"], "--depth: found 1.5, expected a number above 0 and at most 1"),
         (["--seed", "-1"], "--seed: found -1, expected a number of at least 0"),
         (["--dataset", "cifar10"], "--data-root: found none, expected the folder of cifar10"),
-        (["--method", "magnitud"], "--method: unknown importance 'magnitud'. Did you mean"),
-        (["--method", "random", "l1"], "--method: unknown importance 'l1'. Did you mean 'magnitude-l1'"),
+        (["--method", "magnitud"], "--method: unknown method 'magnitud'. Did you mean"),
+        (["--method", "random", "l1"], "--method: unknown method 'l1'. Did you mean 'magnitude-l1'"),
         (
             ["--model-param", "wdth=8"],
             "--model-param wdth: unknown parameter of model 'test-convnet'. Did you mean 'width'",

@@ -199,7 +199,7 @@ def test_the_example_method_is_short_and_conforms(tmp_path, monkeypatch):
     file.write_text(code)
     monkeypatch.setattr(registry, "importance", registry.Registry("importance", "raybench.methods.importance"))
     monkeypatch.setattr(registry, "regularizer", registry.Registry("regularizer", "raybench.methods.regularizers"))
-    assert check_file(file) == ["importance capped"]
+    assert check_file(file) == ["criterion capped"]
 
 
 def test_the_python_example_halves_a_resnet(capsys):

@@ -135,9 +135,7 @@ def test_a_field_without_a_default_is_required(tmp_path):
 
 
 def test_an_unknown_name_tells_the_nearest():
-    with pytest.raises(
-        UserError, match=r"unknown importance 'magnitude-l3'\. Did you mean 'magnitude-l[12]'\? Known: "
-    ):
+    with pytest.raises(UserError, match=r"unknown criterion 'magnitude-l3'\. Did you mean 'magnitude-l[12]'\? Known: "):
         registry.importance.entry("magnitude-l3")
 
 
@@ -145,7 +143,7 @@ def test_two_files_that_claim_one_name_collide(plugin, tmp_path):
     other = tmp_path / "other.py"
     other.write_text(METHOD)
     registry.importance.add_file(other)
-    with pytest.raises(UserError, match=r"importance 'my-square' is defined twice: .*mine\.py.* and .*other\.py"):
+    with pytest.raises(UserError, match=r"criterion 'my-square' is defined twice: .*mine\.py.* and .*other\.py"):
         registry.importance.entries()
 
 
@@ -203,8 +201,9 @@ def test_an_entry_point_of_another_package(tmp_path, monkeypatch):
 def test_methods_lists_a_plug_in(plugin, capsys):
     assert main(["methods", "--format", "json"]) == 0
     rows = {(row["kind"], row["name"]): row for row in json.loads(capsys.readouterr().out)}
-    assert rows["importance", "my-square"]["defaults"] == {"power": 2.0, "times": 1}
-    assert rows["importance", "bn-scale"]["requires"] == "batch-norm"
+    assert {kind for kind, _ in rows} == {"criterion", "trained selection", "regularizer", "token reducer"}
+    assert rows["criterion", "my-square"]["defaults"] == {"power": 2.0, "times": 1}
+    assert rows["criterion", "bn-scale"]["requires"] == "batch-norm"
     assert rows["regularizer", "bn-scale"]["needs"] == "training"
 
 
@@ -228,7 +227,7 @@ def test_a_parameter_without_a_default_must_be_given(tmp_path):
     file = tmp_path / "needy.py"
     file.write_text('@importance("needy")\nclass Needy:\n    must: str\n')
     registry.add_plugin(file)
-    with pytest.raises(ValidationError, match="importance 'needy' needs the parameter 'must'"):
+    with pytest.raises(ValidationError, match="criterion 'needy' needs the parameter 'must'"):
         MethodAxis(name="needy")
     assert MethodAxis(name="needy", params={"must": "x"}).params == {"must": "x"}
 

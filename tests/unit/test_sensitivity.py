@@ -97,7 +97,7 @@ def test_the_table_has_one_row_a_group_and_says_what_it_is(storage, capsys):
     [
         (["--ratios", "0.5", "1"], "--ratios: found 1, expected shares between 0 and 1"),
         (["-o", "a.gif"], "found the ending '.gif', expected one of .svg, .pdf, .png"),
-        (["--method", "magnitude"], "--method: unknown importance 'magnitude'"),
+        (["--method", "magnitude"], "--method: unknown method 'magnitude'"),
     ],
 )
 def test_mistakes_are_named(options, message, capsys):

@@ -130,7 +130,7 @@ def test_the_smallest_form_is_a_sweep(tmp_path):
         ({"dataset": "/etc"}, "dataset: unknown dataset '/etc'"),
         ({"selection": ["respre"]}, "selection: unknown trained selection 'respre'. Did you mean 'resrep'"),
         ({"token": ["../x.py:F"]}, "token: unknown token reducer '../x.py:F'"),
-        ({"method": ["lamp", "../x.py:F"]}, "method: unknown importance '../x.py:F'"),
+        ({"method": ["lamp", "../x.py:F"]}, "method: unknown criterion '../x.py:F'"),
         ({"regularizer": ["none", "-x"]}, "regularizer: unknown regularizer"),
         ({"strategy": "../x"}, "strategy: unknown strategy"),
         ({"protocol": "x"}, "protocol: unknown protocol"),

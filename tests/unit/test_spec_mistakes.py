@@ -52,7 +52,7 @@ BAD = {
     ),
     "unknown criterion": (
         GOOD.replace("magnitude-l1", "magnitud-l1"),
-        ["bad.yaml:4: methods[0]: unknown importance 'magnitud-l1'. Did you mean 'magnitude-l1'?"],
+        ["bad.yaml:4: methods[0]: unknown method 'magnitud-l1'. Did you mean 'magnitude-l1'?"],
     ),
     "unknown regularizer": (
         GOOD.replace("random", "taylor+group-nrm"),
@@ -70,6 +70,29 @@ BAD = {
     "parameters of no regularizer": (
         GOOD.replace("random]", "{name: random, regularizer_params: {strength: 1}}]"),
         ["methods[1].regularizer_params: found parameters of a regularizer, but 'random' has none"],
+    ),
+    "unknown parameter of a token reducer": (
+        GOOD.replace("random]", "{name: tome, params: {rate: 1}}]"),
+        ["bad.yaml:4: methods[1].params.rate: unknown parameter of token reducer 'tome'. Known: train"],
+    ),
+    "unknown parameter of a trained selection": (
+        GOOD.replace("random]", "{name: resrep, params: {strengt: 1}}]"),
+        ["methods[1].params.strengt: unknown parameter of trained selection 'resrep'. Did you mean 'strength'?"],
+    ),
+    "key of the sweep in an exclusion": (
+        GOOD + "exclude: [{schedules: progressive}]\n",
+        ["bad.yaml:7: exclude[0].schedules: unknown key. 'schedule' is a key of the sweep itself; exclude can't have"],
+    ),
+    "key of the sweep in an inclusion": (
+        GOOD + "include: {round_to: 8, methods: lamp}\n",
+        ["bad.yaml:7: include.round_to: unknown key. 'round_to' is a key of the sweep itself; include can't have it."],
+    ),
+    "misspelt axes of an inclusion": (
+        GOOD + "include:\n  - sizes: 8\n  - method: lamp\n",
+        [
+            "bad.yaml:8: include[0].sizes: unknown key. Did you mean 'image_sizes'?",
+            "bad.yaml:9: include[1].method: unknown key. Did you mean 'methods'?",
+        ],
     ),
     "unknown strategy": (
         GOOD + "strategies: protected\n",
@@ -174,7 +197,7 @@ BAD = {
         GOOD + "include: {model: test-vit}\n",
         ["include.model: unknown key. Did you mean 'mod"],
     ),
-    "include an unknown method": (GOOD + "include: [{methods: tailor}]\n", ["include[0].methods: unknown importance"]),
+    "include an unknown method": (GOOD + "include: [{methods: tailor}]\n", ["include[0].methods: unknown method"]),
     "extends nothing": (
         GOOD + "extends: goood.yaml\n",
         ["bad.yaml:7: extends: found 'goood.yaml'", "mean 'good.yaml'?"],
@@ -190,7 +213,7 @@ BAD = {
         GOOD.replace("random", "randm").replace("[2, 4]", "[0.5]") + "seed: 1\n",
         [
             "3 mistakes\n",
-            "bad.yaml:4: methods[1]: unknown importance 'randm'",
+            "bad.yaml:4: methods[1]: unknown method 'randm'",
             "bad.yaml:5: speedups[0]: found 0.5",
             "bad.yaml:7: seed: unknown key. Did you mean 'seeds'?",
         ],
@@ -203,7 +226,7 @@ ALL_AT_ONCE = {  # (the file, what each of its mistakes says)
     ),
     "both parts of a method": (
         GOOD.replace("random", "randm+group-nrm"),
-        ["methods[1]: unknown importance 'randm'", "methods[1]: unknown regularizer 'group-nrm'"],
+        ["methods[1]: unknown method 'randm'", "methods[1]: unknown regularizer 'group-nrm'"],
     ),
     "several doubles": (
         GOOD.replace("[2, 4]", "[2, 2, 4, 4]"),
@@ -224,7 +247,7 @@ ALL_AT_ONCE = {  # (the file, what each of its mistakes says)
     ),
     "a wrong name and an impossible recipe": (
         GOOD.replace("small", "{extends: small, base: {warmup_epochs: 9}}").replace("random", "randm"),
-        ["methods[1]: unknown importance", "recipe.base.warmup_epochs: found 9"],
+        ["methods[1]: unknown method", "recipe.base.warmup_epochs: found 9"],
     ),
     "a ratio beside much": (
         GOOD + "ratio: 0.5\nprotocol: pruningbench\n",
@@ -241,7 +264,11 @@ ALL_AT_ONCE = {  # (the file, what each of its mistakes says)
     ),
 }  # fmt: skip
 BAD |= ALL_AT_ONCE
-COUNTS = {"required key missing": 5, "several at once": 3}  # of mistakes; one elsewhere
+COUNTS = {
+    "required key missing": 5,
+    "several at once": 3,
+    "misspelt axes of an inclusion": 2,
+}  # of mistakes; one elsewhere
 COUNTS |= {what: len(expected) for what, (_, expected) in ALL_AT_ONCE.items()}
 
 

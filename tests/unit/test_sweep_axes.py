@@ -82,7 +82,7 @@ def test_datasets_and_methods_that_cannot_be(tmp_path, monkeypatch) -> None:
     assert (message.startswith("unknown parameter of dataset 'digits'."), path) == (True, ("params", "splitseed"))
     both = problems_of(MethodAxis, {"name": "lam+group-nrm", "params": {"x": 1}, "regularizer_params": {"y": 1}})
     assert [(message.partition("?")[0], path) for message, path in both] == [
-        ("unknown importance 'lam'. Did you mean 'lamp'", ("name",)),
+        ("unknown method 'lam'. Did you mean 'lamp'", ("name",)),
         ("unknown regularizer 'group-nrm'. Did you mean 'group-norm'", ("name",)),
     ]  # fmt: skip
     assert [path for _, path in problems_of(MethodAxis, {"name": "lamp+"})] == [("name",)]
@@ -110,11 +110,11 @@ def test_parameters_are_resolved_and_required() -> None:
     assert checked({"anything": 1}, None) == {"anything": 1}
     with pytest.raises(Exception, match="needs the parameter") as error:
         checked({"points": 1}, entry)
-    assert error.value.context == {"message": "importance 'cp' needs the parameter 'must'", "at": [], "more": []}
+    assert error.value.context == {"message": "criterion 'cp' needs the parameter 'must'", "at": [], "more": []}
     bare = replace(entry, params={})
     with pytest.raises(Exception, match="unknown parameter") as error:
         checked({"p": 1}, bare)
-    assert error.value.context["message"] == "unknown parameter of importance 'cp'. Known: none"
+    assert error.value.context["message"] == "unknown parameter of criterion 'cp'. Known: none"
 
 
 def test_a_missing_parameter_is_told_though_none_are_given(monkeypatch) -> None:
@@ -133,7 +133,9 @@ def test_a_missing_parameter_is_told_though_none_are_given(monkeypatch) -> None:
         monkeypatch.setattr(
             names, "_entries", {**names.entries(), name: replace(names.entry(name), params={"must": REQUIRED})}
         )
-        assert problems_of(MethodAxis, {"name": axis}) == [(f"{kind} {name!r} needs the parameter 'must'", (field,))]
+        assert problems_of(MethodAxis, {"name": axis}) == [
+            (f"{names.noun} {name!r} needs the parameter 'must'", (field,))
+        ]
         monkeypatch.undo()
         monkeypatch.setattr(registry.dataset, "_entries", needy)
 

@@ -125,7 +125,7 @@ def test_it_takes_no_regularizer():
         ("found 'resrep+group-norm', expected 'resrep' alone: it trains by itself, without a regularizer", ("name",))
     ]
     assert problems_of(MethodAxis, {"name": "resrep", "params": {"repair": "ridge"}})[0][0].startswith(
-        "unknown parameter of selection 'resrep'"
+        "unknown parameter of trained selection 'resrep'"
     )
 
 
@@ -138,7 +138,7 @@ def test_what_only_scores_refuses_it_by_name(capsys, tmp_path):
 
 def test_a_model_without_batch_norm_is_a_skipped_cell():
     found = plan_trials(tuple(trials(models=["test-vit"]).values()), Resources())
-    reason = "selection resrep needs BatchNorm; test-vit normalises with layer norm"
+    reason = "trained selection resrep needs BatchNorm; test-vit normalises with layer norm"
     assert {skip.reason for skip in found.skips} == {reason}
 
 
@@ -146,7 +146,7 @@ def test_a_method_of_class_scores_is_skipped_on_other_data():
     found = plan_trials(
         tuple(trials(models="test-detector", datasets="digits-detection", methods="nppm").values()), Resources()
     )
-    reason = "selection nppm is for classification; digits-detection is data for detection"
+    reason = "trained selection nppm is for classification; digits-detection is data for detection"
     assert {skip.reason for skip in found.skips} == {reason}
 
 

@@ -33,10 +33,12 @@ from raybench.selection.problem import Meter
 from raybench.selection.select import select
 from raybench.storage.hashing import file_sha256
 from raybench.storage.open import open_storage
+from raybench.sweep.nodes import as_yaml
 from raybench.sweep.reader import load_sweep
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
 from tests.unit.cuts import L2
+from tests.unit.errors import error_of
 from tests.unit.result_rows import trial
 from tests.unit.sweeps import AXES, problems_of, written
 
@@ -136,11 +138,34 @@ def test_what_is_wrong_with_a_transfer_is_said(changes, message, path) -> None:
     assert (found, place) == (message, path)
 
 
-def test_the_source_is_other_data_of_the_same_task() -> None:
-    with pytest.raises(SpecError, match="found digits, which is the dataset itself"):
-        trials(datasets="digits")
-    with pytest.raises(SpecError, match="digits-detection is data for detection, cifar10 for classification"):
-        trials("digits-detection")
+ITSELF = "found digits, which is the dataset itself; expected another one"
+DETECTION = "found digits-detection, which is data for detection; cifar10 is for classification"
+
+
+@pytest.mark.parametrize(
+    ("source", "datasets", "message"),
+    [
+        ("digits", "digits", ITSELF),
+        ("digits", ["cifar10", "digits"], ITSELF),
+        ("digits-detection", "cifar10", DETECTION),
+    ],
+)
+def test_the_source_is_other_data_of_the_same_task(tmp_path, source, datasets, message) -> None:
+    fields = {**AXES, "datasets": datasets, "models": "test-convnet", "methods": "random", "speedups": 2}
+    file = tmp_path / "sweep.yaml"
+    file.write_text(as_yaml(fields | {"base": {"from": source}}))
+    line = file.read_text().splitlines().index(f"base: {{from: {source}}}") + 1
+    assert error_of(load_sweep, file) == f"{file}:{line}: base.from: {message}"
+
+
+def test_data_that_an_exclusion_takes_from_the_transfer_may_be_the_source() -> None:
+    both = {"datasets": ["cifar10", "digits"], "transfer": ["none", "transfer-then-prune"]}
+    found = trials(**both, exclude={"datasets": "digits", "transfer": "transfer-then-prune"})
+    assert [(one.dataset, one.transfer) for one in found] == [
+        ("cifar10", "none"), ("digits", "none"), ("cifar10", "transfer-then-prune"),
+    ]  # fmt: skip
+    with pytest.raises(SpecError, match=f"base.from: {ITSELF}"):
+        trials(**both, exclude={"datasets": "digits", "transfer": "none"})
 
 
 @pytest.mark.parametrize(
@@ -219,7 +244,7 @@ def test_a_sweep_with_a_source_or_targets_is_sent_as_it_is(tmp_path) -> None:
     weights = tmp_path / "net.safetensors"
     weights.write_bytes(b"weights")
     for source, files in (("digits", []), (str(weights), [weights])):
-        one = Sweep.model_validate({**AXES, "base": {"from": source}, "transfer": BOTH})
+        one = Sweep.model_validate({**AXES, "datasets": "cifar10", "base": {"from": source}, "transfer": BOTH})
         assert list(weights_of(one, []).values()) == files
         sent = _as_yaml(repacked(one, {"weights/a.safetensors": weights}))
         assert sent["base"] == {"from": "weights/a.safetensors" if files else source}

@@ -95,7 +95,7 @@ def test_many_names_are_listed_by_their_verb() -> None:
     few, many = unknown("recipe", "quik", ["quick"]), unknown("model", "n7x", [f"n{place}" for place in range(99)])
     assert few == "unknown recipe 'quik'. Did you mean 'quick'? Known: quick"
     assert many.endswith("`raybench models` lists all 99")
-    assert unknown("importance", "x", map(str, range(99))).endswith("`raybench methods` lists all 99")
+    assert unknown("criterion", "x", map(str, range(99))).endswith("`raybench methods` lists all 99")
 
 
 @pytest.mark.parametrize(

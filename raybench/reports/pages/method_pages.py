@@ -19,7 +19,7 @@ from raybench.reports.rules import besides_authors
 
 @dataclass(frozen=True)
 class Part:
-    """A criterion or a regularizer, as its file describes it."""
+    """One method of a label, as its file describes it; `kind` as people call it, such as trained selection."""
 
     kind: str
     name: str
@@ -115,9 +115,9 @@ def _cheapest(content: Content) -> dict[str, float]:
 def _part(names: registry.Registry | registry.Either, name: str) -> Part:
     entry = names.entries().get(name)
     if entry is None:
-        return Part(names.kind, name, "A method of a plug-in that is not loaded here.", "", "", {})
+        return Part(names.noun, name, "A method of a plug-in that is not loaded here.", "", "", {})
     needs = str(entry.facts.get("needs", "weights")) if names.kind == "importance" else "training"
-    return Part(entry.kind, name, _docstring(entry), str(entry.facts.get("paper") or ""), needs, dict(entry.params))
+    return Part(entry.noun, name, _docstring(entry), str(entry.facts.get("paper") or ""), needs, dict(entry.params))
 
 
 def _docstring(entry: Entry) -> str:
