@@ -15,7 +15,7 @@ from rich.table import Table
 
 from raybench.errors import printable
 from raybench.progress.console import SafeConsole
-from raybench.reports.text import cell, lines, wrapped
+from raybench.reports.text import cell, indented, lines, wrapped
 
 WRAPPED = 24  # characters that are left for a wrapped column
 
@@ -36,9 +36,7 @@ def say(text: str, file: TextIO | None = None) -> None:
     """Print `text`; on a terminal its lines are wrapped at words, further lines indented. In a pipe they stay whole."""
     width = terminal_width()
     for line in text.split("\n"):
-        indent = line[: len(line) - len(line.lstrip())]
-        parts = wrapped(line.lstrip(), width, indent, f"{indent}  ") if width and len(line) > width else [line]
-        print("\n".join(parts), file=file)
+        print("\n".join(indented(line, width) if width else [line]), file=file)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None) -> None:
@@ -56,7 +54,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, tit
         return
     common, columns = _fitting(rows, columns, width)
     if common:
-        SafeConsole().print(f"all rows: {'; '.join(common)}", markup=False, highlight=False)
+        say(printable(f"all rows: {'; '.join(common)}"))
     if _least(rows, columns) > width:
         print("\n\n".join("\n".join(_as_list(row, columns, width)) for row in rows))
         return

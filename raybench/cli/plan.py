@@ -22,6 +22,7 @@ from raybench.plan.view import (
     cost_lines,
     damage_lines,
     gathering_line,
+    open_questions,
     share_lines,
     stage_rows,
 )
@@ -115,8 +116,8 @@ def _print(planned: Plan, args: argparse.Namespace, name: str, url: str) -> None
         print()
         reasons = Counter(skip.reason for skip in planned.skips)
         print_rows([{"skipped": n, "reason": reason} for reason, n in reasons.items()], ["skipped", "reason"])
-    if planned.unchecked:
-        say(f"\nchecked when the run starts: {', '.join(planned.unchecked)}")
+    if questions := open_questions(planned):
+        say(f"\nthe run finds out, and may skip cells for it: {', '.join(questions)}")
     if planned.cost:
         say("\n" + "\n".join(cost_lines(planned.cost)))
     elif planned.cells:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raybench.execution.run import SweepEnd
 
 SHOWN_FAILURES = 10
-SHOWN_REASONS = 5  # why cells are skipped; `raybench plan` has all
+SHOWN_REASONS = 5  # why cells are skipped; `raybench leaderboard` has all
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +64,11 @@ def _conclude(end: SweepEnd) -> int:
     print(
         f"{counted(len(end.statuses), 'cell')}: " + ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
     )
-    for reason, count in Counter(end.reasons.values()).most_common(SHOWN_REASONS):
+    reasons = Counter(end.reasons.values()).most_common()
+    for reason, count in reasons[:SHOWN_REASONS]:
         say(f"  {count} skipped: {brief(reason)}")
+    if rest := reasons[SHOWN_REASONS:]:
+        say(f"  {sum(count for _, count in rest)} skipped for {counted(len(rest), 'other reason')}")
     failed = [trial_id for trial_id, status in end.statuses.items() if status in ("failed", "missing")]
     for trial_id in failed[:SHOWN_FAILURES]:
         outcome = end.outcomes.get(trial_id)

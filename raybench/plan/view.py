@@ -38,6 +38,7 @@ def as_json(plan: Plan, name: str) -> dict[str, Any]:
             for one in plan.shares.values()
         ],
         "checked_at_start": list(plan.unchecked),
+        "known_in_the_run": open_questions(plan),
         "cost": plan.cost and {
             "seconds": dict(plan.cost.seconds), "total_s": plan.cost.total_s, "gpu_hours": plan.cost.gpu_hours,
             "cpu_hours": plan.cost.cpu_hours, "unknown": dict(plan.cost.unknown), "source": plan.cost.source,
@@ -142,6 +143,18 @@ def damage_lines(plan: Plan) -> list[str]:
     lines = [f"{damage.file.key} is damaged: {damage.why}{damage.note}" for damage in plan.damaged]
     end = "`raybench run` sets damaged files aside and makes again what is planned above"
     return [*lines, end] if lines else []
+
+
+def open_questions(plan: Plan) -> list[str]:
+    """What shows only once networks are built, and may skip planned cells."""
+    cells = [unit.trials[0] for unit in plan.cells]
+    asked = (
+        ("which blocks can go", any(trial.shallower for trial in cells)),
+        ("which image sizes fit", any(trial.image_size is not None for trial in cells)),
+        ("where tokens can go", any(trial.kind == TOKENS for trial in cells)),
+        ("how many milliseconds the uncut networks take", any(trial.target == "latency_ms" for trial in cells)),
+    )
+    return [*(f"how {model} is built" for model in plan.unchecked), *(what for what, is_asked in asked if is_asked)]
 
 
 def share_lines(plan: Plan) -> list[str]:

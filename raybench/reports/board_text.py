@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from raybench import registry
 from raybench.errors import counted
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
-from raybench.reports.text import aligned, column_widths, markdown, signed, wrapped
+from raybench.reports.text import aligned, column_widths, indented, markdown, signed, wrapped
 from raybench.sweep.kinds import TOKENS
 
 NOT_MEASURED = "n/m"
@@ -80,12 +80,7 @@ def as_text(leaderboard: Leaderboard, width: int) -> str:
             for line in wrapped(note, width)
         ]
         blocks.append("\n".join([*title, *fitted.lines, *notes]))
-    missing = [
-        part
-        for line in missing_lines(leaderboard)
-        for part in wrapped(line.lstrip(), width, line[: -len(line.lstrip())], "    ")
-    ]
-    return "\n\n".join([*blocks, *filter(None, ["\n".join(missing)])])
+    return "\n\n".join([*blocks, *filter(None, [missing_text(leaderboard, width)])])
 
 
 def as_markdown(leaderboard: Leaderboard) -> str:
@@ -223,6 +218,11 @@ def _strategies(board: Board) -> Iterable[str]:
         ranked = sorted(names, key=lambda name: (-means[name], name))
         ranking = ", ".join(f"{name} {means[name]:.2f}" for name in ranked)
         yield f"mean over the {counted(len(complete), 'method')} with a result for every strategy: {ranking}"
+
+
+def missing_text(leaderboard: Leaderboard, width: int) -> str:
+    """Failed and skipped cells by reason, within `width` characters; empty where there are none."""
+    return "\n".join(part for line in missing_lines(leaderboard) for part in indented(line, width))
 
 
 def missing_lines(leaderboard: Leaderboard) -> Iterable[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from raybench.reports.board_text import final_text, missing_lines, title_of
+from raybench.reports.board_text import final_text, missing_text, title_of
 from raybench.reports.leaderboard import Board, Leaderboard, Ranked
 from raybench.reports.text import aligned, column_widths, signed, wrapped
 
@@ -18,7 +18,7 @@ def as_wide_text(leaderboard: Leaderboard, width: int) -> str:
         same = (board.dataset, board.model, board.strategy, board.protocol, board.recipe, board.track)
         tables.setdefault((*same, _kind(board)), []).append(board)
     blocks = ["\n".join(conditions), *("\n".join(_table(boards, width)) for boards in tables.values())]
-    return "\n\n".join([*blocks, *filter(None, ["\n".join(missing_lines(leaderboard))])])
+    return "\n\n".join([*blocks, *filter(None, [missing_text(leaderboard, width)])])
 
 
 def _kind(board: Board) -> tuple[bool, ...]:

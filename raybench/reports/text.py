@@ -96,6 +96,18 @@ def wrapped(text: str, width: int, first: str = "", rest: str = "  ") -> list[st
     )
 
 
+def indented(line: str, width: int) -> list[str]:
+    """A line in lines of at most `width` characters, with its own indentation and two more from the second one on.
+
+    Example:
+        >>> indented("  lamp, cp and taylor", 14)
+        ['  lamp, cp and', '    taylor']
+    """
+    text = line.lstrip()
+    indent = line[: len(line) - len(text)]
+    return wrapped(text, width, indent, f"{indent}  ") if len(line) > width else [line]
+
+
 def aligned(cells: Sequence[Sequence[str]], right: Sequence[bool], gap: str = "  ") -> list[str]:
     """One line a row of `cells`, padded to the width of each column; `right` says which columns are right-aligned."""
     widths = column_widths(cells)

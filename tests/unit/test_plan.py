@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from raybench.cli.main import main
 from raybench.plan.plan import plan
-from raybench.plan.view import as_json
+from raybench.plan.view import as_json, open_questions
 from raybench.progress.outcome import label_of
 from raybench.results.schema import Record
 from raybench.results.store import Store
 from raybench.storage.local import LocalStorage
+from raybench.sweep.nodes import as_yaml
 from raybench.sweep.resolve import resolve
 from raybench.sweep.sweep import Sweep
 from tests.unit import sweeps
@@ -159,6 +160,27 @@ def test_a_model_of_which_nothing_is_known_is_checked_at_start():
     planned = plan(sweep(models="timm:resnet18", methods="bn-scale"))
     assert planned.skips == ()
     assert planned.unchecked == ("timm:resnet18",)
+    assert open_questions(planned) == ["how timm:resnet18 is built"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "questions"),
+    [
+        ({}, []),
+        ({"depths": [1, 0.5]}, ["which blocks can go"]),
+        ({"image_sizes": [8, 6]}, ["which image sizes fit"]),
+        ({"targets": {"latency": 2}}, []),
+        ({"targets": {"latency_ms": 2}}, ["how many milliseconds the uncut networks take"]),
+        ({"methods": ["random", "tome"]}, ["where tokens can go"]),
+        ({"models": "test-convnet", "methods": ["random", "tome"]}, []),  # it has no tokens: known, and skipped
+    ],
+)
+def test_the_plan_says_what_only_the_networks_show(tmp_path, capsys, changes, questions):
+    assert open_questions(plan(sweep(**changes))) == questions
+    (tmp_path / "s.yaml").write_text(as_yaml(AXES | changes))
+    assert main(["plan", str(tmp_path / "s.yaml"), "--storage", str(tmp_path / "r")]) == 0
+    line = f"the run finds out, and may skip cells for it: {', '.join(questions)}\n"
+    assert (line in capsys.readouterr().out) == bool(questions)
 
 
 def test_a_plan_without_timings_has_no_cost(storage):

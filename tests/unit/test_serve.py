@@ -11,9 +11,11 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 from raybench.cli.main import main
+from raybench.results.store import Store
 from raybench.serve import uploads
 from raybench.serve.guard import CSRF
 from raybench.serve.settings import Settings
+from raybench.storage.open import open_storage
 from tests.unit.report_stores import MARKUP, hostile, seeded, store
 from tests.unit.result_rows import failure, row, trial
 from tests.unit.serving import HERE
@@ -344,6 +346,15 @@ def test_options_that_can_not_be_used_are_named(tmp_path, monkeypatch, capsys, o
     (tmp_path / "short").write_text("12345\n")
     assert main(["serve", "st", *options]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rows", "said"), [(0, " (nothing is there yet)"), (1, "")])
+def test_the_first_line_says_what_is_served_and_whether_there_is_anything(tmp_path, monkeypatch, capsys, rows, said):
+    for number in range(rows):
+        Store(open_storage(str(tmp_path / "r"))).publish(row(trial(seed=number)))
+    monkeypatch.setattr("raybench.serve.server.serve", lambda settings, port, ready: ready(f"http://here:{port}"))
+    assert main(["serve", str(tmp_path / "r"), "--port", "1"]) == 0
+    assert capsys.readouterr().out == f"serving {tmp_path / 'r'}{said}\nopen http://here:1\n"
 
 
 def test_a_bind_that_others_reach_has_a_token(tmp_path, monkeypatch):

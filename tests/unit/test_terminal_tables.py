@@ -43,7 +43,7 @@ COLUMNS = ["dataset", "model", "reason", "method", "strategy", "seed", "id"]
 def test_what_all_rows_share_is_a_line(printed) -> None:
     assert printed(60, rows(), COLUMNS) == [
         "all rows: dataset digits; model cifar-resnet20; strategy",
-        "protected-global",
+        "  protected-global",
         "method        seed  id",
         *(f"cp(points={n})     {n}  {n}{ID[1:]}" for n in range(3)),
     ]
