@@ -35,7 +35,7 @@ def unique_labels(
     found = trials([row["trial_id"] for same in alike.values() if len(same) > 1 for row in same])
     for same in alike.values():
         if len(same) > 1:
-            flat = {row["config_id"]: dict(_flatten(found[row["trial_id"]])) for row in same}
+            flat = {row["config_id"]: dict(flattened(found[row["trial_id"]])) for row in same}
             for config_id, differing in _differences(flat).items():
                 labels[config_id] = _label(labels[config_id], differing)
     return labels
@@ -61,10 +61,11 @@ def _differences(flat: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
     return {key: {name: settings.get(name, _DEFAULTS.get(name)) for name in varying} for key, settings in flat.items()}
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in nested mappings."""
     for name, inner in value.items():
         if isinstance(inner, Mapping):
-            yield from _flatten(inner, f"{prefix}{name}.")
+            yield from flattened(inner, f"{prefix}{name}.")
         else:
             yield prefix + name, inner
 

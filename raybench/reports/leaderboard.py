@@ -17,6 +17,7 @@ from raybench.reports import stopped
 from raybench.reports.conditions import CONDITIONS, MissingCells, conditions, missing_cells
 from raybench.reports.labels import unique_labels
 from raybench.reports.rank_marks import rank_marks
+from raybench.reports.recipe_notes import recipe_notes
 from raybench.reports.scores import SCORED, averages, scores
 from raybench.reports.unfinished import no_results
 from raybench.results.constants import array_of, constant
@@ -127,7 +128,7 @@ class Leaderboard:
 
     Attributes:
         boards: one ranking for each dataset, model, speed-up, strategy, protocol and recipe.
-        conditions: device, versions, seeds and schedules, one line each.
+        conditions: device, versions, seeds, schedules, and in what recipes of one name differ, one line each.
         failed: failed cells by reason.
         skipped: skipped cells by reason.
         source: address of the store.
@@ -196,7 +197,9 @@ class Leaderboard:
             for key, rows in sorted(_grouped(found, query).items(), key=lambda pair: _order(pair[0]))
         ]
         failed, skipped = missing_cells(table, "failed"), missing_cells(table, "skipped")
-        return cls(tuple(boards), conditions(table), failed, skipped, trials=trials)
+        differing = [f"{name}: {text or 'no setting of its own'}" for name, text in recipe_notes(table, trials).items()]
+        lines = (*conditions(table), *([f"recipes differ: {'; '.join(differing)}"] if differing else []))
+        return cls(tuple(boards), lines, failed, skipped, trials=trials)
 
 
 _FROM_SCORES = tuple(f.name for f in fields(Ranked) if f.name not in ("rank", "rank_mark", "method", "reason"))

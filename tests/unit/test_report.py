@@ -320,8 +320,11 @@ def test_places_that_can_not_be_written_are_named(tmp_path, monkeypatch, capsys,
     assert words in capsys.readouterr().err
 
 
-def test_trials_link_to_the_files_of_their_network(tmp_path):
+def test_trials_link_to_the_files_of_their_network_where_they_are(tmp_path):
     written = store(tmp_path / "st", [row(artifact="artifacts/1234")])
+    write_report(written, tmp_path / "merged", about=tmp_path / "st")
+    assert 'data-files=""' in (tmp_path / "merged" / "trial.html").read_text()
+    (tmp_path / "st/artifacts").mkdir()
     write_report(written, tmp_path / "pages", about=tmp_path / "st")
     assert 'data-files="../st/"' in (tmp_path / "pages" / "trial.html").read_text()
     assert open_existing(str(tmp_path / "st"))

@@ -11,7 +11,7 @@ from raybench.reports.pages import site
 from raybench.reports.pages.site import write_report
 from tests.unit.browsing import CONTRAST
 from tests.unit.report_stores import hostile, seeded, store
-from tests.unit.result_rows import failure, trial
+from tests.unit.result_rows import RECIPE, failure, row, trial
 
 BOARD = "board-digits-cifar-resnet20-protected-global"
 
@@ -122,6 +122,21 @@ def test_a_trial_that_is_not_there_is_said(opened):
     page = opened("trial", "#feedbeef")
     page.locator(".trial [role=alert]").wait_for()
     assert "no trial feedbeef" in page.locator(".trial").inner_text()
+
+
+def test_the_list_of_trials_has_a_recipe_where_there_are_several(browser, tmp_path):
+    recipes = [RECIPE, RECIPE.model_copy(update={"name": "other"})]
+    rows = [row(trial(recipe=one, speedup=2.0 + place)) for place, one in enumerate(recipes)]
+    page = browser.new_context(offline=True).new_page()
+    for count, there in ((1, 0), (2, 1)):
+        write_report(store(tmp_path / f"st{count}", rows[:count]), tmp_path / f"pages{count}")
+        page.goto(f"file://{tmp_path}/pages{count}/trials.html")
+        page.locator(".pager [role=status]").wait_for()
+        assert page.get_by_label("recipe").count() == there
+        assert page.get_by_role("button", name="recipe").count() == there
+        assert page.get_by_role("button", name="protocol").count() == 0
+    page.get_by_label("recipe").select_option("other")
+    assert page.locator(".list tbody tr").count() == 1
 
 
 def test_the_list_of_trials_filters(opened):

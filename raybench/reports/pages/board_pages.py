@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -69,6 +69,7 @@ class Section:
     tabs: tuple[Tab, ...]
     plots: tuple[str, ...]  # SVG
     names: Mapping[str, str]  # method -> colour, of the plots
+    differs: str = ""  # in what the recipe differs from others of its name
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def board_pages(content: Content) -> list[BoardPage]:
         tabs.setdefault(key, []).append(_tab(board, metrics[key].get(board.at, {}), trials[key].get(board.at, {})))
     pages: dict[tuple[str, str, str], list[Section]] = {}
     for (dataset, model, protocol, recipe, strategy), own in sorted(tabs.items(), key=lambda pair: pair[0]):
-        pages.setdefault((dataset, model, strategy), []).append(_section(protocol, recipe, own))
+        section = replace(_section(protocol, recipe, own), differs=content.recipes.get(recipe, ""))
+        pages.setdefault((dataset, model, strategy), []).append(section)
     return [BoardPage(*key, tuple(sections)) for key, sections in sorted(pages.items())]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from raybench.reports.comparison import TOLERANCE, Comparison, compare
 from raybench.reports.findings.answer import Finding
 from raybench.reports.findings.find import findings
 from raybench.reports.leaderboard import COLUMNS, Leaderboard, Query, trials_of
+from raybench.reports.recipe_notes import recipe_notes
 from raybench.results.store import ALL_COLUMNS, Store
 from raybench.sweep.target import ASKED
 
@@ -32,6 +34,7 @@ class Content:
         by_speedup: one ranking for each speed-up, criteria and regularizers in one.
         average: the same over all speed-ups.
         tracked: rankings of criteria and of regularizers, as `raybench leaderboard` prints them.
+        recipes: recipe -> in what it differs from others of its name.
     """
 
     source: str
@@ -40,6 +43,7 @@ class Content:
     by_speedup: Leaderboard
     average: Leaderboard
     tracked: Leaderboard
+    recipes: Mapping[str, str]
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -77,8 +81,9 @@ def read_content(store: Store) -> Content:
     table = store.table([*wanted, *dotted]).combine_chunks()
     trials = trials_of(store)
     ranked = table.select(list(COLUMNS))
-    boards = [
+    by_speedup, average, tracked = [
         replace(Leaderboard.of(ranked, query, trials), source=store.storage.url)
         for query in (Query(track="all"), Query(track="all", speedup="average"), Query())
     ]
-    return Content(store.storage.url, table, cells.frame(table, trials), *boards)
+    frame, notes = cells.frame(table, trials), recipe_notes(table, trials)
+    return Content(store.storage.url, table, frame, by_speedup, average, tracked, notes)

@@ -65,11 +65,21 @@ class MethodPage:
     @property
     def mean_share(self) -> float:
         """Mean place, 0 the best."""
-        return mean(one.share for one in self.standings) if self.standings else 1.0
+        return mean(one.share for one in self.ranked) if self.ranked else 1.0
+
+    @property
+    def ranked(self) -> tuple[Standing, ...]:
+        """Its places in rankings of two methods at least: alone it is neither the best nor the last."""
+        return tuple(one for one in self.standings if len(one.tab.rows) > 1)
+
+    @property
+    def several(self) -> bool:
+        """Whether its places are under several protocols or recipes."""
+        return len({(one.tab.board.protocol, one.tab.board.recipe) for one in self.standings}) > 1
 
     def count(self, mark: str) -> int:
-        """In how many rankings the method stands so to the best."""
-        return sum(one.row.mark == mark for one in self.standings)
+        """In how many of these rankings the method stands so to the best."""
+        return sum(one.row.mark == mark for one in self.ranked)
 
 
 def method_pages(content: Content, boards: Sequence[BoardPage]) -> list[MethodPage]:

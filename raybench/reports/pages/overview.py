@@ -25,27 +25,34 @@ class BestCell:
 
 @dataclass(frozen=True)
 class BestRow:
-    """One model: a cell for each speed-up, None where it has none."""
+    """One model under one protocol and recipe: a cell for each speed-up, None where it has none."""
 
     dataset: str
     model: str
+    rules: str  # protocol and recipe, where the model has several; else empty
     cells: tuple[BestCell | None, ...]
 
 
 def best_rows(boards: Sequence[BoardPage]) -> tuple[list[str], list[BestRow]]:
-    """(speed-ups, rows): the best over strategies, by the metric; of a model with several protocols the first one's."""
+    """(speed-ups, rows): the best over strategies, by the metric. Figures of two protocols or recipes share no row."""
     amounts: dict[str, float] = {}
-    found: dict[tuple[str, str], dict[str, BestCell]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, str], dict[str, BestCell]]] = {}
     several = len({page.strategy for page in boards}) > 1
     for page in boards:
-        for tab in page.sections[0].tabs:
-            amounts[tab.name] = _order(tab)
-            cell = _cell(page, tab, several)
-            known = found.setdefault((page.dataset, page.model), {}).get(tab.name)
-            if known is None or cell.score > known.score:
-                found[(page.dataset, page.model)][tab.name] = cell
+        for section in page.sections:
+            rules = found.setdefault((page.dataset, page.model), {})
+            cells = rules.setdefault((section.protocol, section.recipe), {})
+            for tab in section.tabs:
+                amounts[tab.name] = _order(tab)
+                cell = _cell(page, tab, several)
+                if tab.name not in cells or cell.score > cells[tab.name].score:
+                    cells[tab.name] = cell
     names = sorted(amounts, key=lambda name: (amounts[name], name))
-    rows = [BestRow(*key, tuple(cells.get(name) for name in names)) for key, cells in sorted(found.items())]
+    rows = [
+        BestRow(*key, ", ".join(under) if len(rules) > 1 else "", tuple(cells.get(name) for name in names))
+        for key, rules in sorted(found.items())
+        for under, cells in sorted(rules.items())
+    ]
     return names, rows
 
 

@@ -87,8 +87,9 @@ def write_report(store: Store, out: Path, *, single: bool = False, about: Path |
     """
     _check(out, single)
     site = render_site(store, single=single)
-    near = "" if single or about is None else f"{os.path.relpath(about.resolve(), out.resolve())}/".replace(os.sep, "/")
-    frame = partial(frame_of(site.content, single=single), files=near)
+    networks = about is not None and (about / "artifacts").is_dir()  # a merged store has none
+    links = "" if single or about is None or not networks else f"{os.path.relpath(about.resolve(), out.resolve())}/"
+    frame = partial(frame_of(site.content, single=single), files=links.replace(os.sep, "/"))
     try:
         if single:
             pages, bodies = _packed(site.pages)

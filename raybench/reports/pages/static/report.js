@@ -224,12 +224,15 @@ function askedText(get) {
   return get("latency_target_ms") !== null ? get("latency_target_ms") + " ms" : "ratio " + get("ratio");
 }
 function number(v, digits) { return v === null || v === undefined ? "–" : typeof v === "number" ? v.toFixed(digits) : String(v); }
-var COLUMNS = [["trial_id", "trial"], ["status", "status"], ["dataset", "dataset"], ["model", "model"], ["method", "method"], ["strategy", "strategy"], ["speedup_target", "target", 1], ["seed", "seed", 0], ["metric_base", "base, %", 2], ["metric_final", "final, %", 2], ["delta", "Δ, pts", 2], ["speedup", "speed-up", 2], ["params_kept", "kept, %", 1], ["latency_ms", "latency, ms", 3]];
+var COLUMNS = [["trial_id", "trial"], ["status", "status"], ["dataset", "dataset"], ["model", "model"], ["method", "method"], ["strategy", "strategy"], ["speedup_target", "target", 1], ["seed", "seed", 0], ["metric_base", "base, %", 2], ["metric_final", "final, %", 2], ["delta", "Δ, pts", 2], ["speedup", "speed-up", 2], ["params_kept", "kept, %", 1], ["latency_ms", "latency, ms", 3], ["protocol", "protocol"], ["recipe", "recipe"]];
 function list(place) {
   block("index").then(function (index) {
     var c = index.columns, n = c.trial_id.length, order = [], page = 0, size = 100, sorted = null, up = true;
     for (var i = 0; i < n; i++) order.push(i);
-    var filters = ["status", "dataset", "model", "strategy", "method", "speedup_target"].map(function (name) {
+    var alike = ["protocol", "recipe"].filter(function (name) { return new Set(c[name]).size < 2; });
+    function differing(name) { return alike.indexOf(name) < 0; }
+    var shown = COLUMNS.filter(function (col) { return differing(col[0]); });
+    var filters = ["status", "dataset", "model", "strategy", "protocol", "recipe", "method", "speedup_target"].filter(differing).map(function (name) {
       var values = Array.from(new Set(c[name])).filter(function (v) { return v !== null; }).sort(function (a, b) { return compare(a, b); });
       var select = make("select", {}, [make("option", { value: "" }, "all")].concat(values.map(function (v) { return make("option", { value: String(v) }, name === "speedup_target" ? v + "x" : String(v)); })));
       select.addEventListener("change", function () { page = 0; show(); });
@@ -239,7 +242,7 @@ function list(place) {
     var text = make("input", { type: "search", placeholder: "trial id" });
     text.addEventListener("input", function () { page = 0; show(); });
     $(".tools", place).append(make("label", {}, ["id", text]));
-    var head = make("tr", {}, COLUMNS.map(function (col) {
+    var head = make("tr", {}, shown.map(function (col) {
       var button = make("button", { type: "button" }, col[1]), th = make("th", { scope: "col", class: col[2] === undefined ? "l" : "" }, button);
       button.addEventListener("click", function () {
         up = sorted === col[0] ? !up : col[2] === undefined;
@@ -261,7 +264,7 @@ function list(place) {
       var last = Math.max(0, Math.ceil(found.length / size) - 1);
       page = Math.min(page, last);
       body.replaceChildren.apply(body, found.slice(page * size, page * size + size).map(function (i) {
-        return make("tr", {}, COLUMNS.map(function (col) {
+        return make("tr", {}, shown.map(function (col) {
           var v = c[col[0]][i];
           if (col[0] === "trial_id") return make("th", { scope: "row" }, make("a", { href: trialLink(v) }, v.slice(0, 8)));
           if (col[0] === "status") return make("td", { class: "l " + v }, v);
