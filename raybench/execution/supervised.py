@@ -52,7 +52,8 @@ def supervised(work: Run, first: Plan, make_plan: Callable[[], Plan], body: Call
     if not can_fork(work.storage.url):
         body()
         return
-    work.tally.begin({unit.key: unit for unit in first.units}, work.outcomes)
+    known = {unit.key: unit for unit in first.units}
+    work.tally.begin(known, work.outcomes)
     in_vain = 0  # deaths in a row outside of a unit, without an end of one between
     while end := _in_child(work, body):
         death, noted = end
@@ -61,7 +62,9 @@ def supervised(work: Run, first: Plan, make_plan: Callable[[], Plan], body: Call
             os.kill(os.getpid(), death.signal)
         work.watcher.recover()
         plan = make_plan()
-        left = {unit.key for unit in plan.units}
+        left = {unit.key: unit for unit in plan.units}
+        _count_done(work, known, left)
+        known |= left
         struck = _fail_unit(work, plan, death, noted)
         if work.closed.issuperset(left):
             return
@@ -69,6 +72,13 @@ def supervised(work: Run, first: Plan, make_plan: Callable[[], Plan], body: Call
         in_vain = 0 if struck else 1 if done else in_vain + 1
         if not struck:
             _go_on_or_end(f"{death} {_outside(work, plan, noted)}", in_vain, work)
+
+
+def _count_done(work: Run, known: Mapping[str, Unit], left: Mapping[str, Unit]) -> None:
+    """Count what no process told: the result that the dead one published last, and what other runs did meanwhile."""
+    for key, unit in known.items():
+        if key not in left and (key not in work.outcomes or work.outcomes[key].status == "again"):
+            work.outcomes[key] = Outcome(key, unit.kind, "ok")
 
 
 def _go_on_or_end(what: str, in_vain: int, work: Run) -> None:
@@ -183,7 +193,8 @@ def _execution(work: Run, unit: Unit, pid: int) -> Mapping[str, Any] | None:
     entries = [one for one in read_journal(work.storage, unit.key) if (one["host"], one["pid"]) == own]
     if not entries and not Lease(work.storage, unit.key).taken:  # not another run's: it died in imports of the unit
         return {"status": "running", "started": time.time(), "stages": []}
-    return entries[-1] if entries and entries[-1]["status"] == "running" else None
+    running = [one for one in entries if one["status"] == "running"]
+    return running[-1] if running else None
 
 
 def _outcome_of(unit: Unit, entry: Mapping[str, Any], death: Death, work: Run) -> Outcome:

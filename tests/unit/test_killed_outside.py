@@ -1,4 +1,4 @@
-"""`run --local` whose process is killed while it waits for a unit that another run has, and runs none itself."""
+"""`run --local` whose process is killed while it runs no unit: it waits for another run, checks, has just ended one."""
 
 import contextlib
 import json
@@ -114,3 +114,29 @@ def test_a_process_that_dies_in_the_check(tmp_path, count):
     assert done.returncode == int(count > 2), done.stderr
     assert "died of SIGSEGV (Segmentation fault) before its first unit, in its checks or imports" in done.stderr
     assert ("3 processes in a row" in done.stderr) == (count > 2)
+
+
+PUBLISHED = """
+import os, signal
+from raybench.storage.local import LocalStorage
+move = LocalStorage._move
+def deadly(self, target, *given):
+    first = move(self, target, *given)
+    if target.name in {names}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return first
+LocalStorage._move = deadly
+"""
+
+
+def test_a_row_that_was_published_last_counts_though_its_process_could_not_say_so(tmp_path):
+    file = write_sweep(tmp_path)
+    first = resolve(load_sweep(file))[0]
+    code = PUBLISHED.format(names=[f"{first.trial_id}.parquet", first.base_key])
+    own = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    done = forked.run(code + forked.COMMAND, "run", file, "--storage", tmp_path / "out", "--local", env=own, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("between units; starting another one") == 2
+    assert re.findall(r"\[(\S+)\] ok cell", done.stderr) == ["2/2"]
+    assert set(raybench.load_results(str(tmp_path / "out"))["status"]) == {"ok"}
+    assert each_ran_once(tmp_path / "out") == 2 + 1
