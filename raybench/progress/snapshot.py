@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raybench.errors import brief, failure
@@ -13,6 +13,7 @@ from raybench.progress.journal import FOLDER as JOURNAL
 from raybench.progress.journal import entry_in, present_stage
 from raybench.progress.records import RUNS, Driver, Planned, read_drivers, read_plan
 from raybench.results.layout import ATTEMPTS, CELLS, last_attempts
+from raybench.results.repair import Repair
 from raybench.results.store import Store
 from raybench.storage.base import Storage
 from raybench.storage.leases import holder_in, is_alive, is_damaged
@@ -81,6 +82,7 @@ class Snapshot:
     failures: tuple[Failure, ...]
     rate: float | None  # recently ended cells per second
     unreadable: bool = False  # whether a plan, or every driver's record, is there and can't be read
+    damaged: Mapping[str, str] = field(default_factory=dict)  # key of a result file that isn't counted -> why
 
     @property
     def complete(self) -> bool:
@@ -99,7 +101,7 @@ class StoreReader:
     """Takes snapshots of one storage. Files that no longer change are read once."""
 
     def __init__(self, storage: Storage) -> None:
-        self._storage, self._store = storage, Store(storage)
+        self._storage, self._store, self._repair = storage, Store(storage), Repair(storage)
         self._drivers: dict[str, Driver] = {}
         self._plans: dict[str, Planned | None] = {}
         self._ended: dict[str, Mapping[str, Any]] = {}  # name -> an ended execution
@@ -110,7 +112,9 @@ class StoreReader:
         now = time.time()
         self._drivers = dict(read_drivers(self._storage, self._drivers))
         shown = _shown(self._drivers.values())
-        statuses = self._store.statuses()
+        damaged = self._repair.look_at_all()
+        lost = {(damage.file.trial_id, damage.file.status) for damage in damaged}
+        statuses = {one: status for one, status in self._store.statuses().items() if (one, status) not in lost}
         stages = {key.partition("/")[2] for key in self._storage.list("stages")}
         sweeps = tuple(self._state(driver, statuses, stages) for driver in shown) or _unplanned(statuses)
         unreadable = any(sweep.total is None for sweep in sweeps) if shown else _any_run(self._storage)
@@ -120,6 +124,7 @@ class StoreReader:
         return Snapshot(
             self._storage.url, now, sweeps, running, held, ended, self._failures(statuses, shown),
             _rate(ended, [driver for driver in shown if driver.alive], now), unreadable,
+            {damage.file.key: damage.why for damage in damaged},
         )  # fmt: skip
 
     def _state(self, driver: Driver, statuses: Mapping[str, str], stages: set[str]) -> SweepState:

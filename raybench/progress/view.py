@@ -13,6 +13,7 @@ from rich.text import Text
 from raybench.errors import counted
 from raybench.progress.snapshot import Running, Snapshot, SweepState
 from raybench.progress.words import coarse, duration, ended, ended_well, folded, moment, rate, tally
+from raybench.results.repair import left_out
 
 RECENT = 6  # ended units that are shown
 SHOWN = 12  # running units that are shown
@@ -38,7 +39,7 @@ def panel(snapshot: Snapshot) -> Group:
         parts += [Folded(headline(sweep), "bold")]
         style = "" if sweep.driver is None or sweep.driver.alive or sweep.complete else "yellow"
         parts += [Folded(text, style) for text in driver_lines(sweep, snapshot.time)]
-    parts += [Folded(pace(snapshot))]
+    parts += [Folded(pace(snapshot)), *(Text(text, style="yellow") for text in damage_lines(snapshot))]
     if snapshot.running:
         parts += [Text(""), running_table(_rows(snapshot)[:SHOWN], snapshot.time)]
     if len(snapshot.running) > SHOWN:
@@ -76,6 +77,7 @@ def plain(snapshot: Snapshot) -> Iterator[str]:
     for sweep in snapshot.sweeps:
         yield from (headline(sweep), *driver_lines(sweep, snapshot.time))
     yield pace(snapshot)
+    yield from damage_lines(snapshot)
     for row in _rows(snapshot):
         since = duration(snapshot.time - row["started"])
         state = "running" if row["alive"] else "killed or lost:"
@@ -118,6 +120,12 @@ def pace(snapshot: Snapshot) -> str:
         return units
     left = f", about {duration(snapshot.seconds_left)} left" if snapshot.seconds_left else ""
     return f"{units}, {rate(snapshot.rate)}{left}"
+
+
+def damage_lines(snapshot: Snapshot) -> Iterator[str]:
+    """Result files that aren't counted, since they are damaged."""
+    if snapshot.damaged:
+        yield left_out(snapshot.url, snapshot.damaged)
 
 
 def ended_line(entry: Mapping[str, Any]) -> str:

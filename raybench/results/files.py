@@ -19,6 +19,7 @@ from raybench.results.constants import array_of, constant
 from raybench.results.layout import TRIAL_ID, ResultFile
 from raybench.results.moved import Moved
 from raybench.results.plausible import described, implausible_rows
+from raybench.results.repair import left_out
 from raybench.results.rows import named, wrong_rows
 from raybench.results.seal import ROWS_KEY, SEALED_SINCE, broken_seal
 from raybench.storage.base import Storage
@@ -180,15 +181,7 @@ class Files:
     def warn(self) -> None:
         """Emit one warning that names the unreadable files, if there are any."""
         if self.bad:
-            named = "; ".join(f"{key}: {why}" for key, why in sorted(self.bad.items())[:5])
-            more = f"; and {len(self.bad) - 5} more" if len(self.bad) > 5 else ""
-            verb = "is" if len(self.bad) == 1 else "are"
-            lost = f"{counted(len(self.bad), 'file')} in {self.storage.url} {verb} left out: {named}{more}"
-            warnings.warn(
-                f"{lost}. Run the sweep again to get their rows, and delete the files that it leaves",
-                StoreWarning,
-                stacklevel=4,
-            )
+            warnings.warn(left_out(self.storage.url, self.bad), StoreWarning, stacklevel=4)
 
     def _raw(self, file: ResultFile, columns: Sequence[str]) -> pa.Table | None:
         """The requested columns that a file has; None, noted in `bad`, when it is no result file."""

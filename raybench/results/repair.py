@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from raybench.errors import counted
 from raybench.results.layout import ATTEMPTS, CELLS, ResultFile, parse, partition
 from raybench.results.seal import broken_seal, newer, rows_checked, rows_mark
 from raybench.storage.base import Storage
@@ -69,8 +70,20 @@ class Repair:
         """
         ids = {trial.trial_id for trial in trials}
         folders = {partition(trial.dataset, trial.model) for trial in trials}
+        return self._damaged(lambda file: file.trial_id in ids or _is_part(file, folders))
+
+    def look_at_all(self) -> list[Damage]:
+        """Find the damaged ones among all result files, each of which is read once, and change nothing.
+
+        Returns:
+            The damaged files.
+        """
+        return self._damaged(lambda file: True)
+
+    def _damaged(self, is_wanted: Callable[[ResultFile], bool]) -> list[Damage]:
+        """The damaged ones among those files that weren't found whole before."""
         keys = [key for prefix in (CELLS, ATTEMPTS) for key in self.storage.list(prefix) if key not in self._sound]
-        wanted = [f for key in keys if (f := parse(key)) and (f.trial_id in ids or _is_part(f, folders))]
+        wanted = [file for key in keys if (file := parse(key)) and is_wanted(file)]
         if not wanted:
             return []
         from concurrent.futures import ThreadPoolExecutor  # 20 ms: a plan of a new sweep needs none
@@ -124,6 +137,26 @@ class Repair:
         from raybench.results.encoding import encode
 
         self.storage.create(key, encode(rows))
+
+
+def left_out(url: str, bad: Mapping[str, str]) -> str:
+    """What a listing says of files whose rows it leaves out.
+
+    Args:
+        url: of the storage.
+        bad: key of each file -> why.
+
+    Returns:
+        Their number, five of them by name, and what to do, as text.
+
+    Example:
+        >>> left_out("r", {"results/cells/x.parquet": "it is cut short"}).partition(". ")[0]
+        '1 file in r is left out: results/cells/x.parquet: it is cut short'
+    """
+    named = "; ".join(f"{key}: {why}" for key, why in sorted(bad.items())[:5])
+    more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+    lost = f"{counted(len(bad), 'file')} in {url} {'is' if len(bad) == 1 else 'are'} left out: {named}{more}"
+    return f"{lost}. Run the sweep again to get their rows, and delete the files that it leaves"
 
 
 def _examined(file: ResultFile, data: bytes, why: str | None) -> Damage | None:

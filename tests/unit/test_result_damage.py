@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raybench.cli.main import main
 from raybench.errors import UserError
+from raybench.progress.snapshot import StoreReader
+from raybench.progress.view import panel
 from raybench.results import encoding
 from raybench.results.arrow import arrow_schema, to_table
 from raybench.results.compaction import compact
@@ -253,3 +256,36 @@ def test_a_store_without_damage_is_checked_without_arrow(tmp_path):
         "print('pyarrow' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_watch_and_leaderboard_count_the_same_rows(tmp_path, capsys) -> None:
+    store = Store(open_storage(str(tmp_path)))
+    for seed in range(3):
+        store.publish(row(trial(seed=seed)))
+    key = store.storage.list("results/cells")[1]
+    store.storage.replace(key, flipped(store.storage.read(key), 4000))
+    words = f"1 file in {store.storage.url} is left out: {key}: "
+    assert main(["leaderboard", str(tmp_path)]) == 0
+    ranked = capsys.readouterr()
+    assert words in ranked.err
+    assert "cells: 2; " in ranked.out
+    assert main(["watch", str(tmp_path), "--once"]) == 0
+    watched = capsys.readouterr().out
+    assert watched.startswith("2 cells (2 ok, 0 failed, 0 skipped)")
+    assert words in watched
+    assert words in "".join(
+        part.plain for part in panel(StoreReader(store.storage).read()).renderables if hasattr(part, "plain")
+    )
+    store.storage.delete(key)
+    assert main(["watch", str(tmp_path), "--once"]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_files_that_were_found_whole_are_not_read_again(tmp_path, monkeypatch) -> None:
+    store = Store(open_storage(str(tmp_path)))
+    store.publish(row(trial(seed=0)))
+    reader, opened = StoreReader(store.storage), []
+    assert reader.read().damaged == {}
+    monkeypatch.setattr(type(store.storage), "open", lambda self, key: opened.append(key))
+    assert reader.read().sweeps[0].ended == 1
+    assert opened == []
