@@ -15,6 +15,7 @@ from typing import TextIO
 from raybench.error_text import message_of, name_of
 
 LONGEST = 300  # characters of other code's message
+MOST = 20_000  # characters of a message of ours, which may quote a name of megabytes
 OURS = ("UserError", "SpecError", "ForeignError", "NotSupported", "StageError", "RecordError")  # raised on purpose
 SELF_EVIDENT = (RuntimeError, ValueError, AssertionError)  # whose messages say what the type does
 
@@ -46,7 +47,8 @@ class RaybenchError(Exception):
 
     def __str__(self) -> str:
         """The message without control characters: it may quote a file, and a notebook prints it as it is."""
-        return printable(super().__str__())
+        text = super().__str__()
+        return printable(text if len(text) <= MOST else f"{text[:MOST]}... ({len(text)} characters)")
 
 
 class RaybenchWarning(UserWarning):
@@ -213,11 +215,13 @@ def brief(text: str) -> str:
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:
     """Message for an unknown name: what was found, the nearest known name, and all known names where they are few."""
     known = sorted(names)
+    shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+    found = f"unknown {kind} {shown!r}.{nearest(shown, known)}"
     if len(known) > LISTED:
         methods = ("method", "criterion", "trained selection", "regularizer", "token reducer")
         verb = "methods" if kind in methods else f"{kind}s"
-        return f"unknown {kind} {name!r}.{nearest(name, known)} `raybench {verb}` lists all {len(known)}"
-    return f"unknown {kind} {name!r}.{nearest(name, known)} Known: {', '.join(known)}"
+        return f"{found} `raybench {verb}` lists all {len(known)}"
+    return f"{found} Known: {', '.join(known)}"
 
 
 @contextmanager

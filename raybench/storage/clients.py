@@ -143,7 +143,8 @@ def _answer(error: Exception) -> tuple[str | None, str]:
     if code:
         return status and status[1], ": ".join(found[1] for found in (code, message) if found)
     cause = re.search(r'message: "([^"]+)"', debug)  # the system's, such as "Connection refused"
-    return status and status[1], text.partition("\n")[0] + (f": {cause[1]}" if cause else "")
+    said = text.partition("\n")[0] + (f": {cause[1]}" if cause else "")
+    return status and status[1], re.sub(r"//[^/\s]*@", "//", said)  # a password in AWS_ENDPOINT_URL
 
 
 def _region(url: str, bucket: str) -> str:

@@ -11,16 +11,18 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, TypedDict
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from raybench.errors import UserError
+from raybench.errors import UserError, brief
 from raybench.storage.base import Names, key_parts
 from raybench.storage.bucket import Bucket
 from raybench.storage.clients import Refused, connect
 
 SCHEMES = ("s3", "gs")
+OPTIONS = ("endpoint_override", "scheme", "region")  # of an address
 UPLOADS = ".uploads"  # below the root; hidden, so never listed
 ENTRY = ".entry"  # `stages/abc` is published when the manifest `stages/abc.entry` exists
 
@@ -41,8 +43,12 @@ class ObjectStorage:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        address = urlsplit(url)
+        try:
+            address = urlsplit(url)
+        except ValueError as error:  # an open bracket
+            raise UserError(f"storage {url!r}: {error}; expected s3://BUCKET/PREFIX or gs://BUCKET/PREFIX") from error
         options = {name: values[-1] for name, values in parse_qs(address.query).items()}
+        _check_no_secret(address, options)
         if address.scheme not in SCHEMES or not address.netloc:
             raise UserError(f"storage {url!r}: expected s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
         store = connect(url, address.scheme, address.netloc, address.path.strip("/"), options)
@@ -196,6 +202,19 @@ class ObjectStorage:
             return  # credentials limited to some keys may lack the right to list
         except OSError as error:
             raise UserError(f"{error}; check the address and the network") from error
+
+
+def _check_no_secret(address: SplitResult, options: Mapping[str, str]) -> None:
+    """UserError, which doesn't repeat it, for what may be a password: the address stands in messages and results."""
+    bucket = address.netloc.rpartition("@")[2]
+    where = f"storage '{address.scheme}://{bucket}{address.path}'"
+    expected = "credentials are taken from the environment or the provider's own files, never from the address"
+    if "@" in address.netloc:
+        raise UserError(f"{where}: found a user or password before the bucket; {expected}")
+    if unknown := sorted(options.keys() - OPTIONS):
+        raise UserError(f"{where}: found the option {brief(unknown[0])!r}, expected {', '.join(OPTIONS)}; {expected}")
+    if "@" in options.get("endpoint_override", ""):
+        raise UserError(f"{where}: found a user or password in endpoint_override; {expected}")
 
 
 def _name(key: str) -> str:

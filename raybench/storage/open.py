@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from raybench.errors import UserError
+from raybench.errors import UserError, brief
 from raybench.storage.base import Storage
 from raybench.storage.local import LocalStorage
 from raybench.storage.wrapped import Wrapped
@@ -25,7 +25,7 @@ def open_storage(url: str | Path) -> Storage:
     be reached, missing credentials, and a missing client library (``raybench[s3]``, ``raybench[gcs]``).
     """
     text = str(url)
-    if "\0" in text:
+    if "\0" in unquote(text):
         raise UserError(f"storage {text!r}: found a NUL in it; expected the name of a folder")
     scheme, separator, _ = text.partition("://")
     if separator and scheme in OBJECT_STORES:
@@ -37,8 +37,12 @@ def open_storage(url: str | Path) -> Storage:
             f"storage {text!r}: found scheme {scheme!r}; expected a directory, file:///directory, s3://bucket/prefix "
             "or gs://bucket/prefix"
         )
-    path = Path(unquote(urlsplit(text).path)) if separator else Path(text).expanduser()
-    if path.is_file():
+    try:
+        path = Path(unquote(urlsplit(text).path)) if separator else Path(text).expanduser()
+        found_file = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a name of 5,000 characters, an open bracket, ~nobody
+        raise UserError(f"storage {brief(text)!r}: {getattr(error, 'strerror', None) or error}") from error
+    if found_file:
         raise UserError(f"storage {text!r}: found a file; expected a directory")
     return LocalStorage(path)
 

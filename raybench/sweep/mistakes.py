@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from raybench.errors import SpecError, close, nearest
+from raybench.errors import SpecError, brief, close, nearest
 from raybench.sweep.bounds import model_in, range_of
+
+MOST_SHOWN = 100  # mistakes in a message
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Mistakes(SpecError):
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         self.mistakes = tuple(mistakes)
         count = f"{len(mistakes)} mistakes\n" if len(mistakes) > 1 else ""
-        super().__init__(count + "\n".join(map(str, mistakes)))
+        more = [f"and {len(mistakes) - MOST_SHOWN} more"] if len(mistakes) > MOST_SHOWN else []
+        super().__init__(count + "\n".join([*map(str, mistakes[:MOST_SHOWN]), *more]))
 
 
 def dotted(path: Sequence[str | int]) -> str:
@@ -79,7 +82,7 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return f"a mapping with {', '.join(map(str, value)) or 'no keys'}"
+        return f"a mapping with {brief(', '.join(map(str, value))) or 'no keys'}"
     if isinstance(value, (list, tuple)):
         return "an empty list" if not value else f"a list of {len(value)}"
     text = repr(value)

@@ -16,6 +16,7 @@ Path_ = tuple[str | int, ...]
 TAGS = "tag:yaml.org,2002:"
 KNOWN_TAGS = {"null", "bool", "int", "float", "str", "seq", "map"}  # all that a sweep may hold; none runs code
 LARGEST = 16 << 20  # bytes of a file
+MOST_VALUES = 100_000  # reading them takes some ten seconds
 HINT = "Paths may hold $VARIABLES of the environment"
 
 
@@ -182,6 +183,7 @@ class _Loader(yaml.SafeLoader):
     """A YAML loader with the scalars of YAML 1.2 (`1e-4` is a number, `no` a string) and without aliases."""
 
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012  filled below by add_implicit_resolver
+    values = 0  # that were read
 
     def compose_node(self, parent: yaml.Node, index: Any) -> yaml.Node:
         """As PyYAML, but refuses aliases, with which a small file can expand to a huge one."""
@@ -191,6 +193,10 @@ class _Loader(yaml.SafeLoader):
                 problem=f"found the alias *{event.anchor}; expected values (use `extends` to share them)",
                 problem_mark=event.start_mark,
             )
+        self.values += 1
+        if self.values > MOST_VALUES:
+            problem = f"found more than {MOST_VALUES:,} keys and values, expected a sweep file"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
 
