@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 from raybench.reports.pages import site
+from raybench.reports.pages.content import read_content
+from raybench.reports.pages.rank_views import FEW, scope_views
 from raybench.reports.pages.site import write_report
 from tests.unit.browsing import CONTRAST
 from tests.unit.report_stores import hostile, seeded, store
@@ -122,6 +124,21 @@ def test_a_trial_that_is_not_there_is_said(opened):
     page = opened("trial", "#feedbeef")
     page.locator(".trial [role=alert]").wait_for()
     assert "no trial feedbeef" in page.locator(".trial").inner_text()
+
+
+def test_a_matrix_of_few_methods_is_no_wider_than_a_telephone_bears(browser, tmp_path):
+    """Five methods here; of more than six the matrix keeps its width, and scrolls."""
+    write_report(store(tmp_path / "st", seeded(("cifar-resnet20", "vit-nano"))), tmp_path / "pages")
+    page = browser.new_context(offline=True).new_page()
+    for width, at_most in ((400, 460), (1200, 620)):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(f"file://{tmp_path}/pages/ranks.html")
+        drawn = page.locator("[role=tabpanel]:visible .pairs svg").bounding_box()
+        assert 300 < drawn["width"] <= at_most
+    names = [f"m{place}" for place in range(FEW + 1)]
+    many = [row(trial(name), metric_final=90.0 + place) for place, name in enumerate(names)]
+    assert [one.few for one in scope_views(read_content(store(tmp_path / "many", many)))] == [False]
+    assert [one.few for one in scope_views(read_content(store(tmp_path / "few", many[1:])))] == [True]
 
 
 def test_the_list_of_trials_has_a_recipe_where_there_are_several(browser, tmp_path):

@@ -18,6 +18,7 @@ from raybench.reports.statistics.samples import Samples
 from raybench.reports.statistics.win_matrix import win_matrix
 
 MOST_METHODS = 40  # of a picture; more can't be read
+FEW = 6  # methods whose matrix is readable at half the width, so that a telephone shows it whole
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ScopeView:
     critical_note: str
     matrix: str
     matrix_note: str
+    few: bool
     size: int
     rank_rows: tuple[dict[str, Any], ...]  # for the downloads
     pair_rows: tuple[dict[str, Any], ...]
@@ -63,7 +65,7 @@ def _view(name: str, found: Samples) -> ScopeView:
     pairs = win_matrix(found)
     tied = counted(len(intervals.tied), "method is", "methods are")
     tied_text = f"{tied} tied for the best (green)" if intervals.tied else "No interval can be given"
-    drawable = len(found.methods) <= MOST_METHODS
+    drawable, few = len(found.methods) <= MOST_METHODS, len(found.methods) <= FEW
     p = f"Friedman's test that all are alike: p = {critical.p:.2g}. " if critical.p is not None else ""
     return ScopeView(
         name,
@@ -73,9 +75,10 @@ def _view(name: str, found: Samples) -> ScopeView:
         f"{tied_text}. {_sentence(intervals.reason)}Means in percent on the right.",
         page_svg(critical_picture(critical, f"Critical differences, {name}")) if drawable and critical.ranks else "",
         f"{p}{_sentence(critical.reason)}{CAVEAT}",
-        page_svg(matrix(pairs, f"All pairs, {name}", width=900)) if drawable else "",
+        page_svg(matrix(pairs, f"All pairs, {name}", width=460 if few else 900)) if drawable else "",
         f"{_sentence(f'No p-values: {pairs.reason}' if pairs.reason else None)}Differences within "
         f"±{pairs.equivalent:g} points are neither won nor lost.",
+        few,
         len(found.blocks),
         tuple({"scope": name, "over": over, **asdict(one), "tied": one.tied} for one in intervals.methods),
         tuple({"scope": name, "over": over, "units": pairs.units, **asdict(one)} for one in pairs.pairs),
