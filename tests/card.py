@@ -122,7 +122,7 @@ class AsAsked(TorchFunctionMode):
         if own is not None and own.is_meta:
             return func(*args, **kwargs)
         place = card.place(own) if own is not None and own.layout is torch.strided else None
-        if name in ("to", "cpu", "cuda") and own is not None:
+        if name in ("to", "cpu", "cuda", "type_as") and own is not None:
             return self._to(func, name, own, place, args, kwargs)
         if name == "pin_memory":
             return own
@@ -160,6 +160,7 @@ class AsAsked(TorchFunctionMode):
     def _to(self, func, name, own, place, args, kwargs):
         rest, kwargs = list(args[1:]), dict(kwargs)
         device = CARD if name == "cuda" else CPU if name == "cpu" else kwargs.get("device")
+        name, func = ("to", Tensor.to) if name == "type_as" else (name, func)
         if name == "to" and rest and isinstance(rest[0], Tensor):
             device, rest[0] = _found_device(rest[0]), rest[0].dtype
         elif name == "to" and rest and isinstance(rest[0], (str, torch.device)):
@@ -294,7 +295,20 @@ def _parsed(parse):
 @contextlib.contextmanager
 def a_card(monkeypatch) -> Iterator[Card]:
     """Context in which this machine has a card."""
-    card, cuda, main = Card(), torch.cuda, Stream()
+    with monkeypatch.context() as patched:
+        card = Card()
+        _put_in(card, patched)
+        _cards.append(card)
+        try:
+            with AsAsked(card), AsDone(card):
+                yield card
+        finally:
+            _cards.pop()
+
+
+def _put_in(card: Card, patched) -> None:
+    """Replace what asks CUDA for the device."""
+    cuda, main = torch.cuda, Stream()
 
     def waiting(*args, **kwargs) -> None:
         card.note("wait", "synchronize")
@@ -330,10 +344,10 @@ def a_card(monkeypatch) -> Iterator[Card]:
         "get_sync_debug_mode": lambda: card.debug,
     }  # fmt: skip
     for name, value in standins.items():
-        monkeypatch.setattr(cuda, name, value)
-    monkeypatch.setattr(torch._C._nn, "_parse_to", _parsed(torch._C._nn._parse_to))
-    monkeypatch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
-    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device=None: main)
+        patched.setattr(cuda, name, value)
+    patched.setattr(torch._C._nn, "_parse_to", _parsed(torch._C._nn._parse_to))
+    patched.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
+    patched.setattr(torch.accelerator, "current_stream", lambda device=None: main)
     began, grouped = torch.autocast.__init__, torch.optim.Optimizer._group_tensors_by_device_and_dtype
 
     def by_device(*args, **kwargs):
@@ -343,16 +357,10 @@ def a_card(monkeypatch) -> Iterator[Card]:
     def on_cpu(self, kind, *args, **kwargs) -> None:
         began(self, "cpu", *args, **kwargs)
 
-    monkeypatch.setattr(torch.autocast, "__init__", on_cpu)
-    monkeypatch.setattr(torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(by_device))
-    monkeypatch.setattr(torch.nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", by_device)
+    patched.setattr(torch.autocast, "__init__", on_cpu)
+    patched.setattr(torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(by_device))
+    patched.setattr(torch.nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", by_device)
     patches.remember()  # what is torch's own, before some of it is replaced
-    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
-    monkeypatch.setattr(Tensor, "device", property(_found_device), raising=False)
-    monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: _found_device(self) == CARD), raising=False)
-    _cards.append(card)
-    try:
-        with AsAsked(card), AsDone(card):
-            yield card
-    finally:
-        _cards.pop()
+    patched.setattr(Tensor, "record_stream", lambda self, stream: None)
+    patched.setattr(Tensor, "device", property(_found_device), raising=False)
+    patched.setattr(Tensor, "is_cuda", property(lambda self: _found_device(self) == CARD), raising=False)

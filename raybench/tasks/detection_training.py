@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from raybench.datasets.boxes import BoxData
+from raybench.datasets.transfer import sent
 from raybench.errors import UserError
 from raybench.image_size import sides
 from raybench.models.ultralytics import normalised
@@ -75,9 +76,9 @@ def run_epoch(progress: TrainingState, inputs: EpochInputs, epoch: int) -> float
             set_rates_and_momentum(progress.optimizer, recipe, epoch + step / len(batches))
             if progress.average is not None:
                 progress.average.decay = average_decay(recipe, epoch * len(batches) + step + 1)
-            truth = {name: batch[name].to(inputs.device) for name in ("batch_idx", "cls", "bboxes")}
+            truth = {name: sent(batch[name], inputs.device) for name in ("batch_idx", "cls", "bboxes")}
             with amp:
-                outputs = model.training_outputs(normalised(batch["img"].to(inputs.device)), truth)
+                outputs = model.training_outputs(normalised(sent(batch["img"], inputs.device)), truth)
                 loss = inputs.loss(outputs, truth)[0].sum()
             whole = len(order[step]) / len(batches[step])  # the loss is that of as many images as this process has
             take_step(progress, recipe, loss, team, whole)

@@ -41,7 +41,7 @@ from raybench.execution import heap
 from raybench.groups.cost import count_macs
 from raybench.models.build import build_model
 from raybench.sweep.recipe import TrainRecipe
-from tests.benchmarks import memory, training_detector
+from tests.benchmarks import memory
 from tests.benchmarks.training_epochs import Epochs
 
 FACTS = DataFacts("cifar10", "classification", 10, 3, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "")
@@ -185,7 +185,9 @@ def measure(
 
 
 def measure_detector(images: int, turns: int, device: torch.device) -> Iterator[str]:
-    """The rows of YOLOv8n, whose training has no options."""
+    """The rows of YOLOv8n, whose training has no options; they alone need ultralytics."""
+    from tests.benchmarks import training_detector
+
     rate_of_product = product_rate(device)
     for kind, made in training_detector.nets(DETECTOR, SPEEDUP, device):
         epochs = {

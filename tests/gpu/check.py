@@ -141,19 +141,20 @@ def peak(device: torch.device) -> Iterator[Line]:
 
 
 def quickstart(device: torch.device, quick: bool) -> Iterator[Line]:
-    """The cells of quickstart.yaml by the inline executor, in the device's own precision and in fp32."""
+    """The cells of quickstart.yaml by the inline executor with the default speed, and one cell with all options."""
     from raybench.execution.worker import Assignment, execute
     from raybench.plan.plan import plan
     from raybench.results.store import Store
     from raybench.storage.open import open_storage
     from raybench.sweep.reader import load_sweep
 
-    small = "models: cifar-resnet20\nmethods: magnitude-l1\nspeedups: 2\nseeds: 0\ninclude: []\n" if quick else ""
+    small = "models: cifar-resnet20\nmethods: magnitude-l1\nspeedups: 2\nseeds: 0\ninclude: []\n"
     fast = "{precision: bf16, memory_format: auto, deterministic: false, graphs: auto}"
-    for name, block in (("default", ""), ("fast", f"recipe:\n  extends: quick\n  speed: {fast}\n")):
+    ways = (("default", small if quick else ""), ("fast", f"{small}recipe:\n  extends: quick\n  speed: {fast}\n"))
+    for name, block in ways:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "gpu.yaml"
-            file.write_text(f"extends: {QUICKSTART}\nname: gpu\ndevice: {device.type}\n{small}{block}")
+            file.write_text(f"extends: {QUICKSTART}\nname: gpu\ndevice: {device.type}\n{block}")
             storage = open_storage(str(Path(folder) / "store"))
             assignment = Assignment(storage.url, gpus=1.0 if device.type == "cuda" else 0.0)
             outcomes = [execute(unit, assignment) for unit in plan(load_sweep(file), storage).units]
@@ -204,7 +205,8 @@ def main() -> int:
         from tests.benchmarks import bench_training
 
         nets = ["resnet20", "resnet18"] if args.quick else ["resnet20", "resnet18", "vgg19", "resnet50"]
-        sys.argv = ["bench_training", *nets, "--device", args.device, "--images", "512" if args.quick else "4096"]
+        sys.argv = ["bench_training", *nets, "--device", args.device, "--images", "512" if args.quick else "2048",
+                    "--turns", "2"]  # fmt: skip
         bench_training.main()
     return int(wrong > 0)
 

@@ -48,7 +48,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_unit_ends.py", "unit/test_row_parts.py", "unit/test_token_parts.py", "unit/test_latency_parts.py",
         "unit/test_small_parts.py", "unit/test_small.py", "unit/test_tokens.py", "unit/test_targets.py",
         "unit/test_transferred_parts.py",
-        "unit/test_trained_selections.py", "oracles/test_tokens.py",
+        "unit/test_trained_selections.py", "oracles/test_tokens.py", "unit/test_cells_on_a_fake_card.py",
     ),
     "results": (
         "unit/test_results_parts.py", "unit/test_result_damage.py", "unit/test_results_compaction.py",
