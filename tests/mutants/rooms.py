@@ -68,5 +68,5 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_inclusions.py",
         "unit/test_sweep_sources.py", "unit/test_sweep_tables.py",
     ),
-    "search": ("unit/test_search.py", "unit/test_search_targets.py"),
+    "search": ("unit/test_search.py", "unit/test_search_targets.py", "unit/test_search_parts.py"),
 }  # fmt: skip
