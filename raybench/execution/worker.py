@@ -91,7 +91,8 @@ def execute(
     from raybench.tasks.training.team import ALONE
 
     trial = unit.trials[0]
-    shared = trial.device == "cuda" and 0 < assignment.gpus < 1
+    # the copies that a probe starts inherit its daemon: what it measures is how the cells will run
+    shared = trial.device == "cuda" and (0 < assignment.gpus < 1 or unit.kind == "probe")
     notes = assignment.share_note, _under_mps(assignment.mps) if shared else ""  # before anything uses the device
     context = StageContext(
         storage=patient(open_storage(assignment.storage)),

@@ -219,5 +219,8 @@ def test_a_worker_comes_under_mps_before_its_unit_and_the_row_says_so(monkeypatc
     for gpus in (0.5, 1.0):
         worker.execute(unit, worker.Assignment("memory", gpus=gpus, share_note="measured", mps="auto"))
     worker._under_mps.cache_clear()
-    assert asked == ["auto", "cuda", "cuda"]
-    assert notes == ["measured; under MPS", "measured"]
+    unit.kind = "probe"  # of a whole GPU, on which its copies run as the cells will
+    worker.execute(unit, worker.Assignment("memory", gpus=1.0, mps="auto"))
+    worker._under_mps.cache_clear()
+    assert asked == ["auto", "cuda", "cuda", "auto", "cuda"]
+    assert notes == ["measured; under MPS", "measured", "under MPS"]

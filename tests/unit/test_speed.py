@@ -209,7 +209,7 @@ def test_a_gpu_without_bfloat16_computes_in_fp32_and_says_so(monkeypatch):
     [
         (8, 1.0, True, "off", "not compiled: 0 s left"),
         (4, 0.0, True, "off", "not compiled: 4 steps left"),
-        (9, 0.0, False, "off", "no C++ compiler"),
+        (9, 0.0, False, "off", "no compiler"),
         (9, 0.0, True, "on", "forward compiled in"),
     ],
 )

@@ -175,7 +175,7 @@ def test_a_graph_waits_until_compiling_is_settled(graphs, monkeypatch) -> None:
     assert (computed.compile, computed.graphs, computed.speed_note) == (
         "off",
         "on",
-        "not compiled: no C++ compiler",
+        "not compiled: no compiler",
     )
 
 
@@ -229,4 +229,16 @@ def test_compilers(cxx, there, found, monkeypatch) -> None:
     monkeypatch.setenv("CXX", cxx) if cxx else monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(compiling.shutil, "which", lambda name: f"/bin/{name}" if name == there else None)
     assert compiling._has_compiler(CPU) is found
+    assert not compiling._has_compiler(CUDA)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: f"/bin/{name}" if name == "gcc" else None)
     assert compiling._has_compiler(CUDA)
+
+
+def test_steps_are_timed_until_the_device_is_done(monkeypatch) -> None:
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    net = nn.Linear(1, 1)
+    compiling._now(net)
+    assert waited == []
+    assert compiling._now(type("OnGpu", (), {"parameters": lambda self: iter([type("P", (), {"device": CUDA})])})()) > 0
+    assert waited == [CUDA]
