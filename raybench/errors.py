@@ -31,7 +31,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 
 _MEMORY_TYPES = re.compile(r"OutOfMemory|MemoryError")
 _MEMORY_WORDS = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory", re.IGNORECASE
+    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory"
+    r"|CU\w+_STATUS_\w*ALLOC\w*_FAILED",  # of cuBLAS, cuDNN and the like
+    re.IGNORECASE,
 )
 
 

@@ -43,7 +43,7 @@ _NODE = re.compile(r"\bnode (has |was )?(died|dead|terminated|preempted|drained)
 _AWAY = "ActorUnavailableError"  # the connection to a node broke; of a process that dies its node says more
 MONITOR = "Ray's memory monitor"
 _IN_USE = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")  # in the words of Ray's memory monitor
-_DEVICE = re.compile(r"\b(CUDA|HIP|GPU|CUBLAS_STATUS_ALLOC_FAILED)\b")
+_DEVICE = re.compile(r"\b(CUDA|HIP|GPU|CU\w+_STATUS_\w+)\b")
 
 
 def cause_of(error: BaseException) -> Cause:

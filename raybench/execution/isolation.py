@@ -17,6 +17,7 @@ from torch.nn.modules import module as hooks
 
 from raybench.execution.heap import give_back
 from raybench.execution.torch_settings import Settings
+from raybench.tasks.training.steps import failed_captures
 
 HOST_BOUND = 1 << 30  # bytes of resident memory above the baseline at which the process is replaced
 DEVICE_BOUND = 64 << 20  # the same for accelerator memory
@@ -80,7 +81,9 @@ class MemoryBaseline:
         self.host, self.device = resident(), _allocated()
 
     def excess(self) -> str:
-        """A sentence about memory above the bounds; empty when there is none."""
+        """A sentence about memory above the bounds, or that torch no longer accounts for; empty when there is none."""
+        if failed_captures:
+            return f"the memory of a CUDA graph that failed ({failed_captures[0]})"
         if resident() - self.host > HOST_BOUND or _allocated() - self.device > DEVICE_BOUND:
             free()
         host, device = resident() - self.host, _allocated() - self.device

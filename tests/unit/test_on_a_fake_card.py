@@ -16,8 +16,11 @@ from raybench import registry
 from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
 from raybench.datasets.transfer import on_device
+from raybench.execution.causes import of_device, ran_out_of_memory
+from raybench.execution.isolation import MemoryBaseline, free
 from raybench.groups.trace import trace
 from raybench.models.build import build_model
+from raybench.progress.outcome import Outcome
 from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.speed import Speed
 from raybench.tasks.classification import Classification
@@ -160,6 +163,29 @@ def test_after_a_failed_capture_training_goes_on_and_the_first_error_is_told(car
     assert found.computing["speed_note"] == f"no graphs: CUDA error: {CAPTURED}"
     assert torch.cuda.default_generators[0].restored == 1
     same(net, plain)
+    try:
+        assert MemoryBaseline().excess() == f"the memory of a CUDA graph that failed (CUDA error: {CAPTURED})"
+    finally:
+        steps.failed_captures.clear()
+    assert MemoryBaseline().excess() == ""
+
+
+def test_units_free_the_memory_of_a_card(card, monkeypatch) -> None:
+    """cuBLAS' workspaces count as allocated, so they go first."""
+    done = []
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: done.append("cuBLAS"), raising=False)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("cache"))
+    free()
+    assert done == ["cuBLAS", "cache"]
+
+
+@pytest.mark.parametrize(
+    "message", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"],
+)  # fmt: skip
+def test_libraries_of_cuda_that_get_no_memory_are_short_of_the_device_s(message) -> None:
+    outcome = Outcome("k", "cell", "failed", "", "RuntimeError", message)
+    assert (ran_out_of_memory(outcome), of_device(outcome)) == (True, True)
 
 
 @pytest.mark.parametrize("name", registry.regularizer.entries())

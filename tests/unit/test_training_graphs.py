@@ -153,6 +153,7 @@ def test_each_shape_has_a_graph_and_a_penalty_drops_it_at_the_end_of_an_epoch(gr
 
 
 def test_few_steps_and_networks_that_no_graph_can_hold_say_so(graphs, monkeypatch) -> None:
+    monkeypatch.setattr(steps, "failed_captures", [])
     *_, few, _ = stepped(Computing(graphs="auto"), count=3)
     assert few.close() == Computing(graphs="off", speed_note="no graphs: too few steps")
     for error, why in ((RuntimeError("on the host\nmore"), "on the host"), (KeyError(), "KeyError")):

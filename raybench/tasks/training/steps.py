@@ -26,6 +26,7 @@ from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.team import ALONE, Team
 
 BEFORE_CAPTURE = 3  # plain steps on batches of a shape before its graph is captured: kernels are chosen, state made
+failed_captures: list[str] = []  # in this process: why; torch keeps their memory pools open
 WAITS = "synchronizing CUDA operation"  # in torch's warning of what makes the host wait for the device
 
 
@@ -119,6 +120,7 @@ class Stepper:
         except Exception as error:  # a network may do what no graph can hold
             first = _first(error)
             why = str(first).partition("\n")[0] or type(first).__name__
+            failed_captures.append(why)
             self.computing = self.computing.noting(f"no graphs: {why}", graphs="off")
             return self._plain(progress, mixed)
         self._captured = True
