@@ -27,7 +27,8 @@ from raybench.storage.leases import Lease
 from raybench.storage.processes import is_stopped
 
 PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # what asks a process to end
-POLL_S = 0.05  # between looks at the child and at signals
+SENT = {0, -1, -6, 0x80}  # si_code of a signal that a process or the kernel sent: kill, sigqueue, tgkill, a terminal
+POLL_S = 0.5  # between looks at the child when no signal says that it has ended
 Report = tuple[dict[str, Outcome], bool, Exception | None]  # outcomes, whether it was interrupted, what it raised
 
 
@@ -96,7 +97,8 @@ def _in_child(work: Run, body: Callable[[], None]) -> tuple[Death, Noted] | None
     Outcomes and attempts of a child that died are in `work`, too.
     """
     with shared_file() as report, shared_file() as notes:
-        watched = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}  # as by `nohup`
+        wanted = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}  # as by `nohup`
+        watched = {*wanted, signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         try:
             pid = begin(lambda: _end_of(work, body, notes), report, before)
@@ -129,9 +131,9 @@ def _ended(pid: int, watched: set[signal.Signals], still: Wait) -> tuple[int, bo
     """
     deadline = float("inf")
     while True:
-        # Without a wait, which a stop (Ctrl-Z) interrupts: Python then returns a signal that never came.
-        found = signal.sigtimedwait(watched, 0)
-        if found is not None:
+        found = signal.sigtimedwait(watched, POLL_S)  # a library's thread, e.g. Arrow's, may take the SIGCHLD
+        # After a stop (Ctrl-Z) that outlasts the wait, Python returns a signal that never came, with any numbers.
+        if found is not None and found.si_signo in PASSED_ON and found.si_code in SENT:
             deadline = min(deadline, time.monotonic() + LIMIT_S)
             if found.si_code <= 0 or found.si_signo == signal.SIGHUP:
                 os.kill(pid, found.si_signo)
@@ -141,7 +143,6 @@ def _ended(pid: int, watched: set[signal.Signals], still: Wait) -> tuple[int, bo
             return status, deadline < float("inf")
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
-        time.sleep(POLL_S)
         if is_stopped(pid):
             still.lasts(lambda: f"waiting for process {pid}, which runs the units and is stopped; kill -CONT {pid}")
         else:

@@ -19,15 +19,16 @@ waits.NOTICE_S = 0.2
 
 
 @contextlib.contextmanager
-def run_of_two_cells(folder):
-    """(the run, its output, what runs the units) once its first cell is being trained."""
-    words = ["run", write_sweep(folder, epochs=20), "--storage", folder / "out", "--local"]
+def run_of_two_cells(folder, earlier=()):
+    """(the run, its output, what runs the units) once its first cell, after those `earlier`, is being trained."""
+    methods = f"[{'lamp, ' if earlier else ''}random, magnitude-l1]"
+    words = ["run", write_sweep(folder, methods, epochs=20), "--storage", folder / "out", "--local"]
     own = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     with (folder / "output.txt").open("w") as output:
         run = forked.start(SOON + forked.COMMAND, *words, output=output, env=os.environ | own)
     try:
         deadline = time.monotonic() + 60
-        while not (found := cells(folder / "out")):
+        while not (found := [one for one in cells(folder / "out") if one["key"] not in earlier]):
             assert run.poll() is None, (folder / "output.txt").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -81,3 +82,14 @@ def test_the_process_that_runs_the_units_dies_with_the_command(tmp_path):
     assert list(end.statuses.values()) == ["ok", "ok"]
     assert each_ran_once(tmp_path / "out") == 1 + 2 + 2
     assert LocalStorage(tmp_path / "out").list("leases") == []
+
+
+def test_asked_to_end_while_its_parent_has_threads_it_ends_in_order(tmp_path):
+    """Arrow starts some in the parent where rows are there already: one took the signal, and the parent ended first."""
+    raybench.run_sweep(write_sweep(tmp_path, "[lamp]", epochs=20), tmp_path / "out", local=True)
+    with run_of_two_cells(tmp_path, [one["key"] for one in cells(tmp_path / "out")]) as (run, output, worker):
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130, output.read_text()
+    storage = LocalStorage(tmp_path / "out")
+    assert [one["status"] for one in cells(tmp_path / "out") if one["pid"] == worker] == ["interrupted"]
+    assert storage.list("leases") == []
