@@ -6,12 +6,19 @@ python -m tests.hostile_inputs        # writes docs/hostile.md
 # ruff: noqa: E501  (a row of the table is a line)
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raybench.results.arrow import to_table
+from raybench.results.columns import SCHEMA_VERSION
 from raybench.results.encoding import encode
 from raybench.results.schema import row_sha256
+from raybench.results.seal import BLANK, ROWS_KEY, SEAL_KEY, VERSION_KEY, rows_mark, sealed
 from raybench.storage.sealed import json_sha256
 from tests.unit.result_rows import row
 
@@ -74,6 +81,21 @@ def odd_row(**values: object) -> bytes:
     """A result file of one row with its own checksum, and odd values."""
     found = {**row(), "trial_id": ID, "model": "test-convnet", **values}
     return encode([{**found, "row_sha256": row_sha256(found)}])
+
+
+def retyped(**columns: pa.Array) -> bytes:
+    """A result file of one row with right checksums, marked as checked, whose columns are of other types."""
+    table, sink = (
+        to_table([{**row(), "trial_id": ID, "model": "test-convnet"}]).replace_schema_metadata(None),
+        io.BytesIO(),
+    )
+    for name, array in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, array)
+    with pq.ParquetWriter(sink, table.schema, store_schema=False) as writer:
+        said = {VERSION_KEY: str(SCHEMA_VERSION).encode(), ROWS_KEY: rows_mark(ID, "ok"), SEAL_KEY: BLANK}
+        writer.add_key_value_metadata(said)
+        writer.write_table(table)
+    return sealed(sink.getvalue())
 
 
 def pruned(what: str, gets: str, content: str | bytes, says: str) -> Case:
@@ -216,6 +238,10 @@ CASES = (
     stored("a result row with a right checksum: its trial is a list", "a sentence", {CELL: odd_row(trial="[]")}, f"show {ID} --results store", 2, "trial: expected"),
     stored("a result row with a right checksum: its traceback is `../../x`", "a sentence", {CELL: odd_row(traceback_path="../../x")}, f"show {ID} --results store", 2, "traceback_path: expected"),
     Case("Files of a storage", "a storage to merge: a result row with NaN as metric", "named and left out", {f"a/{CELL}": odd_row(metric_final=float("nan"))}, ("merge", "b", "a"), 0, "left out"),
+    stored("a result file with a right checksum: dates as metrics", "named and left out", {CELL: retyped(metric_final=pa.array([10], pa.date32()))}, BOARD, 2, "Unsupported cast from date32"),
+    stored("a result file with a right checksum: lists of structs as speed-ups", "named and left out", {CELL: retyped(speedup=pa.array([[{"a": [1.0]}]]))}, BOARD, 2, "Unsupported cast from list"),
+    Case("Files of a storage", "a storage to merge: numbers as provenance", "named and left out", {f"a/{CELL}": retyped(provenance=pa.array([1]))}, ("merge", "b", "a"), 0, "Unsupported cast from int64"),
+    Case("Files of a storage", "a storage to merge: a model's name of 100,000 letters", "named and left out", {f"a/{CELL}": odd_row(model="m" * 100_000)}, ("merge", "b", "a"), 0, "model: expected at most 240 characters"),
     stored("an attempt: empty", "named and left out", {f"results/attempts/{ID}-1.parquet": ""}, BOARD, 2, "left out"),
     stored("an attempt: number 10^30", "named and left out", {f"results/attempts/{ID}-{10**30}.parquet": ""}, BOARD, 2, "left out"),
     stored("a stop request of no run", "listed to be removed", {"stops/x": ""}, GC, 0, "1 item to remove"),

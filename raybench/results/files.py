@@ -206,10 +206,20 @@ class Files:
         All files are looked at together, and one by one only if there is such a row.
         """
         names = tuple(dict.fromkeys(("trial_id", "status", *columns)))
-        table = conform(pa.concat_tables([table for _, table in same]), names)
-        if implausible_rows(table):
-            table = pa.concat_tables([self._checked(key, conform(own, names)) for key, own in same])
+        try:
+            table = conform(pa.concat_tables([table for _, table in same]), names)
+            odd = bool(implausible_rows(table))
+        except pa.ArrowException:  # a column of a type that can't be made ours, or a value in it
+            odd = True
+        if odd:
+            table = concat([table for key, own in same for table in self._conforming(key, own, names)], empty(names))
         return [table.select(list(columns))] if table.num_rows else []
+
+    def _conforming(self, key: str, table: pa.Table, names: Sequence[str]) -> list[pa.Table]:
+        """The rows of one file that raybench can have written, with the columns `names`; none if they can't be read."""
+        with self._noted(key):
+            return [self._checked(key, conform(table, names))]
+        return []
 
     def _checked(self, key: str, table: pa.Table) -> pa.Table:
         """The rows that raybench can have written; others are noted in `bad`."""
@@ -265,7 +275,10 @@ class Files:
 
 def _has(schema: pa.Schema, column: str, inner: str) -> bool:
     index = schema.get_field_index(column)
-    return index >= 0 and (not inner or schema.field(index).type.get_field_index(inner) >= 0)
+    if index < 0 or not inner:
+        return index >= 0
+    kind = schema.field(index).type
+    return pa.types.is_struct(kind) and kind.get_field_index(inner) >= 0
 
 
 def _other_row(file: ResultFile, table: pa.Table) -> str | None:

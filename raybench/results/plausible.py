@@ -29,6 +29,7 @@ SIGNED = (  # any number whose squares have a finite sum: the loss of a network 
 LARGEST = 1e100
 ANY = ("seed", "base_seed")
 WORDS: Mapping[str, tuple[str, ...]] = {"status": STATUSES, "kind": (CHANNELS, TOKENS)}
+NAMES, LONGEST_NAME = ("dataset", "model"), 240  # each names a folder
 _PART = r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,200}"
 PATHS = {"traceback_path": f"^$|^{_PART}(/{_PART})*$"}  # no name starts with a dot: none leads out of the storage
 TRIAL = {  # what must be there of the column `trial`, of which labels, cards and sweep files are made
@@ -103,6 +104,9 @@ def _checks(table: pa.Table) -> Iterator[tuple[Any, str]]:
         if name in WORDS:
             right = reduce(pc.or_, [_equal(values, word) for word in WORDS[name]])
             yield _not(right), f"{name}: expected {' or '.join(WORDS[name])}"
+        if name in NAMES:
+            right = pc.less_equal(pc.utf8_length(values), constant(LONGEST_NAME))
+            yield _not(right), f"{name}: expected at most {LONGEST_NAME} characters"
         if name in PATHS:
             yield _not(pc.match_substring_regex(values, PATHS[name])), f"{name}: expected a file inside the storage"
         if column.type == "list":

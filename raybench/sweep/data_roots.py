@@ -37,7 +37,7 @@ def data_root(name: str, roots: Mapping[str, Path | str]) -> Path | None:
     if name in roots:
         root, source = Path(roots[name]).expanduser(), f"data_roots: {name}"
     elif os.environ.get(ROOT_VARIABLE):
-        root, source = Path(os.environ[ROOT_VARIABLE]).expanduser() / name, ROOT_VARIABLE
+        root, source = Path(os.path.expanduser(os.environ[ROOT_VARIABLE])) / name, ROOT_VARIABLE
     else:
         raise UserError(
             f"dataset {name!r} needs its folder: set {ROOT_VARIABLE} to a folder with a subfolder {name!r}, "

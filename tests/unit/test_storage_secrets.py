@@ -44,3 +44,11 @@ def test_addresses_that_are_none(address):
     with pytest.raises(UserError, match=r"^storage '") as caught:
         open_storage(address)
     assert len(str(caught.value)) < 500
+
+
+def test_a_home_that_is_nobody_s_in_the_environment_is_a_sentence(tmp_path, monkeypatch, capsys):
+    axes = "name: s\ndatasets: imagefolder\nmodels: test-convnet\nmethods: random\nspeedups: 2\nrecipe: quick\n"
+    (tmp_path / "s.yaml").write_text(axes)
+    monkeypatch.setenv("RAYBENCH_DATA", "~nobody-of-that-name/x")
+    assert main(["plan", str(tmp_path / "s.yaml")]) == 2
+    assert "~nobody-of-that-name/x/imagefolder" in capsys.readouterr().err
