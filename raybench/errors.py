@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from os.path import commonprefix
 from pathlib import Path
 from typing import TextIO
 
@@ -104,13 +105,15 @@ class StageLost(StageError):
 
 
 def close(name: str, names: Iterable[str]) -> str | None:
-    """The name of which `name` is a slip of the finger; None if there is none.
+    """The name of which `name` is a slip of the finger, of equal ones that with the same start; None if there is none.
 
     Example:
         >>> close("schedules", ["schedule", "speedups"]), close("schedules", ["speedups"])
         ('schedule', None)
     """
-    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.8)), None)
+    found = difflib.get_close_matches(name, list(names), n=5, cutoff=0.8)
+    alike = {one: difflib.SequenceMatcher(None, one, name).ratio() for one in found}
+    return max(found, key=lambda one: (alike[one], len(commonprefix([one, name]))), default=None)  # noqa: RUF071
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -43,7 +43,7 @@ def open_storage(url: str | Path) -> Storage:
     except (OSError, ValueError, RuntimeError) as error:  # a name of 5,000 characters, an open bracket, ~nobody
         raise UserError(f"storage {brief(text)!r}: {getattr(error, 'strerror', None) or error}") from error
     if found_file:
-        raise UserError(f"storage {text!r}: found a file; expected a directory")
+        raise UserError(f"storage {text!r}: found a file; expected the --storage of a run, a folder")
     return LocalStorage(path)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raybench import registry
-from raybench.errors import UserError, nearest
+from raybench.errors import SpecError, UserError, close, nearest
 from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
 from raybench.sweep.nodes import YamlNode, merge, parse
 from raybench.sweep.recipe import Recipe
@@ -68,15 +68,21 @@ def load_sweep(path: Path | str) -> Sweep:
 def _file_of(path: Path) -> Path:
     """`path`, or the sweep of that name that comes with raybench, if there is no such file."""
     shipped = SHIPPED / f"{path}.yaml"
-    if path.exists() or path.name != str(path):
+    if path.is_dir():
+        storage = "; `raybench leaderboard` takes the storage of a run" if (path / "results").is_dir() else ""
+        raise SpecError(f"{path}: found a folder, expected a sweep file (YAML){storage}")
+    if path.exists():
         return path
+    here = {file.stem: file.name for file in path.parent.glob("*.y*ml")}
+    slip = close(path.stem, here)
+    near = f" Did you mean {here[slip]!r}?" if slip else ""
+    if path.name != str(path) or path.suffix:
+        raise SpecError(f"{path}: found no such file{near and f'.{near}'}")
     if shipped.is_file():
         return shipped
-    if not path.suffix:
-        names = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
-        known = f"{nearest(str(path), names)} Shipped: {', '.join(names)}"
-        raise UserError(f"{path}: found no such file, nor a shipped sweep of that name.{known}")
-    return path
+    names = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+    known = f"{near or nearest(str(path), names)} Shipped: {', '.join(names)}"
+    raise UserError(f"{path}: found no such file, nor a shipped sweep of that name.{known}")
 
 
 def recipe_files(folder: Path) -> dict[str, Path]:

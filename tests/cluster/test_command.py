@@ -113,4 +113,4 @@ def test_a_storage_that_cannot_be_written_is_told_before_anything_runs(tmp_path)
     sweep = Sweep(tmp_path, methods="random", epochs=1)
     Path(sweep.storage.root).write_text("in the way")
     assert sweep.finish("--local") == 2
-    assert "found a file; expected a directory" in sweep.output
+    assert "found a file; expected the --storage of a run, a folder" in sweep.output
