@@ -106,9 +106,9 @@ def check_memory(model: nn.Module, shape: tuple[int, ...]) -> None:
     """
     memory = _memory()
     state = {name: value.to("meta") for name, value in [*model.named_parameters(), *model.named_buffers()]}
-    with contextlib.suppress(Exception), eval_mode(model), torch.no_grad(), _Outputs(memory) as outputs:
+    with contextlib.suppress(Exception), eval_mode(model), torch.no_grad(), _Largest(memory) as largest:
         torch.func.functional_call(model, state, (torch.zeros(1, *shape, device="meta"),))
-    if outputs.size > memory:
+    if largest.size > memory:
         channels, height, width = shape
         raise UserError(
             f"found images of {width}x{height} with {counted(channels, 'channel')}: one needs over "
@@ -121,8 +121,11 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-class _Outputs(TorchDispatchMode):
-    """Adds up the sizes in bytes of what operations return, and ends the computation above `most`."""
+class _Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that an operation has returned; ends the computation above `most`.
+
+    What all operations return is no bound: most of it is freed on the way.
+    """
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -130,7 +133,8 @@ class _Outputs(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        self.size += sum(one.numel() * one.element_size() for one in tree_leaves(found) if isinstance(one, Tensor))
+        sizes = (one.numel() * one.element_size() for one in tree_leaves(found) if isinstance(one, Tensor))
+        self.size = max((self.size, *sizes))
         if self.size > self.most:
             raise MemoryError
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import cv2
@@ -14,6 +15,7 @@ from torch import nn
 from raybench.datasets.boxes import BoxData, BoxImages
 from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
+from raybench.errors import StageError
 from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.speed import Speed
 from raybench.tasks import detection_images, detection_training
@@ -159,6 +161,18 @@ def small(**speed: str) -> tuple[Classification, nn.Module]:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
     return Classification(Data(facts, *splits, ""), CPU, Speed(**speed).filled("cpu", "raybench")), net
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_stage_by_name() -> None:
+    """Batch statistics still train where the kept ones are spoilt."""
+
+    def spoil(layer: nn.Module, inputs: object) -> None:
+        layer.running_var.fill_(math.nan)
+
+    task, net = small()
+    net[2].register_forward_pre_hook(spoil)
+    with pytest.raises(StageError, match=r"the validation loss is nan in epoch 1 of 2; lr 0\.1 may be too high"):
+        task.train(net, TrainRecipe(epochs=2, batch_size=12, lr=0.1), seed=0, checkpoint=Kept())
 
 
 @pytest.mark.parametrize("select", ["val", "test", "last"])

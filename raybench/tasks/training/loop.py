@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -81,7 +82,7 @@ def fit(
     """Train `model` in place, from the `state` that `checkpoint` had; it ends with the selected epoch's weights.
 
     `one_epoch(progress, inputs, epoch)` is one pass over the training data and returns the mean loss. The result's
-    `seconds_per_epoch` is the time of these passes without validation. StageError when the loss is NaN or infinite.
+    `seconds_per_epoch` is the time of these passes without validation. StageError when a loss is NaN or infinite.
     """
     computing = computing or Computing()
     with kernels(inputs.device, computing), strided_in_nchw(model), laid_out(model, computing.strides), team.norms():
@@ -103,10 +104,9 @@ def _fit(
         started = time.perf_counter() - paused_s()
         loss = one_epoch(progress, inputs, epoch)
         seconds += time.perf_counter() - paused_s() - started
-        if not torch.isfinite(torch.tensor(loss)):
-            message = f"the training loss is {loss} in epoch {epoch + 1} of {recipe.epochs}"
-            raise StageError("", f"{message}; lr {recipe.lr} may be too high")
+        _check_finite("training", loss, epoch, recipe)
         _close_epoch(progress, loss, validate, metric, keep_best)
+        _check_finite("validation", progress.curve[-1]["loss"], epoch, recipe)
         checkpoint.save(progress.state())
         _log_epoch(progress, recipe, metric, (time.perf_counter() - began) / (progress.epoch - resumed))
     _keep_selected(progress, keep_best)
@@ -145,6 +145,13 @@ def batch_order(count: int, seed: int, epoch: int, size: int, drop_last: bool) -
     if drop_last and count >= size:
         return order[: count - count % size].split(size)
     return order.tensor_split(-(-count // size))
+
+
+def _check_finite(kind: str, loss: float, epoch: int, recipe: TrainRecipe) -> None:
+    """StageError for a loss that is NaN or infinite."""
+    if not math.isfinite(loss):
+        message = f"the {kind} loss is {loss} in epoch {epoch + 1} of {recipe.epochs}"
+        raise StageError("", f"{message}; lr {recipe.lr} may be too high")
 
 
 def _close_epoch(progress: TrainingState, loss: float, validate: Validate, metric: str, keep_best: bool) -> None:
