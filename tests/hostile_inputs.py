@@ -183,6 +183,7 @@ CASES = (
     sweep("`%YAML 9.9`", "file and line", "%YAML 9.9\n---\n" + GOOD, "incompatible YAML"),
     sweep("a hexadecimal number of 20,000 digits", "file, line, its start", GOOD + f"seeds: 0x{'f' * 20_000}\n", "expected a whole number"),
     sweep("extends a pipe to which nobody writes", "file and line", "extends: p\n", "expected a file", p="|"),
+    Case("Sweep files", "a secret of the environment in the storage's address", "refused by its name, without its value", {"s.yaml": GOOD + "storage: s3://theirs/$AWS_SECRET_ACCESS_KEY\n"}, ("plan", "s.yaml"), 2, "by its name a secret"),
     Case("Sweep files", "a password in the storage's address", "refused without repeating it", {"s.yaml": GOOD + "storage: s3://KEY:hunter2@bucket/x\n"}, ("plan", "s.yaml"), 2, "never from the address", "hunter2"),
     Case("Sweep files", "a key in the storage's address", "refused without repeating it", {"s.yaml": GOOD + "storage: s3://bucket/x?secret_access_key=hunter2\n"}, ("plan", "s.yaml"), 2, "never from the address", "hunter2"),
     Case("Sweep files", "a storage with an open bracket", "a sentence", {"s.yaml": GOOD + "storage: 's3://[::1/x'\n"}, ("plan", "s.yaml"), 2, "Invalid IPv6 URL"),

@@ -234,9 +234,9 @@ def expanded(node: YamlNode, folder: Path) -> str:
     if "\0" not in text and (folder / text).exists():
         return text
     names = dict.fromkeys(found[1] or found[2] for found in _VARIABLE.finditer(text))
-    if unset := [name for name in names if name not in os.environ]:
-        each = [f"found ${name} in {text!r}, which isn't set.{nearest(name, os.environ)}" for name in unset]
-        raise Mistakes([Mistake(node.file, node.line, "", message) for message in each])
+    wrong = [f"found ${name} in {text!r}, {why}" for name in names if (why := _unfit(name))]
+    if wrong:
+        raise Mistakes([Mistake(node.file, node.line, "", message) for message in wrong])
     text = _VARIABLE.sub(lambda found: os.environ[found[1] or found[2]], text)
     try:
         return str(Path(text).expanduser()) if text.startswith("~") else text
@@ -244,6 +244,16 @@ def expanded(node: YamlNode, folder: Path) -> str:
         raise Mistakes([Mistake(node.file, node.line, "", f"found {text!r}, whose user isn't known here")]) from error
 
 
+def _unfit(variable: str) -> str:
+    """Why a variable of the environment can't stand in a path; empty if it can."""
+    if _SECRET.search(variable):  # a sweep of others may send it to a server of theirs
+        return "by its name a secret, which paths and addresses show; expected a variable of another name"
+    return "" if variable in os.environ else f"which isn't set.{nearest(variable, os.environ)}"
+
+
+_SECRET = re.compile(
+    r"(?:^|_)(?:SECRETS?|TOKENS?|PASS(?:WORD|WD|PHRASE)?|CREDENTIALS?|(?:API)?KEYS?)(?:_|$)", re.IGNORECASE
+)
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
 

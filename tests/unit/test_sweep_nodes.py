@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.errors import UserError
+from raybench.errors import SpecError, UserError
 from raybench.sweep import reader
 from raybench.sweep.mistakes import Mistakes
 from raybench.sweep.nodes import HINT, YamlNode, as_yaml, merge, parse, scalar
@@ -272,6 +272,19 @@ def test_variables_and_homes_in_paths(tmp_path, monkeypatch) -> None:
     assert str(error.value) == "s.yaml:4: found '~nobody-of-that-name/x', whose user isn't known here"
 
 
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "WANDB_API_KEY", "my_password", "APIKEY_1"])
+def test_a_variable_that_may_be_a_secret_stands_in_no_path(name, monkeypatch, tmp_path) -> None:
+    """A stranger's sweep could send it to a server of theirs, as a part of the address."""
+    monkeypatch.setenv(name, "hunter2")
+    with pytest.raises(Mistakes) as error:
+        reader.expanded(YamlNode(f"s3://theirs/${{{name}}}", FILE, 4), tmp_path)
+    assert f"s.yaml:4: found ${name} in 's3://theirs/${{{name}}}', by its name a secret" in str(error.value)
+    assert "hunter2" not in str(error.value)
+    for harmless in ("KEYBOARD", "MONKEYS", "PASSAGE", "TOKENIZERS"):
+        monkeypatch.setenv(harmless, "x")
+        assert reader.expanded(YamlNode(f"${harmless}", FILE, 4), tmp_path) == "x"
+
+
 def test_paths_are_made_absolute_in_every_place(tmp_path) -> None:
     text = """\
 models: [a, {name: b, weights: w.pth}, {name: c, weights: trained}, {name: d, weights: pretrained}]
@@ -304,8 +317,12 @@ def test_a_sweep_is_a_file_or_a_name_of_those_that_come_along(tmp_path, monkeypa
     shipped = reader.SHIPPED / "quickstart.yaml"
     assert shipped.is_file()
     assert reader._file_of(Path("quickstart")) == shipped
-    assert reader._file_of(Path("x.yaml")) == Path("x.yaml")
-    assert reader._file_of(Path("folder/quickstart")) == Path("folder/quickstart")
+    (tmp_path / "folder").mkdir()
+    for there in ("x.yaml", "folder/quickstart"):
+        with pytest.raises(SpecError, match=r"found no such file$"):
+            reader._file_of(Path(there))
+        (tmp_path / there).touch()
+        assert reader._file_of(Path(there)) == Path(there)
     names = sorted(file.stem for file in reader.SHIPPED.glob("*.yaml"))
     with pytest.raises(UserError) as error:
         reader._file_of(Path("quickstar"))
