@@ -11,9 +11,10 @@ CPU, times are CPU seconds of one thread, whose ratios other work on the machine
 product" is the share of the rate of one large matrix product in float32 on the same device: 3 passes of 2 operations
 for each MAC. Peak memory is the most that the process (on a GPU: torch) held in the first epoch, above what it held
 before. "Bare" is forward, backward and optimizer on batches that are ready, the least that an epoch can take in a
-memory format; with `--compiled` also of the network that torch.compile made. `yolov8n` trains on generated canvases
-of 320 pixels; its plain loop reads and augments as ours does, with ultralytics' code. `--profile` prints
-where the time of one step goes instead.
+memory format; with `--compiled` also of the network that torch.compile made. On a GPU there are rows for TF32, for
+kernels that are fast and not deterministic, for CUDA graphs, and for all of them together. `yolov8n` trains on
+generated canvases of 320 pixels; its plain loop reads and augments as ours does, with ultralytics' code. `--profile`
+prints where the time of one step goes instead.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -55,12 +57,21 @@ NETS = {
 DETECTOR = "yolov8n"
 BATCH, SPEEDUP = 128, 8.0
 RECIPE = TrainRecipe(epochs=1, batch_size=BATCH, lr=0.01, schedule="constant", augment=("crop", "flip"))
-SPEEDS: Mapping[str, Mapping[str, str]] = {
+SPEEDS: Mapping[str, Mapping[str, object]] = {
     "default": {},
     "channels_last": {"memory_format": "channels_last"},
     "bf16": {"precision": "bf16"},
     "bf16 channels_last": {"precision": "bf16", "memory_format": "channels_last"},
 }
+FAST = {"memory_format": "channels_last", "deterministic": False}
+ON_GPU: Mapping[str, Mapping[str, object]] = {
+    "tf32": {"precision": "tf32"},
+    "fast kernels": {"deterministic": False},
+    "graphs": {"graphs": "auto"},
+    "tf32, all": {"precision": "tf32", "graphs": "auto", **FAST},
+    "bf16, all": {"precision": "bf16", "graphs": "auto", **FAST},
+}
+GRAPH_EPOCHS = 8  # of a row with graphs, whose first steps are plain and whose capture is then a small part
 
 Epoch = Callable[[], object]
 
@@ -140,15 +151,18 @@ def seconds(epoch: Epoch, device: torch.device) -> float:
 
 
 def take_turns(
-    epochs: Mapping[str, Epoch], turns: int, device: torch.device
+    epochs: Mapping[str, Epoch], turns: int, device: torch.device, passes: Mapping[str, int]
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """(seconds of each epoch in each turn, its peak memory in MiB); a turn before the first one warms up."""
+    """(seconds of each epoch in each turn, its peak memory in MiB); a turn before the first one warms up.
+
+    `passes`: of what is in truth more than one epoch, how many.
+    """
     found: dict[str, list[float]] = {name: [] for name in epochs}
     peaks = {name: memory.peak(epoch, device) for name, epoch in epochs.items()}
     for _ in range(turns):
         for name, epoch in epochs.items():
             (memory.heap_as_found if name == "plain" else heap.keep_freed)()  # as a worker of raybench does
-            found[name].append(seconds(epoch, device))
+            found[name].append(seconds(epoch, device) / passes.get(name, 1))
     return found, peaks
 
 
@@ -175,13 +189,17 @@ def measure(
         wanted = {"plain": plain(net, pixels, labels, device, batch)}
         wanted |= bares(net, pixels, labels, device, batch, compiled)
         wanted |= {f"speed: {label}": epochs.of(net, **speed) for label, speed in SPEEDS.items() if epochs.can(speed)}
+        passes = {}
+        for label, speed in ON_GPU.items() if device.type == "cuda" else ():
+            passes[f"speed: {label}"] = GRAPH_EPOCHS if "graphs" in speed else 1
+            wanted[f"speed: {label}"] = epochs.of(net, epochs=passes[f"speed: {label}"], **speed)
         for one in registry.regularizer.entries():
             with suppress(NotSupported):  # a penalty of batch norms, and a network without them
                 wanted[f"regularizer: {one}"] = epochs.of(net, regularizer=one)
         wanted["EMA"] = epochs.of(net, ema=0.999)
         wanted = {key: epoch for key, epoch in wanted.items()
                   if not only or key in ("plain", "speed: default") or any(word in key for word in only)}  # fmt: skip
-        yield from rows(f"{name:<9} {kind:<6}", wanted, images, cost / rate_of_product, turns, device)
+        yield from rows(f"{name:<9} {kind:<6}", wanted, images, cost / rate_of_product, turns, device, passes)
 
 
 def measure_detector(images: int, turns: int, device: torch.device) -> Iterator[str]:
@@ -200,10 +218,11 @@ def measure_detector(images: int, turns: int, device: torch.device) -> Iterator[
 
 
 def rows(
-    title: str, epochs: Mapping[str, Epoch], images: int, product_s: float, turns: int, device: torch.device
-) -> Iterator[str]:
+    title: str, epochs: Mapping[str, Epoch], images: int, product_s: float, turns: int, device: torch.device,
+    passes: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[str]:  # fmt: skip
     """A row for each of `epochs`, which take turns; `product_s`: seconds of an image's products at the full rate."""
-    times, peaks = take_turns(epochs, turns, device)
+    times, peaks = take_turns(epochs, turns, device, passes)
     for key, took in times.items():
         rate, ours = images / statistics.median(took), key == "plain" or key.startswith(("speed", "bare"))
         shown = (

@@ -1,4 +1,4 @@
-"""One epoch of raybench's training with given options, for bench_training."""
+"""Epochs of raybench's training with given options, for bench_training."""
 
 from __future__ import annotations
 
@@ -38,19 +38,21 @@ class TrainingAlone(Classification):
 
 
 class Epochs:
-    """Makes callables that train one epoch of a network's copy, always the first one again."""
+    """Makes callables that train a network's copy for its first epochs, always the same again."""
 
     def __init__(self, facts: DataFacts, images: TensorImages, recipe: TrainRecipe, device: torch.device) -> None:
         self.data = Data(facts, images, images, images, images, "")
         self.recipe, self.device = recipe, device
 
-    def can(self, speed: Mapping[str, str]) -> bool:
+    def can(self, speed: Mapping[str, object]) -> bool:
         """Whether this raybench has the options."""
         return not speed or "speed" in Recipe.model_fields
 
-    def of(self, net: nn.Module, regularizer: str = "", ema: float | None = None, **speed: str) -> Callable[[], object]:
-        """An epoch with a regularizer, a moving average, or options of `speed`."""
-        net, recipe = copy.deepcopy(net), self.recipe.model_copy(update={"ema": ema})
+    def of(
+        self, net: nn.Module, regularizer: str = "", ema: float | None = None, epochs: int = 1, **speed: object
+    ) -> Callable[[], object]:
+        """So many epochs with a regularizer, a moving average, or options of `speed`."""
+        net, recipe = copy.deepcopy(net), self.recipe.model_copy(update={"ema": ema, "epochs": epochs})
         penalty = registry.regularizer.load(regularizer)(strength=1e-5) if regularizer else None
         if penalty is not None:
             penalty.bind(

@@ -202,12 +202,14 @@ def main() -> int:
         wrong += not fine
         print(f"{what:<34} {'ok' if fine else 'WRONG':<6} {seconds:6.1f} s  {figures}", flush=True)
     if not args.no_bench:
-        from tests.benchmarks import bench_training
+        from tests.benchmarks import bench_copies, bench_training
 
         nets = ["resnet20", "resnet18"] if args.quick else ["resnet20", "resnet18", "vgg19", "resnet50"]
         sys.argv = ["bench_training", *nets, "--device", args.device, "--images", "512" if args.quick else "2048",
                     "--turns", "2"]  # fmt: skip
         bench_training.main()
+        for row in bench_copies.rows(nets[0], device, BATCH):
+            print(row, flush=True)
     return int(wrong > 0)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from raybench.models.build import build_model
+from tests.benchmarks import bench_copies, bench_training
 from tests.card import a_card
 from tests.gpu import check
 
@@ -88,3 +89,34 @@ def test_every_line_of_a_card_is_as_expected_on_a_fake_one(monkeypatch) -> None:
     assert said["steps as CUDA graphs"][1].startswith("on, largest gap")
     assert said["resume after a kill"] == (True, "largest gap 0.0e+00")
     assert all(said[what][0] for what in ("memory format", "memory back to its baseline"))
+
+
+def test_the_benchmark_has_its_rows_on_a_fake_card(monkeypatch) -> None:
+    """Also those that a CPU lacks: TF32, fast kernels, graphs, and all of them together."""
+    monkeypatch.setattr(bench_training, "NETS", {"tiny": "test-convnet"})
+    monkeypatch.setattr(bench_training, "product_rate", lambda device: 1e12)
+    monkeypatch.setattr(bench_training, "plain", lambda *args: lambda: None)  # its loader's pinned memory is CUDA's own
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device=None: None)
+    with a_card(monkeypatch):
+        found = list(bench_training.measure("tiny", 64, 1, torch.device("cuda"), ["speed"], 8, False))
+    options = ["default", "channels_last", "bf16", "bf16 channels_last", *bench_training.ON_GPU]
+    for kind in ("dense", "8x"):
+        of_kind = [row for row in found if f" {kind} " in row]
+        assert [row.partition("speed: ")[2].partition("  ")[0] for row in of_kind] == ["", *options]
+        assert all("images/s" in row and "x plain" in row for row in of_kind)
+
+
+def test_copies_are_measured_as_for_gpus_auto(monkeypatch) -> None:
+    class Twice:
+        def __init__(self, trial, context) -> None:
+            self.name, self.total_mb = context.device.type, 1000.0
+
+        def beside(self, copies):
+            return 100.0, 0.01 * copies
+
+    monkeypatch.setattr(bench_copies, "SideBySide", Twice)
+    monkeypatch.setattr(bench_copies, "usable_cores", lambda: 2)
+    found = [" ".join(row.split()) for row in bench_copies.rows("test-convnet", CPU, 100)]
+    assert found[0].startswith("test-convnet 1 at once 100 MiB each 10.00 ms a step of 100 10000 images/s")
+    assert found[1].startswith("test-convnet 2 at once 100 MiB each 20.00 ms a step of 100 10000 images/s")
+    assert found[2] == "test-convnet no more copies: its cores hold 2"
