@@ -13,7 +13,7 @@ from rich.text import Text
 from raybench.errors import counted
 from raybench.progress.snapshot import Running, Snapshot, SweepState
 from raybench.progress.words import coarse, duration, ended, ended_well, folded, moment, rate, tally
-from raybench.results.repair import left_out
+from raybench.results.left_out import left_out
 
 RECENT = 6  # ended units that are shown
 SHOWN = 12  # running units that are shown

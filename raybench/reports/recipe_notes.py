@@ -29,11 +29,10 @@ def recipe_notes(table: pa.Table, trials: Callable[[Sequence[str]], Mapping[str,
         most of them have.
     """
     rows = table.filter(pc.equal(table["status"], constant("ok"))).select(["recipe", "trial_id"])
-    chosen = rows.group_by("recipe").aggregate([("trial_id", "min")]).to_pylist()
-    families: dict[str, dict[str, str]] = {}
-    for row in chosen:
-        families.setdefault(row["recipe"].partition(MARK)[0], {})[row["recipe"]] = row["trial_id_min"]
-    several = [family for family in families.values() if len(family) > 1]
+    families: dict[str, list[str]] = {}
+    for recipe in rows["recipe"].unique().to_pylist():
+        families.setdefault(recipe.partition(MARK)[0], []).append(recipe)
+    several = [{recipe: _first_of(rows, recipe) for recipe in family} for family in families.values() if family[1:]]
     if not several:
         return {}
     known = trials([trial_id for family in several for trial_id in family.values()])
@@ -44,6 +43,12 @@ def recipe_notes(table: pa.Table, trials: Callable[[Sequence[str]], Mapping[str,
             {name: dict(flattened(known[one]["recipe"])) for name, one in family.items()}
         ).items()
     }
+
+
+def _first_of(rows: pa.Table, recipe: str) -> str:
+    """The first trial id of a recipe. Arrow's own grouping would import pandas."""
+    found: str = pc.min(rows.filter(pc.equal(rows["recipe"], constant(recipe)))["trial_id"]).as_py()
+    return found
 
 
 def _notes(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -17,9 +17,9 @@ from raybench.results.arrow import VERSION_KEY, conform, empty
 from raybench.results.columns import COLUMNS, SCHEMA_VERSION
 from raybench.results.constants import array_of, constant
 from raybench.results.layout import TRIAL_ID, ResultFile
+from raybench.results.left_out import left_out
 from raybench.results.moved import Moved
 from raybench.results.plausible import described, implausible_rows
-from raybench.results.repair import left_out
 from raybench.results.rows import named, wrong_rows
 from raybench.results.seal import ROWS_KEY, SEALED_SINCE, broken_seal
 from raybench.storage.base import Storage

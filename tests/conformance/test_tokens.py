@@ -62,7 +62,7 @@ def test_a_strangers_token_method(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "token", Registry("token", registry.token.package))
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN)
-    assert check_file(path) == ["token first-patches"]
+    assert check_file(path) == ["token reducer first-patches"]
 
 
 @dataclass(frozen=True)

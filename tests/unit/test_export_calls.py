@@ -273,7 +273,7 @@ def test_a_network_is_built_and_cut_as_its_file_says(monkeypatch, tmp_path) -> N
     made, net = [], nn.Linear(1, 1).train()
     nets = iter([net, nn.Linear(1, 1), nn.Linear(1, 1)])
     for name, answer in (
-        ("read_recipe", SAVED), ("_check_trusted", None), ("build_model", "built"), ("baked", lambda built: next(nets)),
+        ("read_recipe", SAVED), ("_check_trusted", None), ("_dense", "built"), ("baked", lambda built: next(nets)),
         ("trace", "groups"), ("_fill", None),
     ):  # fmt: skip
         monkeypatch.setattr(artifact, name, noting(made, name, answer))
@@ -282,7 +282,7 @@ def test_a_network_is_built_and_cut_as_its_file_says(monkeypatch, tmp_path) -> N
     image = made[4][2]
     assert made == [
         ("read_recipe", tmp_path), ("_check_trusted", tmp_path / "pruned.json", "m"),
-        ("build_model", "m", FACTS, {"w": 1}), ("baked", "built"),
+        ("_dense", SAVED, tmp_path / "model.safetensors"), ("baked", "built"),
         ("trace", net, image, {"prune": ("mlp",), "classes": 10, "protect": ("k",), "only": ("o",)}),
         ("apply", net, "groups", {"g": (0, 2)}), ("_fill", net, tmp_path / "model.safetensors", "s"),
     ]  # fmt: skip
@@ -290,7 +290,7 @@ def test_a_network_is_built_and_cut_as_its_file_says(monkeypatch, tmp_path) -> N
     assert (found is net, found.training, found.weight.device.type) == (True, False, "meta")
     made.clear()
     artifact.load_pruned(str(tmp_path), trust_code=True)
-    assert [name for name, *_ in made][:2] == ["read_recipe", "build_model"]
+    assert [name for name, *_ in made][:2] == ["read_recipe", "_dense"]
     monkeypatch.setattr(artifact, "trace", noting(made, "trace", lambda *args, **named: (_ for _ in ()).throw(
         UserError("no such layer"))))  # fmt: skip
     with pytest.raises(UserError) as caught:

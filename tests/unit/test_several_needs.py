@@ -136,7 +136,7 @@ def test_each_start_with_several_needs_conforms_and_is_listed(needs, tmp_path, c
     name = f"own-{len(needs)}-{needs[0][0]}"
     assert main(["new-method", f"{name}", "--needs", *needs, "--folder", str(tmp_path)]) == 0
     file = tmp_path / f"{name.replace('-', '_')}.py"
-    assert check_file(file) == [f"importance {name}"]
+    assert check_file(file) == [f"criterion {name}"]
     assert registry.importance.entry(name).facts["needs"] == needs
     capsys.readouterr()
     monkeypatch.delenv("COLUMNS", raising=False)  # in a pipe nothing is cut

@@ -30,7 +30,7 @@ def storage_that_answers(monkeypatch):
         def create(key, data, durable=True):
             raise error
 
-        storage = SimpleNamespace(url="s3://b/p", create=create)
+        storage = SimpleNamespace(url="s3://b/p", create=create, not_listed=lambda folder: "")
         monkeypatch.setattr("raybench.cli.submit.open_storage", lambda url: storage)
 
     return answer
