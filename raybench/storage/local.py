@@ -93,10 +93,14 @@ class LocalStorage:
         path = str(self.root)
         for name in key_parts(prefix) if prefix.strip("/") else []:
             path = os.path.join(path, name)
-            if os.path.islink(path):
+            try:
+                kind = os.lstat(path).st_mode  # looked at once: another process may make the folder between two looks
+            except OSError:
+                return ""
+            if stat.S_ISLNK(kind):
                 return _link(path)
-            if not os.path.isdir(path):
-                return f"{path}: found a file, expected a folder" if os.path.exists(path) else ""
+            if not stat.S_ISDIR(kind):
+                return f"{path}: found a file, expected a folder"
         return ""
 
     def delete(self, key: str) -> None:

@@ -124,3 +124,20 @@ def test_a_manifest_of_a_bucket_names_no_file_elsewhere(path):
     assert _manifest_in(json.dumps(good).encode()) == good
     for bad in ({**good, "upload": path}, {**good, "files": {path: 1}}):
         assert _manifest_in(json.dumps(bad).encode()) is None
+
+
+def test_a_folder_that_is_made_meanwhile_is_no_file(tmp_path, monkeypatch):
+    """Several looks at a folder that another process is making took it for a file."""
+    look = os.stat
+
+    def late(path, **options):
+        try:
+            return look(path, **options)
+        except FileNotFoundError:
+            if str(path).endswith("results"):
+                os.mkdir(path)
+            raise
+
+    storage = LocalStorage(tmp_path)
+    monkeypatch.setattr(os, "stat", late)
+    assert storage.not_listed("results") == ""
