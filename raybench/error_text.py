@@ -24,8 +24,22 @@ def message_of(error: BaseException, most: int = MOST) -> str:
         text = str.__str__(str(error))
     except BaseException as why:  # any, or the unit would have no row
         return f"its message can't be made text: {name_of(why)} in its __str__"
-    text = text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
-    return valid(text)
+    return valid(shortened(text, most))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the error's message, the name of its type where that is empty.
+
+    Example:
+        >>> first_line(ValueError("no\\nmore")), first_line(ValueError())
+        ('no', 'ValueError')
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def shortened(text: str, most: int) -> str:
+    """`text`, or its first `most` characters and how many it has."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def traceback_of(error: BaseException) -> str:

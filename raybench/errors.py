@@ -13,7 +13,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import TextIO
 
-from raybench.error_text import message_of, name_of
+from raybench.error_text import message_of, name_of, shortened
 
 LONGEST = 300  # characters of other code's message
 MOST = 20_000  # characters of a message of ours, which may quote a name of megabytes
@@ -50,8 +50,7 @@ class RaybenchError(Exception):
 
     def __str__(self) -> str:
         """The message without control characters: it may quote a file, and a notebook prints it as it is."""
-        text = super().__str__()
-        return printable(text if len(text) <= MOST else f"{text[:MOST]}... ({len(text)} characters)")
+        return printable(shortened(super().__str__(), MOST))
 
 
 class RaybenchWarning(UserWarning):

@@ -265,9 +265,8 @@ dataset = Registry("dataset", "raybench.datasets")
 task = Registry("task", "raybench.tasks")
 
 KINDS = (importance, selection, regularizer, token, model, dataset, task)
-CHOICE = Either(
-    "method", "importance", "selection", "token"
-)  # what stands first in a method: which channels, or tokens, stay
+# What stands first in a method: which channels, or tokens, stay.
+CHOICE = Either("method", "importance", "selection", "token")
 
 
 def add_plugin(path: Path | str) -> None:

@@ -76,7 +76,7 @@ def supervised(work: Run, first: Plan, make_plan: Callable[[], Plan], body: Call
 
 
 def _count_done(work: Run, known: Mapping[str, Unit], left: Mapping[str, Unit]) -> None:
-    """Count what no process told: the result that the dead one published last, and what other runs did meanwhile."""
+    """Count what no process reported: the last result of the dead one, and what other runs did meanwhile."""
     for key, unit in known.items():
         if key not in left and (key not in work.outcomes or work.outcomes[key].status == "again"):
             work.outcomes[key] = Outcome(key, unit.kind, "ok")

@@ -276,7 +276,6 @@ def _fill(model: nn.Module, file: Path, sha256: str | None) -> None:
         found = load(content)
     except Exception as error:  # damage, or a type of numbers that torch hasn't
         raise UserError(f"{file}: can't be read: {said(error)}; expected the weights of a pruned network") from error
-
     if different := _differences(found, state):
         more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from raybench.errors import UserError, counted
 from raybench.groups.attention import eval_mode
+from raybench.provenance import machine_memory
 
 ANY_NETWORK = 2**28  # bytes that the weights of any unpruned network may have
 TIMES = 1000  # as often those of its pruned network
@@ -51,7 +51,7 @@ def built_within(build: Callable[[], nn.Module], stored: int, *, twice: bool) ->
     Raises:
         UserError: it is too large. The memory of its weights was reserved, not filled.
     """
-    most = max(ANY_NETWORK, min(TIMES * stored, _memory()))
+    most = max(ANY_NETWORK, min(TIMES * stored, machine_memory()))
     if twice:
         with contextlib.suppress(Exception), torch.device("meta"), _counted(most) as refused:
             build()
@@ -104,7 +104,7 @@ def check_memory(model: nn.Module, shape: tuple[int, ...]) -> None:
 
     Nothing is computed. Of a network whose code computes with values, such as a detector's, nothing can be said.
     """
-    memory = _memory()
+    memory = machine_memory()
     state = {name: value.to("meta") for name, value in [*model.named_parameters(), *model.named_buffers()]}
     with contextlib.suppress(Exception), eval_mode(model), torch.no_grad(), _Largest(memory) as largest:
         torch.func.functional_call(model, state, (torch.zeros(1, *shape, device="meta"),))
@@ -114,11 +114,6 @@ def check_memory(model: nn.Module, shape: tuple[int, ...]) -> None:
             f"found images of {width}x{height} with {counted(channels, 'channel')}: one needs over "
             f"{memory / 1e9:.0f} GB in this network, which is all that this machine has"
         )
-
-
-def _memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class _Largest(TorchDispatchMode):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from raybench.error_text import first_line
 from raybench.errors import NotSupported, counted
 from raybench.groups.blocks import lacks_blocks, removable_blocks
 from raybench.groups.cost import count_macs, params_of
@@ -78,7 +79,7 @@ def check_size(trial: Trial, model: nn.Module, example: Tensor) -> None:
     try:
         model(example)
     except Exception as error:  # a network may refuse a size with any error
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        why = first_line(error)
         raise NotSupported(f"image size {trial.image_size}: {trial.model} takes no such images: {why}") from error
 
 

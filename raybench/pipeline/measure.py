@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from raybench.error_text import first_line
 from raybench.errors import StageError
 from raybench.groups.cost import count_macs, params_of
 from raybench.pipeline.activations import peak_activations
@@ -81,7 +82,7 @@ def _many(nets: Sequence[nn.Module], one: Sequence[Tensor]) -> tuple[float | Non
     except Exception as error:  # a network may refuse a batch with any error; one image was no problem
         if one[0].device.type == "cuda":
             torch.cuda.empty_cache()
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        why = first_line(error)
         return None, None, f"no pass of {BATCH} images: {why}"
     return base, pruned, None
 

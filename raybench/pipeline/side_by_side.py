@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import torch
 from raybench import registry
 from raybench.pipeline.context import StageContext
 from raybench.pipeline.probe_copy import ERROR, GO, MARK, NO_MEMORY, READY, NoMemory
+from raybench.provenance import machine_memory
 from raybench.sweep.trial import Trial
 
 LIMIT_S = 900.0  # for all copies of one number, the start of their processes included
@@ -30,7 +30,7 @@ class SideBySide:
             self.total_mb = torch.cuda.mem_get_info(context.device)[1] / 2**20
         else:
             self.name = context.device.type
-            self.total_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+            self.total_mb = machine_memory() / 2**20
 
     def beside(self, copies: int) -> tuple[float, float]:
         """(peak MiB of the largest copy, mean seconds of a step in each) of `copies` at once; NoMemory."""

@@ -54,17 +54,17 @@ def _first_of(rows: pa.Table, recipe: str) -> str:
 def _notes(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The text of each recipe. What most recipes have isn't said of them."""
     names = sorted({name for own in settings.values() for name in own} - {"name"})
-    told: dict[str, list[str]] = {recipe: [] for recipe in sorted(settings)}
+    changed: dict[str, list[str]] = {recipe: [] for recipe in sorted(settings)}
     for name in names:
         counts = Counter(repr(own.get(name, UNSET)) for own in settings.values())
         if len(counts) == 1:
             continue
         common = {value for value, count in counts.items() if 2 * count > len(settings)}
-        for recipe, texts in told.items():
+        for recipe, texts in changed.items():
             value = settings[recipe].get(name, UNSET)
             if value is not UNSET and repr(value) not in common:
                 texts.append(f"{name}={_text(value)}")
-    return {recipe: _listed(texts) for recipe, texts in told.items()}
+    return {recipe: _listed(texts) for recipe, texts in changed.items()}
 
 
 def _text(value: Any) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raybench.error_text import first_line
 from raybench.errors import RaybenchWarning, UserError, counted
 from raybench.results.arrow import VERSION_KEY, conform, empty
 from raybench.results.columns import COLUMNS, SCHEMA_VERSION
@@ -261,7 +262,7 @@ class Files:
         try:
             yield
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            self.bad[key] = f"not a readable result file: {_first_line(error)}"
+            self.bad[key] = f"not a readable result file: {first_line(error)}"
 
     def _read(self, parquet: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
         return conform(parquet.read(self._present(parquet, columns)), columns)
@@ -286,10 +287,6 @@ def _other_row(file: ResultFile, table: pa.Table) -> str | None:
     found = [f"{row['trial_id']} ({row['status']})" for row in table.select(["trial_id", "status"]).to_pylist()]
     expected = f"{file.trial_id} ({file.status})"
     return None if found == [expected] else f"found rows of {', '.join(found[:3])}, expected one of {expected}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def concat(tables: Iterable[pa.Table], empty: pa.Table) -> pa.Table:

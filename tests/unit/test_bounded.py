@@ -54,7 +54,7 @@ def written(folder, model, params, data):
 @pytest.mark.parametrize("case", HUGE)
 @pytest.mark.timeout(30)
 def test_a_network_that_its_weights_were_not_cut_from(tmp_path, case, monkeypatch):
-    monkeypatch.setattr(bounded, "_memory", lambda: 16 << 30)  # of any machine that runs this
+    monkeypatch.setattr(bounded, "machine_memory", lambda: 16 << 30)  # of any machine that runs this
     model, params, data, message = HUGE[case]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError) as caught:
@@ -110,9 +110,9 @@ def test_the_memory_of_an_image_is_told_without_computing(model, monkeypatch):
     net = build_model(model, data)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     bounded.check_memory(net, (1, 32, 32))
-    monkeypatch.setattr(bounded, "_memory", lambda: 1_000_000)  # all tensors together are more in the larger networks
+    monkeypatch.setattr(bounded, "machine_memory", lambda: 1_000_000)  # less than all tensors together
     bounded.check_memory(net, (1, 32, 32))
-    monkeypatch.setattr(bounded, "_memory", lambda: 1_000)
+    monkeypatch.setattr(bounded, "machine_memory", lambda: 1_000)
     with pytest.raises(UserError, match="32x32 with 1 channel: one needs over 0 GB in this network"):
         bounded.check_memory(net, (1, 32, 32))
     assert net.training

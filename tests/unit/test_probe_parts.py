@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -278,7 +279,7 @@ def test_a_task_says_everything_that_a_copy_needs(tmp_path) -> None:
 
 
 def test_the_device_has_its_name_and_memory(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(side_by_side.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1024}.get)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1024}.get)
     side = SideBySide(trial(), context_in(tmp_path))
     assert (side.name, side.total_mb) == ("cpu", 4.0)
     device = torch.device("cuda", 1)

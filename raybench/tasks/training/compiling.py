@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raybench.error_text import first_line
 from raybench.errors import counted
 from raybench.tasks.training.computing import Computing
 
@@ -77,7 +78,7 @@ class Compiling:
             try:
                 outputs = compiled(images)
             except Exception as error:  # compilers raise what they like
-                why = str(error).partition(chr(10))[0] or type(error).__name__
+                why = first_line(error)
                 self._compiled = None
                 self._note = f"{self._note}, then no longer: {why}" if self._ran else f"not compiled: {why}"
                 return model(images)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from raybench.error_text import first_line
 from raybench.errors import UserError
 from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.mix import Mixed
@@ -73,7 +74,7 @@ def check_start(model: nn.Module, recipe: TrainRecipe, shape: tuple[int, int, in
             try:
                 model(torch.zeros(1, shape[0], *size, device=device))
             except Exception as error:
-                why = str(error).strip().partition("\n")[0] or type(error).__name__
+                why = first_line(error)
                 raise UserError(
                     f"start_scale {recipe.start_scale:g}: {name} can't take images of {size[0]}x{size[1]}, which epoch "
                     f"{epoch} would have ({why}); leave start_scale out"

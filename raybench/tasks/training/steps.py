@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raybench.error_text import first_line
 from raybench.methods.trained_selection import TrainedSelection
 from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.compiling import Compiling
@@ -118,8 +119,7 @@ class Stepper:
         try:
             self._graphs[shape] = _Graph(self._plain, progress, mixed, self._side)
         except Exception as error:  # a network may do what no graph can hold
-            first = _first(error)
-            why = str(first).partition("\n")[0] or type(first).__name__
+            why = first_line(_first(error))
             failed_captures.append(why)
             self.computing = self.computing.noting(f"no graphs: {why}", graphs="off")
             return self._plain(progress, mixed)
@@ -145,13 +145,13 @@ class Stepper:
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            with warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 loss = self._beside(progress, mixed)
         finally:
             torch.cuda.set_sync_debug_mode(before)
-        waits = [one for one in told if WAITS in str(one.message)]
-        for one in told:
+        waits = [one for one in caught if WAITS in str(one.message)]
+        for one in caught:
             if one not in waits:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
         if waits:
