@@ -3,7 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 RESULTS ?= quickstart-results
 override VENV := $(patsubst ~/%,$(HOME)/%,$(VENV))
-# pip compiles no modules: there are 23,000, of which a run imports a part and compiles it then.
+# pip compiles no modules: there are 23,000, of which the first run imports a part, compiles it and keeps the result,
+# also where images of containers forbid that by a variable: each process would compile 2,000 modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Folders may hold spaces: commands quote them, targets escape them, and pip, which splits the variable, gets no path.
 BIN = "$(VENV)/bin"
 empty :=

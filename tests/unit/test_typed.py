@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import pytest
 
@@ -30,8 +28,6 @@ from raybench.sweep.resolve import resolve
 from tests.cluster.fakes import ok
 from tests.unit.result_rows import row, trial
 from tests.unit.test_watch import Watched
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -210,20 +206,6 @@ def bash_completion():
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     return completed
-
-
-def test_make_takes_folders_with_spaces(tmp_path) -> None:
-    folder = tmp_path / "my code"
-    folder.mkdir()
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        (folder / name).write_bytes((ROOT / name).read_bytes())
-    command = ["make", "-n", "test", "VENV=../my env"]
-    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    found = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True)
-    assert found.stderr == ""
-    assert 'touch "../my env/.ready"' in found.stdout
-    assert '"../my env/bin"/python -m pytest' in found.stdout
-    assert str(folder) not in found.stdout
 
 
 def test_files_by_their_ending(results, tmp_path, capsys) -> None:
