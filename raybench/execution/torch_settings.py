@@ -67,9 +67,14 @@ FRESH = {  # torch's own defaults: every unit starts with these, whatever the ca
     "torch.backends.cuda.matmul.allow_tf32": False,
     "torch.backends.mkldnn.enabled": True,
     "torch.backends.mkldnn.deterministic": False,
-    # "highest" above sets "ieee", with which oneDNN multiplies on some processors, and sums in another order
-    "torch.backends.mkldnn.matmul.fp32_precision": "none",
-}
+    # oneDNN's on a CPU, too; with "ieee", which "highest" above sets, it multiplies on some processors in another order
+    **{f"torch.backends.{of}fp32_precision": "none" for of in (
+        "", "cuda.matmul.", "cudnn.", "mkldnn.", "mkldnn.matmul.", "mkldnn.conv.", "mkldnn.rnn.",
+    )},
+    "torch.backends.cudnn.conv.fp32_precision": "tf32",
+    "torch.backends.cudnn.rnn.fp32_precision": "tf32",
+}  # fmt: skip
+PASSES = 3  # one setting of float32 products changes others, old and new
 UNREADABLE = object()
 
 
@@ -93,12 +98,18 @@ class Settings:
 
         `now`: the present settings, if they were just read.
         """
-        present = {name: value for name, value, _ in (now or Settings.now()).values}
-        changed = [(name, value, write) for name, value, write in self.values if present.get(name) != value]
-        for _, value, write in changed:
-            write(value)
+        found = self._differing(now or Settings.now())
+        differing, passes = found, 0
+        while differing and passes < PASSES:
+            for _, value, write in differing:
+                write(value)
+            differing, passes = self._differing(Settings.now()), passes + 1
         torch.set_flush_denormal(False)  # torch doesn't tell whether it is set
-        return tuple(name for name, _, _ in changed)
+        return tuple(name for name, _, _ in found)
+
+    def _differing(self, now: Settings) -> list[tuple[str, Any, Callable[[Any], Any]]]:
+        present = {name: value for name, value, _ in now.values}
+        return [(name, value, write) for name, value, write in self.values if present.get(name) != value]
 
 
 def _read() -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:

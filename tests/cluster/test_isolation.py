@@ -54,6 +54,36 @@ def test_what_a_unit_turns_is_turned_back():
     assert float(torch.tensor(1e-40) * 1) > 0  # denormal numbers are not zero
 
 
+BACKENDS, CUDNN, MKLDNN = torch.backends, torch.backends.cudnn, torch.backends.mkldnn
+
+
+@pytest.mark.parametrize(
+    ("holder", "name", "value"),
+    [
+        (BACKENDS.cuda.matmul, "fp32_precision", "tf32"), (BACKENDS.cuda.matmul, "allow_tf32", True),
+        (BACKENDS, "fp32_precision", "tf32"), (CUDNN, "fp32_precision", "tf32"),
+        (CUDNN.conv, "fp32_precision", "ieee"), (MKLDNN, "fp32_precision", "bf16"),
+        (MKLDNN.conv, "fp32_precision", "bf16"), (MKLDNN.matmul, "fp32_precision", "ieee"),
+    ],
+)  # fmt: skip
+def test_switches_of_float32_products_are_turned_back_although_one_changes_others(holder, name, value):
+    """With oneDNN's on "ieee" a CPU sums in another order, and the next unit would have other numbers."""
+    torchs = [one[:2] for one in Settings.now().values]
+    with isolated("a", torch.get_num_threads()):
+        setattr(holder, name, value)
+    assert [one[:2] for one in Settings.now().values] == torchs
+    setattr(holder, name, value)
+    try:
+        callers = [one[:2] for one in Settings.now().values]
+        with isolated("a", torch.get_num_threads()):
+            assert [one[:2] for one in Settings.now().values] == torchs
+        assert [one[:2] for one in Settings.now().values] == callers
+    finally:
+        with isolated("a", torch.get_num_threads()):
+            fresh = Settings.now()
+        fresh.restore()
+
+
 def test_units_run_on_in_a_folder_that_was_removed(tmp_path, monkeypatch):
     here, ran = tmp_path / "here", []
     here.mkdir()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from raybench.errors import counted
 from raybench.models.strided import can_crash, strided_in_nchw
 from raybench.sweep.speed import Precision, Speed
+from raybench.tasks.training.products import products
 from raybench.tasks.training.seeding import deterministic, seeded
 
 WARM_UP, TIMED = 2, 3  # steps of each candidate in a probe
@@ -99,14 +100,14 @@ def kernels(device: torch.device, computing: Computing) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with deterministic(device) if computing.deterministic else _fastest(), _products(computing.precision):
+    with deterministic(device) if computing.deterministic else _fastest(), products(computing.precision):
         yield
 
 
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
     """Context of evaluation and scoring: deterministic kernels, float32 products that are no TF32."""
-    with deterministic(device), _products("fp32" if device.type == "cuda" else ""):
+    with deterministic(device), products("fp32" if device.type == "cuda" else ""):
         yield
 
 
@@ -214,19 +215,3 @@ def _fastest() -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = before
-
-
-@contextmanager
-def _products(precision: str) -> Iterator[None]:
-    """Context in which float32 products and convolutions of a GPU are TF32, or exact; torch's own settings for ""."""
-    if not precision:
-        yield
-        return
-    tf32 = precision != "fp32"
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
