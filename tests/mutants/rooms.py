@@ -11,7 +11,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unit/test_hub.py", "unit/test_speed.py", "unit/test_task_parts.py", "unit/test_batches.py",
         "unit/test_resizing.py", "unit/test_orientation.py", "unit/test_training_choices.py",
         "unit/test_training_graphs.py", "unit/test_detection_parts.py", "unit/test_on_a_fake_card.py",
-        "unit/test_detector_on_a_fake_card.py", "unit/test_products.py",
+        "unit/test_detector_on_a_fake_card.py", "unit/test_products.py", "unit/test_compiling.py",
     ),
     "scoring": (
         "unit/test_scoring_parts.py", "unit/test_sample_gradients.py", "unit/test_evidence.py",

@@ -24,9 +24,8 @@ from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.resolve import resolve
 from raybench.sweep.speed import Speed
 from raybench.tasks.classification import Classification
-from raybench.tasks.training import compiling, computing
-from raybench.tasks.training.compiling import Compiling
-from raybench.tasks.training.computing import Computing, choose
+from raybench.tasks.training import computing
+from raybench.tasks.training.computing import choose
 from raybench.tasks.training.optimize import make_optimizer
 from raybench.tasks.training.progress import TrainingState
 from raybench.tasks.training.seeding import generator
@@ -202,83 +201,6 @@ def test_a_gpu_without_bfloat16_computes_in_fp32_and_says_so(monkeypatch):
     speed = Speed(precision="bf16", memory_format="nchw").filled("cuda", "raybench")
     found = choose(nn.Linear(2, 2), speed, torch.device("cuda"), (1, 2), amp=False)
     assert (found.precision, found.speed_note) == ("fp32", "no bf16 on Tesla T4")
-
-
-@pytest.mark.parametrize(
-    ("steps", "seconds_each", "compiler", "state", "note"),
-    [
-        (8, 1.0, True, "off", "not compiled: 0 s left"),
-        (4, 0.0, True, "off", "not compiled: 4 steps left"),
-        (9, 0.0, False, "off", "no compiler"),
-        (9, 0.0, True, "on", "forward compiled in"),
-    ],
-)
-def test_compiling_waits_until_it_pays(steps, seconds_each, compiler, state, note, monkeypatch):
-    monkeypatch.setattr(compiling, "SECONDS_EACH", seconds_each)
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: "/usr/bin/g++" if compiler else None)
-    resets = []
-    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))
-
-    class Compiled:
-        def __init__(self, model):
-            self.model = model
-
-        def __call__(self, images):
-            return self.model(images)
-
-        def __len__(self):
-            raise TypeError("a compiled network has no length")
-
-    monkeypatch.setattr(torch, "compile", Compiled)
-    net, under = nn.Linear(2, 2), Compiling(steps)
-    for _ in range(steps):
-        assert torch.equal(under.forward(net)(torch.ones(1, 2)), net(torch.ones(1, 2)))
-    computing = under.close(Computing(compile="auto"))
-    assert (computing.compile, note in computing.speed_note) == (state, True)
-    assert len(resets) == (2 if state == "on" else 0)
-
-
-def test_a_network_that_does_not_compile_goes_on_as_it_is(monkeypatch):
-    monkeypatch.setattr(compiling, "SECONDS_EACH", 0.0)
-
-    def broken(model):
-        def run(images):
-            raise RuntimeError("unsupported: a generator")
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", broken)
-    net, under = nn.Linear(2, 2), Compiling(9)
-    for _ in range(9):
-        assert torch.equal(under.forward(net)(torch.ones(1, 2)), net(torch.ones(1, 2)))
-    computing = under.close(Computing(compile="auto"))
-    assert (computing.compile, computing.speed_note) == ("off", "not compiled: unsupported: a generator")
-
-
-def test_a_network_that_does_not_compile_for_a_new_shape_goes_on_as_it_is(monkeypatch):
-    """A later batch is smaller, or images grow: the compiler is asked again, in the middle of the stage."""
-    monkeypatch.setattr(compiling, "SECONDS_EACH", 0.0)
-    resets = []
-    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))
-
-    def half(model):
-        def run(images):
-            if len(images) > 1:
-                raise RuntimeError("no kernel for this shape\nand a long dump")
-            return model(images) + 1
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", half)
-    net, under = nn.Linear(2, 2), Compiling(99)
-    sizes = [1] * (compiling.TIMED + 3) + [2, 1]
-    plain = [torch.equal(under.forward(net)(torch.ones(n, 2)), net(torch.ones(n, 2))) for n in sizes]
-    assert plain == [True] * (compiling.TIMED + 1) + [False] * 2 + [True] * 2
-    computing = under.close(Computing(compile="auto"))
-    assert computing.compile == "off"
-    assert computing.speed_note.startswith("forward compiled in ")
-    assert computing.speed_note.endswith(", then no longer: no kernel for this shape")
-    assert len(resets) == 2, "before and after"
 
 
 def test_a_resumed_stage_counts_the_steps_that_are_left_for_compiling():

@@ -210,7 +210,7 @@ def test_a_stage_that_is_not_compiled_says_how_many_steps_it_has_left() -> None:
     ("steps", "note"),
     [
         (TIMED + 2 + 19, "not compiled: 19 s left, compiling takes up to 4 s"),
-        (TIMED + 2 + 20, "compiled, 0 recompilations"),
+        (TIMED + 2 + 20, "first step compiled in 0.0 s, 0 recompilations"),
     ],
 )
 def test_compiling_pays_from_five_times_its_time_on(steps, note, monkeypatch) -> None:
@@ -221,7 +221,7 @@ def test_compiling_pays_from_five_times_its_time_on(steps, note, monkeypatch) ->
     seconds = 50.0
     monkeypatch.setattr(compiling.time, "perf_counter", lambda: seconds)
     for _ in range(steps):
-        under.forward(net)
+        under.run(net, lambda forward: forward)
         seconds = float(next(now))
     assert under.close(Computing(compile="auto")).speed_note == note
 

@@ -190,7 +190,7 @@ def test_compiling_counts_layers_with_weights_and_what_is_left(monkeypatch) -> N
     )
     assert not under.settled
     for count in range(1, 12):
-        assert under.forward(net) is net
+        assert under.run(net, lambda forward: forward) is net
         assert under.settled is (count > 7)
     assert under.close(Computing(compile="auto")) == Computing(
         compile="off", speed_note="not compiled: 12 s left, compiling takes up to 6 s"
@@ -209,14 +209,14 @@ def test_what_compiled_and_how_often_again_is_told(monkeypatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: lambda images: model(images) + 1)
     net, under = nn.Identity(), Compiling(99)
     net.weight = nn.Parameter(torch.ones(1))
-    found = [float(under.forward(net)(torch.zeros(1))) for _ in range(9)]
+    found = [float(under.run(net, lambda forward: forward(torch.zeros(1)))) for _ in range(9)]
     assert found == [0.0] * 6 + [1.0] * 3
     assert len(resets) == 2
     monkeypatch.setattr(compiling.time, "perf_counter", iter([]).__next__)  # no step is timed any more
-    assert under.forward(net)(torch.zeros(1)) == 1
+    assert under.run(net, lambda forward: forward(torch.zeros(1))) == 1
     computed = under.close(Computing(compile="auto", speed_note="x"))
     assert (computed.compile, len(resets)) == ("on", 3)
-    assert computed.speed_note.startswith("x; forward compiled in 0.0 s, 2 recompilations")
+    assert computed.speed_note.startswith("x; first step compiled in 0.0 s, 2 recompilations")
     torch._dynamo.utils.counters["stats"] = {}
     assert compiling._compilations() == 1
 

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from raybench.error_text import first_line
-from raybench.errors import counted
+from raybench.errors import RaybenchError, counted
 from raybench.tasks.training.computing import Computing
 
 TIMED = 5  # plain steps that are timed first; the one before them warms up
 WORTH = 5.0  # times the compile time that must be left
 SECONDS_EACH = 2.0  # of compiling, for each layer with weights: 41 layers took 40 to 140 s on a CPU core in use
 
+T = TypeVar("T")
+Forward = Callable[[Tensor], Tensor]
+
 
 class Compiling:
-    """The forward pass of one network: plain at first, compiled when that is worth it."""
+    """The passes through one network: plain at first, compiled when that is worth it."""
 
     def __init__(self, steps: int) -> None:
         self._left, self._began, self._count = steps, 0.0, 0
-        self._compiled: Callable[[Tensor], Tensor] | None = None
-        self._tried = self._ran = False  # torch.compile; whether what it made has given outputs
+        self._compiled: Forward | None = None
+        self._tried = self._ran = False  # torch.compile; whether what it made has taken a step
         self._note = f"not compiled: {counted(steps, 'step')} left"
 
     @property
@@ -34,15 +38,27 @@ class Compiling:
         """Whether it is decided what runs the network, and that has run once."""
         return self._count > TIMED + 2
 
-    def forward(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """What runs the network in the next step."""
+    def run(self, model: nn.Module, passes: Callable[[Forward], T]) -> T:
+        """What `passes` gives for the next step; it is called with what runs the network forward.
+
+        torch compiles at the first pass and for new shapes, forward and backward. Where that fails, the network's
+        buffers and the random numbers are again what they were before the step, `passes` is called once more, and the
+        network goes on plain. A network that is itself at fault then raises its error once more.
+        """
         self._left -= 1
         self._count += 1
         if self._count == 2:
             self._began = _now(model)
         if self._count == TIMED + 2:
             self._decide(model, (_now(model) - self._began) / TIMED)
-        return model if self._compiled is None else self._compiled  # a compiled module has no truth value
+        if self._compiled is None:  # a compiled module has no truth value
+            return passes(model)
+        device = next(model.parameters()).device
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return passes(
+                self._compiled
+            )  # nothing is computed yet; after a failure there is no graph
+        return self._guarded(self._compiled, model, _Before(model, device), passes)
 
     def close(self, computing: Computing) -> Computing:
         """`computing` with what was done. Dynamo is reset: its limits count what a worker compiled before."""
@@ -65,28 +81,55 @@ class Compiling:
             torch._dynamo.utils.counters.clear()
             self._tried = True
             self._note = "compiled"
-            self._compiled = self._guarded(torch.compile(model), model)
+            self._compiled = torch.compile(model)
 
-    def _guarded(self, compiled: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """`compiled`, which compiles at its first call and for new shapes; where that fails the network goes on plain.
-
-        A network that is itself at fault then raises its error once more.
-        """
-
-        def run(images: Tensor) -> Tensor:
-            started = 0.0 if self._ran else time.perf_counter()
-            try:
-                outputs = compiled(images)
-            except Exception as error:  # compilers raise what they like
-                why = first_line(error)
-                self._compiled = None
-                self._note = f"{self._note}, then no longer: {why}" if self._ran else f"not compiled: {why}"
-                return model(images)
+    def _guarded(self, compiled: Forward, model: nn.Module, before: _Before, passes: Callable[[Forward], T]) -> T:
+        started, handled = 0.0 if self._ran else time.perf_counter(), sys.exception()
+        try:
+            found = passes(compiled)
+        except Exception as error:  # compilers raise what they like
+            if (ours := _ours(error, handled)) is not None:
+                raise ours from None
+            why = first_line(error)
+        else:
             if not self._ran:
-                self._ran, self._note = True, f"forward compiled in {time.perf_counter() - started:.1f} s"
-            return outputs
+                self._ran, self._note = True, f"first step compiled in {time.perf_counter() - started:.1f} s"
+            return found
+        self._compiled = None
+        self._note = f"{self._note}, then no longer: {why}" if self._ran else f"not compiled: {why}"
+        before.restore()
+        return passes(model)
 
-        return run
+
+class _Before:
+    """What the passes of a step change besides gradients: buffers, as statistics of batch norms, and random states."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._buffers, self._device = list(model.buffers()), device
+        self._values = [buffer.detach().clone() for buffer in self._buffers]
+        self._random = torch.get_rng_state()
+        self._on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put them back, in place."""
+        for buffer, value in zip(self._buffers, self._values, strict=True):
+            buffer.copy_(value)
+        torch.set_rng_state(self._random)
+        if self._on_device is not None:
+            torch.cuda.set_rng_state(self._on_device, self._device)
+
+
+def _ours(error: BaseException | None, handled: BaseException | None) -> RaybenchError | None:
+    """The error of raybench behind one that a compiler raised: a time limit may end it in the middle.
+
+    `handled`: what was being handled when the compiler was called; it is behind its errors, too.
+    """
+    while error is not None and error is not handled:
+        if isinstance(error, RaybenchError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _compilations() -> int:

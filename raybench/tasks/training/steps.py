@@ -40,6 +40,11 @@ def take_step(
     """
     progress.optimizer.zero_grad()
     team.backward(progress.model, loss, part)
+    _update(progress, recipe)
+
+
+def _update(progress: TrainingState, recipe: TrainRecipe) -> None:
+    """The part of a step that follows the backward pass."""
     if progress.regularizer is not None:
         progress.regularizer.add_gradients()
     if recipe.clip_grad:
@@ -92,17 +97,22 @@ class Stepper:
         return self.computing
 
     def _plain(self, progress: TrainingState, mixed: Mixed) -> Tensor:
-        forward: Callable[[Tensor], Tensor] = progress.model
-        if self._compiling is not None:
-            forward = self._compiling.forward(progress.model)
-        with self.computing.autocast(self.device):
-            outputs = forward(mixed.images)
-            loss = training_loss(outputs, mixed, self.recipe, self.teacher)
-            loss = loss + own_loss(progress.model, outputs, mixed.images, self.teacher)
+        def passes(forward: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+            """Forward and backward; gives outputs and loss."""
+            with self.computing.autocast(self.device):
+                outputs = forward(mixed.images)
+                loss = training_loss(outputs, mixed, self.recipe, self.teacher)
+                loss = loss + own_loss(progress.model, outputs, mixed.images, self.teacher)
+            progress.optimizer.zero_grad()
+            self.team.backward(progress.model, loss, mixed.part)
+            return outputs.detach(), loss.detach()
+
+        compiling = self._compiling
+        outputs, loss = passes(progress.model) if compiling is None else compiling.run(progress.model, passes)
         if isinstance(progress.regularizer, TrainedSelection):
-            progress.regularizer.observe(outputs.detach(), mixed.labels)
-        take_step(progress, self.recipe, loss, self.team, mixed.part)
-        return loss.detach()
+            progress.regularizer.observe(outputs, mixed.labels)
+        _update(progress, self.recipe)
+        return loss
 
     def _graphed(self, progress: TrainingState, mixed: Mixed) -> Tensor:
         shape = tuple(mixed.images.shape)
