@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from raybench import registry
 from raybench.cli.network_options import add_parts
 from raybench.cli.output import add_format, print_json, print_rows, say
-from raybench.cli.quantities import image_size
+from raybench.cli.quantities import image_size, whole
 from raybench.cli.sweep_arguments import add_plugin, check_name, load_plugins
 from raybench.errors import counted
 from raybench.image_size import read_size
@@ -21,6 +21,7 @@ from raybench.sweep.modules import as_module
 if TYPE_CHECKING:
     from raybench.pipeline.inspection import Inspection
 
+USUAL = {"classification": 1000, "detection": 80}  # classes of ImageNet and of COCO
 SHOWN = 3  # layers of a group, or with one reason, that a line names
 
 
@@ -32,6 +33,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset", default="digits", metavar="D", help=f"{text} (default: %(default)s)")
     text = "pixels of the images, such as 224, or 128x96 (width x height) (default: the dataset's)"
     add("--image-size", type=image_size, metavar="N", help=text)
+    text = (
+        "classes that the model is built for (default: the dataset's; for your own photos 1000, for your own boxes 80)"
+    )
+    add("--classes", type=whole, metavar="N", help=text)
     add_parts(parser)
     add_plugin(parser)
     add_format(parser, ("text", "json"))
@@ -49,12 +54,20 @@ def run(args: argparse.Namespace) -> None:
     facts = facts_of(registry.dataset.entry(args.dataset))
     if size := read_size(args.image_size):
         facts = replace(facts, image_size=size)
+    facts = replace(facts, classes=args.classes or facts.classes or _usual(facts.name, facts.task))
     with redirect_stdout(sys.stderr):  # what the network's own code prints
         found = inspect_named(args.model, facts, keep=args.keep, only=args.only, parts=args.prune or ())
     if args.format == "json":
         print_json(asdict(found))
     else:
         _print(found, args.model)
+
+
+def _usual(dataset: str, task: str) -> int:
+    """How many classes to build for where only the data's folder says how many there are; prints it."""
+    text = f"classes: {USUAL[task]}, as {dataset} has as many as its folder says; --classes N builds the model for N"
+    print(text, file=sys.stderr)
+    return USUAL[task]
 
 
 def _print(found: Inspection, model: str) -> None:

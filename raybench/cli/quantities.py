@@ -50,6 +50,18 @@ def image_size(text: str) -> int | str:
     return written(size)
 
 
+def whole(text: str) -> int:
+    """A whole number of at least 1. For argparse.
+
+    Example:
+        >>> whole("3")
+        3
+    """
+    if not (text.strip().isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
 def duration(text: str) -> float:
     """A duration in seconds: ``90`` and ``90s``, ``30m``, ``1h``, ``2d``, ``1h30m``. For argparse.
 

@@ -100,3 +100,16 @@ def test_blocks_that_may_go_whole_are_named(capsys) -> None:
     assert "may go whole: 7 blocks: layer1.0, layer1.1, layer1.2 and 4 more" in capsys.readouterr().out
     assert main(["inspect", "cifar-resnet20", "--keep", "layer1.0.conv1", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["blocks"][:2] == ["layer1.1", "layer1.2"]
+
+
+def test_your_own_photos_are_inspected_without_their_folder(capsys) -> None:
+    asked = ["inspect", "resnet18", "--dataset", "imagefolder", "--image-size", "32"]
+    assert main([*asked, "--classes", "3", "--format", "json"]) == 0
+    few = json.loads(capsys.readouterr().out)
+    assert main([*asked, "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["params"] - few["params"] == 997 * (512 + 1)
+    assert err == "classes: 1000, as imagefolder has as many as its folder says; --classes N builds the model for N\n"
+    with pytest.raises(SystemExit):
+        main([*asked, "--classes", "none"])
+    assert "--classes: found 'none', expected a whole number of at least 1" in capsys.readouterr().err
