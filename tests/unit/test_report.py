@@ -98,6 +98,17 @@ def test_two_seeds_are_two_points(tmp_path):
     text = (tmp_path / "out" / "board-digits-cifar-resnet20-protected-global.html").read_text()
     assert "1.50 <small>(1.00, 2.00)</small>" in text
     assert "2 seeds: no intervals; 3 are needed" in text
+    assert "behind the best <small>points (each seed)</small>" in text
+    assert "interval</small>" not in text  # a column of dashes
+    assert "reg <small>" not in text
+
+
+def test_a_method_without_others_is_not_called_best(tmp_path):
+    write_report(store(tmp_path / "st", [row(trial("lamp", seed=s)) for s in (0, 1)]), tmp_path / "out")
+    for name in ("board-digits-cifar-resnet20-protected-global", "method-lamp", "methods"):
+        text = (tmp_path / "out" / f"{name}.html").read_text()
+        assert "lamp" in text
+        assert 'class="chip best"' not in text
 
 
 def test_links_lead_to_pages_that_are_there(made):

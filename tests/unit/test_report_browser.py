@@ -212,3 +212,14 @@ def test_pages_fit_their_window_and_can_be_read(browser, report, width, scheme):
         assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0, name
         assert page.evaluate(CONTRAST) == [], (name, scheme)
     context.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["index", "boards", BOARD, "trials", "methods", "method-lamp", "findings", "downloads"]
+)
+def test_on_a_laptop_no_table_scrolls_sideways(opened, name):
+    page = opened(name)
+    hidden = "all => all.map(one => one.scrollWidth - one.clientWidth).filter(one => one > 0)"
+    tables = page.locator("article:visible .scroll:visible")
+    assert tables.count() > 0
+    assert tables.evaluate_all(hidden) == []

@@ -20,7 +20,7 @@ from raybench.reports.statistics.samples import samples
 from raybench.sweep.target import ASKED
 
 Seeds = Mapping[tuple[int, int], float]
-BAR = 96  # pixels: width of the bar of a difference
+BAR = 72  # pixels: width of the bar of a difference
 SIZE = (310, 240)  # of a plot: three fit beside each other, and one on a telephone is readable
 Amount = tuple[float | None, ...] | None  # the columns ASKED; None: the average
 
@@ -33,12 +33,13 @@ class RowView:
     interval: RankedMethod | None
     behind: Difference | None  # the best minus this one, on the same seeds; None for the best
     trials: tuple[tuple[int, str], ...]  # (seed, trial id)
+    alone: bool = False  # no other method is in the table
 
     @property
     def mark(self) -> str:
-        """Whether the method is best, tied with the best or behind it; empty where there are too few seeds."""
+        """Whether the method is best, tied with the best or behind it; empty where it is alone or seeds are too few."""
         if self.behind is None:
-            return "best"
+            return "" if self.alone else "best"
         if self.interval is None or self.interval.tied is None:
             return ""
         return "tied" if self.interval.tied else "behind"
@@ -52,6 +53,24 @@ class Tab:
     board: Board
     rows: tuple[RowView, ...]
     intervals: RankIntervals
+
+    @property
+    def ranges(self) -> bool:
+        """Whether the seeds carry an interval of some rank."""
+        return any(row.interval is not None and row.interval.low is not None for row in self.rows)
+
+    @property
+    def spreads(self) -> str:
+        """What stands behind a distance to the best: its 95 % interval, two seeds' own distances, or nothing."""
+        behind = [row.behind for row in self.rows if row.behind is not None]
+        if any(one.low is not None for one in behind):
+            return "points, 95 %"
+        return "points (each seed)" if any(len(one.points) == 2 for one in behind) else "points"
+
+    @property
+    def regularized(self) -> bool:
+        """Whether some method trains with a regularizer."""
+        return any(row.entry.regularizer for row in self.rows)
 
     @property
     def reach(self) -> float:
@@ -153,6 +172,7 @@ def _tab(board: Board, by_label: Mapping[str, Seeds], trials: Mapping[str, Seque
             intervals.get(entry.method),
             None if place == 0 else _behind(best, own.get(entry.method, {})),
             tuple(sorted(trials.get(entry.method, ()))),
+            alone=len(board.entries) == 1,
         )
         for place, entry in enumerate(board.entries)
     ]
