@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,16 @@ class Mistakes(SpecError):
         self.mistakes = tuple(mistakes)
         count = f"{len(mistakes)} mistakes\n" if len(mistakes) > 1 else ""
         more = [f"and {len(mistakes) - MOST_SHOWN} more"] if len(mistakes) > MOST_SHOWN else []
-        super().__init__(count + "\n".join([*map(str, mistakes[:MOST_SHOWN]), *more]))
+        super().__init__(count + "\n".join([*_listed_once(mistakes[:MOST_SHOWN]), *more]))
+
+
+def _listed_once(mistakes: Sequence[Mistake]) -> Iterator[str]:
+    """The mistakes as text; a list of known names that an earlier one had isn't repeated."""
+    seen: set[str] = set()
+    for one in mistakes:
+        said, known, names = str(one).partition(" Known: ")
+        yield said if names in seen else f"{said}{known}{names}"
+        seen.add(names)
 
 
 def dotted(path: Sequence[str | int]) -> str:

@@ -19,6 +19,7 @@ from raybench import registry
 from raybench.errors import SpecError, UserError, close, nearest
 from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
 from raybench.sweep.nodes import YamlNode, merge, parse
+from raybench.sweep.other_files import refuse_other
 from raybench.sweep.recipe import Recipe
 from raybench.sweep.spread import spread_methods, with_plurals
 from raybench.sweep.sweep import ENTRIES, Sweep
@@ -51,6 +52,7 @@ def load_sweep(path: Path | str) -> Sweep:
         (2.0, 4.0)
     """
     tree = _extended(_file_of(Path(path)), ())
+    refuse_other(tree, Sweep.model_fields)
     mistakes: list[Mistake] = []
     root = _with_recipes(with_plurals(spread_methods(tree)), mistakes)
     try:

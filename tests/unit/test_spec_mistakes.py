@@ -34,6 +34,21 @@ BAD = {
     ),
     "required key missing": ("name: x\n", ["bad.yaml:1: models: the key is missing", "bad.yaml:1: recipe: the key"]),
     "empty file": ("# nothing\n", ["bad.yaml:1: found an empty file; expected a mapping of keys"]),
+    "a file of another tool": (
+        "name: CI\non: [push]\njobs: {}\n",
+        [
+            "bad.yaml: this is no sweep file: found name, on, jobs, expected models, datasets, methods, speedups; "
+            "it looks like a GitHub workflow"
+        ],
+    ),
+    "a recipe": ("base: {lr: 1}\nfinetune: {lr: 1}\n", ["no sweep file", "which a sweep names: `recipe: bad.yaml`"]),
+    "slips in most keys": (
+        "nam: x\nmodel: test-convnet\ndataset: digits\n",
+        [
+            "bad.yaml:1: nam: unknown key. Did you mean 'name'? Known: base,",
+            "bad.yaml:2: model: unknown key. Did you mean 'models'?\n",
+        ],
+    ),
     "a list": ("- name: x\n", ["bad.yaml:1: found a list; expected a mapping of keys"]),
     "not YAML": ("name: x\nmodels: [a, b\n", ["bad.yaml:3: not YAML:"]),
     "tab": ("name: x\nresources:\n\tcpus: 1\n", ["bad.yaml:3: not YAML:", "'\\t'"]),
@@ -266,6 +281,7 @@ ALL_AT_ONCE = {  # (the file, what each of its mistakes says)
 BAD |= ALL_AT_ONCE
 COUNTS = {
     "required key missing": 5,
+    "slips in most keys": 9,
     "several at once": 3,
     "misspelt axes of an inclusion": 2,
 }  # of mistakes; one elsewhere
