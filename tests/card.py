@@ -333,18 +333,19 @@ def _put_in(card: Card, patched) -> None:
         "get_device_name": lambda device=None: "a card of this test",
         "get_device_capability": lambda device=None: (9, 0), "mem_get_info": lambda device=None: (1 << 36, 1 << 37),
         "memory_allocated": lambda device=None: 0, "max_memory_allocated": lambda device=None: 0,
-        "max_memory_reserved": lambda device=None: 0,
-        "set_per_process_memory_fraction": lambda share, device=None: None, "default_generators": [Numbers()],
+        "max_memory_reserved": lambda device=None: 0, "reset_peak_memory_stats": lambda device=None: None,
+        "default_generators": [Numbers()],
         "synchronize": waiting, "empty_cache": lambda: None, "set_device": lambda device: None,
         "get_rng_state": lambda device=None: torch.zeros(16, dtype=torch.uint8),
         "set_rng_state": lambda state, device=None: None, "manual_seed_all": lambda seed: None,
         "Stream": Stream, "current_stream": lambda device=None: main, "stream": lambda s: contextlib.nullcontext(),
         "Event": Timed, "CUDAGraph": Graph, "graph": _capture,
         "set_sync_debug_mode": lambda mode: setattr(card, "debug", {"warn": 1}.get(mode, mode)),
-        "get_sync_debug_mode": lambda: card.debug,
+        "get_sync_debug_mode": lambda: card.debug, "is_current_stream_capturing": lambda: card.graph is not None,
     }  # fmt: skip
     for name, value in standins.items():
         patched.setattr(cuda, name, value)
+    patched.setattr(torch._C, "_cuda_setMemoryFraction", lambda share, index: None, raising=False)
     patched.setattr(torch._C._nn, "_parse_to", _parsed(torch._C._nn._parse_to))
     patched.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
     patched.setattr(torch.accelerator, "current_stream", lambda device=None: main)

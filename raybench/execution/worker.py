@@ -248,6 +248,7 @@ def device_of(assignment: Assignment, kind: str) -> torch.device:
     if device.type != kind:
         raise UserError(f"device: found {name!r}, expected one of kind {kind!r}, for which the cells were planned")
     if device.type == "cuda":
-        torch.cuda.set_device(device.index or 0)  # streams, random states and graphs are those of the present device
-        torch.cuda.set_per_process_memory_fraction(min(assignment.gpus or 1.0, 1.0), device)
+        index = device.index or 0  # `cuda` has none, which set_per_process_memory_fraction refuses
+        torch.cuda.set_device(index)  # streams, random states and graphs are those of the present device
+        torch.cuda.set_per_process_memory_fraction(float(min(assignment.gpus or 1.0, 1.0)), index)
     return device

@@ -39,7 +39,7 @@ def _measure(task: Mapping[str, Any]) -> None:
     device = torch.device(task["device"])
     torch.set_num_threads(task["threads"])
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(task["share"], device)
+        torch.cuda.set_per_process_memory_fraction(task["share"], device.index or 0)  # torch refuses plain `cuda`
     steps = _steps(task, device)
     for _ in range(WARM_STEPS):
         next(steps)

@@ -18,6 +18,7 @@ from raybench.datasets.facts import DataFacts
 from raybench.datasets.transfer import on_device
 from raybench.execution.causes import of_device, ran_out_of_memory
 from raybench.execution.isolation import MemoryBaseline, free
+from raybench.execution.worker import Assignment, device_of
 from raybench.groups.trace import trace
 from raybench.models.build import build_model
 from raybench.progress.outcome import Outcome
@@ -168,6 +169,15 @@ def test_after_a_failed_capture_training_goes_on_and_the_first_error_is_told(car
     finally:
         steps.failed_captures.clear()
     assert MemoryBaseline().excess() == ""
+
+
+@pytest.mark.parametrize("gpus", [1, 0.5, 4])
+def test_a_unit_gets_the_card_and_its_share(gpus, card, monkeypatch) -> None:
+    """`cuda` has no index, which torch demands for a share of the memory, and the share must be a float."""
+    shares = []
+    monkeypatch.setattr(torch._C, "_cuda_setMemoryFraction", lambda share, index: shares.append((share, index)))
+    assert device_of(Assignment("somewhere", gpus=gpus), "cuda") == CUDA
+    assert shares == [(min(gpus, 1.0), 0)]
 
 
 def test_units_free_the_memory_of_a_card(card, monkeypatch) -> None:

@@ -85,17 +85,18 @@ def test_a_copy_waits_for_its_go_after_warming_up(monkeypatch, capsys) -> None:
     assert read == [0, 3]
 
 
-def test_a_copy_on_a_gpu_keeps_to_its_share_and_waits_for_its_steps(monkeypatch, capsys) -> None:
-    steps, device, called = Steps(monkeypatch), torch.device("cuda", 1), []
+@pytest.mark.parametrize(("name", "index"), [("cuda:1", 1), ("cuda", 0)])
+def test_a_copy_on_a_gpu_keeps_to_its_share_and_waits_for_its_steps(name, index, monkeypatch, capsys) -> None:
+    steps, device, called = Steps(monkeypatch), torch.device(name), []
     monkeypatch.setattr(probe_copy, "_steps", lambda *args: steps)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     cuda = torch.cuda
     monkeypatch.setattr(cuda, "set_per_process_memory_fraction", lambda *args: called.append(args))
     monkeypatch.setattr(cuda, "synchronize", lambda of: called.append((of, steps.taken)))
     monkeypatch.setattr(cuda, "max_memory_reserved", lambda of: 5 * 2**20 if of == device else 0)
-    found = main_with(monkeypatch, capsys, json.dumps({"device": "cuda:1", "threads": 1, "share": 0.25}), "go")
+    found = main_with(monkeypatch, capsys, json.dumps({"device": name, "threads": 1, "share": 0.25}), "go")
     assert found[1] == 'raybench-probe {"memory_mb": 5.0, "step_s": 1.0}'
-    assert called == [(0.25, device), (device, 3), *((device, n) for n in range(4, 9))]
+    assert called == [(0.25, index), (device, 3), *((device, n) for n in range(4, 9))]
 
 
 @pytest.mark.parametrize(
