@@ -14,6 +14,7 @@ PIP = PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pyth
 TEST_EXTRAS = detection,export,sql,serve,cluster,s3,gcs,dev
 
 GPU_PYTHON ?= python3
+GPU_ARGS ?=
 
 SAMPLE ?= 100
 SEED ?= 0
@@ -49,7 +50,7 @@ lint: $(ESCAPED)/.ready-test
 
 # Needs neither ray nor the network: the machine's own Python, which has torch.
 gpu:
-	$(GPU_PYTHON) -m tests.gpu.check
+	$(GPU_PYTHON) -m tests.gpu.check $(GPU_ARGS)
 
 mutants: $(ESCAPED)/.ready-test
 	nice -n 15 $(BIN)/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)

@@ -1,187 +1,186 @@
 """What only a GPU can show, as one table: no ray, no network. `make gpu` runs it; without a card it says so and ends.
 
-    python -m tests.gpu.check [--device cuda] [--quick] [--no-bench]
+    python -m tests.gpu.check [--device cuda] [--quick] [--seconds 540] [--out FOLDER] [--parts PART ...]
 
-Needs torch 2.11 or newer, torchvision, timm, pydantic, and what planning and cutting import (pyarrow, PyYAML,
-scikit-learn, safetensors, torch-pruning); a line whose module is missing says so. `--device cpu` runs the lines that a
-CPU has, to try the script itself. After the table come the rows of tests/benchmarks/bench_training.py.
+The most precious lines come first, each is printed as it is known. Every part (tests/gpu/parts.py) has a limit, and
+works in a process of its own from the one that failed or hung before it, so that nothing stops the others. `--seconds`
+bounds the whole; what no longer fits is named. `--out` keeps the lines as `lines.jsonl`, one JSON object each with the
+full traceback of errors, the table as `table.txt`, and what libraries wrote as `stderr.txt`. It is written as it comes,
+so that a kill loses one line at most.
+
+Needs torch 2.11 or newer. What else is missing, and which parts wait for it, is said first; a ResNet's rows need
+torchvision beside torch and pydantic, and without torch-pruning they are of dense networks alone. `--device cpu` runs
+the parts that a CPU has, to try the script itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
+import queue
+import signal
+import subprocess
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
-import torch
-from torch import nn
+from tests.gpu.child import MARK
+from tests.gpu.parts import DISTRIBUTIONS, PARTS, Part
 
-from raybench.datasets.data import Data, Pixels, TensorImages
-from raybench.datasets.facts import DataFacts
-from raybench.models.build import build_model
-from raybench.sweep.recipe import TrainRecipe
-from raybench.sweep.speed import Speed
-from raybench.tasks.classification import Classification
-from raybench.tasks.training.seeding import generator
-from tests.kept import Kept, Killed
-
-QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
-FACTS = DataFacts("patterns", "classification", 10, 3, 32, (0.5,) * 3, (0.25,) * 3, "")
-MEMORY_BOUND = 64 << 20  # bytes: cuBLAS and cuDNN keep workspaces
-NOISE = 3.0  # points between the means of three seeds
-BATCH, SIDE = 128, 8192  # images of a step; rows of the product that measures the peak
-
-Line = tuple[str, bool, str]  # (what, whether it is as expected, figures)
+ROOT = Path(__file__).parents[2]
+END_S = 30.0  # for a process to end after its last part
+Event = dict[str, Any]
 
 
-def patterns(images: int) -> Data:
-    """Images of CIFAR's format: one pattern for each of ten classes, under noise that training must see through."""
-    draw = generator("patterns")
-    base = torch.rand(FACTS.classes, 3, 8, 8, generator=draw).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    labels = torch.randint(0, FACTS.classes, (images,), generator=draw)
-    noisy = base[labels] + 0.8 * torch.randn(images, 3, 32, 32, generator=draw)
-    pixels, half, tenth = Pixels((noisy.clamp(0, 1) * 255).byte()), images // 2, images // 10
-    spans = ((0, half), (half, half + tenth), (half + tenth, images), (0, half + tenth))
-    return Data(FACTS, *(TensorImages(pixels, labels, torch.arange(*span)) for span in spans), "")
+class Table:
+    """Prints lines, and keeps them in a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.wrong, self._last = 0, time.monotonic()
+        self._began = self._last
+        self._files: list[TextIO] = []
+        self.errors: TextIO | None = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._files = [(folder / name).open("w") for name in ("table.txt", "lines.jsonl")]
+            self.errors = (folder / "stderr.txt").open("w")
+
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        self._write(0, text)  # first: what was printed is kept, whatever happens next
+        print(text, flush=True)
+
+    def line(self, part: str, what: str, fine: bool, figures: str, **more: object) -> None:
+        """Print a line of the table with the seconds since the one before it."""
+        now = time.monotonic()
+        took, self._last = now - self._last, now
+        self.wrong += not fine
+        kept = {"part": part, "what": what, "fine": fine, "figures": figures, "seconds": round(took, 2), **more}
+        self._write(1, json.dumps(kept | {"at": round(now - self._began, 2)}))
+        self.say(f"{what:<34} {'ok' if fine else 'WRONG':<6} {took:6.1f} s  {figures}" if what else f"  {figures}")
+
+    def _write(self, number: int, text: str) -> None:
+        if self._files:
+            print(text, file=self._files[number], flush=True)
 
 
-def train(data: Data, device: torch.device, epochs: int, seed: int = 0, checkpoint=None, **speed):
-    """(network, what training told, accuracy on the test split) of a ResNet-20."""
-    task = Classification(data, device, Speed(**speed).filled(device.type, "raybench"))
-    torch.manual_seed(seed)
-    net = build_model("cifar-resnet20", FACTS).to(device)
-    recipe = TrainRecipe(epochs=epochs, batch_size=BATCH, lr=0.1, nesterov=True, augment=("crop", "flip"), ema=0.9)
-    trained = task.train(net, recipe, seed=seed, checkpoint=checkpoint or Kept(), select="last")
-    return net, trained, task.evaluate(net, "test")["top1"]
+class Process:
+    """A process that does parts (tests/gpu/child.py), and its events."""
 
+    def __init__(self, device: str, quick: bool, names: Sequence[str], errors: TextIO | None) -> None:
+        parts = [f"{name}={PARTS[name].where}" for name in names]
+        command = [sys.executable, "-m", "tests.gpu.child", device, "quick" if quick else "whole", *parts]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        self._process = subprocess.Popen(command, text=True, cwd=ROOT, **pipes)
+        self._events: queue.Queue[Event | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
 
-def largest_gap(one: nn.Module, other: nn.Module) -> float:
-    """Largest difference of two networks' weights, as a share of the largest weight."""
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return max(float((a - b).detach().abs().max() / a.detach().abs().max()) for a, b in pairs)
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                self._events.put(json.loads(line.removeprefix(MARK)))
+        self._events.put(None)
 
-
-def precisions(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:
-    """Each precision over three seeds, beside fp32."""
-    names = ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16")
-    means = {}
-    for name in names:
-        found = [train(data, device, epochs, seed, precision=name)[2] for seed in range(3)]
-        means[name] = sum(found) / 3
-        fine = abs(means[name] - means["fp32"]) <= NOISE
-        yield f"accuracy, {name}", fine, ", ".join(f"{value:.2f}" for value in found) + f" %, mean {means[name]:.2f}"
-
-
-def formats(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:
-    """The probe of memory formats."""
-    trained = train(data, device, epochs, memory_format="auto")[1].computing
-    yield (
-        "memory format",
-        trained["memory_format"] in ("nchw", "channels_last"),
-        f"{trained['memory_format']}: {trained['speed_note']}",
-    )
-
-
-def graphs(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:
-    """A run of captured steps beside plain ones, with deterministic kernels."""
-    same = {"deterministic": True, "precision": "fp32", "memory_format": "nchw"}
-    plain, _, _ = train(data, device, epochs, graphs="off", **same)
-    captured, trained, _ = train(data, device, epochs, graphs="auto", **same)
-    gap, state = largest_gap(plain, captured), trained.computing["graphs"]
-    expected = "on" if device.type == "cuda" else "off"
-    note = trained.computing["speed_note"] or "no note"
-    yield "steps as CUDA graphs", state == expected and gap < 1e-3, f"{state}, largest gap {gap:.1e}; {note}"
-
-
-def resume(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:
-    """A killed and continued run beside an unkilled one."""
-    same = {"deterministic": True, "precision": "fp32", "graphs": "off", "memory_format": "channels_last"}
-    whole, _, _ = train(data, device, epochs, **same)
-    checkpoint = Kept(dies_after=1)
-    try:
-        train(data, device, epochs, checkpoint=checkpoint, **same)
-    except Killed:
-        checkpoint.left = 0
-    again, trained, _ = train(data, device, epochs, checkpoint=checkpoint, **same)
-    gap = largest_gap(whole, again)
-    yield "resume after a kill", trained.resumed_from == 1 and gap < 1e-5, f"largest gap {gap:.1e}"
-
-
-def memory(data: Data, device: torch.device, epochs: int) -> Iterator[Line]:
-    """Memory of the device after a stage, beside that before it."""
-    if device.type != "cuda":
-        return
-    before = torch.cuda.memory_allocated(device)
-    train(data, device, epochs)
-    torch.cuda.synchronize(device)
-    left = torch.cuda.memory_allocated(device) - before
-    peak = torch.cuda.max_memory_allocated(device) >> 20
-    yield "memory back to its baseline", left < MEMORY_BOUND, f"{left >> 20} MiB left, peak {peak} MiB"
-
-
-def peak(device: torch.device) -> Iterator[Line]:
-    """The rate of one large product, which shares of the peak refer to."""
-    if device.type != "cuda":
-        return
-    for dtype in (torch.bfloat16, torch.float32):
-        a = torch.randn(SIDE, SIDE, device=device, dtype=dtype)
-        for _ in range(3):
-            a @ a
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        for _ in range(10):
-            a @ a
-        end.record()
-        torch.cuda.synchronize(device)
-        rate = 10 * 2 * SIDE**3 / (start.elapsed_time(end) * 1e-3) / 1e12
-        yield f"product of {SIDE} x {SIDE}, {str(dtype).removeprefix('torch.')}", rate > 0, f"{rate:.0f} TFLOP/s"
-
-
-def quickstart(device: torch.device, quick: bool) -> Iterator[Line]:
-    """The cells of quickstart.yaml by the inline executor with the default speed, and one cell with all options."""
-    from raybench.execution.worker import Assignment, execute
-    from raybench.plan.plan import plan
-    from raybench.results.store import Store
-    from raybench.storage.open import open_storage
-    from raybench.sweep.reader import load_sweep
-
-    small = "models: cifar-resnet20\nmethods: magnitude-l1\nspeedups: 2\nseeds: 0\ninclude: []\n"
-    fast = "{precision: bf16, memory_format: auto, deterministic: false, graphs: auto}"
-    ways = (("default", small if quick else ""), ("fast", f"{small}recipe:\n  extends: quick\n  speed: {fast}\n"))
-    for name, block in ways:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "gpu.yaml"
-            file.write_text(f"extends: {QUICKSTART}\nname: gpu\ndevice: {device.type}\n{block}")
-            storage = open_storage(str(Path(folder) / "store"))
-            assignment = Assignment(storage.url, gpus=1.0 if device.type == "cuda" else 0.0)
-            outcomes = [execute(unit, assignment) for unit in plan(load_sweep(file), storage).units]
-            rows = Store(storage).table().to_pylist()
-        failed = [one.error_message for one in outcomes if one.status not in ("ok", "skipped")]
-        fine = [row["metric_final"] for row in rows if row["status"] == "ok"]
-        summary = f"{len(fine)} of {len(rows)} cells, top1 {min(fine, default=0):.1f} to {max(fine, default=0):.1f}"
-        yield f"quickstart, {name}", bool(fine) and not failed, f"{summary}; {failed[0] if failed else 'none failed'}"
-
-
-def lines(device: torch.device, quick: bool) -> Iterator[tuple[Line, float]]:
-    """Every line with the seconds that it took; what raises is a line, too."""
-    data, epochs = patterns(1_000 if quick else 20_000), 2 if quick else 6
-    parts: list[tuple[str, Callable[[], Iterator[Line]]]] = [("peak", lambda: peak(device))]
-    parts += [(part.__name__, lambda part=part: part(data, device, epochs))
-              for part in (precisions, formats, graphs, resume, memory)]  # fmt: skip
-    parts.append(("quickstart", lambda: quickstart(device, quick)))
-    for name, part in parts:
-        started = time.perf_counter()
+    def next(self, within_s: float) -> Event | None:
+        """Its next event, None at its end. TimeoutError where neither comes in time."""
         try:
-            for line in part():
-                yield line, time.perf_counter() - started
-                started = time.perf_counter()
-        except ModuleNotFoundError as error:
-            yield (name, True, f"not run: {error}"), 0.0
-        except Exception as error:  # the other lines are still worth having
-            yield (name, False, f"{type(error).__name__}: {error}".partition("\n")[0]), time.perf_counter() - started
+            return self._events.get(timeout=max(within_s, 0.0))
+        except queue.Empty:
+            raise TimeoutError from None
+
+    def ended(self) -> str:
+        """How it has ended."""
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return f"did not end within {END_S:g} s"
+        return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+    def kill(self) -> None:
+        """End it now, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
+
+def run(names: Sequence[str], device: str, quick: bool, seconds: float, table: Table) -> None:
+    """Do the parts `names` within `seconds`, one process after the other."""
+    ends, left = time.monotonic() + seconds, list(names)
+    while left and time.monotonic() < ends:
+        process = Process(device, quick, left, table.errors)
+        try:
+            follow(process, left, ends, table)
+        finally:
+            process.kill()
+    if left:
+        table.say(f"no time left for: {', '.join(left)} (python -m tests.gpu.check --parts {' '.join(left)})")
+
+
+def follow(process: Process, left: list[str], ends: float, table: Table) -> None:
+    """Print what a process finds, until its end; takes the parts that are over from `left`."""
+    while left:
+        name, began = left[0], time.monotonic()
+        limit = PARTS[name].limit_s
+        try:
+            for event in of_part(process, min(began + limit, ends)):
+                if event["event"] == "line":
+                    table.line(name, event["what"], event["fine"], event["figures"])
+                elif event["event"] == "missing":
+                    table.line(name, name, True, f"not run: {event['figures']}")
+                elif event["event"] == "error":
+                    table.line(name, name, False, event["figures"], traceback=event["traceback"])
+                    left.pop(0)
+                    return
+        except TimeoutError:
+            cut = time.monotonic() >= ends and limit > ends - began
+            table.line(name, name, cut, f"cut off: the time was over after {ends - began:.0f} s of it" if cut
+                       else f"killed: it took longer than its limit of {limit:g} s")  # fmt: skip
+            left.pop(0)
+            return
+        except EOFError:
+            table.line(name, name, False, f"its process {process.ended()}")
+            left.pop(0)
+            return
+        left.pop(0)
+
+
+def of_part(process: Process, ends: float) -> Iterator[Event]:
+    """The events of one part up to its end. TimeoutError after `ends`; EOFError where the process ends before."""
+    while True:
+        event = process.next(ends - time.monotonic())
+        if event is None:
+            raise EOFError
+        if event["event"] == "end":
+            return
+        yield event
+
+
+def runnable(names: Sequence[str], table: Table) -> list[str]:
+    """Those of the parts whose modules are here; says in one sentence what is missing."""
+    missing = sorted({one for name in names for one in absent(PARTS[name])})
+    waiting = [name for name in names if absent(PARTS[name])]
+    if missing:
+        wanted = " ".join(DISTRIBUTIONS.get(one, one) for one in missing)
+        table.say(f"missing: {', '.join(missing)} (pip install {wanted}); not run without: {', '.join(waiting)}")
+    if "torch_pruning" in missing:
+        table.say("without torch_pruning the rows are of dense networks alone")
+    return [name for name in names if name not in waiting]
+
+
+def absent(part: Part) -> list[str]:
+    """The modules that a part needs and that aren't here."""
+    return [one for one in part.needs if importlib.util.find_spec(one) is None]
+
+
+def has_card() -> bool:
+    """Whether there is a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def main() -> int:
@@ -189,28 +188,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true", help="fewer images and epochs, one cell")
-    parser.add_argument("--no-bench", action="store_true", help="the table alone")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="for the whole; what doesn't fit is named")
+    parser.add_argument("--out", type=Path, help="a folder that keeps the lines, as they come")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART",
+                        help=f"of: {', '.join(PARTS)}")  # fmt: skip
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        print("not run: there is no CUDA device on this machine")
+    began, table = time.monotonic(), Table(args.out)
+    names = runnable(args.parts, table)
+    if args.device == "cuda" and importlib.util.find_spec("torch") and not has_card():
+        table.say("not run: there is no CUDA device on this machine")
         return 0
-    device = torch.device(args.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
-    print(f"{name}; torch {torch.__version__}", flush=True)
-    wrong = 0
-    for (what, fine, figures), seconds in lines(device, args.quick):
-        wrong += not fine
-        print(f"{what:<34} {'ok' if fine else 'WRONG':<6} {seconds:6.1f} s  {figures}", flush=True)
-    if not args.no_bench:
-        from tests.benchmarks import bench_copies, bench_training
-
-        nets = ["resnet20", "resnet18"] if args.quick else ["resnet20", "resnet18", "vgg19", "resnet50"]
-        sys.argv = ["bench_training", *nets, "--device", args.device, "--images", "512" if args.quick else "2048",
-                    "--turns", "2"]  # fmt: skip
-        bench_training.main()
-        for row in bench_copies.rows(nets[0], device, BATCH):
-            print(row, flush=True)
-    return int(wrong > 0)
+    run(names, args.device, args.quick, args.seconds - (time.monotonic() - began), table)
+    return int(table.wrong > 0)
 
 
 if __name__ == "__main__":
