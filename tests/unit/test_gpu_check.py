@@ -109,7 +109,7 @@ def test_the_benchmark_has_its_rows_on_a_fake_card(monkeypatch) -> None:
     assert [rows[key].product for key in ("plain", "speed: default", "speed: tf32, all", "speed: bf16")] == [
         "tf32", "fp32", "tf32", "bf16",
     ]  # fmt: skip
-    assert rows["speed: bf16, all, compiled"].note.startswith("forward compiled in ")
+    assert rows["speed: bf16, all, compiled"].note.startswith("first step compiled in ")
     assert "no graphs" not in rows["speed: bf16, all, compiled"].note + rows["speed: graphs"].note
 
 
