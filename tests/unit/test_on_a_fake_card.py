@@ -24,6 +24,7 @@ from raybench.models.build import build_model
 from raybench.progress.outcome import Outcome
 from raybench.sweep.recipe import TrainRecipe
 from raybench.sweep.speed import Speed
+from raybench.tasks import classification
 from raybench.tasks.classification import Classification
 from raybench.tasks.training import steps
 from raybench.tasks.training.computing import Computing, exact, kernels
@@ -155,6 +156,20 @@ def test_a_network_that_asks_for_values_is_found_out_before_any_capture(card, mo
     assert found.computing["speed_note"].startswith("no graphs: a step waits for the device (")
     same(net, plain)
     assert torch.cuda.get_sync_debug_mode() == 0
+
+
+def test_an_optimizer_that_reads_its_rate_is_found_out_before_any_capture(card, monkeypatch) -> None:
+    """In a graph the rate is a tensor on the card, which torch's foreach form of SGD reads for each step."""
+
+    def foreach(model, recipe, device):
+        return torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, foreach=True)
+
+    monkeypatch.setattr(classification, "make_optimizer", foreach)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", None)  # nothing is captured
+    plain, _ = trained(CUDA)
+    net, found = trained(CUDA, speed={"graphs": "auto"})
+    assert found.computing["speed_note"].startswith("no graphs: a step waits for the device (")
+    same(net, plain, within=1e-6)
 
 
 def test_after_a_failed_capture_training_goes_on_and_the_first_error_is_told(card, monkeypatch) -> None:

@@ -82,11 +82,8 @@ def graphs(monkeypatch):
         assert [group["lr"] for group in progress.optimizer.param_groups] == lr
 
         def again() -> None:
-            for group, rate in zip(self._groups, self._rates, strict=True):
-                group["own"], group["lr"] = group["lr"], rate
-            self._loss.copy_(step(progress, self._inputs))
-            for group in self._groups:
-                group["lr"] = group.pop("own")
+            with self._inputs.as_rates():
+                self._loss.copy_(step(progress, self._inputs.batch))
 
         self._graph.again = again
 

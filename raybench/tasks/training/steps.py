@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,19 @@ class Stepper:
     def _rehearsal(self, progress: TrainingState, mixed: Mixed) -> Tensor:
         """A plain step in which torch tells what waits for the device; then there are no graphs.
 
-        No graph can hold that, and an attempt spoils more than itself: torch keeps the capture's memory pool open.
+        No graph can hold that, and an attempt spoils more than itself: torch keeps the capture's memory pool open. As
+        in a graph, learning rates and the share of a mixture are tensors: whoever asks for their values is found out,
+        and CUDA has loaded the kernels that read them.
         """
+        inputs = _Inputs(progress.optimizer, mixed)
+        inputs.fill(mixed)
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                loss = self._beside(progress, mixed)
+                with inputs.as_rates():
+                    loss = self._beside(progress, inputs.batch)
         finally:
             torch.cuda.set_sync_debug_mode(before)
         waits = [one for one in caught if WAITS in str(one.message)]
@@ -183,45 +189,62 @@ def _first(error: BaseException) -> BaseException:
     return error if error.__context__ is None else _first(error.__context__)
 
 
-class _Graph:
-    """One captured step for batches of one shape; its inputs and the learning rates are tensors that are filled."""
+class _Inputs:
+    """What a captured step reads: a batch of one shape and the learning rates, as tensors that are filled."""
 
-    def __init__(
-        self, step: Callable[[TrainingState, Mixed], Tensor], progress: TrainingState, mixed: Mixed, stream: Any
-    ) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, mixed: Mixed) -> None:
         device = mixed.images.device
-        self._groups = progress.optimizer.param_groups
+        self._groups = optimizer.param_groups
         self._rates = [torch.zeros((), device=device) for _ in self._groups]
-        share = torch.ones((), device=device)
-        self._inputs = Mixed(mixed.images.clone(), mixed.labels.clone(), mixed.others.clone(), share)
-        self._graph, floats = torch.cuda.CUDAGraph(), [group["lr"] for group in self._groups]
-        progress.optimizer.zero_grad()
-        numbers = torch.cuda.default_generators[device.index or 0]
-        before = numbers.clone_state()
+        self._share = torch.ones((), device=device)
+        self.batch = Mixed(mixed.images.clone(), mixed.labels.clone(), mixed.others.clone(), self._share)
+
+    def fill(self, mixed: Mixed) -> None:
+        """Take over a batch and the present learning rates, without waiting for the device."""
+        self.batch.images.copy_(mixed.images)
+        self.batch.labels.copy_(mixed.labels)
+        self.batch.others.copy_(mixed.others)
+        self._share.fill_(mixed.share)
+        for group, rate in zip(self._groups, self._rates, strict=True):
+            rate.fill_(group["lr"])
+
+    @contextmanager
+    def as_rates(self) -> Iterator[None]:
+        """Context in which the optimizer's learning rates are the tensors."""
+        floats = [group["lr"] for group in self._groups]
         try:
             for group, rate in zip(self._groups, self._rates, strict=True):
                 group["lr"] = rate
-            # other threads may load data; after an error torch leaves the stream and the generator in the capture
-            with (
-                torch.cuda.stream(torch.cuda.current_stream()),
-                torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
-            ):
-                self._loss = step(progress, self._inputs)
-        except BaseException:
-            numbers.graphsafe_set_state(before)
-            raise
+            yield
         finally:
             for group, value in zip(self._groups, floats, strict=True):
                 group["lr"] = value
 
+
+class _Graph:
+    """One captured step for batches of one shape."""
+
+    def __init__(
+        self, step: Callable[[TrainingState, Mixed], Tensor], progress: TrainingState, mixed: Mixed, stream: Any
+    ) -> None:
+        self._inputs, self._graph = _Inputs(progress.optimizer, mixed), torch.cuda.CUDAGraph()
+        progress.optimizer.zero_grad()
+        numbers = torch.cuda.default_generators[mixed.images.device.index or 0]
+        before = numbers.clone_state()
+        try:
+            # other threads may load data; after an error torch leaves the stream and the generator in the capture
+            with (
+                self._inputs.as_rates(),
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
+            ):
+                self._loss = step(progress, self._inputs.batch)
+        except BaseException:
+            numbers.graphsafe_set_state(before)
+            raise
+
     def replay(self, mixed: Mixed) -> Tensor:
         """Take the step on a batch."""
-        self._inputs.images.copy_(mixed.images)
-        self._inputs.labels.copy_(mixed.labels)
-        self._inputs.others.copy_(mixed.others)
-        assert isinstance(self._inputs.share, Tensor)  # as made above
-        self._inputs.share.fill_(mixed.share)
-        for group, rate in zip(self._groups, self._rates, strict=True):
-            rate.fill_(group["lr"])
+        self._inputs.fill(mixed)
         self._graph.replay()
         return self._loss.clone()
