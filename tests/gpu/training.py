@@ -106,6 +106,7 @@ def memory(device: torch.device, quick: bool) -> Iterator[Line]:
     if device.type != "cuda":
         return
     data = patterns(IMAGES[not quick])
+    train(data, device, 1)  # the images stay on the device
     for what, state in (("plain steps", "off"), ("graphs", "auto")):
         free()
         before = torch.cuda.memory_allocated(device)
