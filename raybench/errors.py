@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from os.path import commonprefix
 from pathlib import Path
 from typing import TextIO
@@ -26,6 +27,7 @@ SAME = {  # what people type -> our word for it
     "size": "image_size", "l1": "magnitude-l1", "l2": "magnitude-l2", "distillation": "distill",
     "gradient_clip": "clip_grad",
 }  # fmt: skip
+MOST_BESIDE = 2_000  # names of a folder among which the nearest is looked for
 LISTED = 30  # names of one kind that a message lists
 # All but tab and newline: C0, DEL, C1, marks and overrides of the direction, lone surrogates (names that aren't UTF-8).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -133,6 +135,21 @@ def nearest(name: str, names: Iterable[str]) -> str:
     similar = difflib.get_close_matches(str(name), known, n=1, cutoff=0.55)
     found = close(str(name), known) or next(iter([*words, *starts, *similar]), None)
     return "" if found is None else f" Did you mean {found!r}?"
+
+
+def nearest_path(path: Path, ending: str = "") -> str:
+    """`` Did you mean 'folder/name'?`` for a file or folder beside `path` of which it is a slip of the finger, or "".
+
+    Args:
+        path: what was typed and isn't there.
+        ending: a pattern of the names that count, such as ``.y*ml``; without it all do.
+    """
+    try:
+        beside = {one.stem if ending else one.name: one for one in islice(path.parent.glob(f"*{ending}"), MOST_BESIDE)}
+    except OSError:
+        return ""
+    found = close(path.stem if ending else path.name, beside)
+    return f" Did you mean {str(beside[found])!r}?" if found else ""
 
 
 def printable(text: str) -> str:

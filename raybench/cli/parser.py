@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from raybench.errors import nearest
@@ -31,8 +33,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The parsed arguments; an unknown option is named with the nearest one."""
-        self._given = list(sys.argv[1:] if args is None else args)
-        found, rest = self.parse_known_args(args, namespace)
+        self._given = [_at_home(one) for one in (sys.argv[1:] if args is None else args)]
+        found, rest = self.parse_known_args(self._given, namespace)
         if rest:
             option = next((one for one in rest if one.startswith("-")), rest[0])
             self.error(f"unknown {'option' if option.startswith('-') else 'argument'} {option!r}.{self._near(option)}")
@@ -63,6 +65,18 @@ class Parser(argparse.ArgumentParser):
 
     def _near(self, option: str) -> str:
         return nearest(option.partition("=")[0], [name for action in self._actions for name in action.option_strings])
+
+
+def _at_home(argument: str) -> str:
+    """An argument with the ``~/`` at its start replaced, which shells leave in quotes and after ``--storage=``.
+
+    A path that exists as it is written is left alone.
+    """
+    option = found[0] if (found := re.match("--[a-z-]+=", argument)) else ""
+    path = argument.removeprefix(option)
+    if not path.startswith("~/") or Path(path).exists():
+        return argument
+    return option + os.path.expanduser(path)
 
 
 def _broken(line: str, width: int) -> str:

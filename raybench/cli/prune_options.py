@@ -18,7 +18,7 @@ from raybench.cli.prune_calibration import with_fewer_images
 from raybench.cli.prune_latency import add_target_latency
 from raybench.cli.quantities import speedup
 from raybench.cli.sweep_arguments import check_name
-from raybench.errors import UserError, nearest
+from raybench.errors import UserError, nearest, nearest_path
 from raybench.provenance import has_gpu, usable_cores
 from raybench.sweep.data_roots import ROOT_VARIABLE
 from raybench.sweep.method_label import EXPECTED, read_label
@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--regularizer", metavar="R", help="sparsity regularizer to train with before pruning (raybench methods)")
     text = "local, global, protected-global, isomorphic, optimal or optimal-blocks (default: %(default)s)"
     add("--strategy", default="protected-global", metavar="S", help=text)
-    target = parser.add_mutually_exclusive_group(required=True)
+    target = parser.add_mutually_exclusive_group()  # one is required, after the names
     text = "base MACs / pruned MACs, one or several, such as 2 or 2x"
     target.add_argument("--speedup", type=speedup, nargs="+", metavar="X", help=text)
     text = "base parameters / pruned parameters, one or several, such as 2 or 2x"
@@ -82,6 +82,15 @@ def name_model(args: argparse.Namespace) -> None:
     args.model = args.typed or args.model
     if not args.model:
         raise UserError("MODEL: found none, expected one of raybench models, timm:NAME or module:function")
+
+
+def check_target(args: argparse.Namespace) -> None:
+    """UserError where no option says how much to prune; a mistyped name comes before."""
+    args.model = as_module(args.model)
+    _check_names(args)
+    if args.speedup is args.target_params is args.ratio is args.target_latency is None:
+        expected = "one of --speedup, --target-params, --ratio and --target-latency, such as --speedup 2"
+        raise UserError(f"found no option that says how much to prune, expected {expected}")
 
 
 def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None) -> Sweep:
@@ -212,6 +221,9 @@ def _check_names(args: argparse.Namespace) -> None:
     if args.regularizer:
         check_name("--regularizer", registry.regularizer, _name_of("--regularizer", args.regularizer))
     embedded = registry.dataset.entry(args.dataset).facts.get("embedded")
+    if embedded and args.data_root:
+        photos = "" if args.dataset.endswith("detection") else "; for class folders: --dataset imagefolder"
+        raise UserError(f"--data-root: found {args.data_root!r}, expected none: {args.dataset} needs no folder{photos}")
     if not (embedded or args.data_root or os.environ.get(ROOT_VARIABLE)):
         raise UserError(
             f"--data-root: found none, expected the folder of {args.dataset} (or {ROOT_VARIABLE}, its parent)"
@@ -254,7 +266,7 @@ def _device_kind(name: str | None) -> str:
 
 def _existing(path: str, option: str) -> Path:
     if not Path(path).exists():
-        raise UserError(f"{option}: found no {path}")
+        raise UserError(f"{option}: found no {path}.{nearest_path(Path(path))}".removesuffix("."))
     return Path(path).resolve()
 
 

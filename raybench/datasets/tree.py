@@ -45,10 +45,12 @@ def class_folders(root: Path) -> tuple[str, ...]:
         return names
     if not is_flat(root):
         found = ", ".join(f"{name}/" for name in folders_in(root)[:5]) or "no folders"
+        above = root.parent
+        near = f". {above} has class folders: is that meant?" if found == "no folders" and is_flat(above) else ""
         lacking = " and ".join(f"{name}/" for name in missing)
         raise UserError(
             f"dataset 'imagefolder': found no {lacking} in {root} (there: {found}); expected "
-            "train/CLASS/* and val/CLASS/*, or class folders in it, which are split by a seed"
+            "train/CLASS/* and val/CLASS/*, or class folders in it, which are split by a seed" + near
         )
     return ("",)
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raybench import registry
-from raybench.errors import SpecError, UserError, close, nearest
+from raybench.errors import SpecError, UserError, nearest, nearest_path
 from raybench.sweep.mistakes import Mistake, Mistakes, explain, show
 from raybench.sweep.nodes import YamlNode, merge, parse
 from raybench.sweep.other_files import refuse_other
@@ -75,9 +75,7 @@ def _file_of(path: Path) -> Path:
         raise SpecError(f"{path}: found a folder, expected a sweep file (YAML){storage}")
     if path.exists():
         return path
-    here = {file.stem: file.name for file in path.parent.glob("*.y*ml")}
-    slip = close(path.stem, here)
-    near = f" Did you mean {here[slip]!r}?" if slip else ""
+    near = nearest_path(path, ".y*ml")
     if path.name != str(path) or path.suffix:
         raise SpecError(f"{path}: found no such file{near and f'.{near}'}")
     if shipped.is_file():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from raybench.cli.main import main
 from raybench.errors import nearest
+
+PHOTOS = ["prune", "resnet18", "--speedup", "2", "--dataset", "imagefolder"]
 
 
 @pytest.mark.parametrize(
@@ -34,3 +38,41 @@ def test_of_names_that_are_equally_near_the_one_with_the_same_start_is_meant() -
     known = ["cifar-resnet18", "cifar-resnet20", "cifar-resnet32", "cifar-resnet56"]
     assert nearest("cifar-resnet2O", known) == " Did you mean 'cifar-resnet20'?"
     assert nearest("cifar-resnet5", known) == " Did you mean 'cifar-resnet56'?"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["plan", "sweeps/minne.yaml"], "sweeps/minne.yaml: found no such file. Did you mean 'sweeps/mine.yaml'?"),
+        (["prune", "resnt18"], "MODEL: unknown model 'resnt18'. Did you mean 'resnet18'?"),
+        (["prune", "resnet18"], "found no option that says how much to prune, expected one of --speedup,"),
+        (["prune", "mynett.py:net", "--speedup", "2"], "(set PYTHONPATH). Did you mean 'mynet'?"),
+        ([*PHOTOS, "--data-root", "sweps"], "--data-root: found no sweps. Did you mean 'sweeps'?"),
+        ([*PHOTOS, "--data-root", "nowhere/x"], "--data-root: found no nowhere/x\n"),
+        ([*PHOTOS, "--data-root", "sweeps", "--weights", "mynet.pt"], "--weights: found no mynet.pt. Did you mean 'my"),
+        ([*PHOTOS[:4], "--data-root", "sweeps"], "found 'sweeps', expected none: digits needs no folder; for class fo"),
+        ([*PHOTOS, "--data-root", "photos/rose"], "photos has class folders: is that meant?"),
+    ],
+)
+def test_what_was_meant_is_named_where_names_and_paths_are_typed(typed, said, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("sweeps", "photos/rose", "photos/tulip"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "sweeps" / "mine.yaml").write_text("name: mine")
+    (tmp_path / "mynet.py").write_text("def net(): ...")
+    (tmp_path / "mynet.pth").touch()
+    with contextlib.suppress(SystemExit):
+        assert main(typed) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("storage", [["--storage", "~/runs"], ["--storage=~/runs"]])
+def test_a_home_that_the_shell_left_is_replaced(storage, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("name: mine")
+    assert main(["plan", "~/mine.yaml", *storage]) == 2
+    assert f"{tmp_path}/mine.yaml:1: models: the key is missing" in capsys.readouterr().err
+    assert main(["plan", "quickstart", *storage]) == 0
+    assert f"(storage {tmp_path}/runs)" in capsys.readouterr().out
+    assert main(["plan", "~/~/mine.yaml"]) == 2
+    assert f"{tmp_path}/~/mine.yaml: found no such file" in capsys.readouterr().err

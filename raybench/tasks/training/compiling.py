@@ -55,9 +55,7 @@ class Compiling:
             return passes(model)
         device = next(model.parameters()).device
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return passes(
-                self._compiled
-            )  # nothing is computed yet; after a failure there is no graph
+            return passes(self._compiled)  # nothing is computed yet; after a failure there is no graph
         return self._guarded(self._compiled, model, _Before(model, device), passes)
 
     def close(self, computing: Computing) -> Computing:
