@@ -94,9 +94,8 @@ def own_module(model: str) -> str | None:
 def not_found(module: str) -> str:
     """Message for a missing `module`, with the places that were searched."""
     near = nearest(module, sorted(file.stem for file in Path().glob("*.py")))
-    return f"found no module {module!r} in this folder ({os.getcwd()}) or on the Python path (set PYTHONPATH).{near}".removesuffix(
-        "."
-    )
+    where = f"in this folder ({os.getcwd()}) or on the Python path (set PYTHONPATH)"
+    return f"found no module {module!r} {where}{near and f'.{near}'}"
 
 
 def as_module(name: str) -> str:
