@@ -190,6 +190,25 @@ def test_a_step_whose_compilation_fails_is_taken_again_with_the_same_numbers(whe
     assert used.speed_note.endswith("disk full")
 
 
+@pytest.mark.parametrize(("holder", "name"), [(torch, "compile"), (torch._dynamo, "reset")])
+def test_a_compiler_that_cannot_start_leaves_the_network_plain(holder, name, monkeypatch):
+    """torch makes its cache's folder while it is imported; a wrong TORCHINDUCTOR_CACHE_DIR shows there."""
+
+    def broken(*_):
+        raise PermissionError(13, "Permission denied", "/cache")
+
+    monkeypatch.setattr(compiling, "SECONDS_EACH", 0.0)
+    monkeypatch.setattr(compiling, "_has_compiler", lambda device: True)
+    monkeypatch.setattr(holder, name, broken)
+    plain, *_ = stepped(Computing())
+    found, _, stepper = stepped(Computing(compile="auto"))
+    monkeypatch.undo()
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+    used = stepper.close()
+    assert used.compile == "off"
+    assert used.speed_note.startswith("not compiled: [Errno 13] Permission denied")
+
+
 @pytest.mark.parametrize("behind", [False, True])
 def test_a_time_limit_in_the_middle_of_compiling_ends_the_stage(behind, monkeypatch):
     monkeypatch.setattr(compiling, "SECONDS_EACH", 0.0)

@@ -75,11 +75,18 @@ class Compiling:
         elif left < WORTH * expected:
             self._note = f"not compiled: {left:.0f} s left, compiling takes up to {expected:.0f} s"
         else:
+            self._prepare(model)
+
+    def _prepare(self, model: nn.Module) -> None:
+        """Nothing is compiled yet, but the import alone makes the cache's folder."""
+        try:
             torch._dynamo.reset()
             torch._dynamo.utils.counters.clear()
             self._tried = True
             self._note = "compiled"
             self._compiled = torch.compile(model)
+        except Exception as error:
+            self._note = f"not compiled: {first_line(error)}"
 
     def _guarded(self, compiled: Forward, model: nn.Module, before: _Before, passes: Callable[[Forward], T]) -> T:
         started, handled = 0.0 if self._ran else time.perf_counter(), sys.exception()
