@@ -10,12 +10,16 @@ import torch
 from PIL import Image, ImageOps
 from scipy import stats
 from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
 
+from raybench.errors import UserError
 from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.mix import _beta
-from raybench.tasks.training.randaugment import OPERATIONS
+from raybench.tasks.training.randaugment import operation_draws, with_operations
 from raybench.tasks.training.seeding import generator
 from tests.augmentations import augmented, erased, mix, randaugment, randaugmented, shifted
+from tests.oracles import randaugment as library
+from tests.oracles.randaugment import OPERATIONS
 
 SIZE = 21
 
@@ -111,6 +115,49 @@ def test_randaugment_is_two_operations_of_random_sign_on_each_image(magnitude: i
     assert len(OPERATIONS) == 14
     assert torch.equal(randaugmented(images, recipe(randaugment=9), generator(3)), randaugment(images, 9, generator(3)))
     assert randaugmented(images, recipe(), generator(3)) is images
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 1.9])
+def test_sharpness_is_torchvisions(factor: float) -> None:
+    images = torch.rand(2, 3, 9, 12, generator=generator(0))
+    expected = TF.adjust_sharpness(images, factor)
+    assert torch.allclose(library._sharpen(images, factor).clamp(0, 1), expected, atol=1e-6)
+
+
+SHAPES = [(3, 32, 32), (1, 8, 8), (3, 21, 21), (1, 13, 40), (3, 7, 5), (3, 2, 2), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("magnitude", [1, 5, 9, 10])
+def test_all_images_together_have_the_bits_of_one_operation_after_another(shape, magnitude: int) -> None:
+    """Nothing is left of a batch, or all of it, in some group; images of a single value are among them."""
+    for count, seed in ((1, 0), (1, 1), (2, 2), (5, 3), (130, 4), (130, 5)):
+        draw = generator(seed, magnitude)
+        images = torch.rand(count, *shape, generator=draw)
+        if seed % 2:  # as bytes are
+            images = (images * 255).round() / 255
+            images[: count // 3] = images[: count // 3].mean((2, 3), keepdim=True)
+        before, draws = images.clone(), operation_draws(count, draw)
+        assert torch.equal(with_operations(images, magnitude, draws), library.with_operations(images, magnitude, draws))
+        assert torch.equal(images, before)
+
+
+def test_threads_change_nothing() -> None:
+    """Large enough that torch divides the sum of one image among them."""
+    before = torch.get_num_threads()
+    images = torch.rand(12, 3, 200, 200, generator=generator(0))
+    draws = tuple((torch.tensor([8] * 3 + [7] * 9), torch.arange(12) < most) for most in (1, 3))
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            assert torch.equal(with_operations(images, 9, draws), library.with_operations(images, 9, draws))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_images_of_two_channels_are_refused() -> None:
+    with pytest.raises(UserError, match="randaugment: found images of 2 channels, expected 1 or 3"):
+        randaugment(torch.rand(4, 2, 8, 8), 9, generator(0))
 
 
 @pytest.mark.parametrize(("height", "width", "share"), [(16, 16, 0.7), (12, 30, 1.0), (6, 5, 0.3)])

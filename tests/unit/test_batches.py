@@ -22,6 +22,7 @@ from raybench.tasks.training.ema import Average
 from raybench.tasks.training.mix import Mixed
 from raybench.tasks.training.optimize import make_optimizer
 from raybench.tasks.training.progress import TrainingState
+from raybench.tasks.training.randaugment import operation_draws, with_operations
 from raybench.tasks.training.scale import Scale
 from raybench.tasks.training.seeding import generator
 from raybench.tasks.training.steps import Stepper
@@ -30,6 +31,7 @@ CPU = torch.device("cpu")
 SCALE = Scale.of((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), CPU)
 MOST_CALLS = 12  # of operators, for the input work of a batch
 MOST_OF_ALL = 16  # the same with two moves and everything else, but for resized-crop and RandAugment
+MOST_RANDAUGMENT = 181  # two rounds of 14 operations
 MOST_RESIZED = 64  # with resized-crop of images in memory
 
 
@@ -129,6 +131,18 @@ def test_input_work_is_a_few_calls_whatever_the_batch_size(options, most, monkey
         counts.append(len(calls.names))
         found += calls.names
     assert counts[0] == counts[1] <= most, found
+
+
+def test_randaugment_is_as_many_calls_for_any_batch_that_has_all_operations():
+    counts = []
+    for size in (300, 600):
+        draws = operation_draws(size, generator(size))
+        pixels = torch.rand(size, 3, 8, 8)
+        with_operations(pixels, 9, draws)  # where moved pixels come from is kept
+        with Calls() as calls:
+            with_operations(pixels, 9, draws)
+        counts.append(len(calls.names))
+    assert counts[0] == counts[1] <= MOST_RANDAUGMENT, calls.names
 
 
 WAITING = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__")

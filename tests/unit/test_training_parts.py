@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.transforms.v2 import functional as TF
 
 from raybench.datasets.data import crop_resized, random_boxes
 from raybench.datasets.facts import DataFacts
@@ -14,7 +13,6 @@ from raybench.tasks.training.ema import Average
 from raybench.tasks.training.loss import TEMPERATURE, training_loss
 from raybench.tasks.training.mix import Mixed
 from raybench.tasks.training.optimize import learning_rate, make_optimizer, set_rates
-from raybench.tasks.training.randaugment import _sharpen
 from raybench.tasks.training.seeding import generator
 from raybench.tokens.attached import reduced, reducer_named
 from tests.augmentations import augmented, erased, flipped, mix, randaugment, shifted
@@ -136,13 +134,6 @@ def test_erasing_and_randaugment_leave_shapes_and_ranges():
     assert one.min() >= 0
     assert one.max() <= 1
     assert (one != images).flatten(1).any(1).sum() > 8
-
-
-@pytest.mark.parametrize("factor", [0.1, 1.0, 1.9])
-def test_sharpness_is_torchvisions(factor):
-    images = torch.rand(2, 3, 9, 12, generator=generator(0))
-    expected = TF.adjust_sharpness(images, factor)
-    assert torch.allclose(_sharpen(images, factor).clamp(0, 1), expected, atol=1e-6)
 
 
 def test_the_average_of_weights():
