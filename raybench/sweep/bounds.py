@@ -26,6 +26,11 @@ AUGMENTATIONS: Mapping[str, tuple[str, ...]] = {  # task -> what a recipe's `aug
     "classification": ("shift", "flip", "crop", "resized-crop"),
     "detection": ("mosaic", "hsv", "shift", "scale", "flip"),
 }
+UNUSED: Mapping[str, Mapping[str, float]] = {  # task -> settings that it doesn't read, and what is expected
+    "detection": {
+        "label_smoothing": 0, "cutmix": 0, "randaugment": 0, "random_erasing": 0, "distill": 0, "start_scale": 1,
+    },
+}  # fmt: skip
 Augmentation = typing.Literal["shift", "flip", "crop", "resized-crop", "mosaic", "hsv", "scale"]
 
 

@@ -14,7 +14,7 @@ from raybench.catalogue import TRAINING, Entry, needs_images, reads_images
 from raybench.errors import SpecError, UserError
 from raybench.storage.hashing import file_sha256
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
-from raybench.sweep.bounds import AUGMENTATIONS
+from raybench.sweep.bounds import AUGMENTATIONS, UNUSED
 from raybench.sweep.data_roots import data_fingerprint
 from raybench.sweep.environment import number_variables, warn_of_variables
 from raybench.sweep.grid import Excluded, cells, overriding, variants_of
@@ -79,10 +79,14 @@ def _attention(model: str) -> bool | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _check_augment(recipe: Recipe, task: str, stages: tuple[str, ...]) -> None:
-    """SpecError for an augmentation of another task than the data's, in a stage that the cells run."""
+def _check_task(recipe: Recipe, task: str, stages: tuple[str, ...]) -> None:
+    """SpecError for an augmentation or a setting of another task than the data's, in a stage that the cells run."""
     known = AUGMENTATIONS.get(task)
     for stage in stages if known else ():
+        for key, expected in UNUSED.get(task, {}).items():
+            if (found := getattr(getattr(recipe, stage), key)) != expected:
+                what = f"found {found:g}; not supported for {task}, expected {expected:g}"
+                raise SpecError(f"recipe {recipe.name!r}: {stage}.{key}: {what}")
         strange = [name for name in getattr(recipe, stage).augment if name not in (known or ())]
         if strange and getattr(recipe, stage).epochs:
             names = ", ".join(known or ())
@@ -305,7 +309,7 @@ def _recipe_of(
         what = "is a trained selection" if trained else "has a regularizer"
         missing = f"the key is missing; method {method!r} {what}, which trains in that stage"
         raise SpecError(f"recipe {recipe.name!r}: sparsify: {missing}")
-    _check_augment(recipe, task, ("base",) * fields["weights"].trained + ("sparsify",) * sparsifies + ("finetune",))
+    _check_task(recipe, task, ("base",) * fields["weights"].trained + ("sparsify",) * sparsifies + ("finetune",))
     speed = recipe.speed.canonical(device, protocol)
     if task not in TASKS and (unused := next(iter(speed.model_dump().items()), None)):
         found = f"found {unused[1]!r}, expected none: {task} trains without these options"

@@ -20,6 +20,7 @@ from raybench.errors import UserError
 from raybench.image_size import sides
 from raybench.models.ultralytics import normalised
 from raybench.pauses import pause
+from raybench.sweep.bounds import UNUSED
 from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.detection_images import Augment, TrainingImages, workers_for
 from raybench.tasks.detection_loss import AnyDetector, Criterion, at_epoch, summed
@@ -136,11 +137,9 @@ def check_recipe(recipe: TrainRecipe) -> None:
     for name in recipe.augment:
         if name not in AUGMENT:
             raise UserError(f"augment: found {name!r}; detection has {', '.join(AUGMENT)}")
-    for key in ("label_smoothing", "cutmix", "randaugment", "random_erasing", "distill"):
-        if getattr(recipe, key):
-            raise UserError(f"{key}: found {getattr(recipe, key)}; not supported for detection, expected 0")
-    if recipe.start_scale < 1:
-        raise UserError(f"start_scale: found {recipe.start_scale:g}; not supported for detection, expected 1")
+    for key, expected in UNUSED["detection"].items():
+        if (found := getattr(recipe, key)) != expected:
+            raise UserError(f"{key}: found {found}; not supported for detection, expected {expected:g}")
 
 
 def freeze_integral(model: AnyDetector) -> None:

@@ -212,6 +212,10 @@ def test_what_only_the_grid_shows(monkeypatch) -> None:
     fast = RECIPE | {"speed": {"compile": "auto"}}
     found = refused(datasets="digits-detection", models="yolov8n", methods="cp", recipe=fast)
     assert found == ("recipe 'r': speed: compile: found 'auto', expected none: detection trains without these options")
+    boxes = {"datasets": "digits-detection", "models": "yolov8n", "methods": "cp"}
+    small = RECIPE | {"finetune": RECIPE["finetune"] | {"start_scale": 0.7}}
+    said = "recipe 'r': finetune.start_scale: found 0.7; not supported for detection, expected 1"
+    assert refused(**boxes, recipe=small) == said
 
 
 @pytest.mark.parametrize(
