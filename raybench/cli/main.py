@@ -131,6 +131,9 @@ def _guarded(verb: str, arguments: list[str]) -> int:
             except Exception as error:
                 if found.requested:  # after Ctrl-C libraries raise errors of any kind
                     raise KeyboardInterrupt from None
+                if refused := _refused_variable(error):
+                    print(printable(f"raybench {verb}: {refused}"), file=sys.stderr)
+                    return 2
                 if not isinstance(error, OSError) or error.errno not in NOT_OURS:
                     raise
                 print(printable(f"raybench {verb}: {error}"), file=sys.stderr)
@@ -141,6 +144,15 @@ def _guarded(verb: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         say_interrupted()
         return INTERRUPTED
+
+
+def _refused_variable(error: Exception) -> str:
+    """What is wrong with TORCH_LOGS, which torch reads as it is imported; empty for other errors."""
+    frames = traceback.extract_tb(error.__traceback__)
+    value = os.environ.get("TORCH_LOGS")
+    if not value or not frames or "_logging" not in Path(frames[-1].filename).parts:
+        return ""
+    return f"TORCH_LOGS: found {value!r}, expected names of torch's logs or modules, such as dynamo, or no TORCH_LOGS"
 
 
 def _run(verb: str, arguments: list[str]) -> int:

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
+from raybench.error_text import shortened
 from raybench.errors import counted, one_line, printable
+
+MOST_CELL, MOST_LINE = 5_000, 20_000  # characters of one text from a row, which may hold megabytes
 
 
 def lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
@@ -92,7 +95,12 @@ def wrapped(text: str, width: int, first: str = "", rest: str = "  ") -> list[st
         ['lamp,', '  magnitude-l2+group-norm']
     """
     return wrap(
-        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        shortened(text, MOST_LINE),
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
@@ -110,8 +118,9 @@ def indented(line: str, width: int) -> list[str]:
 
 def aligned(cells: Sequence[Sequence[str]], right: Sequence[bool], gap: str = "  ") -> list[str]:
     """One line a row of `cells`, padded to the width of each column; `right` says which columns are right-aligned."""
-    widths = column_widths(cells)
-    return [gap.join(map(_pad, row, widths, right)).rstrip() for row in cells]
+    shown = [[shortened(text, MOST_CELL) for text in row] for row in cells]
+    widths = column_widths(shown)
+    return [gap.join(map(_pad, row, widths, right)).rstrip() for row in shown]
 
 
 def column_widths(cells: Sequence[Sequence[str]]) -> list[int]:

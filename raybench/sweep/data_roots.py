@@ -17,6 +17,7 @@ from raybench import registry
 from raybench.errors import RaybenchWarning, UserError
 from raybench.sweep.fingerprint import LENGTH, file_fingerprint, fingerprint
 
+NO_FILES = ("proc", "sys")  # of the root folder: links there lead round in circles
 ROOT_VARIABLE = "RAYBENCH_DATA"
 
 
@@ -45,6 +46,9 @@ def data_root(name: str, roots: Mapping[str, Path | str]) -> Path | None:
         )
     if not root.is_dir():
         raise UserError(f"dataset {name!r}: found no folder {root} (from {source})")
+    if (real := root.resolve()).parts[1:2] and real.parts[1] in NO_FILES:
+        what = f"{root} (from {source}), where the system shows its processes and devices as files"
+        raise UserError(f"dataset {name!r}: found {what}; expected a folder of data")
     return root
 
 

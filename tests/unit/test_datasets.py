@@ -163,6 +163,8 @@ def test_roots(tmp_path, monkeypatch):
         data_root("cifar10", {})
     with pytest.raises(UserError, match="found no folder"):
         data_root("cifar10", {"cifar10": tmp_path / "nowhere"})
+    with pytest.raises(UserError, match="shows its processes and devices as files; expected a folder of data"):
+        data_root("imagefolder", {"imagefolder": "/proc/self"})
     (tmp_path / "cifar10").mkdir()
     monkeypatch.setenv("RAYBENCH_DATA", str(tmp_path))
     assert data_root("cifar10", {}) == tmp_path / "cifar10"

@@ -53,6 +53,16 @@ def test_a_failure_shows_where_its_traceback_lies(store, capsys):
     assert "failed in base: ValueError: no data\ntraceback: tracebacks/x.txt" in printed
 
 
+def test_megabytes_in_a_row_are_printed_shortened(store, capsys):
+    store.publish(Record.skipped(trial(), "no " * 1_000_000))
+    store.publish(row(trial("lamp"), device="cpu " * 1_000_000))
+    for verb in (["show", trial().trial_id], ["show", trial("lamp").trial_id], ["leaderboard", "mine"]):
+        assert main(verb) == 0
+        printed = capsys.readouterr().out
+        assert " characters)" in printed
+        assert len(printed) < 60_000
+
+
 def test_a_skipped_cell_shows_its_reason(store, capsys):
     store.publish(Record.skipped(trial(), "no batch norm"))
     assert main(["show", trial().trial_id]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -377,3 +378,12 @@ def test_query_has_parameters_as_a_struct(results) -> None:
     assert query(results, sql).rows == ((1.0,), (2.5,), (None,))
     results.publish(row(trial("fpgm", params={"cap": "none"}, seed=7)))
     assert query(results, sql).rows == (("1",), ("2.5",), ("none",), (None,))
+
+
+def test_a_variable_that_torch_refuses_is_named_without_a_traceback() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "raybench", "inspect", "test-convnet"],
+        env=os.environ | {"TORCH_LOGS": "junk"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    expected = "TORCH_LOGS: found 'junk', expected names of torch's logs or modules, such as dynamo, or no TORCH_LOGS"
+    assert (told.returncode, told.stderr) == (2, f"raybench inspect: {expected}\n")
