@@ -173,9 +173,10 @@ class TensorImages:
     ) -> Iterator[Tensor]:
         """Images by index; see `Images.batches`."""
         pixels = self._pixels.at(device)
+        boxes = None if crops is None else _placed_boxes(crops, self.shape[1:], device)
         for number, place in enumerate(self.places(order, device)):
             images = in_floats(pixels[place])
-            yield images if crops is None else crop_resized(images, crops[number])
+            yield images if boxes is None else _resampled(images, boxes[number])
 
     def places(self, order: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
         """Where the images of each index tensor lie among all images, as indices on `device`; moved there at once."""
@@ -207,14 +208,24 @@ def random_boxes(draws: Tensor, heights: Tensor, widths: Tensor, shape: float = 
     return torch.stack([draws[:, 2] * (heights - tall), draws[:, 3] * (widths - wide), tall, wide], 1)
 
 
-def crop_resized(images: Tensor, draws: Tensor) -> Tensor:
-    """A random box of each image, (b, c, h, w), resampled bilinearly to the full size."""
-    height, width = images.shape[-2:]
-    sizes = torch.full((len(images),), float(height)), torch.full((len(images),), float(width))
-    top, left, tall, wide = random_boxes(draws, *sizes).to(images.device).unbind(1)
-    theta = torch.zeros(len(images), 2, 3, device=images.device)
+def _placed_boxes(crops: Sequence[Tensor], size: tuple[int, ...], device: torch.device) -> Sequence[Tensor]:
+    """For each batch of `crops` (b, 4) the matrices (b, 2, 3) that place boxes in images of `size`; moved at once."""
+    if not crops:
+        return ()
+    height, width = size
+    found = []
+    for draws in crops:  # each batch by itself: the last bits of an exponential may depend on its place in a tensor
+        sizes = torch.full((len(draws),), float(height)), torch.full((len(draws),), float(width))
+        found.append(random_boxes(draws, *sizes))
+    top, left, tall, wide = torch.cat(found).unbind(1)
+    theta = torch.zeros(len(top), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = wide / width, tall / height
     theta[:, 0, 2] = (2 * left + wide) / width - 1
     theta[:, 1, 2] = (2 * top + tall) / height - 1
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return theta.to(device).split([len(draws) for draws in crops])
+
+
+def _resampled(images: Tensor, boxes: Tensor) -> Tensor:
+    """A box of each image (b, c, h, w), by its matrix (b, 2, 3), resampled bilinearly to the full size."""
+    grid = F.affine_grid(boxes, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

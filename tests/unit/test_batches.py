@@ -30,9 +30,8 @@ from raybench.tasks.training.steps import Stepper
 CPU = torch.device("cpu")
 SCALE = Scale.of((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), CPU)
 MOST_CALLS = 12  # of operators, for the input work of a batch
-MOST_OF_ALL = 16  # the same with two moves and everything else, but for resized-crop and RandAugment
+MOST_OF_ALL = 16  # the same with two moves and everything else, but for RandAugment
 MOST_RANDAUGMENT = 181  # two rounds of 14 operations
-MOST_RESIZED = 64  # with resized-crop of images in memory
 
 
 def recipe(**options) -> TrainRecipe:
@@ -110,7 +109,7 @@ INPUT = [
     ({"augment": ("shift", "crop", "flip")}, MOST_CALLS),
     ({"augment": ("shift", "crop", "flip"), "random_erasing": 0.5, "mixup": 0.4}, MOST_OF_ALL),
     ({"augment": ("shift", "crop", "flip"), "random_erasing": 0.5, "cutmix": 1.0}, MOST_OF_ALL),
-    ({"augment": ("resized-crop", "flip")}, MOST_RESIZED),
+    ({"augment": ("resized-crop", "flip")}, MOST_CALLS),
 ]
 
 
