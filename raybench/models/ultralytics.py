@@ -32,7 +32,7 @@ BRANCHES = ("cv2", "cv3", "one2one_cv2", "one2one_cv3")  # of a head; the last t
 @model("yolo11n", args={"config": "yolo11", "scale": "n"}, norm="batch", attention=False, task="detection")
 @model("test-detector", args={"config": "yolov8", "scale": "tiny"}, norm="batch", attention=False, task="detection")
 def yolo(num_classes: int, in_channels: int, image_size: Side, *, config: str, scale: str) -> nn.Module:
-    """A YOLO of ultralytics' configuration `config` at `scale`, with initial weights.
+    """A YOLO of ultralytics with initial weights, by its configuration and scale.
 
     Input: (n, 3, h, w) in 0..1, h and w multiples of 32. Output in eval mode: ((n, 4 + classes, anchors) boxes xywh
     and scores, raw maps); in train mode: the raw maps, as ultralytics' loss takes them.

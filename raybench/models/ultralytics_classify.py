@@ -28,7 +28,7 @@ with offline():
 @model("yolo26s-cls", args={"config": "yolo26", "scale": "s"}, norm="batch", attention=False, task="classification")
 @model("yolo26m-cls", args={"config": "yolo26", "scale": "m"}, norm="batch", attention=False, task="classification")
 def yolo_classifier(num_classes: int, in_channels: int, image_size: Side, *, config: str, scale: str) -> nn.Module:
-    """A classifier of ultralytics' configuration `config` at `scale`, with initial weights."""
+    """A classifier of ultralytics with initial weights, by its configuration and scale."""
     if min(sides(image_size)) < STRIDE:
         problem = f"found {written(image_size)}, expected at least 32"
         raise UserError(f"{config}{scale}-cls halves its images five times; {problem}")

@@ -48,7 +48,9 @@ from raybench.registry import model
 @model("yolo26l", args={"config": "yolo26", "scale": "l"}, norm="batch", attention=False, task="detection")
 @model("yolo26x", args={"config": "yolo26", "scale": "x"}, norm="batch", attention=False, task="detection")
 def detector(num_classes: int, in_channels: int, image_size: Side, *, config: str, scale: str) -> nn.Module:
-    """A YOLO of ultralytics' configuration `config` at `scale`, with initial weights; input and output as of `yolo`.
+    """A YOLO of ultralytics with initial weights, by its configuration and scale.
+
+    Input and output are those of `yolo`.
 
     From YOLOv10 and YOLO26, whose boxes need no suppression, the output in eval mode is ((n, boxes, 6) x1 y1 x2 y2
     score class, raw maps).

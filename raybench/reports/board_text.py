@@ -177,6 +177,9 @@ def _mark_notes(board: Board) -> Iterable[str]:
         yield "~: the spread over seeds can't tell it from the method of that rank (95 %)"
 
 
+MEANS = {"granularity": "granularity (a single step is too large to come closer)"}  # reason of a row -> its meaning
+
+
 def board_notes(board: Board) -> Iterable[str]:
     """Footnotes: mixed schedules, missed speed-ups, missing timings, methods without an average."""
     if len(board.schedules) > 1:
@@ -186,7 +189,7 @@ def board_notes(board: Board) -> Iterable[str]:
     untimed: dict[str, list[str]] = {}
     for entry in board.entries:
         if entry.reason:
-            missed.setdefault(entry.reason, []).append(entry.method)
+            missed.setdefault(MEANS.get(entry.reason, entry.reason), []).append(entry.method)
         if entry.timing_reason:
             untimed.setdefault(entry.timing_reason, []).append(entry.method)
     yield from (f"* {', '.join(methods)}: misses {_asked(board)}: {why}" for why, methods in missed.items())

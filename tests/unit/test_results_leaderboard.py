@@ -177,7 +177,10 @@ def test_a_dash_means_that_a_value_does_not_apply(store):
     assert lines["lamp"][-3:] == ["n/m", "0.25", "-"]
     assert lines["fpgm"][-4:] == ["2.20*", "1", "0.25", "-"]
     assert "n/m: lamp: not measured: shared device" in text
-    assert "* fpgm: misses the speed-up by more than 0.5 %: granularity" in text
+    assert (
+        "* fpgm: misses the speed-up by more than 0.5 %: granularity (a single step is too large to come closer)"
+        in text
+    )
     assert board.entries[0].reg_time_s is None
 
 
