@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from raybench.pipeline.context import Note, StageContext
@@ -58,16 +58,21 @@ def measured(trial: Trial, device: Device, steps: int, most: int) -> Share:
         steps: training steps of one cell.
         most: cells that the machine's processor cores hold.
     """
-    found: list[Copies] = []
-    why = ""
+    found = list(measuring(device, steps, most))
+    why = "".join(one for one in found if isinstance(one, str))
+    copies = tuple(one for one in found if isinstance(one, Copies))
+    return Share(trial.dataset, trial.model, device.name, device.total_mb, copies, why)
+
+
+def measuring(device: Device, steps: int, most: int) -> Iterator[Copies | str]:
+    """What `measured` finds, each number of copies as it is known; at last why there are no more, if so."""
     for copies in COPIES:
         if copies > most:
-            why = f"its cores hold {most}"
-            break
+            yield f"its cores hold {most}"
+            return
         try:
             memory_mb, step_s = device.beside(copies)
         except NoMemory:
-            why = f"no memory for {copies}"
-            break
-        found.append(Copies(copies, memory_mb, step_s, copies * 3600 / (steps * step_s)))
-    return Share(trial.dataset, trial.model, device.name, device.total_mb, tuple(found), why)
+            yield f"no memory for {copies}"
+            return
+        yield Copies(copies, memory_mb, step_s, copies * 3600 / (steps * step_s))

@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 from raybench.pipeline.context import StageContext
-from raybench.pipeline.probe import measured
+from raybench.pipeline.probe import measuring
 from raybench.pipeline.side_by_side import SideBySide
 from raybench.plan.plan import plan
+from raybench.plan.share import Copies
 from raybench.plan.shares import largest_stage
 from raybench.provenance import usable_cores
 from raybench.storage.open import open_storage
@@ -41,7 +42,7 @@ recipe: {{extends: quick, finetune: {{batch_size: {batch}}}}}
 
 
 def rows(model: str, device: torch.device, batch: int) -> Iterator[str]:
-    """A row for each number of copies that fit."""
+    """A row for each number of copies that fit, as it is measured."""
     with tempfile.TemporaryDirectory() as folder:
         file, storage = Path(folder) / "copies.yaml", open_storage(str(Path(folder) / "store"))
         file.write_text(SWEEP.format(model=model, device=device.type, batch=batch))
@@ -50,14 +51,18 @@ def rows(model: str, device: torch.device, batch: int) -> Iterator[str]:
         size = largest_stage(trial).batch_size
         images = open_task(trial, {}, device, storage).training_images  # type: ignore[attr-defined]
         steps = trial.tuning.epochs * math.ceil(images / size)
-        found = measured(trial, SideBySide(trial, context), steps, usable_cores())
-    for one in found.measured:
-        yield (
-            f"{model:<16} {one.copies:>2} at once  {one.memory_mb:7.0f} MiB each  {1000 * one.step_s:8.2f} ms a step "
-            f"of {size}  {one.copies * size / one.step_s:9.0f} images/s  {one.cells_an_hour:7.0f} cells/h"
-        )
-    if found.why:
-        yield f"{model:<16} no more copies: {found.why}"
+        for one in measuring(SideBySide(trial, context), steps, usable_cores()):
+            yield f"{model:<16} {text(one, size)}"
+
+
+def text(one: Copies | str, size: int) -> str:
+    """One number of copies, or why there are no more."""
+    if isinstance(one, str):
+        return f"no more copies: {one}"
+    return (
+        f"{one.copies:>2} at once  {one.memory_mb:7.0f} MiB each  {1000 * one.step_s:8.2f} ms a step of {size}  "
+        f"{one.copies * size / one.step_s:9.0f} images/s  {one.cells_an_hour:7.0f} cells/h"
+    )
 
 
 def main() -> None:

@@ -306,7 +306,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(args.device)
-    case = Case(device, args.images, args.turns, args.batch, tuple(args.only), args.compiled, args.busy)
+    case = Case(device, args.images, args.turns, args.batch, tuple(args.only), compiled=args.compiled, busy=args.busy)
     card = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread, CPU seconds"
     loader = f"{workers_of(device)} loader processes of the plain loop"
     print(f"torch {torch.__version__}; {card}; {case.images} images, batch {case.batch}, {case.turns} turns; {loader}",

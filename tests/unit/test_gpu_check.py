@@ -113,6 +113,21 @@ def test_the_benchmark_has_its_rows_on_a_fake_card(monkeypatch) -> None:
     assert "no graphs" not in rows["speed: bf16, all, compiled"].note + rows["speed: graphs"].note
 
 
+def test_the_benchmark_runs_as_a_command(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(bench_training, "NETS", {"tiny": "test-convnet"})
+    monkeypatch.setattr(products, "SIDES", {"cpu": 8})
+    words = "tiny --images 16 --batch 8 --turns 1 --device cpu --only EMA bare --compiled --busy --grid"
+    monkeypatch.setattr(sys, "argv", ["bench_training", *words.split()])
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    bench_training.main()
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first.endswith("16 images, batch 8, 1 turns; 0 loader processes of the plain loop")
+    keys = ["plain", "bare nchw", "bare channels_last", "bare nchw compiled", "bare channels_last compiled",
+            "speed: default", "EMA"]  # fmt: skip
+    assert [line[17:46].strip() for line in rows] == keys * 2
+
+
 @pytest.mark.timeout(120)
 def test_the_busy_share_is_asked_of_the_profiler(monkeypatch) -> None:
     found = fake_card_measure(monkeypatch, only=("bf16, all",), leave_out="compiled", busy=True)
