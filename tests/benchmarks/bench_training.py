@@ -74,7 +74,7 @@ ON_GPU: Speeds = {
     "bf16, all": {"precision": "bf16", "graphs": "auto", **FAST},
     "bf16, all, compiled": {"precision": "bf16", "graphs": "auto", "compile": "auto", **FAST},
 }
-WITH_PROFILER = ("plain", "speed: default", "speed: tf32, all", "speed: bf16, all")
+WITH_PROFILER = ("speed: default", "speed: tf32, all", "speed: bf16, all")
 GOALS = {"resnet20": (8.0, None), "resnet18": (4.0, 45.0), "vgg19": (None, 45.0)}  # times the plain loop, % of the peak
 
 

@@ -15,7 +15,7 @@ from raybench.tasks.training import compiling
 from tests.benchmarks import bench_copies, bench_training, grid, products, training_epochs
 from tests.benchmarks.bench_training import Case, Row
 from tests.card import a_card
-from tests.gpu import card, check, parts, training
+from tests.gpu import card, check, parts, speed, training
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SWEEP = """
@@ -65,14 +65,14 @@ def test_every_line_of_a_card_is_as_expected_on_a_fake_one(monkeypatch) -> None:
         found = [line for part in (*lines, training.precisions) for line in part(CUDA, True)]
     said = {what: (fine, figures) for what, fine, figures in found}
     assert list(said) == [
-        "device", "product in bf16", "product in tf32", "product in fp32", "steps as CUDA graphs",
+        "device", "product in bf16", "product in tf32", "product in fp32", "plain steps twice", "steps as CUDA graphs",
         "graphs, bf16, fast kernels", "memory format", "resume after a kill", "memory after plain steps",
         "memory after graphs", "accuracy, fp32", "accuracy, tf32", "accuracy, bf16",
     ]  # fmt: skip
     assert said["device"][1].startswith("a card of this test, capability 9.0, 65536 of 131072 MiB free; torch ")
     assert said["steps as CUDA graphs"][0], said
-    assert said["steps as CUDA graphs"][1].startswith("on, largest gap")
-    assert said["resume after a kill"] == (True, "largest gap 0.0e+00")
+    assert said["steps as CUDA graphs"] == (True, "on, gap 0.0e+00; no note")
+    assert said["resume after a kill"] == (True, "gap 0.0e+00")
     assert all(fine for what, (fine, _) in said.items() if not what.startswith("accuracy"))
 
 
@@ -165,6 +165,21 @@ def test_the_grid_is_estimated_as_by_a_plan() -> None:
     assert f"{3 * 200 * dense + 15 * 100 * dense + cells:.3g} GPU-hours" in line
     assert line.startswith("grid, x: 459 cells, training alone (")
     assert list(grid.lines(rows[:-1])) == ["grid, x: not estimated: cifar-resnet50 was not measured dense and at 8x"]
+
+
+def test_the_lines_about_speed_are_those_of_the_benchmark(monkeypatch) -> None:
+    monkeypatch.setattr(bench_training, "NETS", dict.fromkeys(bench_training.NETS, "test-convnet"))
+    monkeypatch.setattr(bench_training, "BATCH", 8)
+    monkeypatch.setattr(products, "SIDES", {"cpu": 8})
+    head, *rows, goal = speed.trained("resnet18", 8, CPU, quick=True)
+    assert head == ("resnet18, batch 8", True, "8 images an epoch, plain loop with 0 loader processes")
+    assert [line[2][:32].rstrip() for line in rows] == [
+        f"resnet18  {kind:<6} {key}" for kind in ("dense", "8x") for key in ("plain", "speed: default")
+    ]
+    assert (goal[0], goal[2].split()[:3]) == ("goal", ["resnet18", "best:", "default:"])
+    *rows, last = speed.whole_grid(CPU, quick=True)
+    assert len(rows) == 3 * 2 * 2
+    assert (last[0], last[2][:44]) == ("grid", "grid, default: 459 cells, training alone (15")
 
 
 def test_copies_are_measured_as_for_gpus_auto(monkeypatch) -> None:
