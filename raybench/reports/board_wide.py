@@ -68,7 +68,8 @@ def _cells(boards: Sequence[Board], found: Found, several: bool) -> list[list[st
 def _title(board: Board) -> str:
     """The title of `board` and of those for other amounts of the same kind."""
     kind = "latencies" if board.latency_ms or board.latency else "parameter ratios" if board.params else "speed-ups"
-    return title_of(replace(board, speedup="average")).replace("average over speed-ups", f"all {kind}", 1)
+    title = title_of(replace(board, speedup="average")).replace("average over speed-ups", f"all {kind}", 1)
+    return title.replace(f" by {board.metric_name} (", f" by {board.metric_name} in % (", 1)
 
 
 def _tied(board: Board) -> bool:

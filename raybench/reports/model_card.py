@@ -17,6 +17,7 @@ from raybench.sweep.modules import own_module
 from raybench.sweep.recipe import TrainRecipe
 
 CARD = "README.md"
+ARROW = ("-\\>", "→")  # what Markdown makes of an arrow, and what people read in the file itself
 WHAT = {  # kind of the method -> what was done
     CHANNELS: "Structurally pruned by raybench: whole channels were removed, so it is an ordinary, smaller network.",
     TOKENS: "Reduced by raybench: its blocks remove tokens of the image on the way, so later layers compute less.",
@@ -50,9 +51,9 @@ def card_of(row: Mapping[str, Any]) -> str:
             "",
             WHAT[row["kind"]],
             "",
-            "| figure | before -> after |",
+            "| figure | before → after |",
             "|---|---|",
-            *(f"| {markdown(name)} | {markdown(text)} |" for name, text in figures if text != "-"),
+            *(f"| {markdown(name)} | {markdown(text).replace(*ARROW)} |" for name, text in figures if text != "-"),
             "",
             *(f"- {markdown(fact)}" for fact in facts),
             "",

@@ -140,6 +140,8 @@ def test_the_card_of_a_network_has_no_html_links_or_lines_of_a_row():
     for part in ("<script>", " [x](", "\n# <", "\x1b"):
         assert part not in card
     assert "\\<script\\>" in card
+    assert " → " in card
+    assert "-\\>" not in card
 
 
 @pytest.mark.parametrize("value", ["-1.5", "+3e4", -2.5, "magnitude-l2+group-norm"])

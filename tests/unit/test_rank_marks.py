@@ -60,4 +60,5 @@ def test_tables_and_rows_have_them(tmp_path) -> None:
     assert [(one["rank"], one["rank_mark"]) for one in rows(found)][:3] == [(1, 1), (2, 1), (3, 3)]
     wide = as_wide_text(found, 80)
     assert wide.count("~97.5") == 4
+    assert " by top1 in % (protocol raybench, " in " ".join(wide.split())
     assert "~90" not in wide

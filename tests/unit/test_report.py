@@ -98,6 +98,7 @@ def test_two_seeds_are_two_points(tmp_path):
     text = (tmp_path / "out" / "board-digits-cifar-resnet20-protected-global.html").read_text()
     assert "1.50 <small>(1.00, 2.00)</small>" in text
     assert "2 seeds: no intervals; 3 are needed" in text
+    assert "2x: 93.50 ± 0.71 % (n = 2)" in text
     assert "behind the best <small>points (each seed)</small>" in text
     assert "interval</small>" not in text  # a column of dashes
     assert "reg <small>" not in text

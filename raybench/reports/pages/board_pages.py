@@ -211,7 +211,7 @@ def point_tip(name: str, entry: Ranked) -> str:
     spread = f" ± {entry.spread:.2f}" if entry.spread is not None else ""
     latency = f", {entry.latency_ms:.3g} ms" if entry.latency_ms is not None else ""
     kept = f"{entry.speedup:.2f}x, {100 * entry.params_kept:.1f} % of parameters"
-    return f"{name}: {entry.metric_final:.2f}{spread} (n = {entry.n})\n{kept}{latency}"
+    return f"{name}: {entry.metric_final:.2f}{spread} % (n = {entry.n})\n{kept}{latency}"
 
 
 def difference_bar(row: RowView, reach: float) -> dict[str, Any] | None:
