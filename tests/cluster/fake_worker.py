@@ -20,7 +20,10 @@ def _made_by(unit):
 
 
 class FakeTrial(UnitTrial):
-    """Parameters: `seconds` to sleep, `kill` (at so many starts), `terminate`, `leak`, and the `kind` that obeys."""
+    """Parameters: `seconds` to sleep, `kill` (at so many starts), `terminate`, `leak`, and the `kind` that obeys.
+
+    It sleeps until the key `until` is there, and only `together` seconds once two processes have run units.
+    """
 
     def prepare(self):
         self.store, self.leaks = open_storage(self.assignment.storage), False
@@ -47,9 +50,13 @@ class FakeTrial(UnitTrial):
                 time.sleep(1)
             except SystemExit:  # as `raybench.pipeline.unit` turns SystemExit of a plug-in into a failure
                 return Outcome(unit.key, unit.kind, "failed", unit.kind, "SystemExit")
-        deadline = time.monotonic() + params.get("seconds", 0)
-        while time.monotonic() < deadline:
-            time.sleep(0.05)
+        seconds = params.get("seconds", 0)
+        if "together" in params:
+            self.store.create(f"pids/{os.getpid()}", b"")
+            seconds = seconds if len(self.store.list("pids")) < 2 else params["together"]
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.store.has(params.get("until", "never")):
+            time.sleep(min(0.05, seconds))
         self.store.create(f"ends/{unit.key}", str(time.time()).encode())
         self.store.create(_made_by(unit), b"")
         return Outcome(unit.key, unit.kind, "ok", unit.kind, seconds=time.time() - begun)

@@ -1,14 +1,14 @@
 """One cell gives the same row to the bit on a Ray with 1 and with 4 CPUs, in this process, by `prune` and `show`."""
 
 import os
-import subprocess
-import sys
 import tempfile
 
 import pytest
 import torch
 
 from raybench.cli.main import main
+from raybench.execution.cluster import connected
+from raybench.execution.run import run_sweep
 from raybench.results.columns import TIMINGS
 from raybench.results.store import Store
 from raybench.storage.open import open_storage
@@ -25,13 +25,6 @@ speedups: 2
 threads: {len(os.sched_getaffinity(0))}  # what `prune` uses
 resources: {{cpus: 1}}
 recipe: {{name: short, base: {STAGE}, sparsify: {STAGE}, finetune: {STAGE}}}
-"""
-ON_RAY = """
-import sys
-from raybench.execution.cluster import connected
-from raybench.execution.run import run_sweep
-with connected(None, cpus=int(sys.argv[1])):
-    print(dict(run_sweep(sys.argv[2], sys.argv[3]).statuses))
 """
 NOT_NUMBERS = {column.name for column in TIMINGS} | {"provenance", "config_id", "recipe", "trial", "row_sha256"}
 
@@ -65,8 +58,8 @@ def test_a_cell_is_the_same_to_the_bit_wherever_it_runs(tmp_path, capsys, monkey
     (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
     assert main(["run", "shown.yaml", "--local", "--storage", "shown"]) == 0
     for cpus in (1, 4):  # one after the other: cells that are timed wait for each other
-        command = [sys.executable, "-c", ON_RAY, str(cpus), "s.yaml", f"ray{cpus}"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=280)
+        with connected(None, cpus=cpus):
+            run_sweep("s.yaml", f"ray{cpus}")
     first = row("local")
     assert all(first[name] != "None" for name in ("metric_base", "metric_final", "kept", "curve", "base_sha256"))
     for other in ("ray1", "ray4", "pruned", "shown"):

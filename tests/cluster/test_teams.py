@@ -1,5 +1,7 @@
 """Cells that two processes train together, on a real Ray, with gloo: the numbers of one process, and one row."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from raybench.execution.run import run_sweep
@@ -13,11 +15,11 @@ STAGE = "{epochs: 2, batch_size: 64, lr: 0.05, augment: [shift]}"
 SWEEP = """
 name: s
 datasets: digits
-models: test-convnet
+models: {models}
 methods: {methods}
 speedups: 2
 threads: 1
-resources: {{cpus: 2, processes: {processes}}}
+resources: {resources}
 recipe: {{name: short, base: {stage}, sparsify: {stage}, finetune: {stage}}}
 """
 # the second process dies once in the second epoch, or raises an error there every time
@@ -69,21 +71,26 @@ class Failing(Faulty):
 FIGURES = {"metric_base": 0.3, "metric_pruned": 0.3, "metric_final": 0.3, "loss_final": 2e-3, "speedup": 1e-9}
 
 
-def run(folder, processes, methods, **options):
-    """(rows by method, storage) of a run."""
-    file = folder / f"{processes}.yaml"
-    file.write_text(SWEEP.format(methods=methods, processes=processes, stage=STAGE))
-    storage = open_storage(str(folder / f"results-{processes}"))
-    end = run_sweep(file, storage.url, **options)
+def run(folder, resources, methods="taylor", models="test-convnet", **options):
+    """How a run ended, its rows, and its storage."""
+    (folder / "s.yaml").write_text(SWEEP.format(models=models, methods=methods, resources=resources, stage=STAGE))
+    storage = open_storage(str(folder / "results"))
+    end = run_sweep(folder / "s.yaml", storage.url, **options)
     rows = Store(storage).table().to_pylist()
     assert len(rows) == len(end.statuses)
-    return {row["method"]: row for row in rows}, storage
+    return SimpleNamespace(end=end, rows=rows, storage=storage)
 
 
-def test_two_processes_give_the_numbers_of_one_and_one_row(tmp_path):
-    rows, storage = run(tmp_path, 2, "taylor")
-    alone, _ = run(tmp_path, 1, "taylor", local=True)
-    found, expected = rows["taylor"], alone["taylor"]
+@pytest.fixture(scope="module")
+def mixed(ray_here, tmp_path_factory):
+    """A cell of one process, and one of two: Tune keeps the first one's process, and the team needs its CPU."""
+    team = "{cpus: 1, models: {test-convnet: {cpus: 2, processes: 2}}}"
+    return run(tmp_path_factory.mktemp("mixed"), team, models="[test-vit, test-convnet]")
+
+
+def test_two_processes_give_the_numbers_of_one_and_one_row(mixed, tmp_path):
+    alone = run(tmp_path, "{cpus: 2}", local=True)
+    (found,), (expected,) = [row for row in mixed.rows if row["model"] == "test-convnet"], alone.rows
     assert (found["status"], found["processes"], expected["processes"]) == ("ok", 2, 1)
     assert found["trial_id"] != expected["trial_id"]
     for name, most in FIGURES.items():
@@ -91,23 +98,17 @@ def test_two_processes_give_the_numbers_of_one_and_one_row(tmp_path):
     assert found["kept"] == expected["kept"]
     for one, other in zip(found["curve"], expected["curve"], strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
-    assert len(storage.list("results")) == 1
+    storage = mixed.storage
+    assert len(storage.list("results")) == len(mixed.rows)
     assert storage.list("checkpoints") == storage.list("leases") == []
-    keys = (found["base_key"], found["trial_id"])
-    assert [len(list(read_journal(storage, key))) for key in keys] == [1, 1], "one process of the two ran each unit"
-    assert len({one["pid"] for one in read_journal(storage)}) == 1, "base, selection and cell had the same team"
+    entries = [one for one in read_journal(storage) if "test-convnet" in one["label"]]
+    assert sorted(one["kind"] for one in entries) == ["base", "cell", "select"], "one process of the two ran each unit"
+    assert len({one["pid"] for one in entries}) == 1, "base, selection and cell had the same team"
 
 
-def test_a_team_does_not_wait_for_what_an_idle_process_holds(tmp_path):
-    """Tune keeps the process of a single cell for its next trial; the team needs the CPU that it holds."""
-    file, storage = tmp_path / "mixed.yaml", str(tmp_path / "results")
-    single = "resources: {cpus: 1, models: {test-convnet: {cpus: 2, processes: 2}}}"
-    text = SWEEP.format(methods="magnitude-l2", processes=2, stage=STAGE.replace("epochs: 2", "epochs: 1"))
-    text = text.replace("models: test-convnet", "models: [test-vit, test-convnet]")
-    file.write_text(text.replace("resources: {cpus: 2, processes: 2}", single))
-    assert set(run_sweep(file, storage).statuses.values()) == {"ok"}
-    rows = Store(open_storage(storage)).table().to_pylist()
-    assert {row["model"]: row["processes"] for row in rows} == {"test-vit": 1, "test-convnet": 2}
+def test_a_team_does_not_wait_for_what_an_idle_process_holds(mixed):
+    assert set(mixed.end.statuses.values()) == {"ok"}
+    assert {row["model"]: row["processes"] for row in mixed.rows} == {"test-vit": 1, "test-convnet": 2}
 
 
 @pytest.mark.slow
@@ -117,7 +118,8 @@ def test_a_process_that_dies_costs_an_epoch_and_one_that_fails_is_the_cause_in_t
     methods = "[{name: magnitude-l2+deadly, regularizer_params: {mark: %s}}, magnitude-l2+failing]" % (
         tmp_path / "died"
     )
-    rows, storage = run(tmp_path, 2, methods, plugins=[plugin])
+    ran = run(tmp_path, "{cpus: 2, processes: 2}", methods, plugins=[plugin])
+    rows, storage = {row["method"]: row for row in ran.rows}, ran.storage
     died, failed = rows["magnitude-l2+deadly"], rows["magnitude-l2+failing"]
     assert died["status"] == "ok"
     executions = list(read_journal(storage, died["sparsify_key"]))

@@ -63,7 +63,7 @@ def with_trial(whole, end, one):
 
 
 def test_a_cell_starts_while_an_unrelated_base_trains_and_few_processes_serve_all(run):
-    whole = with_trial(two_bases(cells=10), "base-b", acting(seconds=6))
+    whole = with_trial(two_bases(cells=10), "base-b", acting(seconds=60, until="ends/cell-a-0"))
     drive_fakes(run, whole)
     assert {outcome.status for outcome in run.outcomes.values()} == {"ok"}
     assert len(run.outcomes) == len(whole.units)
@@ -84,11 +84,11 @@ def test_a_unit_whose_worker_is_killed_is_started_again(run):
 def test_short_units_keep_both_processes_busy(run):
     """Batches of short units: without them the first process did all, as Tune stopped the second while it started.
 
-    There is a minute of work, so that a start of half a minute (a slow machine) still leaves the second its quarter.
+    A start of half a minute (a slow machine) still leaves the second its quarter; once it has come, units are shorter.
     """
     whole = two_bases(cells=150)
     for key in [unit.key for unit in whole.units if unit.kind == "cell"]:
-        whole = with_trial(whole, key, acting(seconds=0.2, kind="cell"))
+        whole = with_trial(whole, key, acting(seconds=0.2, together=0.04, kind="cell"))
     drive_fakes(run, whole)
     assert {outcome.status for outcome in run.outcomes.values()} == {"ok"}
     pids = Counter(run.storage.read(key).split()[1] for key in run.storage.list("starts"))
@@ -100,7 +100,7 @@ def test_short_units_keep_both_processes_busy(run):
 def test_a_kill_within_a_batch_costs_only_its_own_unit(run):
     whole = two_bases(cells=20)
     for key in [unit.key for unit in whole.units if unit.kind == "cell"]:
-        whole = with_trial(whole, key, acting(seconds=0.2, kind="cell", kill=1 if key == "cell-b-10" else 0))
+        whole = with_trial(whole, key, acting(seconds=0.05, kind="cell", kill=1 if key == "cell-b-10" else 0))
     drive_fakes(run, whole)
     assert {outcome.status for outcome in run.outcomes.values()} == {"ok"}
     starts = {unit.key: run.storage.list(f"starts/{unit.key}/") for unit in whole.units}
@@ -142,13 +142,19 @@ def test_a_worker_with_too_much_memory_is_replaced_and_its_outcome_counts(run):
     assert any("replacing a worker: 2048 MiB" in text for text in run.watcher.said)
 
 
+def interrupt_once_there(storage, key, sent):
+    while not storage.has(key):
+        time.sleep(0.05)
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_an_interrupt_lets_the_workers_go_and_leaves_the_rest(run):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-    timer = threading.Timer(8, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    started = time.monotonic()
+    how = run.storage, "starts/base-a/0", (sent := [])
+    threading.Thread(target=interrupt_once_there, args=how, daemon=True).start()
     drive_fakes(run, with_trial(two_bases(), "base-a", acting(seconds=100)))
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - sent[0] < 32
     assert run.interrupted
     assert run.storage.list("stops") == []
     assert "base-a" not in run.outcomes

@@ -66,15 +66,20 @@ def test_a_network_that_its_weights_were_not_cut_from(tmp_path, case, monkeypatc
 
 def test_no_memory_is_filled_by_itself(tmp_path):
     """In a process of its own: in the others the memory may have been filled before."""
-    count = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    load = "import raybench, sys\ntry: raybench.load_pruned(sys.argv[1])\nexcept raybench.UserError: pass\n"
-    used = []
-    for number, width in enumerate((8, 20_000)):
-        (folder := tmp_path / str(number)).mkdir()
+    load = (
+        "import raybench, resource, sys\n"
+        "for folder in sys.argv[1:]:\n"
+        "    try: raybench.load_pruned(folder)\n"
+        "    except raybench.UserError: pass\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    folders = [tmp_path / "small", tmp_path / "huge"]
+    for folder, width in zip(folders, (8, 20_000), strict=True):
+        folder.mkdir()
         written(folder, "test-convnet", {"width": width}, {})
-        ran = subprocess.run([sys.executable, "-c", load + count, folder], capture_output=True, text=True, check=True)
-        used.append(int(ran.stdout))
-    assert used[1] - used[0] < 100 << 10, "KiB"
+    ran = subprocess.run([sys.executable, "-c", load, *folders], capture_output=True, text=True, check=True)
+    small, huge = map(int, ran.stdout.split())
+    assert huge - small < 100 << 10, "KiB"
 
 
 def test_a_large_network_of_weights_that_may_be_its_own_is_built():
