@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -26,6 +28,11 @@ from raybench.tasks.training import compiling
 # steps before a GPU's are timed: kernels are chosen, the network is compiled, a graph is captured
 WARM_STEPS = compiling.TIMED + 7
 TIMED_EPOCHS = 3  # of a GPU, after those
+SAMPLED_S, SAMPLE_S, PAST_S = (
+    4.0,
+    0.1,
+    1.0,
+)  # of training whose utilization is sampled; a sample; what one may look back
 
 
 class Nothing:
@@ -56,42 +63,76 @@ class TrainingAlone(Classification):
 class Run:
     """A training, always the same again. Of one with `warm` epochs those after them are timed."""
 
-    train: Callable[[], Training]
+    train: Callable[[int], Training]  # for so many epochs
     task: TrainingAlone
     device: torch.device
     warm: int
     compiled: bool
+    epochs: int  # with the warm ones
     note: str = field(default="", init=False)
 
     def __call__(self) -> float | None:
         """Train; returns the median seconds of an epoch, None without warm epochs: the whole call is to be timed."""
         at: list[float] = []
-        spans = self._spans(lambda: at.append(now(self.device)), at)
+        self._run(lambda: at.append(now(self.device)), self.epochs)
+        spans = [later - earlier for earlier, later in pairwise(at[max(self.warm - 1, 0) :])]
         return statistics.median(spans) if self.warm else None
 
     def busy_s(self) -> float | None:
-        """Seconds of an epoch in which the GPU works, by torch's profiler; None where it saw no kernel."""
-        at: list[float] = []
-        profiled = torch.profiler.profile()
+        """Seconds of an epoch in which the GPU works, by torch's profiler; None where it saw no kernel.
 
-        def ended() -> None:
-            at.append(now(self.device))
-            if len(at) == self.warm:
+        Without an empty session before the first graph is captured: with CUDA 13.0 nothing is seen after one.
+        """
+        ended, profiled = 0, torch.profiler.profile()
+
+        def end() -> None:
+            nonlocal ended
+            now(self.device)
+            ended += 1
+            if ended == self.warm:
                 profiled.start()
-            elif len(at) == self.warm + 1:
+            elif ended == self.warm + 1:
                 profiled.stop()
 
-        self._spans(ended, at)
+        self._run(end, self.warm + 1)
         spans = [(one.time_range.start, one.time_range.end) for one in profiled.events()
                  if one.device_type != DeviceType.CPU and not getattr(one, "is_user_annotation", False)]  # fmt: skip
         return covered(spans) / 1e6 if spans else None
 
-    def _spans(self, ended: Callable[[], None], at: list[float]) -> list[float]:
-        """Train; the seconds of the epochs after the warm ones."""
+    def utilization(self, epoch_s: float) -> float | None:
+        """Share of the time in which a kernel runs, by the driver's samples; None without NVML's module.
+
+        `epoch_s`: seconds of an epoch. The driver's figure is of up to a second past, so that the first doesn't count.
+        """
+        try:
+            torch.cuda.utilization(self.device)
+        except Exception:  # without nvidia-ml-py, or without a driver that answers
+            return None
+        samples, over, ended = list[int](), threading.Event(), 0
+
+        def watch() -> None:
+            while not over.wait(SAMPLE_S):
+                samples.append(torch.cuda.utilization(self.device))
+
+        watching = threading.Thread(target=watch, daemon=True)
+
+        def end() -> None:
+            nonlocal ended
+            ended += 1
+            if ended == self.warm:
+                watching.start()
+
+        self._run(end, self.warm + max(1, math.ceil(SAMPLED_S / epoch_s)))
+        over.set()
+        watching.join()
+        steady = samples[math.ceil(PAST_S / SAMPLE_S) :]
+        return statistics.mean(steady) / 100 if steady else None
+
+    def _run(self, ended: Callable[[], None], epochs: int) -> None:
+        """Train, and call `ended` after each epoch."""
         self.task.ended = ended
         with always_compiled() if self.compiled else nullcontext():
-            self.note = str(self.train().computing.get("speed_note") or "")
-        return [later - earlier for earlier, later in pairwise(at[max(self.warm - 1, 0) :])]
+            self.note = str(self.train(epochs).computing.get("speed_note") or "")
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
@@ -137,7 +178,7 @@ class Epochs:
         compiles = speed.get("compile") == "auto"
         warm = -(-WARM_STEPS // steps) if self.device.type == "cuda" or compiles else 0
         epochs = warm + TIMED_EPOCHS if warm else 1
-        net, recipe = copy.deepcopy(net), self.recipe.model_copy(update={"ema": ema, "epochs": epochs})
+        net, recipe = copy.deepcopy(net), self.recipe.model_copy(update={"ema": ema})
         penalty = registry.regularizer.load(regularizer)(strength=1e-5) if regularizer else None
         if penalty is not None:
             from raybench.groups.trace import trace  # it needs torch-pruning
@@ -149,7 +190,9 @@ class Epochs:
         if speed:
             more = {"speed": Speed(**speed).filled(self.device.type, "raybench")}
         task = TrainingAlone(self.data, self.device, **more)
-        return Run(
-            lambda: task.train(net, recipe, seed=0, checkpoint=Nothing(), regularizer=penalty, select="last"),
-            task, self.device, warm, compiles,
-        )  # fmt: skip
+
+        def train(count: int) -> Training:
+            of_so_many = recipe.model_copy(update={"epochs": count})
+            return task.train(net, of_so_many, seed=0, checkpoint=Nothing(), regularizer=penalty, select="last")
+
+        return Run(train, task, self.device, warm, compiles, epochs)

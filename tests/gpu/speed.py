@@ -24,8 +24,6 @@ def case_of(device: torch.device, quick: bool, batch: int, only: tuple[str, ...]
 def trained(net: str, batch: int, device: torch.device, quick: bool) -> Iterator[Line]:
     """The rows of a network, what they reach of the goals, and how busy the GPU was."""
     case = replace(case_of(device, quick, batch, ALL), busy=device.type == "cuda")
-    if case.busy:
-        bench_training.prepare_profiler()
     yield from told(net, case, leave_out="compiled")
 
 

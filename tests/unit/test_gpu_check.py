@@ -129,11 +129,15 @@ def test_the_benchmark_runs_as_a_command(monkeypatch, capsys) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_the_busy_share_is_asked_of_the_profiler(monkeypatch) -> None:
+def test_the_busy_share_is_asked_of_profiler_and_driver(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 87)
+    monkeypatch.setattr(training_epochs, "SAMPLED_S", 1e-3)
+    monkeypatch.setattr(training_epochs, "SAMPLE_S", 1e-3)
+    monkeypatch.setattr(training_epochs, "PAST_S", 0.0)
     found = fake_card_measure(monkeypatch, only=("bf16, all",), leave_out="compiled", busy=True)
     assert [" ".join(str(row).split()) for row in found if not isinstance(row, Row)] == [
-        f"tiny {kind} speed: {key} GPU busy: no kernel seen"
-        for kind in ("dense", "8x") for key in ("default", "bf16, all")
+        f"tiny {kind} speed: {key} GPU busy: the profiler saw no kernel, the driver 87 %"
+        for kind in ("dense", "8x") for key in ("bf16, all", "default")
     ]  # fmt: skip
 
 
