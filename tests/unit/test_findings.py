@@ -131,3 +131,10 @@ def test_an_empty_store_is_refused_in_a_line(tmp_path, capsys):
     store(tmp_path)
     assert main(["findings", str(tmp_path)]) == 2
     assert "no results in" in capsys.readouterr().err
+
+
+def test_no_method_takes_less_than_the_cheapest(tmp_path):
+    times = {("lamp", None): 1.0, ("lamp", "group-norm"): 3.0, ("taylor", None): 8.0}
+    rows = [row(trial(name, regularizer), step_time_s=taken) for (name, regularizer), taken in times.items()]
+    steps = {line[0]: line[1] for line in found(tmp_path, rows)["Cost against gain"].rows}
+    assert steps == {"lamp": 1.0, "lamp+group-norm": 3.0, "taylor": 8.0}

@@ -42,7 +42,7 @@ def answer(rows: pd.DataFrame) -> Answer:
 
 def _table(timed: pd.DataFrame, share: pd.Series) -> list[Row]:
     """A row for each method of `share` (its mean place, 0 to 1), the best place first."""
-    cheapest = timed.groupby(["dataset", "model", "importance"])["step_time_s"].median().groupby(level=[0, 1]).min()
+    cheapest = timed.groupby(["dataset", "model", "label"])["step_time_s"].median().groupby(level=[0, 1]).min()
     keys = pd.MultiIndex.from_frame(timed[["dataset", "model"]])
     relative = timed.assign(factor=timed["step_time_s"].to_numpy() / cheapest.reindex(keys).to_numpy())
     table: list[Row] = []
