@@ -33,6 +33,7 @@ from tests.gpu.parts import DISTRIBUTIONS, PARTS, Part
 
 ROOT = Path(__file__).parents[2]
 END_S = 30.0  # for a process to end after its last part
+LOOK_S = 1.0  # between two looks whether a process has ended
 Event = dict[str, Any]
 
 
@@ -87,11 +88,20 @@ class Process:
         self._events.put(None)
 
     def next(self, within_s: float) -> Event | None:
-        """Its next event, None at its end. TimeoutError where neither comes in time."""
-        try:
-            return self._events.get(timeout=max(within_s, 0.0))
-        except queue.Empty:
-            raise TimeoutError from None
+        """Its next event, None at its end. TimeoutError where neither comes in time.
+
+        Processes that it has started may outlive it and hold its output open, so that its end is asked for, too.
+        """
+        ends = time.monotonic() + within_s
+        while True:
+            over = self._process.poll() is not None
+            try:
+                return self._events.get(timeout=max(0.0, min(LOOK_S, ends - time.monotonic())))
+            except queue.Empty:
+                if over:
+                    return None
+                if time.monotonic() >= ends:
+                    raise TimeoutError from None
 
     def ended(self) -> str:
         """How it has ended."""

@@ -1,5 +1,6 @@
 """What only a GPU can show. Skipped, with the reason, where there is none."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from raybench.sweep.reader import load_sweep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
 MEMORY_BOUND = 64 << 20  # bytes: cuBLAS and cuDNN keep workspaces
 
@@ -30,6 +32,7 @@ def rows_of(storage: Path) -> list[dict]:
     return Store(open_storage(str(storage))).table().to_pylist()
 
 
+@needs_ray
 @pytest.mark.timeout(900)
 def test_the_quickstart_runs_on_a_gpu(tmp_path):
     sweep = sweep_file(tmp_path, "resources: {cpus: 1, gpus: 1}\n")
@@ -42,6 +45,7 @@ def test_the_quickstart_runs_on_a_gpu(tmp_path):
     assert all(0 < row["activations"] <= row["activations_base"] for row in rows)
 
 
+@needs_ray
 @pytest.mark.timeout(600)
 def test_two_trials_share_a_gpu_half_each(tmp_path):
     sweep = sweep_file(tmp_path, "models: cifar-resnet20\nseeds: 0\nresources: {cpus: 1, gpus: 0.5}\ninclude: []\n")

@@ -17,7 +17,7 @@ from tests.gpu.parts import Part
 
 ROOT = Path(check.__file__).parents[2]
 PLANTED = """
-import os, signal, time
+import os, signal, subprocess, time
 from pathlib import Path
 
 def fine(device, quick):
@@ -36,6 +36,7 @@ def missing(device, quick):
     yield
 
 def dies(device, quick):
+    subprocess.Popen(["sleep", "20"])  # it holds the output open, as a loader's processes do
     os.kill(os.getpid(), signal.SIGSEGV)
     yield
 
@@ -75,7 +76,9 @@ def gone(pid: int) -> bool:
 
 def test_a_part_that_fails_stops_no_other(planted, capsys) -> None:
     table = check.Table(planted / "out")
+    began = time.monotonic()
     check.run(list(check.PARTS), "cpu", True, 300, table)
+    assert time.monotonic() - began < 20
     found = kept(planted / "out")
     assert [(one["part"], one["what"], one["fine"], one["figures"]) for one in found] == [
         ("fine", "fine on cpu", True, "True"), ("wrong", "wrong", False, "gap 1"),
