@@ -19,7 +19,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from raybench.catalogue import NOUNS, ROOT, Entry, read_entries, tree_of
-from raybench.errors import UserError, unknown
+from raybench.errors import UserError, nearest_path, unknown
 
 T = TypeVar("T")
 
@@ -291,9 +291,9 @@ def add_plugin(path: Path | str) -> None:
     """
     file = Path(path).expanduser().absolute()
     if not file.is_file():
-        raise UserError(
-            f"--plugin {path}: found no file; expected a Python file that registers a method, model or dataset"
-        )
+        near = nearest_path(Path(path).expanduser())
+        expected = "a Python file that registers a method, model or dataset"
+        raise UserError(f"--plugin {path}: found no file; expected {expected}{near and f'.{near}'}")
     tree_of(file)
     if not any(any(True for _ in read_entries(registry.kind, file, None)) for registry in KINDS):
         raise UserError(

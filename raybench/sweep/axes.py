@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from raybench import registry
 from raybench.catalogue import OPTIONS, REQUIRED, Entry
-from raybench.errors import nearest, unknown
+from raybench.errors import nearest, nearest_path, unknown
 from raybench.image_size import LARGEST
 from raybench.sweep.bounds import MOST_MS, MOST_ROUND, MOST_SEED, MOST_SPEEDUP
 from raybench.sweep.data_roots import folder_hint
@@ -212,7 +212,7 @@ class ModelAxis(Axis):
                 f"found 'pretrained', expected 'trained' or a file: no published weights are known for {name!r}"
             )
         if weights not in ("trained", "pretrained") and not Path(weights).is_file():
-            near = nearest(Path(weights).name, ("trained", "pretrained"))
+            near = nearest_path(Path(weights)) or nearest(Path(weights).name, ("trained", "pretrained"))
             raise mistake(
                 f"found {weights!r}, expected 'trained', 'pretrained' or a file; there is no such file.{near}"
             )

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from raybench import registry
-from raybench.errors import RaybenchWarning, UserError
+from raybench.errors import RaybenchWarning, UserError, nearest_path
 from raybench.sweep.fingerprint import LENGTH, file_fingerprint, fingerprint
 
 NO_FILES = ("proc", "sys")  # of the root folder: links there lead round in circles
@@ -45,7 +45,8 @@ def data_root(name: str, roots: Mapping[str, Path | str]) -> Path | None:
             f"or data_roots: {{{name}: FOLDER}} in the sweep"
         )
     if not root.is_dir():
-        raise UserError(f"dataset {name!r}: found no folder {root} (from {source})")
+        near = nearest_path(root)
+        raise UserError(f"dataset {name!r}: found no folder {root} (from {source}){near and f'.{near}'}")
     if (real := root.resolve()).parts[1:2] and real.parts[1] in NO_FILES:
         what = f"{root} (from {source}), where the system shows its processes and devices as files"
         raise UserError(f"dataset {name!r}: found {what}; expected a folder of data")

@@ -9,6 +9,14 @@ import pytest
 from raybench.cli.main import main
 from raybench.errors import nearest
 
+SLIPS = """name: slips
+datasets: imagefolder
+models: {name: resnet18, weights: mynet.pth}
+methods: random
+speedups: 2
+recipe: photos
+data_roots: {imagefolder: photos}
+"""
 PHOTOS = ["prune", "resnet18", "--speedup", "2", "--dataset", "imagefolder"]
 
 
@@ -51,6 +59,10 @@ def test_of_names_that_are_equally_near_the_one_with_the_same_start_is_meant() -
         ([*PHOTOS, "--data-root", "nowhere/x"], "--data-root: found no nowhere/x\n"),
         ([*PHOTOS, "--data-root", "sweeps", "--weights", "mynet.pt"], "--weights: found no mynet.pt. Did you mean 'my"),
         ([*PHOTOS[:4], "--data-root", "sweeps"], "found 'sweeps', expected none: digits needs no folder; for class fo"),
+        (["plan", "quickstart", "--plugin", "mynett.py"], "model or dataset. Did you mean 'mynet.py'?"),
+        (["validate", "slips.yaml"], "slips.yaml:3: models.weights: found '"),
+        (["validate", "slips.yaml"], "/mynet.pth'?\n"),
+        (["validate", "folder.yaml"], "(from data_roots: imagefolder). Did you mean '"),
         ([*PHOTOS, "--data-root", "photos/rose"], "photos has class folders: is that meant?"),
     ],
 )
@@ -61,6 +73,8 @@ def test_what_was_meant_is_named_where_names_and_paths_are_typed(typed, said, tm
     (tmp_path / "sweeps" / "mine.yaml").write_text("name: mine")
     (tmp_path / "mynet.py").write_text("def net(): ...")
     (tmp_path / "mynet.pth").touch()
+    (tmp_path / "slips.yaml").write_text(SLIPS.replace("mynet.pth", "mynt.pth"))
+    (tmp_path / "folder.yaml").write_text(SLIPS.replace(": photos}", ": photoz}").replace(", weights: mynet.pth", ""))
     with contextlib.suppress(SystemExit):
         assert main(typed) == 2
     assert said in capsys.readouterr().err
