@@ -24,12 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from raybench.results.merging import merge
 
     target = Store(open_storage(args.target))  # may be a new one
-    for url in args.sources:
-        source = open_store(url)
-        if source.storage.url == target.storage.url:
-            raise UserError(f"{url}: found as TARGET and as SOURCE, expected two storages")
-        if not source.statuses():
-            raise UserError(no_results(source.storage))
+    for source in [_source(url, target) for url in args.sources]:  # all of them first: nothing is copied for a slip
         check_writable(target.storage)
         done = merge(target, source)
         copied = f"copied {counted(done.cells, 'cell')} and {counted(done.attempts, 'failed attempt')}"
@@ -39,3 +34,13 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {trial_id} has another final metric there; the row in {target.storage.url} was kept")
     print("artifacts, checkpoints and cached stages were not copied")
     return 0
+
+
+def _source(url: str, target: Store) -> Store:
+    """The results at `url`; UserError where there are none, and for the target itself."""
+    source = open_store(url)
+    if source.storage.url == target.storage.url:
+        raise UserError(f"{url}: found as TARGET and as SOURCE, expected two storages")
+    if not source.statuses():
+        raise UserError(no_results(source.storage))
+    return source

@@ -151,6 +151,8 @@ def test_a_merge_copies_what_is_absent_and_nothing_twice(store, tmp_path, capsys
     assert "copied 7 cells and 3 failed attempts" in capsys.readouterr().out
     assert main(["merge", store.storage.url, store.storage.url]) == 2
     assert main(["merge", store.storage.url, str(tmp_path / "nothing")]) == 2
+    assert main(["merge", str(tmp_path / "fourth"), store.storage.url, str(tmp_path / "nothing")]) == 2
+    assert not (tmp_path / "fourth" / "results").exists()
 
 
 def test_a_big_merge_writes_parts(store, tmp_path, monkeypatch):
