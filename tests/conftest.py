@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import tempfile
 import threading
 
 import pytest
@@ -16,6 +17,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 def no_terminal():
     """pytest-xdist gives its workers a terminal's width: 80 columns. Tests print as into a pipe, unless they say so."""
     os.environ.pop("COLUMNS", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def locks_of_this_process(tmp_path_factory):
+    """Cells of two pytest-xdist workers would wait for each other's timings; the path is short, for Ray's sockets."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    tmp_path_factory.getbasetemp()  # stays where it is
+    with (
+        tempfile.TemporaryDirectory(prefix="rb-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patched,
+    ):
+        patched.setenv("TMPDIR", folder)
+        patched.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
