@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -112,9 +113,10 @@ class Process:
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
     def kill(self) -> None:
-        """End it now, whatever it does."""
+        """End it now, whatever it does; one that hangs in the driver isn't waited for."""
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_S)
 
 
 def run(names: Sequence[str], device: str, quick: bool, seconds: float, table: Table) -> None:

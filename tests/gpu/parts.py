@@ -18,20 +18,20 @@ class Part:
 
     where: str  # module:function, which yields lines for (device, quick)
     needs: tuple[str, ...]  # modules
-    limit_s: float  # after which its process is killed and the next part begins in another one
+    limit_s: float  # after which its process is killed and the next part begins in another one; imports may be cold
 
 
 PARTS: dict[str, Part] = {
-    "device": Part("tests.gpu.card:card", ("torch",), 60),
-    "products": Part("tests.gpu.card:products", ("torch",), 60),
-    "graphs": Part("tests.gpu.training:graphs", TRAINING, 90),
-    "cell": Part("tests.gpu.cells:one_cell", CELLS, 120),
-    "resnet18": Part("tests.gpu.speed:resnet18", PLAIN_LOOP, 150),
+    "device": Part("tests.gpu.card:card", ("torch",), 120),
+    "products": Part("tests.gpu.card:products", ("torch",), 90),
+    "graphs": Part("tests.gpu.training:graphs", TRAINING, 150),
+    "cell": Part("tests.gpu.cells:one_cell", CELLS, 180),
+    "resnet18": Part("tests.gpu.speed:resnet18", PLAIN_LOOP, 180),
     "resnet20": Part("tests.gpu.speed:resnet20", PLAIN_LOOP, 150),
     "vgg19": Part("tests.gpu.speed:vgg19", PLAIN_LOOP, 150),
-    "formats": Part("tests.gpu.training:formats", TRAINING, 60),
-    "resume": Part("tests.gpu.training:resume", TRAINING, 60),
-    "memory": Part("tests.gpu.training:memory", TRAINING, 60),
+    "formats": Part("tests.gpu.training:formats", TRAINING, 90),
+    "resume": Part("tests.gpu.training:resume", TRAINING, 90),
+    "memory": Part("tests.gpu.training:memory", TRAINING, 90),
     "precisions": Part("tests.gpu.training:precisions", TRAINING, 150),
     "compiled-resnet18": Part("tests.gpu.speed:compiled_resnet18", PLAIN_LOOP, 240),
     "compiled-vgg19": Part("tests.gpu.speed:compiled_vgg19", PLAIN_LOOP, 240),
