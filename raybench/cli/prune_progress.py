@@ -1,14 +1,22 @@
-"""Progress of `raybench prune`: the recipe in one line, each unit as it starts, and its figures as it ends."""
+"""Progress of `raybench prune`: the recipe in one line, each unit as it starts, and its figures as it ends.
+
+Training prints lines of its own. Slow scoring doesn't: a unit that is silent says from time to time that it works.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
+import time
 
 from raybench.execution.driver import Run, Watcher
 from raybench.execution.tally import Tally
 from raybench.plan.records import Unit
 from raybench.progress.outcome import Outcome, label_of
+from raybench.progress.words import duration
 from raybench.reports.recipe_text import recipe_text
+
+SILENT_S = 20.0  # before the first sign of life; the next ones after twice as long each
 
 
 class PruneLines(Watcher):
@@ -16,7 +24,7 @@ class PruneLines(Watcher):
 
     def __init__(self) -> None:
         self._printed: set[str] = set()
-        self._tally = Tally()
+        self._tally, self._sign = Tally(), SignOfLife()
 
     def begin(self, run: Run) -> None:
         """Print how networks are trained, once for each recipe."""
@@ -31,9 +39,11 @@ class PruneLines(Watcher):
     def started(self, unit: Unit) -> None:
         """Print the kind of the unit and its label."""
         _say(f"{unit.kind}: {label_of(unit)} ...")
+        self._sign.begin()
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
         """Print its figures, such as the accuracy of the base, and the time that is left."""
+        self._sign.end()
         if outcome.status == "ok":
             figures = [_figure(name, value) for name, value in outcome.summary.items()]
             _say(f"  {', '.join([*figures, f'{outcome.seconds:.1f} s'])}{self._tally.eta()}")
@@ -47,7 +57,42 @@ class PruneLines(Watcher):
 
     def say(self, text: str) -> None:
         """Print it, indented."""
+        self._sign.heard()
         _say(f"  {text}")
+
+    def close(self) -> None:
+        """The run has ended, whichever way."""
+        self._sign.end()
+
+
+class SignOfLife:
+    """Prints how long a unit has been at work, where nothing else was printed for a while."""
+
+    def __init__(self) -> None:
+        self._heard_at, self._over = 0.0, threading.Event()
+
+    def begin(self) -> None:
+        """A unit starts."""
+        self.end()
+        self.heard()
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, args=(self._over, self._heard_at), daemon=True).start()
+
+    def heard(self) -> None:
+        """Something was printed."""
+        self._heard_at = time.monotonic()
+
+    def end(self) -> None:
+        """The unit has ended."""
+        self._over.set()
+
+    def _watch(self, over: threading.Event, began: float) -> None:
+        silent_s = SILENT_S
+        while not over.wait(silent_s):
+            now = time.monotonic()
+            if now - self._heard_at >= silent_s:
+                _say(f"  at work for {duration(now - began)}")
+                silent_s *= 2
 
 
 def _figure(name: str, value: float) -> str:

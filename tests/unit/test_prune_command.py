@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import threading
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ import timm
 import torch
 
 from raybench import registry
+from raybench.cli import prune_progress
 from raybench.cli.main import main
 from raybench.datasets.open import facts_of
 from raybench.errors import UserError
@@ -292,3 +294,41 @@ def test_an_own_function_gets_what_its_signature_takes() -> None:
     assert taken(lambda: None, shape) == {}
     assert taken(lambda num_classes, width=3: None, shape) == {"num_classes": 3}
     assert taken(lambda **others: None, shape) == shape
+
+
+class Waiting:
+    """A unit of `lasts` seconds, whose clock goes on only while somebody waits for its end."""
+
+    def __init__(self, lasts: float, prints=lambda: None) -> None:
+        self.now, self._lasts, self._prints = 0.0, lasts, prints
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ends within `seconds`; it prints just before they are over."""
+        self.now += seconds - 1
+        self._prints()
+        self.now += 1
+        return self.now >= self._lasts
+
+    def monotonic(self) -> float:
+        """Seconds since its start."""
+        return self.now
+
+
+def test_a_silent_unit_says_that_it_works_and_one_that_prints_does_not(monkeypatch, capsys) -> None:
+    sign = prune_progress.SignOfLife()
+    for prints, expected in ((lambda: None, ["20s", "1m 00s", "2m 20s"]), (sign.heard, [])):
+        unit = Waiting(300, prints)
+        monkeypatch.setattr(prune_progress, "time", unit)
+        sign.heard()
+        sign._watch(unit, 0.0)
+        assert capsys.readouterr().err.splitlines() == [f"  at work for {text}" for text in expected]
+
+
+def test_the_sign_of_life_ends_with_the_unit() -> None:
+    sign = prune_progress.SignOfLife()
+    before = set(threading.enumerate())
+    sign.begin()
+    (thread,) = set(threading.enumerate()) - before
+    sign.end()
+    thread.join(60)
+    assert not thread.is_alive()
