@@ -22,13 +22,13 @@ from raybench.sweep.reader import SHIPPED, recipe_files
 from raybench.sweep.sweep import Sweep
 
 OWN = "own"  # the model that is typed beside the list
-STAGES = {"base": "base", "sparsify": "sparse learning", "finetune": "fine-tuning"}
+STAGES = {"base": "base", "sparsify": "sparsifying", "finetune": "fine-tuning"}
 SETTINGS = {"epochs": int, "warmup_epochs": float, "batch_size": int, "lr": float}
 PARTS: tuple[str, ...] = get_args(Part)
 CHOICES: dict[str, tuple[str, ...]] = {  # the default first
     name: get_args(Sweep.model_fields[name].annotation) for name in ("base_seeds", "protocol", "schedule")
 }
-ALONE = {"selection": "trained selection", "token": "token reducer"}  # methods that no sparse learning goes with
+ALONE = {"selection": "trained selection", "token": "token reducer"}  # methods that go with no regularizer
 WORD = re.compile(r"[\w.+~-]+")  # a parameter: no separator of paths
 MOST_TEXT = 2000  # characters of one field
 MOST_ITEMS = 200  # entries of one list
@@ -240,7 +240,7 @@ def _model(form: Fields, settings: Settings, uploads: Uploads, folder: list[Path
 
 
 def _methods(form: Fields) -> list[str]:
-    """Every criterion with every way of sparse learning, `none` being the criterion alone; then the other methods."""
+    """Every criterion with every chosen regularizer, `none` being the criterion alone; then the other methods."""
     criteria = form.chosen("method", "criterion", registry.importance.entries())
     regularizers = form.chosen("regularizer", "regularizer", ("none", *registry.regularizer.entries())) or ["none"]
     kinds = {"selection": registry.selection, "token": registry.token}
