@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -224,7 +225,9 @@ def test_results_of_before_a_change_in_a_module_beside_are_not_taken_for_current
     ]
     assert main(command) == 0
     first = json.loads(capsys.readouterr().out)[0]
-    (folder / "late_width.py").write_text("WIDTH = 20\n")
+    changed = folder / "late_width.py"
+    changed.write_text("WIDTH = 20\n")
+    os.utime(changed, (changed.stat().st_atime, changed.stat().st_mtime + 2))  # Python takes seconds for versions
     del sys.modules["late_width"]  # as in another process
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)[0]["params_base"] > first["params_base"]

@@ -203,7 +203,9 @@ def test_data_lies_where_the_sweep_or_the_variable_says(tmp_path, monkeypatch) -
     assert data_root("cifar10", {}) == tmp_path / "d/cifar10"
     with pytest.raises(UserError) as error:
         data_root("cifar100", {})
-    assert str(error.value) == f"dataset 'cifar100': found no folder {tmp_path / 'd/cifar100'} (from RAYBENCH_DATA)"
+    missing, near = tmp_path / "d/cifar100", tmp_path / "d/cifar10"
+    found = f"dataset 'cifar100': found no folder {missing} (from RAYBENCH_DATA). Did you mean '{near}'?"
+    assert str(error.value) == found
     with pytest.raises(UserError, match=r"found no folder /nowhere \(from data_roots: cifar10\)"):
         data_root("cifar10", {"cifar10": "/nowhere"})
     monkeypatch.chdir(tmp_path)
