@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from raybench.datasets.data import Pixels, TensorImages
 from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.training.augment import corner_draws, erasing_draws, mirror_draws, mirrored, moved, reaches
 from raybench.tasks.training.mix import Mixed, mix_draws, mixed_images
@@ -18,6 +19,13 @@ def augmented(images: Tensor, recipe: TrainRecipe, draw: torch.Generator) -> Ten
     if "flip" in recipe.augment:
         images = flipped(images, draw)
     return images
+
+
+def crop_resized(images: Tensor, draws: Tensor) -> Tensor:
+    """A random box of each image (b, c, h, w), by its numbers (b, 4), resampled to the full size."""
+    every = torch.arange(len(images))
+    (cropped,) = TensorImages(Pixels(images), every, every).batches([every], images.device, [draws])
+    return cropped
 
 
 def shifted(images: Tensor, most: int, draw: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import raybench
 from raybench.datasets import digits
-from raybench.datasets.data import Data, Pixels, TensorImages, crop_resized
+from raybench.datasets.data import Data, Pixels, TensorImages
 from raybench.datasets.facts import DataFacts
 from raybench.pipeline.cache import WEIGHTS
 from raybench.pipeline.network import model_of
@@ -20,7 +20,7 @@ from raybench.tasks.classification import Classification
 from raybench.tasks.open import open_task
 from raybench.tasks.training.ema import Average
 from raybench.tasks.training.seeding import generator
-from tests.augmentations import flipped
+from tests.augmentations import crop_resized, flipped
 from tests.unit.sweeps import written
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from raybench.datasets.data import crop_resized, random_boxes
+from raybench.datasets.data import random_boxes
 from raybench.datasets.facts import DataFacts
 from raybench.models.build import build_model
 from raybench.sweep.recipe import TrainRecipe
@@ -15,7 +15,7 @@ from raybench.tasks.training.mix import Mixed
 from raybench.tasks.training.optimize import learning_rate, make_optimizer, set_rates
 from raybench.tasks.training.seeding import generator
 from raybench.tokens.attached import reduced, reducer_named
-from tests.augmentations import augmented, erased, flipped, mix, randaugment, shifted
+from tests.augmentations import augmented, crop_resized, erased, flipped, mix, randaugment, shifted
 
 CPU = torch.device("cpu")
 
