@@ -14,17 +14,19 @@ PIP = PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pyth
 TEST_EXTRAS = detection,export,sql,serve,cluster,s3,gcs,dev
 
 GPU_PYTHON ?= python3
+OLDEST ?= .venv-oldest
 GPU_ARGS ?=
 
 SAMPLE ?= 100
 SEED ?= 0
 
-.PHONY: quickstart test test-all lint mutants gpu help
+.PHONY: quickstart test test-all test-oldest lint mutants gpu help
 
 help:
 	@echo "make quickstart   set everything up, run sweeps/quickstart.yaml, print the leaderboard"
 	@echo "make test         set everything up, pass the tests (about 15 minutes on 2 cores)"
 	@echo "make test-all     the long tests too: every model, repeated kills"
+	@echo "make test-oldest  the same with the oldest versions that pyproject.toml allows, in an environment of their own"
 	@echo "make lint         ruff and mypy"
 	@echo "make gpu          what only a GPU can show, as one table; GPU_PYTHON=... has torch already"
 	@echo "make mutants ROOM=selection [SAMPLE=100 SEED=0]   plants faults in a room and counts those that its tests notice"
@@ -42,6 +44,15 @@ test: $(ESCAPED)/.ready-test
 
 test-all: $(ESCAPED)/.ready-test
 	$(BIN)/python -m pytest
+
+# Installed anew each time: the oldest versions are those of pyproject.toml as it is.
+test-oldest:
+	test -x "$(OLDEST)/bin/python" || $(PYTHON) -m venv "$(OLDEST)"
+	mkdir -p build
+	$(PYTHON) -m tests.oldest > build/oldest.txt
+	PIP_CONSTRAINT=build/oldest.txt "$(OLDEST)/bin/python" -m pip install --quiet --no-compile --editable ".[$(TEST_EXTRAS)]"
+	OMP_NUM_THREADS=1 "$(OLDEST)/bin/python" -m pytest -m "not slow and not cluster" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 "$(OLDEST)/bin/python" -m pytest -m "not slow and cluster" tests/cluster
 
 lint: $(ESCAPED)/.ready-test
 	$(BIN)/ruff check .

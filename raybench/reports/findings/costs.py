@@ -48,7 +48,7 @@ def _table(timed: pd.DataFrame, share: pd.Series) -> list[Row]:
     table: list[Row] = []
     for label, own in relative.groupby("label"):
         if label in share.index:
-            reg = own["reg_time_s"].median()
+            reg = own["reg_time_s"].dropna().median()
             reg_s = UNTIMED if pd.isna(reg) else _rounded(reg)
             factor, step_s = _rounded(own["factor"].median()), _rounded(own["step_time_s"].median())
             table.append(Row(str(label), factor, step_s, reg_s, round(100 * share[label], 1)))
