@@ -188,7 +188,7 @@ def _import_file(file: Path) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            exec(compile(content, file, "exec"), vars(module))
+            exec(compile(content, file, "exec", dont_inherit=True), vars(module))
         except BaseException:
             del sys.modules[name]  # or the next call would return the half-imported module
             raise

@@ -107,6 +107,14 @@ def test_a_plug_in_loads_as_it_is_now(plugin, monkeypatch):
     assert registry.importance.load("my-square")().power == 5.0
 
 
+def test_a_plug_in_is_compiled_by_its_own_rules(tmp_path):
+    file = tmp_path / "typed.py"
+    file.write_text(METHOD + "\n\ndef count(of: int) -> int:\n    return of\n")
+    registry.add_plugin(file)
+    module = sys.modules[registry.importance.load("my-square").__module__]
+    assert module.count.__annotations__ == {"of": int, "return": int}  # raybench's own files postpone annotations
+
+
 def test_a_plug_in_that_fails_to_import_is_not_half_there(tmp_path):
     file = tmp_path / "broken.py"
     file.write_text(METHOD + "\nraise RuntimeError('on import')\n")
