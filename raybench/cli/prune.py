@@ -14,7 +14,7 @@ from typing import Any
 from raybench.cli.network_options import DATASET, add_device, folder_of
 from raybench.cli.output import add_format, print_json, terminal_width
 from raybench.cli.prune_latency import TargetLatency, speedups_for
-from raybench.cli.prune_options import add_options, check_target, name_model, sweep_of
+from raybench.cli.prune_options import add_options, name_model, sweep_of
 from raybench.cli.prune_progress import PruneLines
 from raybench.cli.sweep_arguments import add_plugin, add_track, load_plugins
 from raybench.errors import brief, failure
@@ -58,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     default, args.dataset = args.dataset is None, args.dataset or DATASET
     if default:
         print(f"dataset: {DATASET}, the default; --dataset NAME chooses another", file=sys.stderr)
-    check_target(args)
     output = args.output or folder_of(args.model)
     chosen = None
     if args.target_latency:

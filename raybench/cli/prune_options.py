@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--regularizer", metavar="R", help="sparsity regularizer to train with before pruning (raybench methods)")
     text = "local, global, protected-global, isomorphic, optimal or optimal-blocks (default: %(default)s)"
     add("--strategy", default="protected-global", metavar="S", help=text)
-    target = parser.add_mutually_exclusive_group()  # one is required, after the names
+    target = parser.add_mutually_exclusive_group()  # one is required, which is checked after the names
     text = "base MACs / pruned MACs, one or several, such as 2 or 2x"
     target.add_argument("--speedup", type=speedup, nargs="+", metavar="X", help=text)
     text = "base parameters / pruned parameters, one or several, such as 2 or 2x"
@@ -82,15 +82,6 @@ def name_model(args: argparse.Namespace) -> None:
     args.model = args.typed or args.model
     if not args.model:
         raise UserError("MODEL: found none, expected one of raybench models, timm:NAME or module:function")
-
-
-def check_target(args: argparse.Namespace) -> None:
-    """UserError where no option says how much to prune; a mistyped name comes before."""
-    args.model = as_module(args.model)
-    _check_names(args)
-    if args.speedup is args.target_params is args.ratio is args.target_latency is None:
-        expected = "one of --speedup, --target-params, --ratio and --target-latency, such as --speedup 2"
-        raise UserError(f"found no option that says how much to prune, expected {expected}")
 
 
 def sweep_of(args: argparse.Namespace, chosen: Mapping[str, float] | None = None) -> Sweep:
@@ -152,6 +143,9 @@ def _target(args: argparse.Namespace) -> dict[str, Any]:
         return {"targets": {"params": list(dict.fromkeys(args.target_params))}}
     if args.ratio is not None:
         return {"ratio": _share(args.ratio)}
+    if args.speedup is args.target_latency is None:
+        expected = "one of --speedup, --target-params, --ratio and --target-latency, such as --speedup 2"
+        raise UserError(f"found no option that says how much to prune, expected {expected}")
     return {"speedups": list(dict.fromkeys(args.speedup or ()))}
 
 

@@ -34,6 +34,13 @@ UNUSED: Mapping[str, Mapping[str, float]] = {  # task -> settings that it doesn'
 Augmentation = typing.Literal["shift", "flip", "crop", "resized-crop", "mosaic", "hsv", "scale"]
 
 
+def unused(stage: BaseModel, task: str) -> Iterator[tuple[str, str]]:
+    """(setting, message) of every one in a recipe's stage that `task` doesn't read and that isn't off."""
+    for key, expected in UNUSED.get(task, {}).items():
+        if (found := getattr(stage, key)) != expected:
+            yield key, f"found {found:g}; not supported for {task}, expected {expected:g}"
+
+
 def _number(value: Any) -> Any:
     """`value`, which must be a number by itself: pydantic would also take true for 1 and '0.1' for 0.1."""
     if isinstance(value, (bool, str)):

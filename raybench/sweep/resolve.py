@@ -14,7 +14,7 @@ from raybench.catalogue import TRAINING, Entry, needs_images, reads_images
 from raybench.errors import SpecError, UserError
 from raybench.storage.hashing import file_sha256
 from raybench.sweep.axes import DatasetAxis, MethodAxis, ModelAxis, resolved
-from raybench.sweep.bounds import AUGMENTATIONS, UNUSED
+from raybench.sweep.bounds import AUGMENTATIONS, unused
 from raybench.sweep.data_roots import data_fingerprint
 from raybench.sweep.environment import number_variables, warn_of_variables
 from raybench.sweep.grid import Excluded, cells, overriding, variants_of
@@ -83,10 +83,8 @@ def _check_task(recipe: Recipe, task: str, stages: tuple[str, ...]) -> None:
     """SpecError for an augmentation or a setting of another task than the data's, in a stage that the cells run."""
     known = AUGMENTATIONS.get(task)
     for stage in stages if known else ():
-        for key, expected in UNUSED.get(task, {}).items():
-            if (found := getattr(getattr(recipe, stage), key)) != expected:
-                what = f"found {found:g}; not supported for {task}, expected {expected:g}"
-                raise SpecError(f"recipe {recipe.name!r}: {stage}.{key}: {what}")
+        for key, message in unused(getattr(recipe, stage), task):
+            raise SpecError(f"recipe {recipe.name!r}: {stage}.{key}: {message}")
         strange = [name for name in getattr(recipe, stage).augment if name not in (known or ())]
         if strange and getattr(recipe, stage).epochs:
             names = ", ".join(known or ())

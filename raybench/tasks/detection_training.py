@@ -20,7 +20,7 @@ from raybench.errors import UserError
 from raybench.image_size import sides
 from raybench.models.ultralytics import normalised
 from raybench.pauses import pause
-from raybench.sweep.bounds import UNUSED
+from raybench.sweep.bounds import unused
 from raybench.sweep.recipe import TrainRecipe
 from raybench.tasks.detection_images import Augment, TrainingImages, workers_for
 from raybench.tasks.detection_loss import AnyDetector, Criterion, at_epoch, summed
@@ -137,9 +137,8 @@ def check_recipe(recipe: TrainRecipe) -> None:
     for name in recipe.augment:
         if name not in AUGMENT:
             raise UserError(f"augment: found {name!r}; detection has {', '.join(AUGMENT)}")
-    for key, expected in UNUSED["detection"].items():
-        if (found := getattr(recipe, key)) != expected:
-            raise UserError(f"{key}: found {found}; not supported for detection, expected {expected:g}")
+    for key, message in unused(recipe, "detection"):
+        raise UserError(f"{key}: {message}")
 
 
 def freeze_integral(model: AnyDetector) -> None:

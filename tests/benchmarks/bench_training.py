@@ -157,8 +157,8 @@ def seconds(epoch: Epoch, device: torch.device) -> tuple[float, float | None]:
     own = epoch()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    told = own if isinstance(own, float) else None
-    return told or clock() - started, told
+    itself = own if isinstance(own, float) else None
+    return itself or clock() - started, itself
 
 
 def variants(net: nn.Module, data: tuple[torch.Tensor, torch.Tensor], case: Case) -> dict[str, Epoch]:

@@ -24,26 +24,31 @@ def case_of(device: torch.device, quick: bool, batch: int, only: tuple[str, ...]
 def trained(net: str, batch: int, device: torch.device, quick: bool) -> Iterator[Line]:
     """The rows of a network, what they reach of the goals, and how busy the GPU was."""
     case = replace(case_of(device, quick, batch, ALL), busy=device.type == "cuda")
-    yield from told(net, case, leave_out="compiled")
+    yield from with_goals(net, case, leave_out="compiled")
 
 
 def compiled(net: str, batch: int, device: torch.device, quick: bool) -> Iterator[Line]:
     """The row of a dense network with torch.compile on top of everything."""
     case = case_of(device, quick, batch, ("bf16, all, compiled",), turns=1)
-    yield from told(net, replace(case, kinds=("dense",)))
+    yield from with_goals(net, replace(case, kinds=("dense",)))
 
 
-def told(net: str, case: Case, leave_out: str = "-") -> Iterator[Line]:
+def with_goals(net: str, case: Case, leave_out: str = "-") -> Iterator[Line]:
     """Lines of the rows as they come, and of the goals at the end."""
     found: list[Row] = []
     workers = bench_training.workers_of(case.device)
     loader = f"plain loop with {workers} loader processes"
     yield f"{net}, batch {case.batch}", True, f"{case.images} images an epoch, {loader}"
-    for row in bench_training.measure(net, replace(case, leave_out=leave_out)):
-        found += [row] if isinstance(row, Row) else []
-        yield "", True, str(row)
+    yield from rows(net, replace(case, leave_out=leave_out), found)
     for line in bench_training.goals(found):
         yield "goal", True, line
+
+
+def rows(net: str, case: Case, found: list[Row]) -> Iterator[Line]:
+    """The rows of one network as lines, as they come; they are added to `found`."""
+    for row in bench_training.measure(net, case):
+        found += [row] if isinstance(row, Row) else []
+        yield "", True, str(row)
 
 
 def whole_grid(device: torch.device, quick: bool) -> Iterator[Line]:
@@ -51,9 +56,7 @@ def whole_grid(device: torch.device, quick: bool) -> Iterator[Line]:
     found: list[Row] = []
     for net in grid.MODELS:
         case = case_of(device, quick, bench_training.BATCH, ("bf16, all",), turns=1)
-        for row in bench_training.measure(net, replace(case, leave_out="compiled")):
-            found += [row] if isinstance(row, Row) else []
-            yield "", True, str(row)
+        yield from rows(net, replace(case, leave_out="compiled"), found)
     for line in grid.lines(found):
         yield "grid", True, line
 

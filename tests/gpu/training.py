@@ -48,7 +48,7 @@ def untrained(seed: int = 0) -> nn.Module:
 
 
 def train(data: Data, device: torch.device, epochs: int, seed: int = 0, checkpoint=None, recipe=ACCURATE, **speed):
-    """(network, what training told, accuracy on the test split) of a ResNet-20."""
+    """(network, record of its training, accuracy on the test split) of a ResNet-20."""
     task = Classification(data, device, Speed(**speed).filled(device.type, "raybench"))
     net = untrained(seed).to(device)
     recipe = TrainRecipe(epochs=epochs, batch_size=BATCH, augment=("crop", "flip"), ema=0.9, nesterov=True, **recipe)
